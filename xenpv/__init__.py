@@ -1,0 +1,1 @@
+"""A Xen platform that you import."""

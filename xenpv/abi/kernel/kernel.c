@@ -1,0 +1,7 @@
+/* One translation unit: the functions are static and small, and inline into each other. */
+#include "memory.c"
+#include "ring.c"
+#include "grant.c"
+#include "blk.c"
+#include "evtchn.c"
+#include "checksum.c"

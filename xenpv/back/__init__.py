@@ -1,0 +1,1 @@
+"""Backend drivers of any domain. Written apart from `bus`, on purpose."""

@@ -1,0 +1,154 @@
+"""xenconsoled: what guests print on their PV console page (public/io/console.h).
+
+It maps the page of grant reference 0 of each introduced domain, fills in `console/tty`, and
+keeps the last LOG_MAX bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.layout import offsetof
+from xenpv.back.store import BackStore
+from xenpv.back.xenbus import number_of
+from xenpv.errors import GrantError, HypercallError, PeerProtocolError
+from xenpv.xen.domain import Domain
+from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE
+from xenpv.xen.upcall import Dispatcher
+
+PAGE: Final = "xencons_interface"
+IN: Final = (offsetof(PAGE, "in"), 1024, offsetof(PAGE, "in_cons"), offsetof(PAGE, "in_prod"))
+OUT: Final = (offsetof(PAGE, "out"), 2048, offsetof(PAGE, "out_cons"), offsetof(PAGE, "out_prod"))
+LOG_MAX: Final = 1 << 20
+
+
+class Console:
+    """One guest's console: `output` is the last LOG_MAX bytes it wrote."""
+
+    def __init__(self, daemon: ConsoleDaemon, domid: int, handle: int, pfn: int) -> None:
+        self.daemon = daemon
+        self.domid = domid
+        self.handle = handle
+        self.pfn = pfn
+        self.port = 0
+        self.output = bytearray()
+        self.broken = False
+        self._input = bytearray()
+        self._chunk = bytearray(2048)
+
+    @property
+    def text(self) -> str:
+        return self.output.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def open(self, remote_port: int) -> None:
+        domain = self.daemon.domain
+        self.port = domain.evtchn.bind_interdomain(self.domid, remote_port)
+        self.daemon.dispatcher.bind(self.port, f"xenconsoled d{self.domid}", self.service)
+
+    def service(self) -> None:
+        """Drain the output ring, fill the input ring."""
+        if self.broken:
+            return
+        domain = self.daemon.domain
+        try:
+            moved = self._drain(domain) + self._feed(domain)
+            if moved:
+                domain.evtchn.send(self.port)
+        except (PeerProtocolError, HypercallError):
+            # An index that runs past the ring: nothing of it can be believed any more.
+            self.broken = True
+
+    def _drain(self, domain: Domain) -> int:
+        total = 0
+        while total < LOG_MAX:
+            chunk = self._chunk
+            count = lib.stream_get(
+                domain.kernel, self.pfn, *OUT, ffi.from_buffer(chunk), len(chunk)
+            )
+            if count < 0:
+                domain.fail(count, f"console ring of domain {self.domid}")
+            if not count:
+                break
+            self.output += chunk[:count]
+            total += count
+        if len(self.output) > LOG_MAX:
+            del self.output[:-LOG_MAX]
+        return total
+
+    def _feed(self, domain: Domain) -> int:
+        if not self._input:
+            return 0
+        data = bytes(self._input)
+        count = lib.stream_put(domain.kernel, self.pfn, *IN, ffi.from_buffer(data), len(data))
+        if count < 0:
+            domain.fail(count, f"console ring of domain {self.domid}")
+        del self._input[:count]
+        return int(count)
+
+    def type(self, data: bytes) -> None:
+        """Input for the guest, as from a keyboard."""
+        self._input += data
+        self.service()
+
+    def close(self) -> None:
+        domain = self.daemon.domain
+        self.service()
+        if self.port:
+            self.daemon.dispatcher.unbind(self.port)
+            domain.evtchn.close(self.port)
+        domain.gnttab.unmap(self.handle, self.pfn)
+        domain.holes.free(self.pfn)
+
+
+class ConsoleDaemon:
+    """Consoles of every guest that has one in the store; finished ones stay readable."""
+
+    def __init__(self, domain: Domain, store: BackStore, dispatcher: Dispatcher) -> None:
+        self.domain = domain
+        self.store = store
+        self.dispatcher = dispatcher
+        self.consoles: dict[int, Console] = {}
+        self.finished: dict[int, Console] = {}
+        store.watch("@introduceDomain", self._look)
+        store.watch("@releaseDomain", self._look)
+
+    def _look(self, _path: str) -> None:
+        present = self.store.directory("/local/domain")
+        for domid in [domid for domid in self.consoles if self.domain.find(domid) is None]:
+            self.remove(domid)
+        for name in present:
+            domid = number_of(name, 0)
+            if domid and domid not in self.consoles and self.domain.find(domid) is not None:
+                self._adopt(domid)
+
+    def adopt(self, domid: int) -> None:
+        """A console was written for a domain that is introduced already."""
+        if domid not in self.consoles:
+            self._adopt(domid)
+
+    def _adopt(self, domid: int) -> None:
+        home = f"/local/domain/{domid}/console"
+        port = number_of(self.store.get(f"{home}/port"), 0)
+        if not port:
+            return
+        pfn = self.domain.holes.alloc()
+        try:
+            handle = self.domain.gnttab.map(domid, GNTTAB_RESERVED_CONSOLE, pfn)
+        except GrantError:
+            self.domain.holes.free(pfn)
+            return
+        console = Console(self, domid, handle, pfn)
+        try:
+            console.open(port)
+        except HypercallError:
+            console.close()
+            return
+        self.consoles[domid] = console
+        self.store.write(f"{home}/tty", f"/dev/pts/{domid}")
+
+    def remove(self, domid: int) -> None:
+        console = self.consoles.pop(domid, None)
+        if console is not None:
+            console.close()
+            self.finished[domid] = console

@@ -1,0 +1,235 @@
+"""The backend side of xenbus: devices that appear under backend/, and their frontends.
+
+What Linux' xenbus_probe_backend.c does: a device is probed when its directory appears,
+told of each state of its frontend, and removed when its directory goes. What a driver does
+about a state is the driver's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import attrs
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.back.store import BackStore, BackWatch
+from xenpv.errors import HypercallError, PeerProtocolError, StoreError
+from xenpv.xen.domain import Domain
+from xenpv.xen.upcall import Dispatcher
+
+
+def state_of(text: str | None) -> State:
+    """What a frontend wrote into `state`; UNKNOWN for anything that is no state."""
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 4:
+        return State.UNKNOWN
+    return State(int(text)) if int(text) <= State.RECONFIGURED else State.UNKNOWN
+
+
+def number_of(text: str | None, default: int) -> int:
+    """A leading decimal number, as Linux' xenbus_read_unsigned; else the default."""
+    digits = ""
+    for character in text or "":
+        if character not in "0123456789":
+            break
+        digits += character
+    return int(digits) if digits and len(digits) < 20 else default
+
+
+class Driver(Protocol):
+    """A backend driver of one device. PeerProtocolError and HypercallError break the device."""
+
+    def probe(self) -> None:
+        """The directory is there: write features, go to InitWait when that is due."""
+
+    def frontend_changed(self, state: State) -> None:
+        """The frontend wrote a state (or its directory went: UNKNOWN)."""
+
+    def hotplug_changed(self) -> None:
+        """`hotplug-status` of the device was written."""
+
+    def remove(self) -> None:
+        """The directory is gone: release everything."""
+
+
+class DriverFactory(Protocol):
+    def __call__(self, device: Device) -> Driver: ...
+
+
+@attrs.define(eq=False)
+class Device:
+    """One backend directory, `backend/<kind>/<frontend domid>/<devid>`."""
+
+    domain: Domain
+    store: BackStore
+    dispatcher: Dispatcher
+    kind: str
+    frontend_domid: int
+    devid: int
+    path: str
+    frontend: str = ""
+    state: State = State.INITIALISING
+    frontend_state: State = State.UNKNOWN
+    broken: str = ""  # why the device was shut for its frontend's misdeeds
+    driver: Driver = attrs.field(init=False)
+    _watches: list[BackWatch] = attrs.field(init=False, factory=list)
+
+    @property
+    def name(self) -> str:
+        """As the kernel names it: vif5.0, vbd5.51712."""
+        return f"{self.kind}{self.frontend_domid}.{self.devid}"
+
+    def probe(self, factory: DriverFactory) -> None:
+        self.frontend = self.store.get(f"{self.path}/frontend") or ""
+        self.state = state_of(self.store.get(f"{self.path}/state"))
+        self.driver = factory(self)
+        self.driver.probe()
+        self._watches.append(self.store.watch(f"{self.frontend}/state", self._frontend))
+        self._watches.append(self.store.watch(f"{self.path}/hotplug-status", self._hotplug))
+
+    def get(self, key: str) -> str | None:
+        """One of the device's own keys."""
+        return self.store.get(f"{self.path}/{key}")
+
+    def number(self, key: str, default: int) -> int:
+        return number_of(self.get(key), default)
+
+    def frontend_get(self, key: str) -> str | None:
+        """One of the frontend's keys: written by the guest, worth no trust."""
+        return self.store.get(f"{self.frontend}/{key}")
+
+    def frontend_number(self, key: str, default: int) -> int:
+        return number_of(self.frontend_get(key), default)
+
+    def write(self, key: str, value: str, tx_id: int = 0) -> None:
+        self.store.write(f"{self.path}/{key}", value, tx_id)
+
+    def switch_state(self, state: State) -> None:
+        """xenbus_switch_state: written only if the node is still there, and only on a change."""
+        if state is self.state:
+            return
+        self.state = state
+        if self.store.exists(f"{self.path}/state"):
+            self.write("state", str(int(state)))
+        self.domain.trace.note(self.domain.domid, f"{self.name}: {state.name.lower()}")
+
+    @property
+    def online(self) -> bool:
+        return self.number("online", 0) != 0
+
+    def fatal(self, why: str) -> None:
+        """xenbus_dev_fatal: the error node, then Closing."""
+        self.broken = self.broken or why
+        try:
+            self.store.write(f"{self.path}/error", f"22 {why}")
+        except StoreError:
+            self.domain.trace.note(self.domain.domid, f"{self.name}: no place for its error")
+        self.domain.trace.note(self.domain.domid, f"{self.name}: broken: {why}")
+        self.switch_state(State.CLOSING)
+
+    def unwatch(self) -> None:
+        for watch in self._watches:
+            self.store.unwatch(watch)
+        self._watches.clear()
+
+    def _frontend(self, _path: str) -> None:
+        state = state_of(self.frontend_get("state"))
+        self.frontend_state = state
+        try:
+            self.driver.frontend_changed(state)
+        except (PeerProtocolError, HypercallError) as error:
+            self.fatal(str(error))
+
+    def _hotplug(self, _path: str) -> None:
+        try:
+            self.driver.hotplug_changed()
+        except (PeerProtocolError, HypercallError) as error:
+            self.fatal(str(error))
+
+
+DEVICES_MAX: Final = 65536
+
+
+class BackendBus:
+    """The devices that `domain` is backend of: watches its `backend` directory."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        store: BackStore,
+        dispatcher: Dispatcher,
+        drivers: Mapping[str, DriverFactory],
+    ) -> None:
+        self.domain = domain
+        self.store = store
+        self.dispatcher = dispatcher
+        self.drivers = drivers
+        self.devices: dict[tuple[str, int, int], Device] = {}
+        self.root = f"/local/domain/{domain.domid}/backend"
+        self._watch = store.watch(self.root, self._changed)
+
+    def device(self, kind: str, frontend_domid: int, devid: int) -> Device | None:
+        return self.devices.get((kind, frontend_domid, devid))
+
+    def _changed(self, path: str) -> None:
+        parts = path[len(self.root) + 1 :].split("/") if len(path) > len(self.root) else []
+        if len(parts) > 3:
+            # A key of a device: of interest only when the device is not known yet.
+            key = _key(parts)
+            if key is not None and key not in self.devices:
+                self._look(key)
+            return
+        for key in [key for key in self.devices if _matches(key, parts)]:
+            self._look(key)
+        if len(parts) == 3:
+            key = _key(parts)
+            if key is not None:
+                self._look(key)
+        else:
+            self._enumerate(parts)
+
+    def _enumerate(self, parts: list[str]) -> None:
+        """A whole level appeared or went: look at every device below it."""
+        kinds = parts[:1] or list(self.drivers)
+        for kind in kinds:
+            base = f"{self.root}/{kind}"
+            domids = parts[1:2] or self.store.directory(base)
+            for domid in domids:
+                for devid in self.store.directory(f"{base}/{domid}"):
+                    key = _key([kind, domid, devid])
+                    if key is not None:
+                        self._look(key)
+
+    def _look(self, key: tuple[str, int, int]) -> None:
+        kind, domid, devid = key
+        path = f"{self.root}/{kind}/{domid}/{devid}"
+        known = self.devices.get(key)
+        present = self.store.exists(f"{path}/state")
+        if known is not None and not present:
+            del self.devices[key]
+            known.unwatch()
+            known.driver.remove()
+        elif known is None and present and kind in self.drivers:
+            if len(self.devices) >= DEVICES_MAX:
+                return
+            device = Device(
+                domain=self.domain,
+                store=self.store,
+                dispatcher=self.dispatcher,
+                kind=kind,
+                frontend_domid=domid,
+                devid=devid,
+                path=path,
+            )
+            self.devices[key] = device
+            device.probe(self.drivers[kind])
+
+
+def _key(parts: list[str]) -> tuple[str, int, int] | None:
+    if parts[1].isdecimal() and parts[2].isdecimal():
+        return parts[0], int(parts[1]), int(parts[2])
+    return None
+
+
+def _matches(key: tuple[str, int, int], parts: list[str]) -> bool:
+    return all(str(have) == want for have, want in zip(key, parts, strict=False))

@@ -1,0 +1,1 @@
+"""XenBus: what the PV drivers of a guest stand on. Written apart from `back`, on purpose."""

@@ -1,0 +1,283 @@
+"""XenBus' STORE interface: xenstore requests over the shared ring page (win-xenbus store.c).
+
+A request is written to the ring, the port is notified, and the guest spins: xenstored's
+upcall, and nothing else, runs until the reply is there. Watch events that arrive meanwhile
+wake the task of their watch; no callback runs inside a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import attrs
+
+from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.layout import offsetof, packer
+from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.errors import LocalProtocolError, StoreError
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import Task
+
+HEADER: Final = packer("xsd_sockmsg")
+PAGE: Final = "xenstore_domain_interface"
+RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
+REQ: Final = (offsetof(PAGE, "req"), RING_SIZE, offsetof(PAGE, "req_cons"), offsetof(PAGE, "req_prod"))  # fmt: skip
+RSP: Final = (offsetof(PAGE, "rsp"), RING_SIZE, offsetof(PAGE, "rsp_cons"), offsetof(PAGE, "rsp_prod"))  # fmt: skip
+
+PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
+TEXT_MAX: Final = 1023  # what the driver's Printf can hold
+DIRECTORY: Final[int] = lib.XS_DIRECTORY
+READ: Final[int] = lib.XS_READ
+GET_PERMS: Final[int] = lib.XS_GET_PERMS
+WATCH: Final[int] = lib.XS_WATCH
+UNWATCH: Final[int] = lib.XS_UNWATCH
+TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
+TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
+WRITE: Final[int] = lib.XS_WRITE
+RM: Final[int] = lib.XS_RM
+SET_PERMS: Final[int] = lib.XS_SET_PERMS
+WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
+ERROR: Final[int] = lib.XS_ERROR
+
+
+@attrs.define(eq=False)
+class Transaction:
+    """An open transaction; dead after its end."""
+
+    id: int
+    active: bool = True
+
+
+@attrs.define(eq=False)
+class Watch:
+    """A registered watch: its events wake `task`. They do not say what changed."""
+
+    path: str
+    token: bytes
+    id: int
+    task: Task
+
+
+class StoreInterface:
+    """The guest's only way to xenstore. Paths without a leading / are relative to its home.
+
+    Every request raises StoreError with the name that xenstored answered, or `EIO` when no
+    answer comes.
+    """
+
+    def __init__(self, domain: Domain, evtchn: EvtchnInterface, pfn: int, port: int) -> None:
+        self.domain = domain
+        self.pfn = pfn
+        self.requests = 0
+        self.dropped = 0  # replies and events that matched nothing
+        self._evtchn = evtchn
+        self._received = bytearray()
+        self._chunk = bytearray(RING_SIZE)
+        self._chunk_pointer = ffi.from_buffer(self._chunk)
+        self._replies: dict[int, tuple[int, bytes]] = {}
+        self._watches: dict[int, Watch] = {}
+        self._req_id = 0
+        self._watch_id = 0
+        self._waiting_for = 0
+        self.channel: Channel = evtchn.open_fixed(port, self.pump)
+        evtchn.unmask(self.channel, force=True)
+
+    # transport
+
+    def pump(self) -> None:
+        """Read what is in the response ring: replies are kept, watch events wake tasks."""
+        moved = False
+        kernel = self.domain.kernel
+        while True:
+            count = lib.stream_get(kernel, self.pfn, *RSP, self._chunk_pointer, RING_SIZE)
+            if count < 0:
+                self.domain.fail(count, "xenstore ring")
+            if not count:
+                break
+            moved = True
+            self._received += self._chunk[:count]
+        if moved:
+            self._evtchn.send(self.channel)
+            self._parse()
+
+    def _parse(self) -> None:
+        received = self._received
+        at = 0
+        end = len(received)
+        while end - at >= 16:
+            kind, req_id, _tx_id, length = HEADER.unpack_from(received, at)
+            if length > PAYLOAD_MAX:
+                # A reply that cannot be: the driver would overrun, this one stops listening.
+                self.dropped += 1
+                at = end
+                break
+            if end - at - 16 < length:
+                break
+            payload = bytes(received[at + 16 : at + 16 + length])
+            at += 16 + length
+            if kind == WATCH_EVENT:
+                self._fire(payload)
+            elif req_id == self._waiting_for:
+                self._replies[req_id] = (kind, payload)
+            else:
+                self.dropped += 1
+        del received[:at]
+
+    def _fire(self, payload: bytes) -> None:
+        token = payload.split(b"\0")[1] if payload.count(b"\0") >= 2 else b""
+        fields = token.split(b"|")
+        try:
+            watch = self._watches.get(int(fields[2], 16)) if len(fields) == 3 else None
+        except ValueError:
+            watch = None
+        if watch is None or watch.token != token:
+            self.dropped += 1
+        else:
+            watch.task.wake()
+
+    def _send(self, message: bytes) -> None:
+        kernel = self.domain.kernel
+        while True:
+            count = lib.stream_put(kernel, self.pfn, *REQ, ffi.from_buffer(message), len(message))
+            if count < 0:
+                self.domain.fail(count, "xenstore ring")
+            if count:
+                self._evtchn.send(self.channel)
+            if count == len(message):
+                return
+            message = message[count:]
+            self._spin()
+
+    def _spin(self) -> None:
+        """Let xenstored run until it said something."""
+        if not self._evtchn.poll(self.channel):
+            raise StoreError("EIO", "xenstored does not answer")
+        self._evtchn.acknowledge(self.channel)
+        self.pump()
+
+    def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
+        """One request and its reply's payload, of any type; raises StoreError."""
+        if len(payload) > PAYLOAD_MAX:
+            raise StoreError("E2BIG", f"{len(payload)} bytes do not fit into one request")
+        self._req_id = req_id = (self._req_id + 1) & 0xFFFF
+        self._waiting_for = req_id
+        self.requests += 1
+        self._send(HEADER.pack(kind, req_id, tx_id, len(payload)) + payload)
+        replies = self._replies
+        while req_id not in replies:
+            self._spin()
+        answer, body = replies.pop(req_id)
+        if answer == ERROR:
+            self._refuse(kind, payload, body)
+        return body
+
+    @staticmethod
+    def _refuse(kind: int, payload: bytes, body: bytes) -> NoReturn:
+        name = body.rstrip(b"\0").decode("ascii", "replace")
+        where = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
+        raise StoreError(name, f"xenstore request {kind} on {where!r}")
+
+    @staticmethod
+    def _tx_id(transaction: Transaction | None) -> int:
+        if transaction is None:
+            return 0
+        if not transaction.active:
+            raise LocalProtocolError("the transaction has ended")
+        return transaction.id
+
+    # what drivers call
+
+    def read(self, path: str, transaction: Transaction | None = None) -> str:
+        """A node's value, up to its first NUL."""
+        body = self.request(READ, path.encode() + b"\0", self._tx_id(transaction))
+        return body.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    def get(self, path: str, transaction: Transaction | None = None) -> str | None:
+        """A node's value, or None where it is missing or not readable."""
+        try:
+            return self.read(path, transaction)
+        except StoreError as error:
+            if error.name in ("ENOENT", "EACCES"):
+                return None
+            raise
+
+    def directory(self, path: str, transaction: Transaction | None = None) -> list[str]:
+        """Names of the children, in the store's order."""
+        body = self.request(DIRECTORY, path.encode() + b"\0", self._tx_id(transaction))
+        return [name.decode("utf-8", "replace") for name in body.split(b"\0")[:-1]]
+
+    def write(self, path: str, value: str, transaction: Transaction | None = None) -> None:
+        """Printf: at most 1,023 bytes of text, stored without a NUL."""
+        text = value.encode()
+        if len(text) > TEXT_MAX:
+            raise LocalProtocolError(f"{len(text)} bytes of text for {path}, {TEXT_MAX} fit")
+        self.request(WRITE, path.encode() + b"\0" + text, self._tx_id(transaction))
+
+    def remove(self, path: str, transaction: Transaction | None = None) -> None:
+        self.request(RM, path.encode() + b"\0", self._tx_id(transaction))
+
+    def discard(self, path: str) -> None:
+        """Remove a node that need not be there."""
+        try:
+            self.remove(path)
+        except StoreError as error:
+            if error.name not in ("ENOENT", "EACCES"):
+                raise
+
+    def get_permissions(self, path: str) -> list[str]:
+        """Entries such as `n0`, `r5`; the first names the owner."""
+        body = self.request(GET_PERMS, path.encode() + b"\0")
+        return [entry.decode() for entry in body.split(b"\0")[:-1]]
+
+    def set_permissions(self, path: str, entries: Sequence[str]) -> None:
+        payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
+        self.request(SET_PERMS, payload)
+
+    def transaction_start(self) -> Transaction:
+        return Transaction(int(self.request(TRANSACTION_START, b"\0").rstrip(b"\0")))
+
+    def transaction_end(self, transaction: Transaction, *, commit: bool) -> bool:
+        """True if it was committed (or aborted as asked); False on EAGAIN: do it again.
+
+        The handle is free in both cases; on any other error it stays open.
+        """
+        tx_id = self._tx_id(transaction)
+        try:
+            self.request(TRANSACTION_END, b"T\0" if commit else b"F\0", tx_id)
+        except StoreError as error:
+            if error.name != "EAGAIN":
+                raise
+            transaction.active = False
+            return False
+        transaction.active = False
+        return True
+
+    def watch_add(self, path: str, task: Task) -> Watch:
+        """Wake `task` at every change at or below `path`, and once now."""
+        while True:
+            self._watch_id = (self._watch_id + 1) & 0xFFFF
+            if self._watch_id not in self._watches:
+                break
+        token = b"TOK|%016X|%04X" % (task.number, self._watch_id)
+        watch = Watch(path=path, token=token, id=self._watch_id, task=task)
+        self._watches[watch.id] = watch
+        try:
+            self.request(WATCH, path.encode() + b"\0" + token + b"\0")
+        except StoreError:
+            del self._watches[watch.id]
+            raise
+        return watch
+
+    def watch_remove(self, watch: Watch) -> None:
+        """The handle stays if xenstored refuses."""
+        self.request(UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
+        del self._watches[watch.id]
+
+    def watches(self) -> list[Watch]:
+        """Registered watches in the order of their registration; for leak checks and dumps."""
+        return list(self._watches.values())
+
+    def close(self) -> None:
+        """Drop the event channel's callback; the port stays the toolstack's."""
+        self._evtchn.close(self.channel)

@@ -1,0 +1,164 @@
+"""A device in the store: its two directories, the toolstack's own copy, add and remove.
+
+libxl_device.c. The frontend's directory belongs to the guest, the backend's to its domain;
+the toolstack trusts only `/libxl/<domid>/device`, which the guest cannot write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from xenpv.errors import StoreError
+from xenpv.host import vdev
+from xenpv.host.diskspec import DiskSpec
+from xenpv.host.vifspec import NicType, VifSpec
+from xenpv.host.xs import XsHandle
+
+INIT_WAIT = "2"
+CLOSING = "5"
+CLOSED = "6"
+
+
+def mac_text(mac: bytes) -> str:
+    """00:16:3e:01:02:03"""
+    return ":".join(f"{byte:02x}" for byte in mac)
+
+
+@attrs.frozen(kw_only=True)
+class Device:
+    """What `add` writes: `back` and `front` keys, `front_ro` those that the guest only reads."""
+
+    kind: str
+    devid: int
+    domid: int
+    backend_domid: int
+    back: Mapping[str, str]
+    front: Mapping[str, str]
+    front_ro: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def frontend_path(self) -> str:
+        return f"/local/domain/{self.domid}/device/{self.kind}/{self.devid}"
+
+    @property
+    def backend_path(self) -> str:
+        return f"/local/domain/{self.backend_domid}/backend/{self.kind}/{self.domid}/{self.devid}"
+
+    @property
+    def libxl_path(self) -> str:
+        return f"/libxl/{self.domid}/device/{self.kind}/{self.devid}"
+
+    def add(self, xs: XsHandle) -> None:
+        """One transaction; StoreError(EEXIST) if the toolstack has such a device already."""
+        xs.transaction(lambda t: self._write(xs, t))
+
+    def _write(self, xs: XsHandle, t: int) -> None:
+        if xs.read(self.libxl_path, t) is not None:
+            raise StoreError("EEXIST", f"device {self.kind} {self.devid} of domain {self.domid}")
+        guest, backend = f"n{self.domid}", f"n{self.backend_domid}"
+        xs.rm(self.frontend_path, t)
+        xs.rm(self.backend_path, t)
+        xs.write(self.libxl_path, "", t)
+        xs.set_permissions(self.libxl_path, ["n0"], t)
+        xs.write(self.frontend_path, "", t)
+        xs.set_permissions(self.frontend_path, [guest, f"r{self.backend_domid}"], t)
+        xs.write(self.backend_path, "", t)
+        xs.set_permissions(self.backend_path, [backend, f"r{self.domid}"], t)
+        xs.write(f"{self.libxl_path}/frontend", self.frontend_path, t)
+        xs.write(f"{self.libxl_path}/backend", self.backend_path, t)
+        xs.write(f"{self.frontend_path}/backend", self.backend_path, t)
+        xs.write(f"{self.backend_path}/frontend", self.frontend_path, t)
+        for key, value in self.front.items():
+            xs.write(f"{self.frontend_path}/{key}", value, t)
+        for key, value in self.front_ro.items():
+            xs.write(f"{self.frontend_path}/{key}", value, t)
+            xs.set_permissions(f"{self.frontend_path}/{key}", ["n0", f"r{self.domid}"], t)
+        for key, value in self.back.items():
+            xs.write(f"{self.backend_path}/{key}", value, t)
+            xs.write(f"{self.libxl_path}/{key}", value, t)
+
+
+def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
+    """A disk that blkback serves. Raises ConfigError for a vdev that is none."""
+    number = spec.number
+    device_type = "cdrom" if spec.is_cdrom else "disk"
+    discard = spec.readwrite if spec.discard is None else spec.discard
+    back = {
+        "frontend-id": str(domid),
+        "online": "1",
+        "removable": str(int(removable or spec.removable)),
+        "bootable": "1",
+        "state": "1",
+        "dev": spec.vdev or vdev.name(number),
+        "type": "phy",
+        "mode": "w" if spec.readwrite else "r",
+        "device-type": device_type,
+        "params": spec.target,
+        "script": spec.script or "/etc/xen/scripts/block",
+        "discard-enable": str(int(discard)),
+        "specification": spec.specification.value,
+    }
+    if spec.direct_io_safe:
+        back["direct-io-safe"] = "1"
+    return Device(
+        kind="vbd",
+        devid=number,
+        domid=domid,
+        backend_domid=0,
+        back=back,
+        front={
+            "backend-id": "0",
+            "state": "1",
+            "virtual-device": str(number),
+            "device-type": device_type,
+            "trusted": str(int(spec.trusted)),
+        },
+    )
+
+
+def vif(spec: VifSpec, domid: int, mac: bytes, *, hvm: bool) -> Device:
+    """A network interface that netback serves. `spec.devid` is set by the configuration."""
+    assert spec.devid is not None
+    nic_type = spec.type or (NicType.VIF_IOEMU if hvm else NicType.VIF)
+    mtu = 1500 if spec.mtu is None else spec.mtu
+    back = {
+        "script": spec.script or "/etc/xen/scripts/vif-bridge",
+        "mac": mac_text(mac),
+        "bridge": spec.bridge,
+        "handle": str(spec.devid),
+        "type": nic_type.value,
+        "hotplug-status": "",
+        "frontend-id": str(domid),
+        "online": "1",
+        "state": "1",
+    }
+    for key, text in (
+        ("vifname", spec.vifname),
+        ("ip", spec.ip),
+        ("gatewaydev", spec.gatewaydev),
+        ("vlan", spec.vlan),
+        ("forwarddev", spec.forwarddev),
+    ):
+        if text:
+            back[key] = text
+    if spec.rate is not None:
+        back["rate"] = f"{spec.rate[0]},{spec.rate[1]}"
+    if mtu != 1500:
+        back["mtu"] = str(mtu)
+    return Device(
+        kind="vif",
+        devid=spec.devid,
+        domid=domid,
+        backend_domid=0,
+        back=back,
+        front={
+            "backend-id": "0",
+            "state": "1",
+            "handle": str(spec.devid),
+            "mac": mac_text(mac),
+            "trusted": str(int(spec.trusted)),
+        },
+        front_ro={"mtu": str(mtu)},
+    )

@@ -1,0 +1,293 @@
+"""The network behind the backends: what a port is, and a learning bridge between ports.
+
+A frame enters with `Bridge.transmit`, in a batch and with the virtual time, and leaves by
+`Port.receive` of every other port that it concerns. A port never transmits inside its
+`receive`: it keeps what it wants to say and wakes a task of its own (`Wakeup`), so no two
+ends ever stand on one stack. The bridge has no clock, no timer and no randomness.
+
+Offload metadata travels with the frame: the bridge hands over an unfinished checksum or an
+unsegmented TCP packet as it came in, and the receiving port decides (`offload` finishes
+both in software).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+from typing import Protocol
+
+import attrs
+
+from xenpv.errors import LocalProtocolError
+
+# xen/include/public/io/netif.h, XEN_NETIF_GSO_TYPE_*
+GSO_NONE = 0
+GSO_TCPV4 = 1
+GSO_TCPV6 = 2
+
+ETHERNET_HEADER = 14
+FRAME_MAX = 65535 + ETHERNET_HEADER  # an IP packet of the largest size, without a tag
+FDB_LIMIT = 4096  # learnt addresses of one bridge; Linux leaves this unbounded by default
+AGEING_NS = 300 * 10**9  # BR_DEFAULT_AGEING_TIME
+RECENT_FRAMES = 4096
+
+_LINK_LOCAL = b"\x01\x80\xc2\x00\x00"  # with a last byte of 0-0F: never forwarded (802.1D 7.12.6)
+_NO_ADDRESS = bytes(6)
+
+
+@attrs.define(order=False)
+class Frame:
+    """One Ethernet frame without FCS, with what its sender said about offloads.
+
+    Not frozen because a frozen instance costs three times as much to build; yet a flooded
+    frame is shared by all its receivers, so change it with `attrs.evolve` only.
+    """
+
+    data: bytes
+    # The TCP or UDP checksum field holds only the pseudo-header's sum.
+    csum_blank: bool = False
+    # The sender vouches for the checksum; a blank one counts as good as well.
+    data_validated: bool = False
+    gso_type: int = GSO_NONE
+    gso_size: int = 0  # TCP payload bytes of a segment (MSS)
+    # (bit number of XEN_NETIF_CTRL_HASH_TYPE_*, value) of the HASH extra
+    hash: tuple[int, int] | None = None
+
+
+class Port(Protocol):
+    """What is attached to a bridge: a backend's vif, a station of the host, a TAP."""
+
+    @property
+    def name(self) -> str:
+        """Unique on the bridge: `vif1.0`."""
+
+    def receive(self, frames: Sequence[Frame]) -> None:
+        """Take frames that leave the bridge here; must not transmit before it returns."""
+
+
+class Wakeup(Protocol):
+    """A task of the platform's loop that runs its owner's `poll` soon."""
+
+    def wake(self) -> None:
+        """Queue the task, if it is not queued already."""
+
+
+class Direction(IntEnum):
+    """Seen from the host, as on a Linux vif; values of pcapng's epb_flags."""
+
+    IN = 1  # from the port into the bridge
+    OUT = 2
+
+
+class Tap(Protocol):
+    """Sees every frame that crosses a port, in order, dropped ones on their way in too."""
+
+    def capture(self, port_name: str, direction: Direction, frame: Frame, now_ns: int) -> None:
+        """Record one frame; must not touch the bridge."""
+
+
+class Drop(Enum):
+    """Why the bridge dropped a frame."""
+
+    SIZE = "under 14 or over 65549 bytes"
+    SOURCE = "group or zero source address"
+    LINK_LOCAL = "destination 01:80:C2:00:00:00-0F"
+    SAME_PORT = "destination is behind the port it came from"
+
+
+@attrs.frozen
+class FdbEntry:
+    """A line of the forwarding database, as `bridge fdb show` lists them."""
+
+    mac: bytes
+    port: str
+    age_ns: int
+
+
+@attrs.define(eq=False)
+class BridgePort:
+    """A port's place on the bridge with its counters (received: from the port)."""
+
+    port: Port
+    received_frames: int = 0
+    received_bytes: int = 0
+    sent_frames: int = 0
+    sent_bytes: int = 0
+    # Frames that leave here at the end of the bridge's present transmit; else empty.
+    pending: list[Frame] = attrs.field(factory=list, init=False)
+
+    def take(self) -> list[Frame]:
+        frames, self.pending = self.pending, []
+        return frames
+
+
+@attrs.define(eq=False)
+class _Learnt:
+    port: BridgePort
+    seen_ns: int
+
+
+def _drop_counters() -> dict[Drop, int]:
+    return dict.fromkeys(Drop, 0)
+
+
+@attrs.define(eq=False)
+class Bridge:
+    """An 802.1D learning bridge without spanning tree, as Linux' with its defaults.
+
+    `frames` keeps the bytes of the latest accepted frames, as they came in, whether or not
+    another port was there to take them.
+    """
+
+    name: str
+    fdb_limit: int = attrs.field(default=FDB_LIMIT, kw_only=True)
+    ageing_ns: int = attrs.field(default=AGEING_NS, kw_only=True)
+    taps: list[Tap] = attrs.field(factory=list, kw_only=True)
+    ports: dict[str, BridgePort] = attrs.field(factory=dict, init=False)
+    frames: deque[bytes] = attrs.field(init=False)
+    forwarded: int = attrs.field(default=0, init=False)
+    flooded: int = attrs.field(default=0, init=False)
+    drops: dict[Drop, int] = attrs.field(factory=_drop_counters, init=False)
+    # Least recently seen first, so that the oldest is at hand when the table is full.
+    _fdb: OrderedDict[bytes, _Learnt] = attrs.field(factory=OrderedDict, init=False)
+    _delivering: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.frames = deque(maxlen=RECENT_FRAMES)
+
+    @property
+    def dropped(self) -> int:
+        """Frames dropped for any reason."""
+        return sum(self.drops.values())
+
+    def attach(self, port: Port) -> None:
+        """Raise LocalProtocolError when a port of that name is attached already."""
+        if port.name in self.ports:
+            raise LocalProtocolError(f"bridge {self.name}: port {port.name} is attached already")
+        self.ports[port.name] = BridgePort(port)
+
+    def detach(self, port: Port) -> None:
+        """Remove a port and the addresses learnt there."""
+        leaving = self._attached(port)
+        del self.ports[port.name]
+        for mac in [mac for mac, learnt in self._fdb.items() if learnt.port is leaving]:
+            del self._fdb[mac]
+
+    def fdb(self, now_ns: int) -> list[FdbEntry]:
+        """The addresses known at `now_ns`, least recently seen first."""
+        return [
+            FdbEntry(mac, learnt.port.port.name, now_ns - learnt.seen_ns)
+            for mac, learnt in self._fdb.items()
+            if now_ns - learnt.seen_ns < self.ageing_ns
+        ]
+
+    def transmit(self, port: Port, frames: Sequence[Frame], now_ns: int) -> None:
+        """Take frames coming in from `port` and hand them to the ports they are for.
+
+        Each receiving port gets one batch, in the order of `frames`. Raises
+        LocalProtocolError when `port` is not attached or when a port transmits while it
+        receives.
+        """
+        if self._delivering:
+            raise LocalProtocolError(
+                f"bridge {self.name}: {port.name} transmits inside a port's receive()"
+            )
+        ingress = self._attached(port)
+        for tap in self.taps:
+            for frame in frames:
+                tap.capture(port.name, Direction.IN, frame, now_ns)
+        busy = self._forward(ingress, frames, now_ns)
+        self._deliver([(out, out.take()) for out in busy], now_ns)
+
+    def _attached(self, port: Port) -> BridgePort:
+        found = self.ports.get(port.name)
+        if found is None or found.port is not port:
+            raise LocalProtocolError(f"bridge {self.name}: port {port.name} is not attached")
+        return found
+
+    def _forward(
+        self, ingress: BridgePort, frames: Sequence[Frame], now_ns: int
+    ) -> list[BridgePort]:
+        """Queue each frame on the ports it leaves by; return these, first used first."""
+        fdb = self._fdb
+        ageing_ns = self.ageing_ns
+        record = self.frames.append
+        others: list[BridgePort] | None = None
+        busy: list[BridgePort] = []
+        received_bytes = forwarded = 0
+        for frame in frames:
+            data = frame.data
+            size = len(data)
+            received_bytes += size
+            if not ETHERNET_HEADER <= size <= FRAME_MAX:
+                self.drops[Drop.SIZE] += 1
+                continue
+            source = fdb.get(data[6:12])
+            if (
+                source is None or source.port is not ingress or source.seen_ns != now_ns
+            ) and not self._learn(data[6:12], ingress, now_ns):
+                self.drops[Drop.SOURCE] += 1
+                continue
+            known = fdb.get(data[:6])  # group addresses are never learnt
+            if known is not None and now_ns - known.seen_ns < ageing_ns:
+                out = known.port
+                if out is ingress:
+                    self.drops[Drop.SAME_PORT] += 1
+                    continue
+                record(data)
+                forwarded += 1
+                if not out.pending:
+                    busy.append(out)
+                out.pending.append(frame)
+                continue
+            if data[:5] == _LINK_LOCAL and data[5] < 0x10:
+                self.drops[Drop.LINK_LOCAL] += 1
+                continue
+            record(data)
+            self.flooded += 1
+            if others is None:
+                others = [out for out in self.ports.values() if out is not ingress]
+            for out in others:
+                if not out.pending:
+                    busy.append(out)
+                out.pending.append(frame)
+        self.forwarded += forwarded
+        ingress.received_frames += len(frames)
+        ingress.received_bytes += received_bytes
+        return busy
+
+    def _learn(self, mac: bytes, ingress: BridgePort, now_ns: int) -> bool:
+        """Note where `mac` was seen; False if no station can have that address.
+
+        Linux drops such frames too (br_handle_frame, is_valid_ether_addr).
+        """
+        if mac[0] & 1 or mac == _NO_ADDRESS:
+            return False
+        fdb = self._fdb
+        learnt = fdb.get(mac)
+        if learnt is not None:
+            learnt.port = ingress
+            learnt.seen_ns = now_ns
+            fdb.move_to_end(mac)
+            return True
+        if len(fdb) >= self.fdb_limit:
+            fdb.popitem(last=False)
+        fdb[mac] = _Learnt(ingress, now_ns)
+        return True
+
+    def _deliver(self, batches: list[tuple[BridgePort, list[Frame]]], now_ns: int) -> None:
+        self._delivering = True
+        try:
+            for out, frames in batches:
+                port = out.port
+                if self.ports.get(port.name) is not out:
+                    continue  # detached by a port that received earlier in this loop
+                out.sent_frames += len(frames)
+                out.sent_bytes += sum([len(frame.data) for frame in frames])
+                for tap in self.taps:
+                    for frame in frames:
+                        tap.capture(port.name, Direction.OUT, frame, now_ns)
+                port.receive(frames)
+        finally:
+            self._delivering = False

@@ -1,0 +1,95 @@
+"""The toolstack's libxenstore: requests of a privileged client, transactions that retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
+from xenpv.store.connection import Connection
+
+COMMITS_MAX: Final = 1000
+
+
+class XsHandle:
+    """`xs_open()`: every call names a path and may name a transaction (0: none).
+
+    Raises StoreError with the name that xenstored answered.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def read(self, path: str, t: int = 0) -> str | None:
+        """A value, or None where there is no node."""
+        try:
+            value = self.connection.call(XS.READ, path.encode() + b"\0", t)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            return None
+        return value.decode("utf-8", "replace")
+
+    def directory(self, path: str, t: int = 0) -> list[str]:
+        """Children; none where there is no node."""
+        try:
+            body = self.connection.call(XS.DIRECTORY, path.encode() + b"\0", t)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            return []
+        return [name.decode() for name in body.split(b"\0")[:-1]]
+
+    def write(self, path: str, value: str, t: int = 0) -> None:
+        self.connection.call(XS.WRITE, path.encode() + b"\0" + value.encode(), t)
+
+    def rm(self, path: str, t: int = 0) -> None:
+        """Remove a subtree; nothing happens where there is none."""
+        try:
+            self.connection.call(XS.RM, path.encode() + b"\0", t)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+
+    def rm_empty_parents(self, path: str, root: str, t: int = 0) -> None:
+        """Remove `path` and then each parent below `root` that is left without children."""
+        self.rm(path, t)
+        parent = path.rpartition("/")[0]
+        while parent.startswith(root + "/") and not self.directory(parent, t):
+            self.rm(parent, t)
+            parent = parent.rpartition("/")[0]
+
+    def set_permissions(self, path: str, entries: Sequence[str], t: int = 0) -> None:
+        payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
+        self.connection.call(XS.SET_PERMS, payload, t)
+
+    def introduce_domain(self, domid: int, gfn: int, port: int) -> None:
+        payload = b"%d\0%d\0%d\0" % (domid, gfn, port)
+        self.connection.call(XS.INTRODUCE, payload)
+
+    def release_domain(self, domid: int) -> None:
+        """Nothing happens where xenstored does not know the domain any more."""
+        try:
+            self.connection.call(XS.RELEASE, b"%d\0" % domid)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+
+    def transaction(self, body: Callable[[int], object]) -> None:
+        """Run `body(t)` and commit; all of it again after each EAGAIN."""
+        for _ in range(COMMITS_MAX):
+            t = int(self.connection.call(XS.TRANSACTION_START, b"\0").rstrip(b"\0"))
+            try:
+                body(t)
+            except BaseException:
+                self.connection.call(XS.TRANSACTION_END, b"F\0", t)
+                raise
+            try:
+                self.connection.call(XS.TRANSACTION_END, b"T\0", t)
+            except StoreError as error:
+                if error.name != "EAGAIN":
+                    raise
+            else:
+                return
+        raise StoreError("EAGAIN", f"no commit in {COMMITS_MAX} tries")

@@ -1,0 +1,1 @@
+"""XenIface and the guest agent."""

@@ -1,0 +1,355 @@
+"""One client of xenstored: requests in, replies and events out, and no I/O.
+
+A connection serves three kinds of client: code in this process (`call`, `events`), a socket
+and a ring page (`feed`, `take_output`). Replies keep the order of their requests; events
+precede the reply of the request that caused them, but a watch's first event follows the
+reply of its WATCH.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
+from xenpv.store.quota import breach
+from xenpv.store.watch import drop_watches
+from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
+
+if TYPE_CHECKING:
+    from xenpv.store.domain import Domain
+    from xenpv.store.server import Xenstored
+    from xenpv.store.transaction import Transaction
+    from xenpv.store.watch import Watch
+
+ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
+XS_ERROR: Final = int(XS.ERROR)
+XS_WATCH_EVENT: Final = int(XS.WATCH_EVENT)
+HEADER_SIZE: Final = HEADER.size
+SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
+SPECIAL: Final = b"@"[0]
+
+_unpack = HEADER.unpack_from
+_pack = HEADER.pack
+
+
+class Wakeup(Protocol):
+    """Whoever is told that there is something to do: a task of the loop."""
+
+    def wake(self) -> None: ...
+
+
+class EventQueue(deque[tuple[bytes, bytes]]):
+    """Events (path, token) that a local client has not taken yet, each of them once.
+
+    Events of special names may repeat.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: dict[tuple[bytes, bytes], None] = {}
+
+    def push(self, path: bytes, token: bytes) -> None:
+        event = (path, token)
+        if path[0] != SPECIAL:
+            if event in self._waiting:
+                return
+            self._waiting[event] = None
+        super().append(event)
+
+    def popleft(self) -> tuple[bytes, bytes]:
+        event = super().popleft()
+        self._waiting.pop(event, None)
+        return event
+
+    def clear(self) -> None:
+        super().clear()
+        self._waiting.clear()
+
+
+@attrs.define(eq=False, repr=False)
+class Request:
+    """One request of an unprivileged ring: outstanding until its reply and events are out."""
+
+    domain: Domain
+    left: int = 1
+
+
+# A message to send: its bytes, its payload if a second one like it would be dropped, and
+# the request that it belongs to.
+Message = tuple[bytes, bytes | None, Request | None]
+
+
+@attrs.define(eq=False, repr=False)
+class Connection:
+    """The server's side of one client.
+
+    `local` clients find events in `events`, others in their output. `on_event` is woken when
+    a queue that was empty gets an event, or when a ring may be read again. `fatal` is the
+    XENSTORE_ERROR_ value of a connection that is served no more: a transport closes its
+    socket or freezes its ring. `home_prefix` is what relative paths are relative to.
+    """
+
+    server: Xenstored
+    age: int
+    name: str
+    domain: Domain
+    home_prefix: bytes
+    privileged: bool
+    local: bool
+    on_event: Wakeup | None = None
+    fatal: int | None = None
+    closed: bool = False
+    events: EventQueue = attrs.Factory(EventQueue)
+    watches: dict[tuple[bytes, bytes], Watch] = attrs.Factory(dict)
+    transactions: dict[int, Transaction] = attrs.Factory(dict)
+    next_transaction: int = 1
+    first_event: tuple[bytes, bytes] | None = None
+    _answering: bool = False
+    _input: bytes = b""
+    _output: deque[Message] = attrs.Factory(deque)
+    _taken: int = 0
+    _unsent: dict[bytes, None] = attrs.Factory(dict)
+
+    @property
+    def domid(self) -> int:
+        return self.domain.domid
+
+    def call(self, op: int, payload: bytes, tx_id: int = 0) -> bytes:
+        """One request, answered at once: the payload of its reply.
+
+        Raises StoreError with the name that an ERROR would carry.
+        """
+        if self.server.trace is None:
+            reply = self._dispatch(op, payload, tx_id)
+        else:
+            reply = self._traced(op, payload, tx_id)
+        if self.first_event is not None and not self._answering:
+            self._send_first_event()
+        return reply
+
+    def _dispatch(self, op: int, payload: bytes, tx_id: int) -> bytes:
+        server = self.server
+        entry = server.handlers.get(op)
+        if entry is None:
+            raise StoreError("ENOSYS", f"type {op}")
+        handler, restricted, takes_tx = entry
+        if restricted and not self.privileged:
+            raise StoreError("EACCES", f"type {op} is for the privileged domain")
+        tx = None
+        if tx_id and takes_tx:
+            tx = self.transactions.get(tx_id)
+            if tx is None:
+                raise StoreError("ENOENT", f"transaction {tx_id}")
+        reply = handler(server, self, tx, payload)
+        if len(reply) > PAYLOAD_MAX:
+            raise StoreError("E2BIG", f"reply of {len(reply)} bytes")
+        return reply
+
+    def _traced(self, op: int, payload: bytes, tx_id: int) -> bytes:
+        error = None
+        try:
+            return self._dispatch(op, payload, tx_id)
+        except StoreError as refusal:
+            error = refusal.name.encode()
+            raise
+        finally:
+            trace = self.server.trace
+            if trace is not None:
+                trace.store_op(self.domain.domid, op, tx_id, payload, error)
+
+    # bytes in
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client, split anywhere. Sets `fatal` on a request that is too long.
+
+        While `wants_input` is false requests wait here; a transport stops reading then, and
+        goes on when it is woken.
+        """
+        if self.fatal is not None or self.closed:
+            return
+        if self._input:
+            data = self._input + data
+            self._input = b""
+        at = 0
+        end = len(data)
+        domain = self.domain
+        limits = domain.limits
+        measured = not self.privileged
+        while end - at >= HEADER_SIZE:
+            if measured and (
+                0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
+            ):
+                domain.stalled = True
+                break
+            op, req_id, tx_id, length = _unpack(data, at)
+            if length > PAYLOAD_MAX:
+                self.freeze(ERROR_PROTO)
+                return
+            stop = at + HEADER_SIZE + length
+            if stop > end:
+                break
+            self._answer(op, req_id, tx_id, data[at + HEADER_SIZE : stop])
+            at = stop
+        self._input = data[at:] if at else data
+
+    @property
+    def wants_input(self) -> bool:
+        """May the transport read? Not while the domain owes too much (quotas)."""
+        if self.fatal is not None or self.closed:
+            return False
+        domain = self.domain
+        limits = domain.limits
+        return self.privileged or not (
+            breach(limits.outstanding, domain.outstanding) or breach(limits.memory, domain.memory)
+        )
+
+    def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
+        server = self.server
+        request = None
+        domain = self.domain
+        if not self.privileged:
+            request = server.request = Request(domain)
+        self._answering = True
+        try:
+            reply = self.call(op, payload, tx_id)
+        except StoreError as refusal:
+            op = XS_ERROR
+            reply = error_payload(refusal.name)
+        self._answering = False
+        if request is not None:
+            server.request = None
+            size = len(reply) + HEADER_SIZE
+            if len(reply) > SHORT_REPLY and breach(domain.limits.memory, domain.memory + size):
+                op = XS_ERROR
+                reply = error_payload("ENOMEM")
+                size = len(reply) + HEADER_SIZE
+            domain.memory += size
+            domain.outstanding += 1
+        self._output.append((_pack(op, req_id, tx_id, len(reply)) + reply, None, request))
+        if self.first_event is not None:
+            self._send_first_event()
+
+    # bytes and events out
+
+    def send_event(self, path: bytes, token: bytes) -> None:
+        """Queues a watch event, unless it is too long (XSA-324) or waits there already."""
+        size = len(path) + len(token) + 2
+        if size > PAYLOAD_MAX:
+            return
+        if self.local:
+            idle = not self.events
+            self.events.push(path, token)
+            if idle and self.on_event is not None:
+                self.on_event.wake()
+            return
+        payload = b"%b\0%b\0" % (path, token)
+        key = None
+        if path[0] != SPECIAL:
+            if payload in self._unsent:
+                return
+            key = payload
+        if not self.privileged:
+            domain = self.domain
+            if breach(domain.limits.memory, domain.memory + size + HEADER_SIZE):
+                return
+            domain.memory += size + HEADER_SIZE
+        if key is not None:
+            self._unsent[key] = None
+        # A watch's first event belongs to no request: it follows the reply.
+        request = self.server.request
+        if request is not None:
+            request.left += 1
+        idle = not self._output
+        self._output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
+        if idle and not self._answering:
+            self.wake()
+
+    def _send_first_event(self) -> None:
+        assert self.first_event is not None
+        path, token = self.first_event
+        self.first_event = None
+        self.send_event(path, token)
+
+    def wake(self) -> None:
+        if self.on_event is not None:
+            self.on_event.wake()
+
+    @property
+    def wants_output(self) -> bool:
+        return bool(self._output)
+
+    def take_output(self, limit: int) -> bytes:
+        """At most `limit` bytes for the client, which count as sent from now on."""
+        output = self._output
+        if not output:
+            return b""
+        chunks = []
+        room = limit
+        taken = self._taken
+        while output:
+            message = output[0]
+            data = message[0]
+            if len(data) - taken > room:
+                chunks.append(data[taken : taken + room])
+                taken += room
+                break
+            chunks.append(data[taken:] if taken else data)
+            room -= len(data) - taken
+            taken = 0
+            output.popleft()
+            self._sent(message)
+        self._taken = taken
+        if self._input and not self.privileged and self.wants_input:
+            self.feed(b"")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _sent(self, message: Message) -> None:
+        data, key, request = message
+        if key is not None:
+            del self._unsent[key]
+        if not self.privileged:
+            self.domain.release(len(data))
+        if request is not None:
+            request.left -= 1
+            if not request.left:
+                request.domain.answered()
+
+    # the end, or a new beginning
+
+    def reset(self) -> None:
+        """Drops watches, transactions and what waits in either direction; `fatal` stays."""
+        drop_watches(self.server, self)
+        self.drop_transactions()
+        output = self._output
+        self._output = deque()
+        self._taken = 0
+        for message in output:
+            self._sent(message)
+        self._input = b""
+        self.first_event = None
+        self.events.clear()
+
+    def freeze(self, error: int) -> None:
+        """Serves the client no more: `error` is XENSTORE_ERROR_, for the ring page."""
+        self.fatal = error
+        self.reset()
+
+    def drop_transactions(self) -> None:
+        for tx in list(self.transactions.values()):
+            self.close_transaction(tx)
+
+    def close_transaction(self, tx: Transaction) -> None:
+        del self.transactions[tx.id]
+        tx.settle()
+        if not self.privileged:
+            self.domain.transactions -= 1
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.name}>"

@@ -1,0 +1,163 @@
+"""Domains as xenstored knows them, and the requests that only ask about them or set a field."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from xenpv.abi._kernel import lib
+from xenpv.errors import StoreError
+from xenpv.store.path import HOME
+from xenpv.store.quota import Limits
+from xenpv.store.wire import OK, atoi, one_string, strings
+
+if TYPE_CHECKING:
+    from xenpv.store.connection import Connection
+    from xenpv.store.server import Xenstored
+    from xenpv.store.transaction import Transaction
+
+DOMID_SELF: Final[int] = lib.DOMID_SELF
+DOMID_MAX: Final = 0xFFFF
+
+# What a C xenstored offers: all but RECONNECTION
+FEATURES: Final[int] = (
+    lib.XENSTORE_SERVER_FEATURE_ERROR
+    | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
+    | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY
+)
+
+_DOMID: Final = re.compile(rb"(?:[ \t\n\v\f\r]*([+-]?)(\d+))?\Z")
+
+
+class DomainControl(Protocol):
+    """What xenstored asks of the platform under it."""
+
+    def exists(self, domid: int) -> bool:
+        """Does Xen have such a domain, introduced or not?"""
+
+    def unique_id(self, domid: int) -> int:
+        """What tells a domain from a later one with its domid."""
+
+    def map_ring(self, domid: int, gfn: int, port: int) -> None:
+        """INTRODUCE: map the domain's ring page and bind to its port, again if it is known.
+
+        Calls `Xenstored.introduce` for the connection to serve. Raises StoreError or
+        HypercallError, and then nothing is introduced.
+        """
+
+    def unmap_ring(self, domid: int) -> None:
+        """The domain is dead or released: drop page and port."""
+
+
+@attrs.define(eq=False, repr=False)
+class Domain:
+    """A domain from when xenstored first met it until it died or was released.
+
+    A domain is met by INTRODUCE, or when a SET_PERMS names it while it exists. `accounted`
+    is False for the privileged domain, which has no quotas; the counts are of an accounted
+    domain's nodes, bytes, watches, open transactions and requests not yet answered in full.
+    `held` are the targets this domain was ever given, `holders` those that were given this
+    one, by domid. A `lingering` domain is dead, but a holder of it is not. A `stalled`
+    domain's requests wait until it holds less.
+    """
+
+    domid: int
+    unique_id: int
+    limits: Limits
+    accounted: bool
+    features: int = FEATURES
+    introduced: bool = False
+    shutdown: bool = False
+    dead: bool = False
+    lingering: bool = False
+    stalled: bool = False
+    connection: Connection | None = None
+    target: Domain | None = None
+    held: dict[int, Domain] = attrs.Factory(dict)
+    holders: dict[int, Domain] = attrs.Factory(dict)
+    owned: dict[bytes, None] = attrs.Factory(dict)
+    nodes: int = 0
+    memory: int = 0
+    watches: int = 0
+    transactions: int = 0
+    outstanding: int = 0
+
+    def release(self, size: int) -> None:
+        """`size` bytes less (or more, if negative) against the memory quota."""
+        self.memory -= size
+        if self.stalled:
+            self._resume()
+
+    def answered(self) -> None:
+        """One request is out of the way: its reply and all its events are sent."""
+        self.outstanding -= 1
+        if self.stalled:
+            self._resume()
+
+    def _resume(self) -> None:
+        conn = self.connection
+        if conn is not None and conn.wants_input:
+            self.stalled = False
+            conn.wake()
+
+    def __repr__(self) -> str:
+        return f"<store Domain {self.domid}>"
+
+
+def parse_domid(text: bytes) -> int:
+    """A domid as a client writes it: decimal, empty means 0. Raises StoreError EINVAL."""
+    number = _DOMID.match(text)
+    if number is None:
+        raise StoreError("EINVAL", f"domid {text!r}")
+    value = int(number[2] or 0)
+    if value > DOMID_MAX or (value and number[1] == b"-"):
+        raise StoreError("EINVAL", f"domid {text!r}")
+    return value
+
+
+def get_domain_path(
+    _server: Xenstored, _conn: Connection, _tx: Transaction | None, payload: bytes
+) -> bytes:
+    return HOME % parse_domid(one_string(payload)) + b"\0"
+
+
+def is_domain_introduced(
+    server: Xenstored, _conn: Connection, _tx: Transaction | None, payload: bytes
+) -> bytes:
+    domid = parse_domid(one_string(payload))
+    domain = server.known.get(domid)
+    introduced = domid == DOMID_SELF or (domain is not None and domain.introduced)
+    return b"T\0" if introduced else b"F\0"
+
+
+def get_feature(
+    server: Xenstored, conn: Connection, _tx: Transaction | None, payload: bytes
+) -> bytes:
+    """GET_FEATURE: the caller's server features, or those of the domain it names."""
+    parts = strings(payload)
+    if len(parts) > 1:
+        raise StoreError("EINVAL", f"{len(parts)} strings")
+    if not parts:
+        return b"%d\0" % conn.domain.features
+    if not conn.privileged:
+        raise StoreError("EACCES", "features of another domain")
+    return b"%d\0" % server.known_domain(parts[0]).features
+
+
+def set_feature(
+    server: Xenstored, _conn: Connection, _tx: Transaction | None, payload: bytes
+) -> bytes:
+    """SET_FEATURE: limits what a domain is offered, before it is introduced."""
+    parts = strings(payload)
+    if len(parts) != 2:
+        raise StoreError("EINVAL", f"{len(parts)} strings")
+    domain = server.known_domain(parts[0])
+    if domain.introduced:
+        raise StoreError("EBUSY", f"domain {domain.domid} is introduced")
+    features = atoi(parts[1])
+    if features & ~FEATURES:
+        raise StoreError("EINVAL", f"features {features:#x}")
+    domain.features = features
+    return OK

@@ -1,0 +1,76 @@
+"""One node: a value, children in creation order, permissions and a generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+if TYPE_CHECKING:
+    from xenpv.store.permission import Permissions
+
+HEADER_SIZE: Final = 16  # of a stored node, before permissions, value and child names
+PERMISSION_SIZE: Final = 8
+
+
+@attrs.define(eq=False, repr=False)
+class Node:
+    """A node of the tree, or a transaction's copy of one.
+
+    `lineage` is the node's path, then its parent's, up to `/`; a special name has only
+    itself. `children` are names; `shared` says that another copy may hold the same dict, so
+    it is copied before it is changed. `names_size` is the bytes of all children's names with
+    their NULs, `charged` the bytes of memory quota that the owner pays for this node.
+    """
+
+    lineage: tuple[bytes, ...]
+    value: bytes
+    perms: Permissions
+    generation: int
+    children: dict[bytes, None]
+    names_size: int = 0
+    shared: bool = False
+    charged: int = 0
+
+    @property
+    def path(self) -> bytes:
+        return self.lineage[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against the node-size quota."""
+        return HEADER_SIZE + PERMISSION_SIZE * self.perms.count + len(self.value) + self.names_size
+
+    def copy(self) -> Node:
+        """A copy that can change alone; the children are copied when they first change."""
+        self.shared = True
+        return Node(
+            self.lineage,
+            self.value,
+            self.perms,
+            self.generation,
+            self.children,
+            self.names_size,
+            shared=True,
+        )
+
+    def add_name(self, name: bytes) -> None:
+        if self.shared:
+            self.children = self.children.copy()
+            self.shared = False
+        self.children[name] = None
+        self.names_size += len(name) + 1
+
+    def remove_name(self, name: bytes) -> None:
+        if self.shared:
+            self.children = self.children.copy()
+            self.shared = False
+        del self.children[name]
+        self.names_size -= len(name) + 1
+
+    def child_path(self, name: bytes) -> bytes:
+        path = self.lineage[0]
+        return path + name if path == b"/" else b"%b/%b" % (path, name)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.lineage[0].decode()} g{self.generation}>"

@@ -1,0 +1,66 @@
+"""Paths: which bytes make one, and how a client's text becomes an absolute path.
+
+A path is `/`-separated names of letters, digits, `-`, `_` and `@` (docs/misc/xenstore.txt);
+paths relative to the caller's home are made absolute. Special names begin with `@`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from xenpv.errors import StoreError
+
+if TYPE_CHECKING:
+    from xenpv.store.connection import Connection
+
+ROOT: Final = b"/"
+HOME: Final = b"/local/domain/%d"
+
+INTRODUCE_DOMAIN: Final = b"@introduceDomain"
+RELEASE_DOMAIN: Final = b"@releaseDomain"
+
+_LEGAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
+# The domid field of a home is at most five characters wide, sign included (sscanf "%5u").
+_HOME_PREFIX: Final = re.compile(rb"/local/domain/(?:\d{1,5}|[+-]\d{1,4})/")
+
+
+def parent_of(path: bytes) -> bytes:
+    """The path one level up; the root is its own parent and that of special names."""
+    slash = path.rfind(b"/")
+    return path[:slash] if slash > 0 else ROOT
+
+
+def counted_length(path: bytes) -> int:
+    """Bytes that count against the path-max quota: a leading home prefix does not."""
+    prefix = _HOME_PREFIX.match(path)
+    return len(path) - (prefix.end() if prefix else 0)
+
+
+def canonicalise(conn: Connection, text: bytes, *, special: bool = False) -> bytes:
+    """The absolute path that `text` means to `conn`.
+
+    Only an unprivileged caller's paths are measured (quota path-max); everybody else is
+    held by the payload limit alone. Raises StoreError EINVAL.
+    """
+    path = text
+    nodes = conn.server.nodes
+    if path not in nodes:  # the path of a node is well formed
+        if text[:1] not in (b"/", b"@"):
+            path = conn.home_prefix + text
+        if path not in nodes:
+            _check(text, path, special=special)
+    if not conn.privileged:
+        limit = conn.domain.limits.path_max
+        if len(path) >= limit > 0 and counted_length(path) >= limit:
+            raise StoreError("EINVAL", f"path of {len(path)} bytes")
+    return path
+
+
+def _check(text: bytes, path: bytes, *, special: bool) -> None:
+    if text.translate(None, _LEGAL):
+        raise StoreError("EINVAL", f"illegal character in path {text!r}")
+    if not special and text[:1] == b"@":
+        raise StoreError("EINVAL", f"special name {text!r} where a path is due")
+    if b"//" in path or (path.endswith(b"/") and path != ROOT):
+        raise StoreError("EINVAL", f"empty name in path {text!r}")

@@ -1,0 +1,261 @@
+"""Requests on nodes: READ, WRITE, MKDIR, RM, DIRECTORY, GET_PERMS, SET_PERMS.
+
+A handler gets the server, the caller's connection, its transaction or None, and the payload;
+it returns the payload of the reply and raises StoreError otherwise (xenstored's core.c).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from xenpv.errors import StoreError
+from xenpv.store import permission
+from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
+from xenpv.store.path import ROOT, canonicalise, parent_of
+from xenpv.store.permission import OWNER, READ, WRITE, Permissions
+from xenpv.store.quota import breach
+from xenpv.store.tree import View, subtree
+from xenpv.store.watch import EXACT, SUBTREE
+from xenpv.store.wire import OK, PAYLOAD_MAX, atoi, one_string, strings
+
+if TYPE_CHECKING:
+    from xenpv.store.connection import Connection
+    from xenpv.store.server import Xenstored
+    from xenpv.store.transaction import Transaction
+
+NUL: Final = 0
+
+
+def locate(conn: Connection, view: View, path: bytes, need: int) -> Node | None:
+    """The node at `path` if `conn` has all rights of `need` on it.
+
+    None if there is none and the caller may know: the nearest ancestor grants it one of
+    those rights. Raises StoreError EACCES otherwise, which also hides a node's absence.
+    """
+    node = view.read(path)
+    if node is not None and (conn.privileged or node.perms.mask(conn) & need == need):
+        return node
+    ancestor = view.read(parent_of(path))
+    while ancestor is None:
+        path = parent_of(path)
+        ancestor = view.read(parent_of(path))
+    if node is None and ancestor.perms.mask(conn) & need:
+        return None
+    raise StoreError("EACCES", f"no right to {path!r}")
+
+
+def find(conn: Connection, view: View, path: bytes, need: int) -> Node:
+    """The node at `path`. Raises StoreError ENOENT or EACCES."""
+    node = locate(conn, view, path, need)
+    if node is None:
+        raise StoreError("ENOENT", f"{path!r}")
+    return node
+
+
+def read(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    if tx is None and conn.privileged:
+        # A path that names a node is well formed, and without its NUL has none.
+        node = server.nodes.get(payload[:-1])
+        if node is not None and payload[-1] == NUL:
+            return node.value
+    path = canonicalise(conn, one_string(payload))
+    return find(conn, tx or server.tree, path, READ).value
+
+
+def directory(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    path = canonicalise(conn, one_string(payload))
+    return _names(find(conn, tx or server.tree, path, READ))
+
+
+def _names(node: Node) -> bytes:
+    return b"\0".join(node.children) + b"\0" if node.children else b""
+
+
+def directory_part(
+    server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
+) -> bytes:
+    """DIRECTORY_PART: the generation, then whole names from a byte offset, as many as fit.
+
+    The last part ends with one NUL more.
+    """
+    parts = strings(payload)
+    if len(parts) != 2:
+        raise StoreError("EINVAL", f"{len(parts)} strings")
+    node = find(conn, tx or server.tree, canonicalise(conn, parts[0]), READ)
+    head = b"%d\0" % node.generation
+    names = _names(node)
+    offset = atoi(parts[1]) & 0xFFFFFFFF
+    if offset >= len(names):
+        return head + b"\0"
+    room = PAYLOAD_MAX - len(head) - 1
+    if len(names) - offset <= room:
+        return head + names[offset:] + b"\0"
+    # Up to a NUL that leaves its name shorter than the room that was left for it.
+    end = names.rfind(b"\0", offset, offset + room) + 1
+    return head + names[offset:end]
+
+
+def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    text, nul, value = payload.partition(b"\0")
+    if tx is None and conn.privileged and nul:
+        node = server.nodes.get(text)
+        if node is not None:
+            tree = server.tree
+            tree.write(node, value)
+            if tree.watches.by_path:
+                tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+            return OK
+    if not nul:
+        raise StoreError("EINVAL", "no NUL-terminated path")
+    view = tx or server.tree
+    path = canonicalise(conn, text)
+    node = locate(conn, view, path, WRITE)
+    if node is None:
+        node = create(conn, tx, view, path, value)
+    else:
+        if not conn.privileged:
+            admit(conn, tx, node, node.size + len(value) - len(node.value))
+        view.write(node, value)
+    view.fire(node)
+    return OK
+
+
+def mkdir(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    path = canonicalise(conn, one_string(payload))
+    view = tx or server.tree
+    if locate(conn, view, path, WRITE) is None:
+        view.fire(create(conn, tx, view, path, b""))
+    return OK
+
+
+def admit(conn: Connection, tx: Transaction | None, node: Node, size: int) -> None:
+    """Quotas on a node of an unprivileged caller that becomes `size` bytes large.
+
+    Raises StoreError ENOSPC (node-size) or EIO (memory); a transaction is lost by it.
+    """
+    error = None
+    limits = conn.domain.limits
+    payer = conn.domain if tx is not None else node.perms.owner
+    if breach(limits.node_size, size):
+        error = StoreError("ENOSPC", f"node of {size} bytes")
+    elif payer is conn.domain and breach(
+        limits.memory, payer.memory + size + len(node.path) - node.charged
+    ):
+        error = StoreError("EIO", "memory quota")
+    if error is not None:
+        if tx is not None:
+            tx.failed = True
+        raise error
+
+
+def create(conn: Connection, tx: Transaction | None, view: View, path: bytes, value: bytes) -> Node:
+    """A node that does not exist, and its ancestors as needed. Raises StoreError."""
+    missing = [path]
+    above = parent_of(path)
+    parent = view.read(above)
+    while parent is None:
+        missing.append(above)
+        above = parent_of(above)
+        parent = view.read(above)
+    perms = parent.perms
+    if not conn.privileged:
+        if perms.owner is not conn.domain:
+            perms = perms.with_owner(conn.domain)
+        _admit_new(conn, tx, parent, missing, perms, len(value))
+    node = parent
+    for level in reversed(missing):
+        node = view.create(node, level, perms)
+    if value:
+        view.write(node, value)
+    return node
+
+
+def _admit_new(
+    conn: Connection,
+    tx: Transaction | None,
+    parent: Node,
+    missing: list[bytes],
+    perms: Permissions,
+    value_size: int,
+) -> None:
+    """Quotas on new nodes, deepest first, before anything is changed (XSA-414).
+
+    Each level is compared with the node count before the request, so a request that creates
+    several may pass it. In a transaction that is the committed count; the rest is checked
+    when it ends.
+    """
+    domain = conn.domain
+    limits = domain.limits
+    if breach(limits.nodes, domain.nodes + 1):
+        raise StoreError("ENOSPC", f"{domain.nodes} nodes")
+    base = HEADER_SIZE + PERMISSION_SIZE * perms.count
+    size = base + value_size
+    memory = domain.memory
+    error = None
+    for path in missing:
+        memory += size + len(path)
+        if breach(limits.node_size, size):
+            error = StoreError("ENOSPC", f"node of {size} bytes")
+            break
+        if breach(limits.memory, memory):
+            error = StoreError("EIO", "memory quota")
+            break
+        size = base + len(path) - path.rfind(b"/")
+    else:
+        name_size = len(missing[-1]) - missing[-1].rfind(b"/")
+        admit(conn, tx, parent, parent.size + name_size)
+    if error is not None:
+        if tx is not None:
+            tx.failed = True
+        raise error
+
+
+def rm(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    path = canonicalise(conn, one_string(payload))
+    view = tx or server.tree
+    node = locate(conn, view, path, WRITE)
+    parent = view.read(parent_of(path)) if path != ROOT else None
+    if node is None:
+        if parent is None:
+            raise StoreError("ENOENT", f"{path!r} and its parent")
+        return OK
+    if path == ROOT:
+        raise StoreError("EINVAL", "the root stays")
+    assert parent is not None, "a node has a parent"
+    remove(view, parent, node)
+    return OK
+
+
+def remove(view: View, parent: Node, root: Node) -> None:
+    """Removes `root` with all below it. Descendants fire watches on themselves alone."""
+    for node in subtree(view, root):
+        view.remove(node)
+        view.fire(node, SUBTREE if node is root else EXACT)
+    path = root.path
+    view.unlink(parent, path[path.rfind(b"/") + 1 :])
+
+
+def get_perms(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    path = canonicalise(conn, one_string(payload), special=True)
+    node = find(conn, tx or server.tree, path, READ)
+    return b"".join([text + b"\0" for text in node.perms.texts()])
+
+
+def set_perms(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    text, *texts = strings(payload) or [b""]
+    if not texts:
+        raise StoreError("EINVAL", "no permission")
+    if not conn.privileged and breach(conn.domain.limits.node_permissions, len(texts)):
+        raise StoreError("ENOSPC", f"{len(texts)} permissions")
+    perms = permission.resolve(server, conn, permission.parse(texts))
+    path = canonicalise(conn, text, special=True)
+    view = tx or server.tree
+    node = find(conn, view, path, WRITE | OWNER)
+    old = node.perms
+    if not conn.privileged:
+        if perms.owner is not old.owner:
+            raise StoreError("EPERM", "only the privileged domain gives nodes away")
+        admit(conn, tx, node, node.size + PERMISSION_SIZE * (perms.count - old.count))
+    view.set_perms(node, perms)
+    view.fire(node, SUBTREE, old)
+    return OK

@@ -1,0 +1,167 @@
+"""xenstored: the tree, who is connected to it, and which handler answers which request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
+from xenpv.store import domain as domains_
+from xenpv.store import lifecycle, listing, quota, request, transaction, watch
+from xenpv.store.connection import Connection, Request
+from xenpv.store.domain import Domain, DomainControl, parse_domid
+from xenpv.store.listing import Listed
+from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
+from xenpv.store.quota import Limits
+from xenpv.store.transaction import Transaction
+from xenpv.store.tree import Tree
+from xenpv.store.watch import WatchIndex
+
+Handler = Callable[["Xenstored", Connection, Transaction | None, bytes], bytes]
+
+PRIVILEGED: Final = True
+NO_TX: Final = False
+
+# type: (handler, is it for the privileged domain alone, does it look at the transaction id)
+HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
+    int(XS.DIRECTORY): (request.directory, False, True),
+    int(XS.READ): (request.read, False, True),
+    int(XS.GET_PERMS): (request.get_perms, False, True),
+    int(XS.WATCH): (watch.watch, False, NO_TX),
+    int(XS.UNWATCH): (watch.unwatch, False, NO_TX),
+    int(XS.TRANSACTION_START): (transaction.transaction_start, False, True),
+    int(XS.TRANSACTION_END): (transaction.transaction_end, False, True),
+    int(XS.INTRODUCE): (lifecycle.introduce, PRIVILEGED, True),
+    int(XS.RELEASE): (lifecycle.release, PRIVILEGED, True),
+    int(XS.GET_DOMAIN_PATH): (domains_.get_domain_path, False, True),
+    int(XS.WRITE): (request.write, False, True),
+    int(XS.MKDIR): (request.mkdir, False, True),
+    int(XS.RM): (request.rm, False, True),
+    int(XS.SET_PERMS): (request.set_perms, False, True),
+    int(XS.IS_DOMAIN_INTRODUCED): (domains_.is_domain_introduced, PRIVILEGED, True),
+    int(XS.RESUME): (lifecycle.resume, PRIVILEGED, True),
+    int(XS.SET_TARGET): (lifecycle.set_target, PRIVILEGED, True),
+    int(XS.RESET_WATCHES): (watch.reset_watches, False, True),
+    int(XS.DIRECTORY_PART): (request.directory_part, False, True),
+    int(XS.GET_FEATURE): (domains_.get_feature, False, True),
+    int(XS.SET_FEATURE): (domains_.set_feature, PRIVILEGED, True),
+    int(XS.GET_QUOTA): (quota.get_quota, PRIVILEGED, True),
+    int(XS.SET_QUOTA): (quota.set_quota, PRIVILEGED, True),
+}
+
+
+class TraceSink(Protocol):
+    """Told of every request that was dispatched; `error` is the name it was refused with."""
+
+    def store_op(
+        self, conn_domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
+    ) -> None: ...
+
+
+class Xenstored:
+    """The store of one platform: plain data, deterministic, no I/O.
+
+    `domid` is the privileged domain, in which it runs. `domains` is the platform under it;
+    without one, only introduced domains exist. `connections` are by age, oldest first,
+    `known` the domains by domid, `limits` the quotas that new domains get.
+    """
+
+    def __init__(self, *, domid: int = 0, domains: DomainControl | None = None) -> None:
+        self.domid = domid
+        self.domains = domains
+        self.trace: TraceSink | None = None
+        self.handlers = HANDLERS
+        self.limits = Limits()
+        self.known: dict[int, Domain] = {}
+        self.connections: dict[int, Connection] = {}
+        self.connected = 0
+        self.request: Request | None = None  # the unprivileged one that is being answered
+        self.watches = WatchIndex()
+        self.tree = Tree(self.watches)
+        self.nodes = self.tree.nodes
+        self.owner = self.meet(domid, 0)
+        self.tree.populate(self.owner)
+        lifecycle.introduce_domain(self, domid, 0)
+
+    def connect_local(self, name: str) -> Connection:
+        """A client in this process; it acts as the privileged domain.
+
+        Its events wait in `Connection.events`.
+        """
+        return self.connect(name, self.owner, HOME % 0, local=True)
+
+    def connect_socket(self, name: str) -> Connection:
+        """The same for a client of the socket: events are in its output."""
+        return self.connect(name, self.owner, HOME % 0, local=False)
+
+    def introduce(self, domid: int, unique_id: int) -> Connection:
+        """The connection of a domain's ring, for `DomainControl.map_ring` to serve.
+
+        The first time @introduceDomain fires; later the connection is reset. A domain with
+        this domid but another unique id died unseen: it is cleaned up first.
+        """
+        return lifecycle.introduce_domain(self, domid, unique_id)
+
+    def disconnect(self, conn: Connection) -> None:
+        """A client is gone: its watches and transactions go too."""
+        self.drop(conn)
+
+    def domain_shutdown(self, domid: int) -> None:
+        """The domain has shut down; said once until RESUME or a new INTRODUCE."""
+        domain = self.known.get(domid)
+        if domain is None or not domain.introduced or domain.shutdown or domain.lingering:
+            return
+        domain.shutdown = True
+        lifecycle.fire_special(self, RELEASE_DOMAIN, domid, plain=False)
+        lifecycle.fire_special(self, RELEASE_DOMAIN, domid, named=False)
+
+    def domain_died(self, domid: int) -> None:
+        """The domain is dead (not merely dying), or has another unique id now."""
+        domain = self.known.get(domid)
+        if domain is not None and domain is not self.owner and not domain.lingering:
+            lifecycle.retire(self, domain)
+
+    def dump(self, root: bytes = ROOT) -> list[Listed]:
+        """All nodes below `root`, parents first: path, value, permissions."""
+        return listing.dump(self.tree, root)
+
+    def ls_fp(self, root: bytes = ROOT) -> str:
+        """The tree below `root` as `xenstore-ls -fp` prints it."""
+        return listing.ls_fp(self.tree, root)
+
+    # for the other modules of this package
+
+    def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:
+        self.connected += 1
+        conn = Connection(
+            self, self.connected, name, domain, home + b"/", domain is self.owner, local
+        )
+        self.connections[conn.age] = conn
+        return conn
+
+    def drop(self, conn: Connection) -> None:
+        conn.reset()
+        conn.closed = True
+        self.connections.pop(conn.age, None)
+
+    def meet(self, domid: int, unique_id: int) -> Domain:
+        """A domain that xenstored has not seen before; it gets the quotas of this moment."""
+        domain = Domain(domid, unique_id, self.limits.copy(), accounted=domid != self.domid)
+        self.known[domid] = domain
+        return domain
+
+    def learn(self, domid: int) -> Domain | None:
+        """The domain, if it is known or the platform has it."""
+        domain = self.known.get(domid)
+        if domain is None and self.domains is not None and self.domains.exists(domid):
+            domain = self.meet(domid, self.domains.unique_id(domid))
+        return domain
+
+    def known_domain(self, text: bytes) -> Domain:
+        """The domain that a client names. Raises StoreError EINVAL or ENOENT."""
+        domid = parse_domid(text)
+        domain = self.learn(domid)
+        if domain is None:
+            raise StoreError("ENOENT", f"domain {domid} does not exist")
+        return domain

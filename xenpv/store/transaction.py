@@ -1,0 +1,216 @@
+"""Transactions: private copies made at first access, and a commit that checks each of them.
+
+There is no snapshot at the start: a node is copied as it is when the transaction first
+touches it, and its generation is remembered. Every operation reads before it writes, so
+writes, creations and removals are checked for conflicts too (xenstored_transaction.c).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from xenpv.errors import StoreError
+from xenpv.store.node import Node
+from xenpv.store.quota import breach
+from xenpv.store.watch import SUBTREE
+from xenpv.store.wire import OK, one_string
+
+if TYPE_CHECKING:
+    from xenpv.store.connection import Connection
+    from xenpv.store.domain import Domain
+    from xenpv.store.permission import Permissions
+    from xenpv.store.server import Xenstored
+    from xenpv.store.tree import Tree
+
+ABSENT: Final = -1
+U32_MAX: Final = 0xFFFFFFFF
+
+
+@attrs.define(eq=False, repr=False)
+class Access:
+    """What a transaction knows of one path.
+
+    `generation` is the node's when it was first touched, or ABSENT; `node` is the
+    transaction's copy, None while there is none; `old` are the permissions at first touch.
+    `match` is how the commit fires watches: 0 not at all, EXACT or SUBTREE.
+    """
+
+    lineage: tuple[bytes, ...]
+    generation: int
+    node: Node | None
+    old: Permissions | None
+    modified: bool = False
+    match: int = 0
+    charged: int = 0
+
+
+@attrs.define(eq=False, repr=False)
+class Transaction:
+    """One open transaction of a connection; a `View` of the tree."""
+
+    id: int
+    conn: Connection
+    tree: Tree
+    accesses: dict[bytes, Access] = attrs.Factory(dict)
+    failed: bool = False
+    created: bool = False
+    ownership: dict[Domain, int] = attrs.Factory(dict)
+
+    def read(self, path: bytes) -> Node | None:
+        access = self.accesses.get(path)
+        if access is None:
+            access = self._enter(path)
+        return access.node
+
+    def _enter(self, path: bytes) -> Access:
+        conn = self.conn
+        if not conn.privileged and breach(
+            conn.domain.limits.transaction_nodes, len(self.accesses) + 1
+        ):
+            self.failed = True
+            raise StoreError("ENOSPC", f"{len(self.accesses)} nodes in a transaction")
+        node = self.tree.read(path)
+        if node is None:
+            access = Access((path,), ABSENT, None, None)
+        else:
+            access = Access(node.lineage, node.generation, node.copy(), node.perms)
+            self._charge(access)
+        self.accesses[path] = access
+        return access
+
+    def _charge(self, access: Access) -> None:
+        """Copies count against the memory quota of whoever opened the transaction."""
+        if self.conn.privileged:
+            return
+        node = access.node
+        charge = 0 if node is None else node.size + len(node.lineage[0])
+        self.conn.domain.memory += charge - access.charged
+        access.charged = charge
+
+    def _modify(self, node: Node) -> Access:
+        access = self.accesses[node.lineage[0]]
+        access.modified = True
+        self.tree.generation = node.generation = self.tree.generation + 1
+        self._charge(access)
+        return access
+
+    def _own(self, owner: Domain, change: int) -> None:
+        self.ownership[owner] = self.ownership.get(owner, 0) + change
+
+    def write(self, node: Node, value: bytes) -> None:
+        node.value = value
+        self._modify(node)
+
+    def set_perms(self, node: Node, perms: Permissions) -> None:
+        self._own(node.perms.owner, -1)
+        self._own(perms.owner, 1)
+        node.perms = perms
+        self._modify(node)
+
+    def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
+        node = Node((path, *parent.lineage), b"", perms, 0, {})
+        access = self.accesses[path]
+        access.node = node
+        access.lineage = node.lineage
+        self._modify(node)
+        self.created = True
+        self._own(perms.owner, 1)
+        parent.add_name(path[path.rfind(b"/") + 1 :])
+        self._modify(parent)
+        return node
+
+    def remove(self, node: Node) -> None:
+        access = self._modify(node)
+        access.node = None
+        self._charge(access)
+        self._own(node.perms.owner, -1)
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        parent.remove_name(name)
+        self._modify(parent)
+
+    def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
+        """Remembers an event for the commit; SUBTREE replaces EXACT, never the reverse."""
+        del old  # the permissions at first touch are what counts
+        access = self.accesses[node.lineage[0]]
+        access.match = max(access.match, match)
+
+    def settle(self) -> None:
+        """Gives back what the copies were charged."""
+        if not self.conn.privileged:
+            self.conn.domain.release(sum(access.charged for access in self.accesses.values()))
+
+    def commit(self) -> None:
+        """Applies everything or nothing.
+
+        Raises StoreError ENOMEM (a failed write in it, or an owner that died meanwhile),
+        ENOSPC (the node quota, if an unprivileged caller created nodes) or EAGAIN.
+        """
+        if self.failed:
+            raise StoreError("ENOMEM", "an operation in the transaction failed")
+        self._check_ownership()
+        tree = self.tree
+        for path, access in self.accesses.items():
+            node = tree.read(path)
+            if access.generation != (ABSENT if node is None else node.generation):
+                raise StoreError("EAGAIN", f"{path!r} changed")
+        # One at a time, each with its events: a watcher's right to hear of a node may
+        # depend on a parent that this transaction creates or removes later.
+        watches = tree.watches
+        for path, access in self.accesses.items():
+            if not access.modified:
+                continue
+            copy = access.node
+            if copy is not None:
+                tree.install(copy)
+            elif access.generation != ABSENT:
+                old = tree.read(path)
+                assert old is not None, "the generation was checked"
+                tree.remove(old)
+            if access.match and watches.by_path:
+                watches.fire(tree, access.lineage, copy, access.match, access.old)
+
+    def _check_ownership(self) -> None:
+        check_quota = self.created and not self.conn.privileged
+        for owner, change in self.ownership.items():
+            if owner.dead:
+                raise StoreError("ENOMEM", f"owner domain {owner.domid} is gone")
+            if check_quota and owner.accounted and breach(owner.limits.nodes, owner.nodes + change):
+                raise StoreError("ENOSPC", f"domain {owner.domid} owns {owner.nodes} nodes")
+
+
+def transaction_start(
+    server: Xenstored, conn: Connection, tx: Transaction | None, _payload: bytes
+) -> bytes:
+    """TRANSACTION_START: an id of the connection's own, never 0, never one in use."""
+    if tx is not None:
+        raise StoreError("EBUSY", "transactions do not nest")
+    if not conn.privileged:
+        domain = conn.domain
+        if breach(domain.limits.transactions, domain.transactions + 1):
+            raise StoreError("ENOSPC", f"{domain.transactions} transactions")
+        domain.transactions += 1
+    server.tree.generation += 1
+    number = conn.next_transaction
+    while number == 0 or number in conn.transactions:
+        number = (number + 1) & U32_MAX
+    conn.next_transaction = (number + 1) & U32_MAX
+    conn.transactions[number] = Transaction(number, conn, server.tree)
+    return b"%d\0" % number
+
+
+def transaction_end(
+    _server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
+) -> bytes:
+    """TRANSACTION_END: T commits, F drops; the id is spent unless the argument is wrong."""
+    argument = one_string(payload)
+    if argument not in (b"T", b"F"):
+        raise StoreError("EINVAL", f"transaction end {argument!r}")
+    if tx is None:
+        raise StoreError("ENOENT", "no transaction")
+    conn.close_transaction(tx)
+    if argument == b"T":
+        tx.commit()
+    return OK

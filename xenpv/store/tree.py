@@ -1,0 +1,166 @@
+"""The store itself: a flat dict from path to node, with what each domain owns kept beside it.
+
+An operation costs the depth of its path at most. `Tree` and `Transaction` offer the same
+methods to the request handlers: those of `View`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from xenpv.store.node import Node
+from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT
+from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
+from xenpv.store.watch import SUBTREE, WatchIndex
+
+if TYPE_CHECKING:
+    from xenpv.store.domain import Domain
+
+SPECIAL: Final = b"@"[0]
+
+
+class View(Protocol):
+    """What a request works on: the tree, or a transaction's view of it."""
+
+    def read(self, path: bytes) -> Node | None: ...
+    def write(self, node: Node, value: bytes) -> None: ...
+    def set_perms(self, node: Node, perms: Permissions) -> None: ...
+    def create(self, parent: Node, path: bytes, perms: Permissions) -> Node: ...
+    def remove(self, node: Node) -> None: ...
+    def unlink(self, parent: Node, name: bytes) -> None: ...
+    def fire(self, node: Node, match: int = ..., old: Permissions | None = ...) -> None: ...
+
+
+def subtree(view: View, root: Node) -> list[Node]:
+    """`root` and all below it, each after its children, children in their order.
+
+    Nodes are read parents first, which is the order that a transaction remembers. Iterative:
+    a guest can make a tree of a thousand levels (XSA-418).
+    """
+    found: list[Node] = []
+    paths = [root.lineage[0]]
+    while paths:
+        node = view.read(paths.pop())
+        assert node is not None, "a listed child exists"
+        found.append(node)
+        paths += [node.child_path(name) for name in reversed(node.children)]
+    ordered: list[Node] = []
+    open_nodes: list[Node] = []
+    for node in found:
+        while open_nodes and len(open_nodes[-1].lineage) >= len(node.lineage):
+            ordered.append(open_nodes.pop())
+        open_nodes.append(node)
+    return ordered + open_nodes[::-1]
+
+
+@attrs.define(eq=False, repr=False)
+class Tree:
+    """Nodes by path, special nodes by name, the global generation, and the watches.
+
+    `generation` is that of the latest change. Ownership counts (`Domain.nodes`, `owned`,
+    `memory`) change here and nowhere else.
+    """
+
+    watches: WatchIndex
+    nodes: dict[bytes, Node] = attrs.Factory(dict)
+    special: dict[bytes, Node] = attrs.Factory(dict)
+    generation: int = 0
+
+    def populate(self, owner: Domain) -> None:
+        """What a store holds at its start: the root, /tool/xenstored, the special nodes."""
+        hidden = Permissions(owner, 0)
+        root = Node((ROOT,), b"", hidden, self.next_generation(), {})
+        self.nodes[ROOT] = root
+        self._own(root)
+        tool = self.create(root, b"/tool", hidden)
+        self.create(tool, b"/tool/xenstored", hidden)
+        everybody = Permissions(owner, 0, (Entry(DOMID_ANY, READ, None, anyone=True),))
+        for name, perms in ((INTRODUCE_DOMAIN, hidden), (RELEASE_DOMAIN, everybody)):
+            node = Node((name,), b"", perms, self.next_generation(), {})
+            self.special[name] = node
+            self._own(node)
+
+    def next_generation(self) -> int:
+        self.generation += 1
+        return self.generation
+
+    def read(self, path: bytes) -> Node | None:
+        node = self.nodes.get(path)
+        if node is None and path[0] == SPECIAL:
+            return self.special.get(path)
+        return node
+
+    def write(self, node: Node, value: bytes) -> None:
+        node.value = value
+        self.generation = node.generation = self.generation + 1
+        if node.perms.owner.accounted:
+            self._charge(node)
+
+    def set_perms(self, node: Node, perms: Permissions) -> None:
+        self._disown(node)
+        node.perms = perms
+        self.generation = node.generation = self.generation + 1
+        self._own(node)
+
+    def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
+        """A new node without a value under a parent that exists."""
+        node = Node((path, *parent.lineage), b"", perms, self.next_generation(), {})
+        self.nodes[path] = node
+        self._own(node)
+        parent.add_name(path[path.rfind(b"/") + 1 :])
+        self.generation = parent.generation = self.generation + 1
+        if parent.perms.owner.accounted:
+            self._charge(parent)
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Drops one node, whose descendants are gone; its parent still lists it."""
+        del self.nodes[node.lineage[0]]
+        self._disown(node)
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Takes a removed node from its parent's list."""
+        parent.remove_name(name)
+        self.generation = parent.generation = self.generation + 1
+        if parent.perms.owner.accounted:
+            self._charge(parent)
+
+    def install(self, node: Node) -> None:
+        """Puts a transaction's copy in the place of whatever has its path."""
+        path = node.lineage[0]
+        nodes = self.special if path[0] == SPECIAL else self.nodes
+        old = nodes.get(path)
+        if old is not None:
+            self._disown(old)
+        node.charged = 0
+        nodes[path] = node
+        self.generation = node.generation = self.generation + 1
+        self._own(node)
+
+    def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
+        """Queues the events of a change to `node`, whose permissions were `old` before."""
+        if self.watches.by_path:
+            self.watches.fire(self, node.lineage, node, match, old)
+
+    def _own(self, node: Node) -> None:
+        owner = node.perms.owner
+        owner.nodes += 1
+        if owner.accounted:
+            owner.owned[node.lineage[0]] = None
+            self._charge(node)
+
+    def _disown(self, node: Node) -> None:
+        owner = node.perms.owner
+        owner.nodes -= 1
+        if owner.accounted:
+            del owner.owned[node.lineage[0]]
+            owner.release(node.charged)
+            node.charged = 0
+
+    def _charge(self, node: Node) -> None:
+        """Memory quota of the owner: the node's size and the length of its path."""
+        charge = node.size + len(node.lineage[0])
+        node.perms.owner.release(node.charged - charge)
+        node.charged = charge

@@ -1,0 +1,1 @@
+"""The hypervisor: machine memory, domains, event channels, grant tables, loop and trace."""

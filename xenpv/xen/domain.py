@@ -1,0 +1,291 @@
+"""One domain as its own kernel sees it: memory, hypercalls, upcalls.
+
+Guest drivers and dom0 drivers hold a `Domain` of their own and nothing else of the
+hypervisor. What they share with the other end lies in frames, ports and the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from errno import EFAULT, EINVAL, ENOMEM, EPERM
+from typing import TYPE_CHECKING, Any, Final
+
+from xenpv.abi._kernel import ffi, lib
+from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
+from xenpv.xen.evtchn import EventChannels
+from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
+from xenpv.xen.loop import Loop, Task, Timer
+from xenpv.xen.memory import PagePool
+from xenpv.xen.trace import Event, Trace
+
+if TYPE_CHECKING:
+    from xenpv.xen.hypervisor import Hypervisor
+
+PAGE_SIZE: Final = 4096
+
+# Where a domain's kernel finds room: RAM from 1 MiB, then Xen's special pages of an HVM
+# guest (X86_HVM_END_SPECIAL_REGION 0xff000), then holes for what is mapped from elsewhere.
+RAM_FIRST_PFN: Final = 0x100
+SPECIAL_FIRST_PFN: Final = 0xFEFF8
+SPECIAL_NR_PAGES: Final = 8
+XENSTORE_PFN: Final = SPECIAL_FIRST_PFN + 4
+CONSOLE_PFN: Final = SPECIAL_FIRST_PFN + 7
+HOLE_FIRST_PFN: Final = 0x100000
+HOLE_END_PFN: Final = 0x200000
+
+HVM_NR_PARAMS: Final[int] = lib.HVM_NR_PARAMS
+
+
+class Domain:
+    """A domain: hypercalls raise HypercallError or GrantError as Xen would answer.
+
+    `upcalls[vcpu]` are the tasks that the hypervisor wakes when a vcpu's upcall is due;
+    the domain's kernel says what they run with `set_upcall`.
+    """
+
+    DOMID_SELF: Final = 0x7FF0
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        domid: int,
+        unique_id: int,
+        *,
+        vcpus: int,
+        max_pages: int,
+        is_32bit: bool = False,
+        max_grant_frames: int = GRANT_FRAMES_MAX,
+        max_maptrack_frames: int = MAPTRACK_FRAMES_MAX,
+        max_event_channels: int = 1023,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self.domid = domid
+        self.unique_id = unique_id
+        self.vcpus = vcpus
+        self.is_32bit = is_32bit
+        self.loop: Loop = hypervisor.loop
+        self.trace: Trace = hypervisor.loop.trace
+        kernel = lib.domain_new(hypervisor.machine, domid, is_32bit)
+        if kernel == ffi.NULL:
+            raise MemoryError(f"no memory for domain {domid}")
+        self.kernel: Any = ffi.gc(kernel, lib.domain_free)
+        self.dying = False
+        self.dead = False
+        self.pause_count = 0
+        self.shutdown_code: int | None = None
+        self.is_shutdown = False
+        self.hvm_params = [0] * HVM_NR_PARAMS
+        self.tasks: list[Task] = []
+        self.timers: list[Timer] = []
+        self._deliver: Callable[[int], bool] | None = None
+        self.check(lib.domain_limits(self.kernel, max_pages, max_grant_frames))
+        shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
+        self.check(lib.evtchn_attach(self.kernel, shared_info))
+        self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
+        self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
+        self.upcalls = [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(vcpus)]
+        self.evtchn = EventChannels(self, max_event_channels)
+        self.gnttab = GrantTable(
+            self, max_frames=max_grant_frames, max_maptrack_frames=max_maptrack_frames
+        )
+
+    def __repr__(self) -> str:
+        return f"<Domain {self.domid}>"
+
+    # memory
+
+    def populate(self, nr_pages: int) -> None:
+        """XENMEM_populate_physmap of `nr_pages` from RAM_FIRST_PFN, at creation."""
+        done = self.check(lib.domain_populate(self.kernel, RAM_FIRST_PFN, nr_pages))
+        if done != nr_pages:
+            raise HypercallError(ENOMEM, f"{done} of {nr_pages} pages: the machine has no more")
+        self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + nr_pages)
+
+    def populate_special(self) -> None:
+        """The pages between a guest and its store, console and device model."""
+        self.check(lib.domain_populate(self.kernel, SPECIAL_FIRST_PFN, SPECIAL_NR_PAGES))
+
+    def read(self, pfn: int, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` of page `pfn` on, running on into following pages."""
+        out = bytearray(size)
+        done = lib.page_read(self.kernel, pfn, offset, ffi.from_buffer(out), size)
+        if done < 0:
+            self.fail(done, f"read of {size} bytes at pfn {pfn:#x}+{offset:#x}")
+        return bytes(out)
+
+    def write(self, pfn: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        done = lib.page_write(self.kernel, pfn, offset, ffi.from_buffer(data), len(data))
+        if done < 0:
+            self.fail(done, f"write of {len(data)} bytes at pfn {pfn:#x}+{offset:#x}")
+
+    def load32(self, pfn: int, offset: int) -> int:
+        """One aligned u32, read once."""
+        value = lib.page_load32(self.kernel, pfn, offset)
+        if value < 0:
+            self.fail(value, f"load at pfn {pfn:#x}+{offset:#x}")
+        return int(value)
+
+    def store32(self, pfn: int, offset: int, value: int) -> None:
+        done = lib.page_store32(self.kernel, pfn, offset, value)
+        if done < 0:
+            self.fail(done, f"store at pfn {pfn:#x}+{offset:#x}")
+
+    def view(self, pfn: int) -> memoryview:
+        """The page itself; read-only if it is a read-only grant.
+
+        Accesses through it bypass the hook. An arena with live views is not used again.
+        """
+        frame = self.check(lib.p2m_lookup(self.kernel, pfn, 1))
+        start = frame * PAGE_SIZE
+        page = memoryview(self._hypervisor.arena.views)[start : start + PAGE_SIZE]
+        readonly = lib.p2m_type(self.kernel, pfn) == lib.P2M_GRANT_RO
+        return page.toreadonly() if readonly else page
+
+    def gather(self, pieces: Sequence[int], size: int) -> bytes:
+        """The bytes of pieces, given flat as pfn, offset, size, pfn, offset, size, ..."""
+        out = bytearray(size)
+        count = len(pieces) // 3
+        done = lib.page_gather(self.kernel, pieces, count, ffi.from_buffer(out), size)
+        if done < 0:
+            self.fail(done, f"gather of {count} pieces")
+        return bytes(out)
+
+    def scatter(self, pieces: Sequence[int], data: bytes | bytearray | memoryview) -> None:
+        """`data` into pieces, given as for `gather`."""
+        count = len(pieces) // 3
+        done = lib.page_scatter(self.kernel, pieces, count, ffi.from_buffer(data), len(data))
+        if done < 0:
+            self.fail(done, f"scatter of {count} pieces")
+
+    def ring(self, pfns: Sequence[int], entry_size: int, rsp_size: int) -> Any:
+        """The kernel's handle on a ring in pages of this domain, in order.
+
+        Freed with the last reference; HypercallError(EFAULT) if a page is not there.
+        """
+        handle = lib.ring_attach(self.kernel, list(pfns), len(pfns), entry_size, rsp_size)
+        if handle == ffi.NULL:
+            raise HypercallError(EFAULT, f"a ring of {entry_size}-byte entries at {list(pfns)}")
+        return ffi.gc(handle, lib.ring_detach)
+
+    def add_to_physmap_grant(self, index: int, pfn: int) -> None:
+        """XENMEM_add_to_physmap, space 1: grant table frame `index` at `pfn`; grows the table."""
+        if index >= self.gnttab.max_frames:
+            raise HypercallError(EINVAL, f"grant frame {index} of {self.gnttab.max_frames}")
+        if index >= self.gnttab.nr_frames:
+            self.gnttab.grow(index + 1)
+        frame = self.check(lib.grant_table_frame(self.kernel, index))
+        self.check(lib.domain_add_xen_frame(self.kernel, pfn, frame))
+
+    # tasks and time
+
+    def task(self, name: str, run: Callable[[], object]) -> Task:
+        """Something of this domain that can be woken; it goes when the domain goes."""
+        task = Task(self.loop, self.domid, name, run)
+        if self.pause_count:
+            task.hold()
+        self.tasks.append(task)
+        return task
+
+    def timer(self, task: Task, period_ns: int = 0) -> Timer:
+        timer = Timer(self.loop, task, period_ns)
+        self.timers.append(timer)
+        return timer
+
+    def forget(self, task: Task) -> None:
+        """A task that will not be woken again (its device is closed)."""
+        if task in self.tasks:
+            self.tasks.remove(task)
+        task.retire()
+
+    def set_upcall(self, vcpu: int, run: Callable[[], object]) -> None:
+        """What runs when events are pending for `vcpu` (HVMOP_set_evtchn_upcall_vector)."""
+        self.upcalls[vcpu].run = run
+
+    def set_deliver(self, deliver: Callable[[int], bool]) -> None:
+        """How a waiting peer makes this domain handle one port now; see EventChannels.poll."""
+        self._deliver = deliver
+
+    def deliver(self, port: int) -> bool:
+        return self._deliver is not None and not self.pause_count and self._deliver(port)
+
+    # life
+
+    @property
+    def domctl(self) -> Hypervisor:
+        """What only a control domain may call; EPERM for every other."""
+        if self.domid != 0:
+            raise HypercallError(EPERM, f"domain {self.domid} is no control domain")
+        return self._hypervisor
+
+    def hvm_param(self, index: int) -> int:
+        """HVMOP_get_param."""
+        if not 0 <= index < HVM_NR_PARAMS:
+            raise HypercallError(EINVAL, f"HVM parameter {index}")
+        return self.hvm_params[index]
+
+    def find(self, domid: int) -> Domain | None:
+        """The domain of that number, DOMID_SELF included; None if there is none or it is dead."""
+        return self if domid == self.DOMID_SELF else self._hypervisor.domains.get(domid)
+
+    def pause(self) -> None:
+        """XEN_DOMCTL_pausedomain; counts nest."""
+        self.pause_count += 1
+        if self.pause_count == 1:
+            for task in self.tasks:
+                task.hold()
+
+    def unpause(self) -> None:
+        """XEN_DOMCTL_unpausedomain; EINVAL if it is not paused."""
+        if not self.pause_count:
+            raise HypercallError(EINVAL, f"domain {self.domid} is not paused")
+        self.pause_count -= 1
+        if not self.pause_count:
+            for task in self.tasks:
+                task.release()
+
+    def shutdown(self, reason: int) -> None:
+        """SCHEDOP_shutdown: the first reason latches, every vcpu stops, DOM_EXC is raised."""
+        if self.shutdown_code is None:
+            self.shutdown_code = reason & 0xFF
+        if not self.is_shutdown:
+            self.is_shutdown = True
+            self.trace.record(Event.DOMAIN, self.domid, 2, self.shutdown_code)
+            for task in self.tasks:
+                task.hold()
+            for timer in self.timers:
+                timer.cancel()
+            self._hypervisor.raise_dom_exc()
+
+    def unpinned(self) -> None:
+        """A page of this domain was unmapped elsewhere: if it is dead, perhaps the last."""
+        if self.dead and not self.gnttab.pinned():
+            self._hypervisor.vanish(self)
+
+    # failures of kernel calls
+
+    def check(self, result: int) -> int:
+        """A kernel result, or the exception that it stands for."""
+        if result < 0:
+            self.fail(result, "")
+        return result
+
+    def fail(self, result: int, what: str) -> None:
+        """Raise what a negative kernel result stands for."""
+        if result == lib.KERNEL_E_ABORTED:
+            self._hypervisor.raise_from_hook()
+        if result == lib.KERNEL_E_OVERFLOW:
+            raise PeerProtocolError(f"{what}: the peer's index runs past the ring")
+        if result == lib.KERNEL_E_FORKED:
+            raise LocalProtocolError(
+                "this platform belongs to the parent process: make one after the fork"
+            )
+        raise HypercallError(-result, what)
+
+    def fail_unless_gntst(self, status: int) -> None:
+        """Kernel codes beyond the GNTST_ range are no grant status: raise them."""
+        if status <= lib.KERNEL_E_FORKED:
+            self.fail(status, "grant operation")
+
+
+def _no_upcall() -> None:
+    """A vcpu without a kernel takes no upcall; its pending bits stay set."""

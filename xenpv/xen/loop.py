@@ -1,0 +1,254 @@
+"""The run queue and the virtual clock: who runs next, and when it is.
+
+An event sets a bit and wakes a task; the task runs later, from here, to completion. Where
+two or more are runnable a chooser picks, so code that relies on an order fails early. Time
+moves only when nothing is runnable: it jumps to the next timer. There are no threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from xenpv.errors import Livelock, LocalProtocolError
+from xenpv.xen.trace import Event, Trace
+
+TASKS_PER_RUN: Final = 5_000_000
+
+NS_PER_MS: Final = 1_000_000
+NS_PER_S: Final = 1_000_000_000
+
+
+class Chooser(Protocol):
+    def choose(self, count: int) -> int:
+        """An index below count, which is at least 2."""
+
+
+class SeededChooser:
+    """Uniform picks of a PRNG; Random.random() gives one sequence on every Python."""
+
+    __slots__ = ("_random",)
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed).random
+
+    def choose(self, count: int) -> int:
+        return int(self._random() * count)
+
+
+class ScheduleChooser:
+    """Picks read from bytes, one each; after the last byte, always the first in order."""
+
+    __slots__ = ("_at", "schedule")
+
+    def __init__(self, schedule: bytes) -> None:
+        self.schedule = schedule
+        self._at = 0
+
+    def choose(self, count: int) -> int:
+        if self._at >= len(self.schedule):
+            return 0
+        byte = self.schedule[self._at]
+        self._at += 1
+        return byte % count
+
+
+class Task:
+    """One thing that can be runnable: an upcall, a kernel thread, a process of a domain.
+
+    `run` takes no argument. A held task (its domain is paused) stays due until released.
+    """
+
+    __slots__ = ("domid", "due", "held", "loop", "name", "number", "queued", "run")
+
+    def __init__(self, loop: Loop, domid: int, name: str, run: Callable[[], object]) -> None:
+        self.loop = loop
+        self.domid = domid
+        self.name = name
+        self.run = run
+        self.queued = False
+        self.held = 0
+        self.due = False
+        self.number = loop.tasks_made
+        loop.tasks_made += 1
+
+    def wake(self) -> None:
+        """Runnable; once, however often it is woken before it runs."""
+        if self.held:
+            self.due = True
+        elif not self.queued:
+            self.queued = True
+            self.loop.ready.append(self)
+
+    def hold(self) -> None:
+        self.held += 1
+        if self.queued:
+            self.loop.ready.remove(self)
+            self.queued = False
+            self.due = True
+
+    def release(self) -> None:
+        self.held -= 1
+        if not self.held and self.due:
+            self.due = False
+            self.wake()
+
+    def retire(self) -> None:
+        """Never run again: its domain is gone."""
+        if self.queued:
+            self.loop.ready.remove(self)
+            self.queued = False
+        self.held = 1 << 30
+        self.due = False
+
+    def __repr__(self) -> str:
+        return f"<Task {self.number} d{self.domid} {self.name}>"
+
+
+class Timer:
+    """Wakes a task at a virtual time; with a period, again and again."""
+
+    __slots__ = ("_armed", "loop", "period_ns", "task")
+
+    def __init__(self, loop: Loop, task: Task, period_ns: int = 0) -> None:
+        self.loop = loop
+        self.task = task
+        self.period_ns = period_ns
+        self._armed = 0  # the sequence number of the heap entry that counts, 0 if none does
+
+    @property
+    def armed(self) -> bool:
+        return self._armed != 0
+
+    def arm(self, after_ns: int) -> None:
+        """(Re)start: fires `after_ns` from now."""
+        self.cancel()
+        self._armed = self.loop.push_timer(self, after_ns)
+
+    def cancel(self) -> None:
+        if self._armed:
+            self._armed = 0
+            self.loop.dropped_timer(self)
+
+    def fires(self, sequence: int) -> bool:
+        return self._armed == sequence
+
+    def expire(self) -> None:
+        self._armed = 0
+
+
+class Loop:
+    """Run queue and clock of one or more platforms."""
+
+    __slots__ = ("_oneshots", "_running", "_sequence", "_timers", "chooser", "ready", "seed",
+                 "tasks_made", "trace")  # fmt: skip
+
+    def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
+        self.seed = seed
+        self.chooser: Chooser = SeededChooser(seed) if chooser is None else chooser
+        self.trace = Trace()
+        self.ready: list[Task] = []
+        self.tasks_made = 0
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._sequence = 0
+        self._oneshots = 0
+        self._running = False
+
+    @property
+    def now(self) -> int:
+        """Virtual nanoseconds since the platform was made."""
+        return self.trace.clock
+
+    def push_timer(self, timer: Timer, after_ns: int) -> int:
+        self._sequence += 1
+        heapq.heappush(self._timers, (self.now + max(0, after_ns), self._sequence, timer))
+        self._oneshots += not timer.period_ns
+        return self._sequence
+
+    def dropped_timer(self, timer: Timer) -> None:
+        self._oneshots -= not timer.period_ns
+
+    def run(self, limit: int = TASKS_PER_RUN) -> int:
+        """Until nothing is runnable and only periodic timers remain; tasks run.
+
+        Raises Livelock after `limit` tasks.
+        """
+        return self._go(None, limit)
+
+    def advance(self, ns: int, limit: int = TASKS_PER_RUN) -> int:
+        """Let `ns` of virtual time pass, firing periodic timers too; tasks run."""
+        return self._go(self.now + ns, limit)
+
+    def _go(self, until: int | None, limit: int) -> int:
+        if self._running:
+            raise LocalProtocolError("run() inside a handler: wait by an event, watch or timer")
+        self._running = True
+        done = 0
+        try:
+            while True:
+                done += self._drain(limit - done)
+                if not self._fire_next(until):
+                    break
+            if until is not None:
+                self.trace.clock = until
+        finally:
+            self._running = False
+        return done
+
+    def _drain(self, limit: int) -> int:
+        ready = self.ready
+        choose = self.chooser.choose
+        record = self.trace.record
+        done = 0
+        while ready:
+            count = len(ready)
+            if count == 1:
+                task = ready.pop()
+            else:
+                index = choose(count)
+                record(Event.DRAW, 0, count, index)
+                task = ready.pop(index)
+            task.queued = False
+            record(Event.DELIVER, task.domid, task.number)
+            task.run()
+            done += 1
+            if done >= limit and ready:
+                raise Livelock(
+                    f"{done} tasks ran and more are due", seed=self.seed, tail=self.trace.tail()
+                )
+        return done
+
+    def _fire_next(self, until: int | None) -> bool:
+        """Jump to the next timer; False if there is none to wait for."""
+        while self._timers:
+            deadline, sequence, timer = self._timers[0]
+            if not timer.fires(sequence):
+                heapq.heappop(self._timers)
+                continue
+            if until is None and not self._oneshots:
+                return False
+            if until is not None and deadline > until:
+                return False
+            heapq.heappop(self._timers)
+            self.trace.clock = max(self.trace.clock, deadline)
+            self.trace.record(Event.TIMER, timer.task.domid, timer.task.number)
+            timer.expire()
+            if timer.period_ns:
+                timer.arm(timer.period_ns)
+            else:
+                self._oneshots -= 1
+            timer.task.wake()
+            return True
+        return False
+
+    def pump(self, task: Task) -> bool:
+        """Run one due task here and now, inside the handler that waits for it."""
+        if not task.queued:
+            return False
+        self.ready.remove(task)
+        task.queued = False
+        self.trace.record(Event.DELIVER, task.domid, task.number)
+        task.run()
+        return True

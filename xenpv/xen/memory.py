@@ -1,0 +1,36 @@
+"""Page frame numbers that a domain's kernel may use: a bump pointer and freed runs."""
+
+from __future__ import annotations
+
+from errno import ENOMEM
+
+from xenpv.errors import HypercallError
+
+
+class PagePool:
+    """Runs of pfns of [start, end); lowest fresh run first, freed runs by their length.
+
+    Deterministic: equal calls give equal pfns.
+    """
+
+    __slots__ = ("_free", "_next", "end", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self._next = start
+        self._free: dict[int, list[int]] = {}
+
+    def alloc(self, count: int = 1) -> int:
+        """First pfn of `count` adjacent ones; HypercallError(ENOMEM) when none are left."""
+        freed = self._free.get(count)
+        if freed:
+            return freed.pop()
+        if count > self.end - self._next:
+            raise HypercallError(ENOMEM, f"no run of {count} pages below pfn {self.end:#x}")
+        pfn = self._next
+        self._next += count
+        return pfn
+
+    def free(self, pfn: int, count: int = 1) -> None:
+        self._free.setdefault(count, []).append(pfn)
