@@ -221,18 +221,34 @@ def rm(server: Xenstored, conn: Connection, tx: Transaction | None, payload: byt
         return OK
     if path == ROOT:
         raise StoreError("EINVAL", "the root stays")
-    assert parent is not None, "a node has a parent"
+    if parent is None:
+        raise StoreError("EINVAL", f"{path!r} without a parent")
     remove(view, parent, node)
     return OK
 
 
 def remove(view: View, parent: Node, root: Node) -> None:
-    """Removes `root` with all below it. Descendants fire watches on themselves alone."""
-    for node in subtree(view, root):
+    """Removes `root` with all below it. Descendants fire watches on themselves alone.
+
+    A transaction's copies can be at odds, since each is made when it is first needed: a
+    child that is listed and gone, or there and not listed. Such a transaction will end with
+    EAGAIN; here it gets StoreError EIO.
+    """
+    nodes, complete = subtree(view, root)
+    for node in nodes:
         view.remove(node)
         view.fire(node, SUBTREE if node is root else EXACT)
-    path = root.path
-    view.unlink(parent, path[path.rfind(b"/") + 1 :])
+    if complete:
+        name = root.path.rpartition(b"/")[2]
+        if name in parent.children:
+            view.unlink(parent, name)
+            return
+    else:
+        for node in nodes:
+            above = view.read(node.lineage[1])
+            if above is not None:
+                view.unlink(above, node.path.rpartition(b"/")[2])
+    raise StoreError("EIO", f"{root.path!r} is at odds with its parent or children")
 
 
 def get_perms(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:

@@ -33,26 +33,28 @@ class View(Protocol):
     def fire(self, node: Node, match: int = ..., old: Permissions | None = ...) -> None: ...
 
 
-def subtree(view: View, root: Node) -> list[Node]:
+def subtree(view: View, root: Node) -> tuple[list[Node], bool]:
     """`root` and all below it, each after its children, children in their order.
 
     Nodes are read parents first, which is the order that a transaction remembers. Iterative:
-    a guest can make a tree of a thousand levels (XSA-418).
+    a guest can make a tree of a thousand levels (XSA-418). False if a listed child is not
+    there, and then with the nodes that come before it: a transaction may have copied a
+    parent whose child went away before it was copied too.
     """
-    found: list[Node] = []
+    ordered: list[Node] = []
+    above: list[Node] = []
     paths = [root.lineage[0]]
     while paths:
-        node = view.read(paths.pop())
-        assert node is not None, "a listed child exists"
-        found.append(node)
+        path = paths.pop()
+        node = view.read(path)
+        levels = len(root.lineage) + path.count(b"/") - root.lineage[0].count(b"/")
+        while above and len(above[-1].lineage) >= levels:
+            ordered.append(above.pop())
+        if node is None:
+            return ordered, False
+        above.append(node)
         paths += [node.child_path(name) for name in reversed(node.children)]
-    ordered: list[Node] = []
-    open_nodes: list[Node] = []
-    for node in found:
-        while open_nodes and len(open_nodes[-1].lineage) >= len(node.lineage):
-            ordered.append(open_nodes.pop())
-        open_nodes.append(node)
-    return ordered + open_nodes[::-1]
+    return ordered + above[::-1], True
 
 
 @attrs.define(eq=False, repr=False)

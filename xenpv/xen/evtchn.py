@@ -86,12 +86,12 @@ class EventChannels:
     def _allocate(self) -> int:
         if self.domain.dying:
             raise HypercallError(EINVAL, "the domain is dying")
-        for number, port in enumerate(self.ports):
-            if number and port.state is PortState.FREE:
+        for number in range(1, min(len(self.ports), self.limit)):
+            if self.ports[number].state is PortState.FREE:
                 return number
         number = len(self.ports)
         if number >= self.limit:
-            raise HypercallError(ENOSPC, f"all {self.limit} event channel ports are in use")
+            raise HypercallError(ENOSPC, f"all {self.limit - 1} event channel ports are in use")
         self.ports.extend([_FREE] * BUCKET)
         return number
 

@@ -1,0 +1,88 @@
+# Two commands for a new machine: `make run` and `make test`. Both install into .venv first.
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.stamp
+KERNEL := $(wildcard xenpv/abi/build.py xenpv/abi/decl/*.h xenpv/abi/kernel/*.[ch] \
+                     xenpv/bench/build.py xenpv/bench/*.[ch])
+INSTALL_ON := pyproject.toml setup.py $(filter-out xenpv/abi/_kernel.c xenpv/bench/_limit.c,$(KERNEL))
+SANITIZED := build/sanitize
+
+.PHONY: help run test bench lint types sanitize soak clean
+
+help:
+	@echo 'make run       install, make disk images, run the guests of examples/*.cfg on them'
+	@echo 'make test      install, run all tests'
+	@echo 'make bench     measure beside the limits'
+	@echo 'make lint      ruff: rules and format'
+	@echo 'make types     mypy --strict'
+	@echo 'make sanitize  the tests of the C kernel, built with AddressSanitizer and UBSan'
+	@echo 'make soak      the long tests'
+	@echo 'make clean     remove what the others made'
+
+run: $(STAMP)-run
+	@$(BIN)/python examples/make_image.py examples/images
+	$(BIN)/xenpv run examples/*.cfg
+
+test: $(STAMP)-dev
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+bench: $(STAMP)-run
+	$(BIN)/xenpv bench
+
+lint: $(STAMP)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)-dev
+	$(BIN)/mypy
+
+# A copy of its own, so that the sanitized kernel never replaces the one in use. Python itself
+# is not instrumented: libasan is preloaded, and what the interpreter never frees is no leak.
+sanitize: $(STAMP)-dev
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -R pyproject.toml setup.py README.md LICENSE _xenpv_pytest.py xenpv tests $(SANITIZED)
+	find $(SANITIZED) -name '*.so' -delete -o -name '*.o' -delete
+	cd $(SANITIZED) && XENPV_SANITIZE=address,undefined \
+	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$$(cc -print-file-name=libasan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 \
+	    UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/abi tests/xen
+
+soak: $(STAMP)-dev
+	$(BIN)/python -m pytest -q -m soak
+
+clean:
+	rm -rf .venv build dist *.egg-info examples/images .benchmarks .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -f xenpv/abi/_kernel.c xenpv/bench/_limit.c
+	find xenpv tests examples -name '__pycache__' -prune -exec rm -rf {} +
+	find xenpv \( -name '*.so' -o -name '*.o' \) -delete
+
+# The one of the two that is newer than its inputs is enough: dev has all that run needs.
+$(STAMP)-run: $(INSTALL_ON)
+	@$(MAKE) --no-print-directory .venv/bin/python
+	$(BIN)/python -m pip install -q -e '.[cli]'
+	@touch $@
+
+$(STAMP)-dev: $(INSTALL_ON)
+	@$(MAKE) --no-print-directory .venv/bin/python
+	$(BIN)/python -m pip install -q -e '.[cli,dev]'
+	@touch $@ $(STAMP)-run
+
+# What pip cannot bring along, named before it fails in its own words.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'xenpv needs Python 3.11 or newer: apt-get install python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo 'Python has no venv: apt-get install python3-venv' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; \
+	    sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
+	    { echo 'The Python headers are missing: apt-get install python3-dev' >&2; exit 1; }
+	@echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null 2>/dev/null || \
+	    { echo 'No working C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.world import World
+from xenpv.abi._kernel import lib
+from xenpv.bus.gnttab import RESERVED_REFS
+from xenpv.errors import GrantError, HypercallError, LocalProtocolError
+
+
+def test_references_start_above_the_reserved_ones_and_ascend(world: World) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc()
+    refs = [gnttab.permit_foreign_access(0, pfn) for _ in range(3)]
+    assert refs == [RESERVED_REFS, RESERVED_REFS + 1, RESERVED_REFS + 2]
+    assert gnttab.permitted == 3
+
+
+def test_an_entry_lies_in_the_table_as_in_the_header(world: World) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc()
+    ref = gnttab.permit_foreign_access(5, pfn, readonly=True)
+    raw = world.guest.read(gnttab.frame_pfns[0], ref * 8, 8)
+    assert raw == b"\x05\0\x05\0" + pfn.to_bytes(4, "little")
+
+
+def test_the_table_grows_a_frame_at_a_time_and_ends(world: World) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc()
+    most = 64 * 512 - RESERVED_REFS
+    refs = [gnttab.permit_foreign_access(0, pfn) for _ in range(most)]
+    assert len(gnttab.frame_pfns) == 64
+    assert sorted(refs) == list(range(RESERVED_REFS, 64 * 512))
+    with pytest.raises(HypercallError, match="^ENOSPC"):
+        gnttab.permit_foreign_access(0, pfn)
+    for ref in refs:
+        assert gnttab.revoke_foreign_access(ref)
+    assert gnttab.permitted == 0
+
+
+def test_a_reference_in_use_is_not_taken_back(world: World) -> None:
+    gnttab = world.gnttab()
+    ref = gnttab.permit_foreign_access(0, world.guest.pages.alloc())
+    here = world.dom0.holes.alloc()
+    handle = world.dom0.gnttab.map(1, ref, here)
+    assert not gnttab.revoke_foreign_access(ref)
+    assert gnttab.permitted == 1
+    world.dom0.gnttab.unmap(handle, here)
+    assert gnttab.revoke_foreign_access(ref)
+    with pytest.raises(GrantError):
+        world.dom0.gnttab.map(1, ref, here)
+
+
+def test_the_reserved_references_say_where_store_and_console_are(world: World) -> None:
+    gnttab = world.gnttab()
+    assert gnttab.query_reference(0) == (0xFEFFF, False)
+    assert gnttab.query_reference(1) == (0xFEFFC, False)
+    with pytest.raises(LocalProtocolError):
+        gnttab.query_reference(512)
+
+
+def test_foreign_pages_are_mapped_and_given_back(world: World) -> None:
+    gnttab = world.gnttab()
+    theirs = world.dom0.pages.alloc()
+    world.dom0.write(theirs, 0, b"dom0's")
+    lib.grant_entry_set(world.dom0.kernel, 8, 1, theirs, 1)
+    pfn, handle = gnttab.map_foreign_page(0, 8)
+    assert world.guest.read(pfn, 0, 6) == b"dom0's"
+    gnttab.unmap_foreign_page(pfn, handle)
+    assert world.dom0.gnttab.pinned() == 0
+    with pytest.raises(GrantError):
+        gnttab.map_foreign_page(0, 9)
+    again, _ = gnttab.map_foreign_page(0, 8)
+    assert again == pfn

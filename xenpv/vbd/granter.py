@@ -1,0 +1,74 @@
+"""XenVbd's granter: references for data pages, and bounce pages (win-xenvbd granter.c).
+
+A reference that cannot be taken back, because the backend still maps it, is quarantined
+together with its page: neither is used again until the backend lets go (XSA-396).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from xenpv.bus.gnttab import GnttabInterface
+from xenpv.xen.domain import PAGE_SIZE, Domain
+
+BOUNCE_RESERVE: Final = 32  # pages kept when they come back; more are taken on demand
+ZEROS: Final = bytes(PAGE_SIZE)
+
+
+class Granter:
+    """Grants of one target to its backend's domain."""
+
+    def __init__(self, domain: Domain, gnttab: GnttabInterface) -> None:
+        self.domain = domain
+        self.gnttab = gnttab
+        self.backend_domid = 0
+        self.granted = 0  # references out now, quarantined ones too
+        self.quarantine: list[tuple[int, int, bool]] = []  # ref, pfn, whether the page is ours
+        self._reserve: list[int] = []
+
+    def permit(self, pfn: int, readonly: bool) -> int:
+        """A reference to one page; raises HypercallError(ENOSPC)."""
+        ref = self.gnttab.permit_foreign_access(self.backend_domid, pfn, readonly=readonly)
+        self.granted += 1
+        return ref
+
+    def revoke(self, ref: int, pfn: int, owned: bool = False) -> bool:
+        """Take a reference back; False: it and its page are quarantined."""
+        if self.gnttab.revoke_foreign_access(ref):
+            self.granted -= 1
+            return True
+        self.quarantine.append((ref, pfn, owned))
+        return False
+
+    def page(self) -> int:
+        """A page of our own; what it held stays in it. Raises HypercallError(ENOMEM)."""
+        return self._reserve.pop() if self._reserve else self.domain.pages.alloc()
+
+    def put_page(self, pfn: int) -> None:
+        if len(self._reserve) < BOUNCE_RESERVE:
+            self._reserve.append(pfn)
+        else:
+            self.domain.pages.free(pfn)
+
+    def fill(self, pfn: int, data: bytes) -> None:
+        """`data`, then zeros: a page that another domain sees shows nothing else (XSA-403)."""
+        self.domain.write(pfn, 0, data + ZEROS[len(data) :])
+
+    def retry(self) -> None:
+        """Once the backend closed: what it let go of becomes usable again."""
+        held, self.quarantine = self.quarantine, []
+        for ref, pfn, owned in held:
+            if self.revoke(ref, pfn, owned) and owned:
+                self.put_page(pfn)
+
+    def holds(self, pfn: int, count: int) -> bool:
+        """Whether one of these pages is quarantined."""
+        return any(pfn <= held < pfn + count for _ref, held, _owned in self.quarantine)
+
+    def release(self) -> None:
+        """Give the reserve back."""
+        for pfn in self._reserve:
+            self.domain.pages.free(pfn)
+        self._reserve.clear()
+
+

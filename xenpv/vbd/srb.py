@@ -1,0 +1,122 @@
+"""SCSI request blocks: how the class driver talks to the port (srb.h of the Windows kit)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+import attrs
+
+from xenpv.xen.domain import PAGE_SIZE, Domain
+
+
+class SrbFunction(enum.IntEnum):
+    """SRB_FUNCTION_*."""
+
+    EXECUTE_SCSI = 0x00
+    IO_CONTROL = 0x02
+    SHUTDOWN = 0x07
+    FLUSH = 0x08
+    ABORT_COMMAND = 0x10
+    RESET_BUS = 0x12
+    RESET_DEVICE = 0x13
+    TERMINATE_IO = 0x14
+    WMI = 0x17
+    LOCK_QUEUE = 0x18
+    UNLOCK_QUEUE = 0x19
+    RESET_LOGICAL_UNIT = 0x20
+    POWER = 0x24
+    PNP = 0x25
+    DUMP_POINTERS = 0x26
+
+
+class SrbStatus(enum.IntEnum):
+    """SRB_STATUS_*, without the flag bits."""
+
+    PENDING = 0x00
+    SUCCESS = 0x01
+    ABORTED = 0x02
+    ABORT_FAILED = 0x03
+    ERROR = 0x04
+    BUSY = 0x05
+    INVALID_REQUEST = 0x06
+    INVALID_PATH_ID = 0x07
+    NO_DEVICE = 0x08
+    TIMEOUT = 0x09
+    BUS_RESET = 0x0E
+    DATA_OVERRUN = 0x12
+    REQUEST_FLUSHED = 0x16
+    INVALID_LUN = 0x20
+    INVALID_TARGET_ID = 0x21
+
+
+class ScsiStatus(enum.IntEnum):
+    """SCSISTAT_*."""
+
+    GOOD = 0x00
+    CHECK_CONDITION = 0x02
+    BUSY = 0x08
+    TASK_SET_FULL = 0x28
+    TASK_ABORTED = 0x40
+
+
+class Wakeup(Protocol):
+    """Whoever is told that a request is complete: a task."""
+
+    def wake(self) -> None: ...
+
+
+@attrs.define(eq=False)
+class Srb:
+    """One request. `data` is its buffer as a scatter list: (pfn, offset, length) in bytes of
+    guest memory, an element running on into the pages that follow its first.
+
+    `data_transfer_length` is the buffer's length going in and the bytes moved coming out.
+    The port sets `srb_status` and `scsi_status` once, then wakes `on_complete`.
+    """
+
+    function: int = SrbFunction.EXECUTE_SCSI
+    cdb: bytes = b""
+    data: list[tuple[int, int, int]] = attrs.Factory(list)
+    path_id: int = 0
+    target_id: int = 0
+    lun: int = 0
+    queue_tag: int = 0
+    on_complete: Wakeup | None = None
+    srb_status: SrbStatus = SrbStatus.PENDING
+    scsi_status: ScsiStatus = ScsiStatus.GOOD
+    data_transfer_length: int = attrs.field(init=False)
+    outstanding: int = 0  # ring requests that are not answered yet
+    failed: bool = False  # sticky: one of them was answered with an error
+
+    def __attrs_post_init__(self) -> None:
+        self.data_transfer_length = sum([length for _pfn, _offset, length in self.data])
+
+    @property
+    def is_complete(self) -> bool:
+        return self.srb_status is not SrbStatus.PENDING
+
+    def complete(self, status: SrbStatus, scsi_status: ScsiStatus | None = None) -> None:
+        """To the class driver; only once."""
+        assert self.srb_status is SrbStatus.PENDING, "an SRB is completed once"
+        assert status is not SrbStatus.PENDING
+        self.srb_status = status
+        if scsi_status is not None:
+            self.scsi_status = scsi_status
+        if self.on_complete is not None:
+            self.on_complete.wake()
+
+    def read_data(self, domain: Domain) -> bytes:
+        """The buffer's bytes."""
+        return domain.gather(self._pieces(), self.data_transfer_length)
+
+    def write_data(self, domain: Domain, reply: bytes) -> None:
+        """Zero the buffer, put `reply` at its start, and say how long that is."""
+        domain.scatter(self._pieces(), reply.ljust(self.data_transfer_length, b"\0"))
+        self.data_transfer_length = len(reply)
+
+    def _pieces(self) -> list[int]:
+        pieces: list[int] = []
+        for pfn, offset, length in self.data:
+            pieces += (pfn + offset // PAGE_SIZE, offset % PAGE_SIZE, length)
+        return pieces

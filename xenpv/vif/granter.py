@@ -1,0 +1,108 @@
+"""Pages that the backend may reach, one use at a time (win-xenvif granter.c).
+
+A page and its grant reference stay together while the queue lives; access is given when a
+request names them and taken back with its response, so a backend that comes late finds
+nothing. What cannot be taken back is quarantined: neither page nor reference is used again
+(XSA-396).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from errno import EBUSY
+from typing import Final
+
+from xenpv.abi._kernel import lib
+from xenpv.bus.gnttab import GnttabInterface
+from xenpv.errors import HypercallError
+
+PAGE_SIZE: Final = 4096
+_ZERO_PAGE: Final = bytes(PAGE_SIZE)
+
+
+class Granter:
+    """Pages numbered from `first` up, for domain `domid`; read-only to it if so said.
+
+    `pfns` and `refs` are indexed by that number. A page is clean when it is added, so the
+    backend sees nothing that was not meant for it (XSA-403).
+    """
+
+    def __init__(
+        self, gnttab: GnttabInterface, domid: int, *, readonly: bool, first: int = 0
+    ) -> None:
+        self._gnttab = gnttab
+        self._domid = domid
+        self._readonly = readonly
+        self._first = first
+        self._flags: int = lib.GTF_permit_access | (lib.GTF_readonly if readonly else 0)
+        self.pfns = [-1] * first
+        self.refs = [-1] * first
+        self.quarantined: list[int] = []  # pfns
+
+    def add(self, count: int) -> range:
+        """Get `count` more pages, access not given yet; their numbers.
+
+        Raises HypercallError when memory or references run out; what was added stays.
+        """
+        start = len(self.pfns)
+        for _ in range(count):
+            pfn = clean_page(self._gnttab)
+            try:
+                ref = self._gnttab.permit_foreign_access(
+                    self._domid, pfn, readonly=self._readonly
+                )
+            except HypercallError:
+                self._gnttab.domain.pages.free(pfn)
+                raise
+            self.pfns.append(pfn)
+            self.refs.append(ref)
+        numbers = range(start, len(self.pfns))
+        self.revoke(numbers)
+        return numbers
+
+    def permit(self, numbers: Sequence[int]) -> None:
+        """Give access to these pages."""
+        domain = self._gnttab.domain
+        kernel, domid, flags = domain.kernel, self._domid, self._flags
+        refs, pfns = self.refs, self.pfns
+        grant = lib.grant_entry_set
+        for number in numbers:
+            done = grant(kernel, refs[number], domid, pfns[number], flags)
+            if done < 0:
+                domain.check(done)
+
+    def revoke(self, numbers: Sequence[int]) -> list[int]:
+        """Take access back; the numbers of those that the backend holds on to."""
+        domain = self._gnttab.domain
+        kernel = domain.kernel
+        refs = self.refs
+        revoke = lib.grant_entry_revoke
+        busy = []
+        for number in numbers:
+            done = revoke(kernel, refs[number])
+            if done < 0:
+                if done != -EBUSY:
+                    domain.check(done)
+                busy.append(number)
+        return busy
+
+    def release(self) -> None:
+        """Give every page and reference back, but for those still in use."""
+        gnttab = self._gnttab
+        for pfn, ref in zip(self.pfns[self._first :], self.refs[self._first :], strict=True):
+            if gnttab.revoke_foreign_access(ref):
+                gnttab.domain.pages.free(pfn)
+            else:
+                self.quarantined.append(pfn)
+        del self.pfns[self._first :]
+        del self.refs[self._first :]
+
+
+def clean_page(gnttab: GnttabInterface) -> int:
+    """A page of zeros; raises HypercallError(ENOMEM)."""
+    domain = gnttab.domain
+    pfn = domain.pages.alloc()
+    # Xen scrubbed what nobody has touched since; such a page has no frame yet.
+    if lib.p2m_lookup(domain.kernel, pfn, 0) >= 0:
+        domain.write(pfn, 0, _ZERO_PAGE)
+    return pfn

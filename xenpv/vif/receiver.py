@@ -1,0 +1,145 @@
+"""Frames in: the rx ring of each queue (win-xenvif receiver.c).
+
+Every slot of the ring has a page that the backend may write until it answers the slot.
+Responses come in the order of the requests, so a slot's number says which page it is about,
+whatever id the backend wrote there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.layout import packer
+from xenpv.bus.ring import FrontRing
+from xenpv.bus.xenbus import XenBus
+from xenpv.errors import PeerProtocolError
+from xenpv.vif.granter import PAGE_SIZE, Granter, clean_page
+from xenpv.vif.parse import ETHERNET
+from xenpv.vif.poller import Poller
+
+REQUEST: Final = packer("netif_rx_request")
+RESPONSE: Final = packer("netif_rx_response")
+EXTRA: Final = packer("netif_extra_info")
+
+DATA_VALIDATED: Final[int] = lib.NETRXF_data_validated
+CSUM_BLANK: Final[int] = lib.NETRXF_csum_blank
+MORE_DATA: Final[int] = lib.NETRXF_more_data
+EXTRA_INFO: Final[int] = lib.NETRXF_extra_info
+EXTRA_FLAG_MORE: Final[int] = lib.XEN_NETIF_EXTRA_FLAG_MORE
+EXTRA_TYPE_MAX: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_MAX
+
+_ZEROS: Final = bytes(256 * PAGE_SIZE)
+
+
+class Loss(enum.Enum):
+    """Why a packet that the backend sent is not handed up."""
+
+    BACKEND = "a response carries an error"
+    OFFLOAD = "it needs an offload that was not offered"
+    SHORT = "it is no frame"
+
+
+class ReceiverRing:
+    """One queue's rx ring from connect to release.
+
+    PeerProtocolError from `poll`: the backend cannot be believed any more.
+    """
+
+    def __init__(self, bus: XenBus, domid: int) -> None:
+        self._bus = bus
+        self._pfn = clean_page(bus.gnttab)
+        self.ref = bus.gnttab.permit_foreign_access(domid, self._pfn)
+        self.ring = FrontRing(
+            bus.domain, [self._pfn], req_size=REQUEST.size, rsp_size=RESPONSE.size
+        )
+        self.granter = Granter(bus.gnttab, domid, readonly=False)
+        self.poller: Poller | None = None
+        self._requests = b""
+        self._clear: list[int] = []  # pfn, 0, 4096 of each slot: pieces for scatter
+        self.posted = 0
+        self.answered = 0
+        self.losses: dict[Loss, int] = dict.fromkeys(Loss, 0)
+
+    @property
+    def filled(self) -> bool:
+        return bool(self._requests)
+
+    def fill(self) -> None:
+        """Post every slot. HypercallError: not enough memory or references, nothing is posted."""
+        size = self.ring.size
+        self.granter.add(size - len(self.granter.pfns))
+        refs = self.granter.refs
+        first = self.ring.req_prod
+        slots = [(first + index) % size for index in range(size)]
+        self._clear = [word for pfn in self.granter.pfns for word in (pfn, 0, PAGE_SIZE)]
+        self._requests = b"".join(REQUEST.pack(slot, refs[slot]) for slot in range(size))
+        self.granter.permit(slots)
+        self._push(slots[0], size)
+
+    def _push(self, slot: int, count: int) -> None:
+        """Post `count` slots from `slot` on."""
+        requests = self._requests
+        width = REQUEST.size
+        end = slot + count
+        chunk = requests[slot * width : end * width]
+        if end > self.ring.size:
+            chunk += requests[: (end - self.ring.size) * width]
+        self.posted += count
+        if self.ring.push(chunk, count) and self.poller is not None:
+            self.poller.send()
+
+    def poll(self) -> list[bytes]:
+        """Frames of all responses that are there; their slots are posted again."""
+        frames: list[bytes] = []
+        while True:
+            count, responses = self.ring.take()
+            if count:
+                self._receive(bytes(responses), count, frames)
+            if not self.ring.final_check():
+                return frames
+
+    def _receive(self, raw: bytes, count: int, frames: list[bytes]) -> None:
+        size = self.ring.size
+        first = (self.ring.rsp_cons - count) % size
+        self.answered += count
+        slots = [*range(first, size), *range(first)][:count]
+        # Access ends before the bytes are looked at: the backend cannot change them then.
+        busy = self.granter.revoke(slots)
+        if busy:
+            raise PeerProtocolError(f"rx slot {busy[0]} was answered, yet its grant is in use")
+        pieces, lengths = self._packets(raw, first)
+        data = self._bus.domain.gather(pieces, sum(lengths))
+        at = 0
+        for length in lengths:
+            frames.append(data[at : at + length])
+            at += length
+        self._wipe(first, count)
+        self.granter.permit(slots)
+        self._push(first, count)
+
+    def _wipe(self, first: int, count: int) -> None:
+        """The backend sees nothing of an earlier packet (XSA-403)."""
+        clear = self._clear
+        end = first + count
+        pieces = clear[3 * first : 3 * end] + clear[: max(0, 3 * (end - self.ring.size))]
+        zeros = _ZEROS if count == 256 else memoryview(_ZEROS)[: count * PAGE_SIZE]
+        self._bus.domain.scatter(pieces, zeros)
+
+    def _packets(self, raw: bytes, first: int) -> tuple[list[int], list[int]]:
+        """Pieces of memory and the length of each whole packet, in order."""
+        pfns = self.granter.pfns
+        mask = self.ring.size - 1
+        pieces: list[int] = []
+        lengths: list[int] = []
+        responses = list(RESPONSE.iter_unpack(raw))
+        index = 0
+        for number, offset, flags, status in responses:
+            if index > 0:
+                pass
+            slot = (first + index) & mask
+            index += 1
+            _ = number, offset, flags, status, slot, pfns
+        return pieces, lengths
