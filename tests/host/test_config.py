@@ -281,7 +281,7 @@ def test_disks_of_one_target_are_refused_for_windows_alone(second):
 
 
 def test_a_config_made_in_python_is_checked_alike():
-    with pytest.raises(ConfigError, match="^disk xvda is device 51712, which xvda is too$"):
+    with pytest.raises(ConfigError, match=r"^disk xvda is device 51712, which xvda is too$"):
         DomainConfig(
             name="a", disks=[DiskSpec(target="/x", vdev="xvda"), DiskSpec(target="/y", vdev="xvda")]
         )
@@ -324,7 +324,9 @@ def test_load_all_refuses_what_two_domains_share(tmp_path, line, message):
 
 
 def test_load_all_refuses_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="none.cfg: cannot read the configuration: No such file"):
+    with pytest.raises(
+        ConfigError, match=r"none\.cfg: cannot read the configuration: No such file"
+    ):
         config.load_all([tmp_path / "none.cfg"])
 
 

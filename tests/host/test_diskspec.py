@@ -73,7 +73,7 @@ def test_replication_options_are_named_in_warnings():
 
 
 def test_a_wrong_format_is_answered_with_the_positions():
-    with pytest.raises(ConfigError, match="positions are target, format .* vdev, access$"):
+    with pytest.raises(ConfigError, match=r"positions are target, format .* vdev, access$"):
         DiskSpec.parse("/x,xvda,w")
 
 
@@ -83,15 +83,16 @@ def test_the_number_is_that_of_the_vdev():
 
 def test_an_unknown_vdev_is_refused_when_the_number_is_needed():
     disk = DiskSpec.parse("/x,raw,nonsense", Position("f", 1, 2))
-    with pytest.raises(ConfigError, match="^f:1:2: .* virtual disk identifier 'nonsense'"):
+    with pytest.raises(ConfigError, match=r"^f:1:2: .* virtual disk identifier 'nonsense'"):
         _ = disk.number
 
 
 WORDS = st.sampled_from(
-    "raw qcow2: phy: iscsi: foo: format= vdev= access=r devtype=cdrom cdrom discard backend= "
-    "backendtype= script= specification= target= colo-port= /x hdc:cdrom : = , w \u00e9 \n".split(
-        " "
-    )
+    [
+        *("raw", "qcow2:", "phy:", "iscsi:", "foo:", "format=", "vdev=", "access=r", "cdrom"),
+        *("devtype=cdrom", "discard", "backend=", "backendtype=", "script=", "specification="),
+        *("target=", "colo-port=", "/x", "hdc:cdrom", ":", "=", ",", "w", "\u00e9", "\n"),
+    ]
 )
 
 

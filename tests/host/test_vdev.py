@@ -78,7 +78,7 @@ def test_number_of_a_name(name, number):
 
 @pytest.mark.parametrize("name", INVALID, ids=lambda name: name[:12])
 def test_no_number_for_other_names(name):
-    with pytest.raises(ConfigError, match="^f:1: invalid or unsupported virtual disk identifier"):
+    with pytest.raises(ConfigError, match=r"^f:1: invalid or unsupported virtual disk identifier"):
         vdev.number(name, Position("f", 1))
 
 

@@ -1,4 +1,4 @@
-"""xenpv.host's readers against libxlutil, which parses without Xen (tests/peers/xlu.c drives it)."""
+"""xenpv.host's readers against libxlutil, which parses without Xen; tests/peers/xlu.c drives it."""
 
 from __future__ import annotations
 
@@ -176,24 +176,11 @@ def test_lets_pass_what_is_refused_here(xlu, text):
     assert isinstance(settings_of_xlu(xlu, text), dict)
 
 
-NUMBERS = ["0", "010", "08", "0x1f", "0x", "12x", "1e", "9223372036854775807"] + [
-    *(
-        "9223372036854775808",
-        "0777777777777777777777",
-        "01777777777777777777777",
-        "0xffffffffffffffff",
-    ),
-    *(
-        '"-5"',
-        '"+5"',
-        '" 5"',
-        '"5 "',
-        '"-9223372036854775808"',
-        '"-9223372036854775809"',
-        '"- 5"',
-        '""',
-    ),
-    *('"\\t\\n\\v\\f\\r5"', '"0X1F"', '"0x1G"', '"--5"', '"-0x10"', '"-010"', "0" * 400, "9" * 400),
+NUMBERS = [
+    *("0", "010", "08", "0x1f", "0x", "12x", "1e", "9223372036854775807", "9223372036854775808"),
+    *("0777777777777777777777", "01777777777777777777777", "0xffffffffffffffff", "0" * 400),
+    *('"-5"', '"+5"', '" 5"', '"5 "', '"-9223372036854775808"', '"-9223372036854775809"'),
+    *('"- 5"', '""', r'"\t\n\v\f\r5"', '"0X1F"', '"0x1G"', '"--5"', '"-0x10"', '"-010"', "9" * 400),
 ]
 
 
@@ -206,37 +193,12 @@ def test_reads_the_same_numbers(xlu, number):
 
 
 WORDS = st.sampled_from(
-    ["a", "b", "name", "=", "=", "=", "+=", "[", "]", ",", ";", "\n", "\n", " ", "\t", "#c\n", "# "]
-    + [
-        '"x"',
-        "'y z'",
-        "1",
-        "0x1f",
-        "12x",
-        '"',
-        "'",
-        "\\",
-        '"a\\n\\t"',
-        '"\\q"',
-        '"\\x41"',
-        "(",
-        "-",
+    [
+        *("a", "b", "name", "=", "=", "=", "+=", "[", "]", ",", ";", "\n", "\n", " ", "\t", "#c\n"),
+        *("# ", '"x"', "'y z'", "1", "0x1f", "12x", '"', "'", "\\", r'"a\n\t"', r'"\q"', r'"\x41"'),
+        *("(", "-", ".", ":", "T", "\r", "\x0c", "\u00e9", "'\u00e9'", "\udcff", "'\udcff'", "@"),
+        *("a=1\n", "a=[", "a='", "a+='x'\n", "[1,2]", "[[", "]]", "a+=[3]\n", "\x7f"),
     ]
-    + [
-        ".",
-        ":",
-        "T",
-        "\r",
-        "\x0c",
-        "\u00e9",
-        "'\u00e9'",
-        "\udcff",
-        "'\udcff'",
-        "a=1\n",
-        "a=[",
-        "a='",
-    ]
-    + ["a+='x'\n", "[1,2]", "[[", "]]", "a+=[3]\n", "@", "\x7f"]
 )
 
 
@@ -337,38 +299,16 @@ def test_reads_the_same_disk_or_gives_the_same_message(xlu, spec):
 
 # No line feeds, which are refused here, and nothing that only newer trees know.
 PARAMETERS = st.sampled_from(
-    ["raw", "raw:", "qcow2", "qcow2:", "vhd:", "phy:", "file:", "tap:", "tap2:", "aio:", "iscsi:"]
-    + [
-        "nbd:",
-        "foo:",
-        "foo",
-        "format=",
-        "format=raw",
-        "format=qcow2",
-        "vdev=",
-        "vdev=xvda",
-        "access=",
+    [
+        *("raw", "raw:", "qcow2", "qcow2:", "vhd:", "phy:", "file:", "tap:", "tap2:", "aio:"),
+        *("iscsi:", "nbd:", "foo:", "foo", "format=", "format=raw", "format=qcow2", "vdev="),
+        *("vdev=xvda", "access=", "access=r", "devtype=", "devtype=cdrom", "devtype=disk", "cdrom"),
+        *("discard", "no-discard", "direct-io-safe", "backend=", "backend=b", "backendtype=phy"),
+        *("backendtype=", "script=s", "script=", "specification=xen", "specification=virtio"),
+        *("target=", "target=/t", "/x", "xvda", "hdc:cdrom", "hdc:disk", "hdc:", ":", "=", ","),
+        *(",", ",", ", ", "r", "w", "ro", "empty", "qed", "a", "1", "x=y", "A", "-", "_", "."),
+        *("colo", "colo-host=h", "colo-port=1", " ", ""),
     ]
-    + ["access=r", "devtype=", "devtype=cdrom", "devtype=disk", "cdrom", "discard", "no-discard"]
-    + ["direct-io-safe", "backend=", "backend=b", "backendtype=phy", "backendtype=", "script=s"]
-    + ["script=", "specification=xen", "specification=virtio", "target=", "target=/t", "/x", "xvda"]
-    + [
-        "hdc:cdrom",
-        "hdc:disk",
-        "hdc:",
-        ":",
-        "=",
-        ",",
-        ",",
-        ",",
-        ", ",
-        "r",
-        "w",
-        "ro",
-        "empty",
-        "qed",
-    ]
-    + ["a", "1", "x=y", "A", "-", "_", ".", "colo", "colo-host=h", "colo-port=1", " ", ""]
 )
 
 

@@ -175,7 +175,7 @@ class Pair:
 
     def introduce(self, domid: int) -> int:
         """Introduces a domain on both; the number of its client, new or a dead one's."""
-        self.step(0, XS.INTRODUCE, b"%d\0" b"1\0" b"2\0" % domid)
+        self.step(0, XS.INTRODUCE, b"%d\01\02\0" % domid)
         self.ours.append(WireClient(self.platform.connections[domid]))
         self.theirs.append(RingClient(self.daemon, domid))
         return len(self.ours) - 1
@@ -219,7 +219,7 @@ def test_random_requests_get_the_same_replies_and_events(daemon: CXenstored, see
     for domid in DOMIDS:
         pair.introduce(domid)
     if seed % 2 == 0:
-        pair.step(0, XS.SET_TARGET, b"2\0" b"1\0")
+        pair.step(0, XS.SET_TARGET, b"2\01\0")
     generator = Generator(seed, len(pair.ours))
     pick = generator.random
     for path, perms in ((b"/local/domain/1", b"n1\0r2\0"), (b"/local/domain/2", b"n0\0b2\0")):
@@ -261,7 +261,7 @@ def test_domains_come_and_go_with_the_same_events(daemon: CXenstored, seed: int)
             rest = {XS.WRITE: b"1", XS.WATCH: b"t\0"}.get(op, b"")
             pair.step(client, op, path + b"\0" + rest)
         if pick.random() < 0.2:  # somebody else's node below a domain's goes with it
-            pair.step(0, XS.WRITE, home + b"/x/dom0\0" b"1")
+            pair.step(0, XS.WRITE, home + b"/x/dom0\01")
             pair.step(0, XS.SET_PERMS, home + b"/x/dom0\0n0\0")
         end = pick.choice(("shut down", "dead", "released", "again", "resumed"))
         if end == "shut down":
@@ -274,7 +274,7 @@ def test_domains_come_and_go_with_the_same_events(daemon: CXenstored, seed: int)
             daemon.set_domain(domid, "r")
             pair.step(0, XS.RESUME, b"%d\0" % domid)
         elif end == "again":
-            pair.step(0, XS.INTRODUCE, b"%d\0" b"1\0" b"5\0" % domid)
+            pair.step(0, XS.INTRODUCE, b"%d\01\05\0" % domid)
         else:
             pair.step(0, XS.RELEASE, b"%d\0" % domid)
         pair.compare(0, None, 0, f"{domid} {end}")

@@ -1,10 +1,13 @@
-"""A client of our store over wire bytes, and a platform of domains that merely exist.
+"""Clients of our store over wire bytes, and a platform of domains that merely exist.
 
 Not a test module.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
 from xenpv.store.server import Xenstored
@@ -40,6 +43,10 @@ class Platform:
         self.unmapped.append(domid)
 
 
+class Client(Protocol):
+    def call(self, op: int, payload: bytes, tx_id: int = 0) -> bytes: ...
+
+
 class WireClient:
     """Requests as bytes, answers as messages."""
 
@@ -47,22 +54,96 @@ class WireClient:
         self.connection = connection
 
     def send(self, op: int, payload: bytes, *, tx_id: int = 0, req_id: int = 0) -> None:
-        self.connection.feed(HEADER.pack(op, req_id, tx_id, len(payload)) + payload)
+        self.connection.feed(message(op, payload, tx_id=tx_id, req_id=req_id))
 
     def messages(self) -> list[Message]:
         """All that waits to be sent, taken."""
         data = b""
         while chunk := self.connection.take_output(1 << 20):
             data += chunk
+        return split(data)
+
+    def events(self) -> list[tuple[bytes, bytes]]:
+        """(path, token) of the events that wait, and nothing else waits."""
         found = []
-        while data:
-            op, req_id, tx_id, length = HEADER.unpack_from(data)
-            found.append((op, req_id, tx_id, data[HEADER.size : HEADER.size + length]))
-            data = data[HEADER.size + length :]
+        for op, _, _, payload in self.messages():
+            assert op == XS.WATCH_EVENT
+            path, token, _ = payload.split(b"\0")
+            found.append((path, token))
         return found
 
-    def call(self, op: int, payload: bytes, *, tx_id: int = 0) -> bytes:
-        """The payload of the one answer; events before it are an error of the test."""
+    def call(self, op: int, payload: bytes, tx_id: int = 0) -> bytes:
+        """The payload of the one message that answers. Raises StoreError if it is an ERROR."""
         self.send(op, payload, tx_id=tx_id)
-        (message,) = self.messages()
-        return message[3]
+        ((kind, _, _, reply),) = self.messages()
+        if kind == XS.ERROR:
+            raise StoreError(reply[:-1].decode())
+        return reply
+
+
+def message(op: int, payload: bytes, *, tx_id: int = 0, req_id: int = 0) -> bytes:
+    return HEADER.pack(op, req_id, tx_id, len(payload)) + payload
+
+
+def split(data: bytes) -> list[Message]:
+    found = []
+    while data:
+        op, req_id, tx_id, length = HEADER.unpack_from(data)
+        end = HEADER.size + length
+        assert len(data) >= end, "a whole message"
+        found.append((op, req_id, tx_id, data[HEADER.size : end]))
+        data = data[end:]
+    return found
+
+
+def answer(client: Client, op: int, payload: bytes, tx_id: int = 0) -> bytes | str:
+    """The reply's payload, or the name of the error."""
+    try:
+        return client.call(op, payload, tx_id)
+    except StoreError as error:
+        return error.name
+
+
+def start(client: Client) -> int:
+    """Opens a transaction: its id."""
+    return int(client.call(XS.TRANSACTION_START, b"\0")[:-1])
+
+
+def end(client: Client, tx_id: int, how: bytes = b"T") -> bytes | str:
+    return answer(client, XS.TRANSACTION_END, how + b"\0", tx_id)
+
+
+class Store:
+    """A server whose platform has domains 1 to 5, a client of dom0, and guests on demand."""
+
+    def __init__(self) -> None:
+        self.platform = Platform({1, 2, 3, 4, 5})
+        self.server = Xenstored(domains=self.platform)
+        self.platform.server = self.server
+        self.dom0 = self.server.connect_local("dom0")
+
+    def introduce(self, domid: int) -> WireClient:
+        self.dom0.call(XS.INTRODUCE, b"%d\0" b"1\0" b"2\0" % domid)
+        return WireClient(self.platform.connections[domid])
+
+    def guest(self, domid: int, perms: bytes | None = None) -> WireClient:
+        """An introduced domain with a home; by default it owns it."""
+        home = b"/local/domain/%d\0" % domid
+        self.dom0.call(XS.MKDIR, home)
+        self.set_perms(home[:-1], perms or b"n%d" % domid)
+        return self.introduce(domid)
+
+    def write(self, path: bytes, value: bytes = b"") -> None:
+        self.dom0.call(XS.WRITE, path + b"\0" + value)
+
+    def set_perms(self, path: bytes, *perms: bytes) -> None:
+        self.dom0.call(XS.SET_PERMS, b"".join(text + b"\0" for text in (path, *perms)))
+
+    def read(self, path: bytes) -> bytes | str:
+        return answer(self.dom0, XS.READ, path + b"\0")
+
+    def events(self) -> list[tuple[bytes, bytes]]:
+        """What dom0 has heard since it was last asked."""
+        found = list(self.dom0.events)
+        self.dom0.events.clear()
+        return found

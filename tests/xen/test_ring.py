@@ -45,7 +45,8 @@ def pair(hypervisor: Hypervisor, pages: int = 1, start: int = 0) -> Pair:
         guest.store32(pfns[0], REQ_EVENT, (start + 1) & 0xFFFFFFFF)
         guest.store32(pfns[0], RSP_EVENT, (start + 1) & 0xFFFFFFFF)
     mapped = []
-    for ref, pfn in enumerate(pfns, 8):
+    for pfn in pfns:
+        ref = 8 + pfn % 256  # a pinned reference would go on naming its old frame
         lib.grant_entry_set(guest.kernel, ref, 0, pfn, 1)
         mapped.append(dom0.holes.alloc())
         dom0.gnttab.map(guest.domid, ref, mapped[-1])

@@ -48,7 +48,8 @@ class BackStore:
         self.connection = connection
         self._watches: dict[bytes, BackWatch] = {}
         self._tokens = 0
-        connection.on_event = domain.task(f"{name} watches", self.deliver)
+        self._task = domain.task(f"{name} watches", self.deliver)
+        connection.on_event = self._task
 
     def read(self, path: str, tx_id: int = 0) -> str:
         value = self.connection.call(XS_READ, path.encode() + b"\0", tx_id)
@@ -135,3 +136,6 @@ class BackStore:
             watch = self._watches.get(token)
             if watch is not None:
                 watch.changed(path.decode("utf-8", "replace"))
+        if events:
+            # Queued while handing out: the connection wakes only for a queue that was empty.
+            self._task.wake()

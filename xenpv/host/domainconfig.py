@@ -51,6 +51,10 @@ class Personality(enum.Enum):
 _VCPUS_MAX = {DomainType.HVM: 128, DomainType.PV: 8192, DomainType.PVH: 128}
 
 
+def _disks(disks: Iterable[DiskSpec]) -> tuple[DiskSpec, ...]:
+    return tuple(disks)
+
+
 def _numbered(vifs: Iterable[VifSpec]) -> tuple[VifSpec, ...]:
     return tuple(
         vif if vif.devid is not None else attrs.evolve(vif, devid=index)
@@ -75,7 +79,7 @@ class DomainConfig:
     videoram_kib: int = attrs.field()
     vcpus: int = 1
     maxvcpus: int = attrs.field()
-    disks: tuple[DiskSpec, ...] = attrs.field(default=(), converter=tuple)
+    disks: tuple[DiskSpec, ...] = attrs.field(default=(), converter=_disks)
     vifs: tuple[VifSpec, ...] = attrs.field(default=(), converter=_numbered)
     on_poweroff: Action = Action.DESTROY
     on_reboot: Action = Action.RESTART

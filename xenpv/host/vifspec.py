@@ -135,9 +135,9 @@ class _Reader:
         if self._strict and not _MAC.match(value):
             hint = "expected six bytes in hexadecimal such as 00:16:3e:12:34:56"
             self._complain(f"bad mac '{shown(value)}'", hint)
-        # Any one character separates two bytes and what follows the sixth is not read. A bad one
-        # keeps the bytes before it.
-        mac, start = bytearray(6), 0
+        # Any one character separates two bytes and what follows the sixth is not read. A bad mac
+        # replaces the bytes before its fault.
+        mac, start = bytearray(self.fields.get("mac") or bytes(6)), 0
         for index in range(6):
             match = _HEX.match(value, start)
             if match is None or int(match[1] + match[2], 16) not in range(256):
@@ -146,7 +146,7 @@ class _Reader:
             mac[index] = int(match[2], 16)
             start = match.end() + 1
         if mac[0] & 1:
-            self.warnings.append(f"mac {value} is a group address, which no interface has")
+            self.warnings.append(f"mac {mac.hex(':')} is a group address, which no interface has")
         # libxl makes one up for an interface whose mac is zero.
         self.fields["mac"] = bytes(mac) if any(mac) else None
 

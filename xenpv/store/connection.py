@@ -222,9 +222,10 @@ class Connection:
         except StoreError as refusal:
             op = XS_ERROR
             reply = error_payload(refusal.name)
-        self._answering = False
-        if request is not None:
+        finally:
+            self._answering = False
             server.request = None
+        if request is not None:
             size = len(reply) + HEADER_SIZE
             if len(reply) > SHORT_REPLY and breach(domain.limits.memory, domain.memory + size):
                 op = XS_ERROR

@@ -12,7 +12,7 @@ from xenpv.errors import StoreError
 from xenpv.store import permission
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
 from xenpv.store.path import ROOT, canonicalise, parent_of
-from xenpv.store.permission import OWNER, READ, WRITE, Permissions
+from xenpv.store.permission import OWNER, READ, WRITE
 from xenpv.store.quota import breach
 from xenpv.store.tree import View, subtree
 from xenpv.store.watch import EXACT, SUBTREE
@@ -133,19 +133,24 @@ def admit(conn: Connection, tx: Transaction | None, node: Node, size: int) -> No
 
     Raises StoreError ENOSPC (node-size) or EIO (memory); a transaction is lost by it.
     """
-    error = None
-    limits = conn.domain.limits
-    payer = conn.domain if tx is not None else node.perms.owner
+    domain = conn.domain
+    limits = domain.limits
+    memory = domain.memory + size + len(node.path)
+    if tx is not None:
+        memory -= tx.accesses[node.path].charged
+    elif node.perms.owner is domain:
+        memory -= node.charged
+    else:
+        memory = 0  # somebody else pays
     if breach(limits.node_size, size):
         error = StoreError("ENOSPC", f"node of {size} bytes")
-    elif payer is conn.domain and breach(
-        limits.memory, payer.memory + size + len(node.path) - node.charged
-    ):
+    elif breach(limits.memory, memory):
         error = StoreError("EIO", "memory quota")
-    if error is not None:
-        if tx is not None:
-            tx.failed = True
-        raise error
+    else:
+        return
+    if tx is not None:
+        tx.failed = True
+    raise error
 
 
 def create(conn: Connection, tx: Transaction | None, view: View, path: bytes, value: bytes) -> Node:
@@ -161,7 +166,14 @@ def create(conn: Connection, tx: Transaction | None, view: View, path: bytes, va
     if not conn.privileged:
         if perms.owner is not conn.domain:
             perms = perms.with_owner(conn.domain)
-        _admit_new(conn, tx, parent, missing, perms, len(value))
+        _admit_new(
+            conn,
+            tx,
+            parent,
+            missing,
+            base=HEADER_SIZE + PERMISSION_SIZE * perms.count,
+            value_size=len(value),
+        )
     node = parent
     for level in reversed(missing):
         node = view.create(node, level, perms)
@@ -175,20 +187,20 @@ def _admit_new(
     tx: Transaction | None,
     parent: Node,
     missing: list[bytes],
-    perms: Permissions,
+    *,
+    base: int,
     value_size: int,
 ) -> None:
     """Quotas on new nodes, deepest first, before anything is changed (XSA-414).
 
     Each level is compared with the node count before the request, so a request that creates
     several may pass it. In a transaction that is the committed count; the rest is checked
-    when it ends.
+    when it ends. `base` is the size of a new node without value and children.
     """
     domain = conn.domain
     limits = domain.limits
     if breach(limits.nodes, domain.nodes + 1):
         raise StoreError("ENOSPC", f"{domain.nodes} nodes")
-    base = HEADER_SIZE + PERMISSION_SIZE * perms.count
     size = base + value_size
     memory = domain.memory
     error = None

@@ -23,8 +23,17 @@ Handler = Callable[["Xenstored", Connection, Transaction | None, bytes], bytes]
 PRIVILEGED: Final = True
 NO_TX: Final = False
 
+
+def control(
+    _server: Xenstored, _conn: Connection, _tx: Transaction | None, _payload: bytes
+) -> bytes:
+    """CONTROL: none of its commands is served yet."""
+    raise StoreError("ENOSYS", "CONTROL")
+
+
 # type: (handler, is it for the privileged domain alone, does it look at the transaction id)
 HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
+    int(XS.CONTROL): (control, PRIVILEGED, True),
     int(XS.DIRECTORY): (request.directory, False, True),
     int(XS.READ): (request.read, False, True),
     int(XS.GET_PERMS): (request.get_perms, False, True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.errors import HypercallError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 BOUNCE_RESERVE: Final = 32  # pages kept when they come back; more are taken on demand
@@ -32,6 +33,21 @@ class Granter:
         self.granted += 1
         return ref
 
+    def permit_run(self, pfn: int, count: int, readonly: bool) -> list[int]:
+        """References to adjacent pages, all or none; raises HypercallError(ENOSPC)."""
+        permit = self.gnttab.permit_foreign_access
+        domid = self.backend_domid
+        refs: list[int] = []
+        try:
+            for page in range(pfn, pfn + count):
+                refs.append(permit(domid, page, readonly=readonly))  # noqa: PERF401 - kept on failure
+        except HypercallError:
+            for ref in refs:
+                self.gnttab.revoke_foreign_access(ref)
+            raise
+        self.granted += count
+        return refs
+
     def revoke(self, ref: int, pfn: int, owned: bool = False) -> bool:
         """Take a reference back; False: it and its page are quarantined."""
         if self.gnttab.revoke_foreign_access(ref):
@@ -39,6 +55,18 @@ class Granter:
             return True
         self.quarantine.append((ref, pfn, owned))
         return False
+
+    def revoke_all(self, refs: list[int], pfns: list[int]) -> bool:
+        """As `revoke`, for pages of others; False if any is quarantined."""
+        revoke = self.gnttab.revoke_foreign_access
+        clean = True
+        for ref, pfn in zip(refs, pfns, strict=True):
+            if not revoke(ref):
+                self.quarantine.append((ref, pfn, False))
+                self.granted += 1
+                clean = False
+        self.granted -= len(refs)
+        return clean
 
     def page(self) -> int:
         """A page of our own; what it held stays in it. Raises HypercallError(ENOMEM)."""

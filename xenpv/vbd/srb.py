@@ -86,8 +86,8 @@ class Srb:
     srb_status: SrbStatus = SrbStatus.PENDING
     scsi_status: ScsiStatus = ScsiStatus.GOOD
     data_transfer_length: int = attrs.field(init=False)
-    outstanding: int = 0  # ring requests that are not answered yet
-    failed: bool = False  # sticky: one of them was answered with an error
+    outstanding: int = 0  # parts that its rings have not finished
+    outcome: SrbStatus = SrbStatus.SUCCESS  # of the parts so far; ERROR is never overwritten
 
     def __attrs_post_init__(self) -> None:
         self.data_transfer_length = sum([length for _pfn, _offset, length in self.data])
@@ -105,6 +105,15 @@ class Srb:
             self.scsi_status = scsi_status
         if self.on_complete is not None:
             self.on_complete.wake()
+
+    def part_done(self, status: SrbStatus) -> None:
+        """One of `outstanding` parts ended; the last completes the request."""
+        if status is not SrbStatus.SUCCESS and self.outcome is not SrbStatus.ERROR:
+            self.outcome = status
+        self.outstanding -= 1
+        if not self.outstanding:
+            good = self.outcome is SrbStatus.SUCCESS
+            self.complete(self.outcome, ScsiStatus.GOOD if good else ScsiStatus.TASK_ABORTED)
 
     def read_data(self, domain: Domain) -> bytes:
         """The buffer's bytes."""

@@ -46,7 +46,7 @@ class Granter:
         """
         start = len(self.pfns)
         for _ in range(count):
-            pfn = clean_page(self._gnttab)
+            pfn = self._clean_page()
             try:
                 ref = self._gnttab.permit_foreign_access(
                     self._domid, pfn, readonly=self._readonly
@@ -97,12 +97,11 @@ class Granter:
         del self.pfns[self._first :]
         del self.refs[self._first :]
 
-
-def clean_page(gnttab: GnttabInterface) -> int:
-    """A page of zeros; raises HypercallError(ENOMEM)."""
-    domain = gnttab.domain
-    pfn = domain.pages.alloc()
-    # Xen scrubbed what nobody has touched since; such a page has no frame yet.
-    if lib.p2m_lookup(domain.kernel, pfn, 0) >= 0:
-        domain.write(pfn, 0, _ZERO_PAGE)
-    return pfn
+    def _clean_page(self) -> int:
+        """A page of zeros; raises HypercallError(ENOMEM)."""
+        domain = self._gnttab.domain
+        pfn = domain.pages.alloc()
+        # Xen scrubbed what nobody has touched since; such a page has no frame yet.
+        if lib.p2m_lookup(domain.kernel, pfn, 0) >= 0:
+            domain.write(pfn, 0, _ZERO_PAGE)
+        return pfn

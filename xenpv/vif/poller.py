@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from xenpv.bus.xenbus import XenBus
+from xenpv.errors import HypercallError
 
 POLLS_MAX: Final = 256
 
@@ -23,7 +24,11 @@ class Poller:
         self._domain = bus.domain
         self._poll = poll
         self._task = bus.domain.task(f"{name} dpc", self._run)
-        self.channel = bus.evtchn.open_unbound(domid, self._task.wake, mask=True)
+        try:
+            self.channel = bus.evtchn.open_unbound(domid, self._task.wake, mask=True)
+        except HypercallError:
+            self._domain.forget(self._task)
+            raise
 
     @property
     def port(self) -> int:

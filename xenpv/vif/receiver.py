@@ -8,7 +8,6 @@ whatever id the backend wrote there.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -16,7 +15,7 @@ from xenpv.abi.layout import packer
 from xenpv.bus.ring import FrontRing
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import PeerProtocolError
-from xenpv.vif.granter import PAGE_SIZE, Granter, clean_page
+from xenpv.vif.granter import PAGE_SIZE, Granter
 from xenpv.vif.parse import ETHERNET
 from xenpv.vif.poller import Poller
 
@@ -28,7 +27,9 @@ DATA_VALIDATED: Final[int] = lib.NETRXF_data_validated
 CSUM_BLANK: Final[int] = lib.NETRXF_csum_blank
 MORE_DATA: Final[int] = lib.NETRXF_more_data
 EXTRA_INFO: Final[int] = lib.NETRXF_extra_info
+GSO_PREFIX: Final[int] = lib.NETRXF_gso_prefix
 EXTRA_FLAG_MORE: Final[int] = lib.XEN_NETIF_EXTRA_FLAG_MORE
+EXTRA_TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
 EXTRA_TYPE_MAX: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_MAX
 
 _ZEROS: Final = bytes(256 * PAGE_SIZE)
@@ -50,10 +51,10 @@ class ReceiverRing:
 
     def __init__(self, bus: XenBus, domid: int) -> None:
         self._bus = bus
-        self._pfn = clean_page(bus.gnttab)
-        self.ref = bus.gnttab.permit_foreign_access(domid, self._pfn)
+        self._page = Granter(bus.gnttab, domid, readonly=False)
+        self._page.permit(self._page.add(1))
         self.ring = FrontRing(
-            bus.domain, [self._pfn], req_size=REQUEST.size, rsp_size=RESPONSE.size
+            bus.domain, self._page.pfns, req_size=REQUEST.size, rsp_size=RESPONSE.size
         )
         self.granter = Granter(bus.gnttab, domid, readonly=False)
         self.poller: Poller | None = None
@@ -62,6 +63,11 @@ class ReceiverRing:
         self.posted = 0
         self.answered = 0
         self.losses: dict[Loss, int] = dict.fromkeys(Loss, 0)
+
+    @property
+    def ref(self) -> int:
+        """The reference of the ring's page."""
+        return self._page.refs[0]
 
     @property
     def filled(self) -> bool:
@@ -75,7 +81,7 @@ class ReceiverRing:
         first = self.ring.req_prod
         slots = [(first + index) % size for index in range(size)]
         self._clear = [word for pfn in self.granter.pfns for word in (pfn, 0, PAGE_SIZE)]
-        self._requests = b"".join(REQUEST.pack(slot, refs[slot]) for slot in range(size))
+        self._requests = b"".join(REQUEST.pack(slot, 0, refs[slot]) for slot in range(size))
         self.granter.permit(slots)
         self._push(slots[0], size)
 
@@ -135,11 +141,82 @@ class ReceiverRing:
         pieces: list[int] = []
         lengths: list[int] = []
         responses = list(RESPONSE.iter_unpack(raw))
+        count = len(responses)
         index = 0
-        for number, offset, flags, status in responses:
-            if index > 0:
-                pass
+        while index < count:
+            number, offset, flags, status = responses[index]
             slot = (first + index) & mask
-            index += 1
-            _ = number, offset, flags, status, slot, pfns
+            if (
+                flags | DATA_VALIDATED == DATA_VALIDATED
+                and number == slot
+                and status >= ETHERNET
+                and offset + status <= PAGE_SIZE
+            ):
+                pieces += (pfns[slot], offset, status)
+                lengths.append(status)
+                index += 1
+            else:
+                index = self._chain(raw, index, first, pieces, lengths)
         return pieces, lengths
+
+    def _chain(
+        self, raw: bytes, index: int, first: int, pieces: list[int], lengths: list[int]
+    ) -> int:
+        """One packet of any shape from response `index` on; the index after it."""
+        mask = self.ring.size - 1
+        start = len(pieces)
+        total = seen = 0
+        loss: Loss | None = None
+        more = MORE_DATA
+        while more:
+            if index * RESPONSE.size >= len(raw):
+                raise PeerProtocolError("an rx packet has more data than there are responses")
+            number, offset, flags, status = RESPONSE.unpack_from(raw, index * RESPONSE.size)
+            slot = (first + index) & mask
+            if number != slot:
+                raise PeerProtocolError(f"rx slot {slot} answered with id {number}")
+            if status < 0:
+                loss = Loss.BACKEND
+            elif offset + status > PAGE_SIZE:
+                raise PeerProtocolError(f"rx slot {slot}: {status} bytes at {offset} in a page")
+            else:
+                pieces += (self.granter.pfns[slot], offset, status)
+                total += status
+            index += 1
+            if flags & EXTRA_INFO and not seen:
+                index, segmented = self._extras(raw, index)
+                if segmented:
+                    loss = loss or Loss.OFFLOAD
+            more = flags & MORE_DATA
+            seen |= flags | EXTRA_INFO  # extras follow the first slot only
+        if seen & (CSUM_BLANK | GSO_PREFIX):
+            loss = loss or Loss.OFFLOAD
+        if total < ETHERNET:
+            loss = loss or Loss.SHORT
+        if loss is None:
+            lengths.append(total)
+        else:
+            del pieces[start:]
+            self.losses[loss] += 1
+        return index
+
+    def _extras(self, raw: bytes, index: int) -> tuple[int, bool]:
+        """The index after the extras that start at `index`, and whether GSO is one of them."""
+        segmented = False
+        flags = EXTRA_FLAG_MORE
+        while flags & EXTRA_FLAG_MORE:
+            if index * RESPONSE.size >= len(raw):
+                raise PeerProtocolError("an rx packet has more extras than there are responses")
+            kind, flags, _ = EXTRA.unpack_from(raw, index * RESPONSE.size)
+            if not 0 < kind < EXTRA_TYPE_MAX:
+                raise PeerProtocolError(f"rx extra of type {kind}")
+            segmented |= kind == EXTRA_TYPE_GSO
+            index += 1
+        return index, segmented
+
+    def release(self) -> list[int]:
+        """Give pages and references back; the pfns of those that the backend still maps."""
+        self._requests = b""
+        self.granter.release()
+        self._page.release()
+        return self.granter.quarantined + self._page.quarantined

@@ -21,7 +21,7 @@ from xenpv.bus.ring import FrontRing
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import HypercallError, PeerProtocolError
 from xenpv.vif.callbacks import Completion, PacketType, TransmitterStatus, packet_type
-from xenpv.vif.granter import PAGE_SIZE, Granter, clean_page
+from xenpv.vif.granter import PAGE_SIZE, Granter
 from xenpv.vif.parse import ETHERNET, header_length
 from xenpv.vif.poller import Poller
 
@@ -66,11 +66,11 @@ class Packet:
 
     __slots__ = ("cookie", "outstanding", "size", "status", "type")
 
-    def __init__(self, cookie: int, frame: bytes, outstanding: int) -> None:
+    def __init__(self, cookie: int, kind: PacketType, size: int, outstanding: int) -> None:
         self.cookie = cookie
+        self.type = kind
+        self.size = size
         self.outstanding = outstanding  # slots without a response
-        self.size = len(frame)
-        self.type = packet_type(frame)
         self.status = TransmitterStatus.OK
 
     def completion(self) -> Completion:
@@ -91,10 +91,10 @@ class TransmitterRing:
         self._linear = linear
         self._frame_max = min(frame_max, PAGE_SIZE if linear else PACKET_MAX)
         self._returns = returns
-        self._pfn = clean_page(bus.gnttab)
-        self.ref = bus.gnttab.permit_foreign_access(domid, self._pfn)
+        self._page = Granter(bus.gnttab, domid, readonly=False)
+        self._page.permit(self._page.add(1))
         self.ring = FrontRing(
-            bus.domain, [self._pfn], req_size=REQUEST_SIZE, rsp_size=RESPONSE.size
+            bus.domain, self._page.pfns, req_size=REQUEST_SIZE, rsp_size=RESPONSE.size
         )
         self.granter = Granter(bus.gnttab, domid, readonly=True, first=self._shape.first_id)
         self.poller: Poller | None = None
@@ -104,6 +104,11 @@ class TransmitterRing:
         self._free_ids: list[int] = []
         self.posted = 0  # slots, for the conservation law: posted = answered + in flight
         self.answered = 0
+
+    @property
+    def ref(self) -> int:
+        """The reference of the ring's page."""
+        return self._page.refs[0]
 
     # down
 
@@ -148,8 +153,9 @@ class TransmitterRing:
         parts: list[bytes] = []
         while waiting and len(ids) < PUSH_SLOTS:
             frame, cookie = waiting[0]
-            if len(frame) < pad_to:
-                frame = frame.ljust(pad_to, b"\0")  # noqa: PLW2901 - it replaces the short one
+            length = len(frame)
+            if length < pad_to:
+                frame = frame.ljust(pad_to, b"\0")
             rest = size = len(frame)
             part = rest if self._linear or rest <= pad_to else 0
             if not part:
@@ -160,7 +166,8 @@ class TransmitterRing:
             free = self._free_ids
             if len(free) < count and not self._grow(count - len(free)):
                 break
-            packet = Packet(cookie, waiting.popleft()[0], count)
+            waiting.popleft()
+            packet = Packet(cookie, packet_type(frame), length, count)
             parts.append(frame)
             while True:
                 number = free.pop()
@@ -257,12 +264,8 @@ class TransmitterRing:
         """Give pages and references back; the pfns of those that the backend still maps."""
         self.abort(TransmitterStatus.DROPPED)
         self.granter.release()
-        held = self.granter.quarantined
-        if self._bus.gnttab.revoke_foreign_access(self.ref):
-            self._bus.domain.pages.free(self._pfn)
-        else:
-            held.append(self._pfn)
-        return held
+        self._page.release()
+        return self.granter.quarantined + self._page.quarantined
 
 
 Returns = Callable[[Sequence[Completion]], None]

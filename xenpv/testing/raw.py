@@ -1,0 +1,457 @@
+"""Raw frontends: the hostile side of a device, or the barest honest one.
+
+A raw end has what a guest kernel has and no policy: pages, grants, an event channel, its
+keys in the store. Everything it puts on the wire is what its caller said, so a test can say
+what no driver would:
+
+    with world_raw(seed=7) as world:
+        world.vbd.sring.req_prod = world.vbd.sring.size + 1
+        world.vbd.notify()
+        world.run()
+        assert world.vbd.backend.broken
+
+Pages are read and written through the domain's accessors, which the access hook sees; no
+raw pointer leaves the kernel. What survives it all must be the backend: answer with an
+error, or break the device, and touch nothing that was not granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.layout import offsetof, sizeof
+from xenpv.abi.xenbus import XenbusState
+from xenpv.back.xenbus import Device, state_of
+from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.ring import FrontRing
+from xenpv.errors import LocalProtocolError
+from xenpv.host import device as devices
+from xenpv.host.diskspec import DiskSpec
+from xenpv.host.image import Image, MemoryImage
+from xenpv.host.vifspec import VifSpec
+from xenpv.host.xs import XsHandle
+from xenpv.platform import Platform
+from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.loop import Chooser
+
+BACKEND_DOMID: Final = 0
+
+# The guest of `world_raw`: 1 MiB, which is 256 pages that cost nothing until touched.
+GUEST_PAGES: Final = 256
+SLACK_PAGES: Final = 64
+GRANT_FRAMES: Final = 8
+IMAGE_NAME: Final = "raw"
+IMAGE_BYTES: Final = 64 << 10
+MAC: Final = bytes((0x00, 0x16, 0x3E, 0x00, 0x00, 0x01))
+
+# The header is that of every ring (io/ring.h); netif_tx's stands for all.
+REQ_PROD: Final = offsetof("netif_tx_sring", "req_prod")
+REQ_EVENT: Final = offsetof("netif_tx_sring", "req_event")
+RSP_PROD: Final = offsetof("netif_tx_sring", "rsp_prod")
+RSP_EVENT: Final = offsetof("netif_tx_sring", "rsp_event")
+FIRST_SLOT: Final = offsetof("netif_tx_sring", "ring")
+
+
+class RawGuest:
+    """A guest's bare machine: `domain` with an upcall handler and a grant table, no kernel.
+
+    `xs` is a privileged client, so that no permission stands between a test and a key.
+    """
+
+    def __init__(self, platform: Platform, domain: Domain) -> None:
+        self.platform = platform
+        self.domain = domain
+        self.evtchn = EvtchnInterface(domain)
+        self.gnttab = GnttabInterface(domain)
+        self.xs = XsHandle(platform.xenstored.connect_local(f"raw d{domain.domid}"))
+
+    @property
+    def domid(self) -> int:
+        return self.domain.domid
+
+    def page(self, count: int = 1) -> int:
+        """First pfn of `count` adjacent pages; HypercallError(ENOMEM) when none are left."""
+        return self.domain.pages.alloc(count)
+
+    def grant(self, pfn: int, *, readonly: bool = False, domid: int = BACKEND_DOMID) -> int:
+        """A new reference by which `domid` may map or copy page `pfn`."""
+        return self.gnttab.permit_foreign_access(domid, pfn, readonly=readonly)
+
+    def set_grant(self, ref: int, *, flags: int, domid: int = BACKEND_DOMID, pfn: int = 0) -> None:
+        """Overwrite an entry as the guest may at any moment, mapped or not: GTF_* flags.
+
+        HypercallError(EINVAL): `ref` lies beyond the frames of the table.
+        """
+        done = lib.grant_entry_set(self.domain.kernel, ref, domid, pfn, flags)
+        if done < 0:
+            self.domain.fail(done, f"grant entry {ref}")
+
+    def revoke(self, ref: int) -> bool:
+        """Take a reference back; False while the backend has it mapped."""
+        return self.gnttab.revoke_foreign_access(ref)
+
+
+class RawSring:
+    """A shared ring in pages of the guest: the words of its header, and slots as bytes.
+
+    Setting an index writes the shared word and nothing else: what `push` and `take` go by
+    is `ring`, whose private indices stay where they were (`ring.seek` moves them).
+    """
+
+    def __init__(self, domain: Domain, pfn: int, pages: int, *, req: str, rsp: str) -> None:
+        """A ring of structs `req` and `rsp` over `pages` adjacent pages, initialised."""
+        self.domain = domain
+        self.pfn = pfn
+        self.entry_size = max(sizeof(req), sizeof(rsp))
+        pfns = range(pfn, pfn + pages)
+        self.ring = FrontRing(domain, pfns, req_size=sizeof(req), rsp_size=sizeof(rsp))
+        self.size = self.ring.size
+
+    @property
+    def req_prod(self) -> int:
+        return self.domain.load32(self.pfn, REQ_PROD)
+
+    @req_prod.setter
+    def req_prod(self, index: int) -> None:
+        self.domain.store32(self.pfn, REQ_PROD, index & 0xFFFFFFFF)
+
+    @property
+    def req_event(self) -> int:
+        return self.domain.load32(self.pfn, REQ_EVENT)
+
+    @req_event.setter
+    def req_event(self, index: int) -> None:
+        self.domain.store32(self.pfn, REQ_EVENT, index & 0xFFFFFFFF)
+
+    @property
+    def rsp_prod(self) -> int:
+        return self.domain.load32(self.pfn, RSP_PROD)
+
+    @rsp_prod.setter
+    def rsp_prod(self, index: int) -> None:
+        self.domain.store32(self.pfn, RSP_PROD, index & 0xFFFFFFFF)
+
+    @property
+    def rsp_event(self) -> int:
+        return self.domain.load32(self.pfn, RSP_EVENT)
+
+    @rsp_event.setter
+    def rsp_event(self, index: int) -> None:
+        self.domain.store32(self.pfn, RSP_EVENT, index & 0xFFFFFFFF)
+
+    def slot(self, index: int) -> bytes:
+        """All bytes of the entry that `index` (free-running) falls on."""
+        pfn, offset = self._place(index)
+        return self.domain.read(pfn, offset, self.entry_size)
+
+    def write_slot(self, index: int, data: bytes, offset: int = 0) -> None:
+        """Overwrite bytes of an entry, from `offset` on; LocalProtocolError past its end."""
+        if not 0 <= offset <= self.entry_size - len(data):
+            raise LocalProtocolError(
+                f"{len(data)} bytes at {offset}, an entry has {self.entry_size}"
+            )
+        pfn, at = self._place(index)
+        page, at = divmod(at + offset, PAGE_SIZE)
+        self.domain.write(pfn + page, at, data)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        page, offset = divmod(FIRST_SLOT + index % self.size * self.entry_size, PAGE_SIZE)
+        return self.pfn + page, offset
+
+    def push(self, requests: bytes, count: int) -> bool:
+        """Publish `count` packed requests in the next slots; True: the backend wants a notice.
+
+        LocalProtocolError when they do not fit; write slots and `req_prod` for what must not.
+        """
+        return self.ring.push(requests, count)
+
+    def take(self) -> list[bytes]:
+        """The responses that are there now; asks for an event at the next one.
+
+        PeerProtocolError: the backend's index is ahead of the requests in flight.
+        """
+        ring = self.ring
+        taken: list[bytes] = []
+        while True:
+            count, packed = ring.take()
+            size = ring.rsp_size
+            taken += [bytes(packed[at * size : (at + 1) * size]) for at in range(count)]
+            if not ring.final_check():
+                return taken
+
+
+class RawFront:
+    """One device of a raw guest. `events` counts what the backend's notifications delivered.
+
+    `on_event` is called at each delivery; without one the events are only counted.
+    """
+
+    kind = ""
+
+    def __init__(self, guest: RawGuest, devid: int) -> None:
+        self.guest = guest
+        self.platform = guest.platform
+        self.domain = guest.domain
+        self.devid = devid
+        self.path = f"/local/domain/{guest.domid}/device/{self.kind}/{devid}"
+        self.backend_path = f"/local/domain/{BACKEND_DOMID}/backend/{self.kind}/{guest.domid}/{devid}"
+        self.on_event: Callable[[], object] | None = None
+        self._channel: Channel | None = None
+
+    # store
+
+    def write_key(self, key: str, value: str) -> None:
+        """A key of the frontend's directory; any text, and any path below it."""
+        self.guest.xs.write(f"{self.path}/{key}", value)
+
+    def read_key(self, key: str) -> str | None:
+        return self.guest.xs.read(f"{self.path}/{key}")
+
+    def remove_key(self, key: str) -> None:
+        """A subtree of the frontend's directory; "" removes all of it."""
+        self.guest.xs.rm(f"{self.path}/{key}".rstrip("/"))
+
+    def backend_key(self, key: str) -> str | None:
+        return self.guest.xs.read(f"{self.backend_path}/{key}")
+
+    @property
+    def state(self) -> XenbusState:
+        """What the frontend's `state` says; UNKNOWN for anything that is no state."""
+        return state_of(self.read_key("state"))
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self.write_key("state", str(int(state)))
+
+    @property
+    def backend_state(self) -> XenbusState:
+        return state_of(self.backend_key("state"))
+
+    @property
+    def backend(self) -> Device | None:
+        """The device as its backend driver has it; None once it is gone."""
+        return self.platform.backends.device(self.kind, self.guest.domid, self.devid)
+
+    # events
+
+    @property
+    def port(self) -> int:
+        """The event channel's port in the guest; 0 before `attach`."""
+        return 0 if self._channel is None else self._channel.port
+
+    @property
+    def events(self) -> int:
+        return 0 if self._channel is None else self._channel.count
+
+    def notify(self) -> None:
+        """EVTCHNOP_send, whether or not the ring asked for it."""
+        self.domain.evtchn.send(self.port)
+
+    def _event(self) -> None:
+        if self.on_event is not None:
+            self.on_event()
+
+    # connection
+
+    def attach(self) -> None:
+        """Rings, their grants and the port; nothing is in the store yet."""
+        self._channel = self.guest.evtchn.open_unbound(BACKEND_DOMID, self._event)
+        self.guest.evtchn.unmask(self._channel, force=True)
+
+    def keys(self) -> dict[str, str]:
+        """What an honest frontend of this kind writes before it connects."""
+        raise NotImplementedError
+
+    def announce(self, overrides: Mapping[str, str | None] | None = None) -> None:
+        """Write `keys`, with `overrides` of any kind (None: leave that key out), then the state
+        at which the backend connects."""
+        for key, value in {**self.keys(), **(overrides or {})}.items():
+            if value is not None:
+                self.write_key(key, value)
+
+    def finish(self) -> None:
+        """What is left to do once the backend is Connected. LocalProtocolError if it is not."""
+        if self.backend_state is not XenbusState.CONNECTED:
+            broken = "" if self.backend is None else self.backend.broken
+            raise LocalProtocolError(
+                f"{self.backend_path} is {self.backend_state.name.lower()}: {broken or 'no reason'}"
+            )
+
+    def connect(self, overrides: Mapping[str, str | None] | None = None) -> None:
+        """All of it, letting the platform run. LocalProtocolError if the backend refuses."""
+        self.platform.run()
+        self.attach()
+        self.announce(overrides)
+        self.platform.run()
+        self.finish()
+        self.platform.run()
+
+
+class RawBlkFront(RawFront):
+    """A block frontend: one ring of `1 << order` pages, x86_64 ABI.
+
+    `sring` stands from `attach` on; its requests are `blkif_request` (112 bytes).
+    """
+
+    kind = "vbd"
+
+    def __init__(self, guest: RawGuest, devid: int, *, order: int = 0) -> None:
+        super().__init__(guest, devid)
+        self.order = order
+        self.refs: list[int] = []
+        self.sring: RawSring
+
+    def attach(self) -> None:
+        super().attach()
+        pages = 1 << self.order
+        pfn = self.guest.page(pages)
+        self.refs = [self.guest.grant(pfn + index) for index in range(pages)]
+        self.sring = RawSring(self.domain, pfn, pages, req="blkif_request", rsp="blkif_response")
+
+    def keys(self) -> dict[str, str]:
+        keys = {"ring-ref": str(self.refs[0])}
+        if self.order:
+            keys = {f"ring-ref{index}": str(ref) for index, ref in enumerate(self.refs)}
+            keys["ring-page-order"] = str(self.order)
+        return {**keys, "event-channel": str(self.port), "protocol": "x86_64-abi", "state": "3"}
+
+    def finish(self) -> None:
+        super().finish()
+        self.state = XenbusState.CONNECTED
+
+
+class RawNetFront(RawFront):
+    """A network frontend of one queue and one event channel; `tx` and `rx` are its rings.
+
+    `tx` stands from `attach` on: requests are `netif_tx_request` (12 bytes, an extra takes 8
+    of them), those of `rx` `netif_rx_request` (8 bytes).
+    """
+
+    kind = "vif"
+
+    def __init__(self, guest: RawGuest, devid: int) -> None:
+        super().__init__(guest, devid)
+        self.tx_ref = 0
+        self.rx_ref = 0
+        self.tx: RawSring
+        self.rx: RawSring
+
+    @property
+    def sring(self) -> RawSring:
+        """The ring towards the backend: `tx`."""
+        return self.tx
+
+    def attach(self) -> None:
+        super().attach()
+        pfn = self.guest.page()
+        self.tx_ref = self.guest.grant(pfn)
+        self.tx = RawSring(self.domain, pfn, 1, req="netif_tx_request", rsp="netif_tx_response")
+        pfn = self.guest.page()
+        self.rx_ref = self.guest.grant(pfn)
+        self.rx = RawSring(self.domain, pfn, 1, req="netif_rx_request", rsp="netif_rx_response")
+
+    def keys(self) -> dict[str, str]:
+        return {
+            "request-rx-copy": "1",
+            "feature-sg": "1",
+            "feature-rx-notify": "1",
+            "feature-gso-tcpv4": "1",
+            "feature-gso-tcpv6": "1",
+            "feature-ipv6-csum-offload": "1",
+            "tx-ring-ref": str(self.tx_ref),
+            "rx-ring-ref": str(self.rx_ref),
+            "event-channel": str(self.port),
+            "state": "4",
+        }
+
+
+class RawWorld:
+    """A platform with one guest that has no kernel, a disk and a bridge port, both Connected.
+
+    The guest's domain has neither a store ring nor a console: nothing but what the devices
+    need. Its trees are the toolstack's for those devices.
+    """
+
+    def __init__(self, platform: Platform, image: Image, bridge: str) -> None:
+        self.platform = platform
+        self.image = image
+        self.bridge = platform.bridge(bridge)
+        domain = platform.dom0.domctl.create_domain(
+            vcpus=1, max_pages=GUEST_PAGES + SLACK_PAGES, max_grant_frames=GRANT_FRAMES
+        )
+        domain.populate(GUEST_PAGES)
+        self.guest = RawGuest(platform, domain)
+        platform.images.register(IMAGE_NAME, image)
+        disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domain.domid)
+        nic = devices.vif(VifSpec(bridge=bridge, devid=0), domain.domid, MAC, hvm=True)
+        for device in (disk, nic):
+            self._plug(device)
+        self.vbd = RawBlkFront(self.guest, disk.devid)
+        self.vif = RawNetFront(self.guest, nic.devid)
+        domain.unpause()
+
+    def _plug(self, device: devices.Device) -> None:
+        """The two directories and the hotplug script's word, without a transaction: nobody runs
+        before they are complete."""
+        xs = self.guest.xs
+        for path, owner, reader, keys in (
+            (device.frontend_path, device.domid, BACKEND_DOMID, {"backend": device.backend_path, **device.front, **device.front_ro}),
+            (device.backend_path, BACKEND_DOMID, device.domid, {"frontend": device.frontend_path, **device.back, "hotplug-status": "connected"}),
+        ):
+            xs.write(path, "")
+            xs.set_permissions(path, [f"n{owner}", f"r{reader}"])
+            for key, value in keys.items():
+                xs.write(f"{path}/{key}", value)
+
+    def connect(self) -> None:
+        """Both devices at once. LocalProtocolError if a backend refuses."""
+        fronts = (self.vbd, self.vif)
+        self.platform.run()
+        for front in fronts:
+            front.attach()
+            front.announce()
+        self.platform.run()
+        for front in fronts:
+            front.finish()
+        self.platform.run()
+
+    def run(self) -> int:
+        """Let everything happen that is due; tasks run."""
+        return self.platform.run()
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        self.platform.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def world_raw(
+    seed: int = 0, *, image: Image | None = None, bridge: str = "xenbr0", chooser: Chooser | None = None
+) -> RawWorld:
+    """A platform, a raw guest, its disk and its interface, connected.
+
+    `image` None: 64 KiB of zeros. Half a millisecond, so a fuzzer can have a fresh one for
+    each example. Use it as a context manager, or `close` it.
+    """
+    platform = Platform(seed=seed, chooser=chooser)
+    try:
+        world = RawWorld(platform, MemoryImage(bytearray(IMAGE_BYTES)) if image is None else image, bridge)
+        world.connect()
+    except BaseException:
+        platform.close()
+        raise
+    return world

@@ -1,0 +1,127 @@
+"""One queue of an interface: a tx ring, an rx ring and the event channels behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from xenpv.bus.xenbus import XenBus
+from xenpv.errors import PeerProtocolError
+from xenpv.vif.callbacks import Completion, TransmitterStatus
+from xenpv.vif.poller import Poller
+from xenpv.vif.receiver import ReceiverRing
+from xenpv.vif.transmitter import TransmitterRing
+
+
+@attrs.define(eq=False, kw_only=True)
+class Queue:
+    """Queue `index` towards domain `domid`. The callbacks may be called while it is connected.
+
+    `broken` gets the reason when the backend broke the protocol; no poll follows then.
+    """
+
+    bus: XenBus
+    domid: int
+    index: int
+    name: str
+    returns: Callable[[Sequence[Completion]], None]
+    received: Callable[[int, ReceiverRing, list[bytes]], None]
+    broken: Callable[[str], None]
+    running: bool = False  # enabled: frames flow
+    transmitter: TransmitterRing | None = None
+    receiver: ReceiverRing | None = None
+    pollers: list[Poller] = attrs.field(factory=list)
+
+    def connect(self, *, split: bool, linear: bool, frame_max: int) -> None:
+        """Rings and channels. HypercallError: something ran out; release() takes back the rest."""
+        self.receiver = ReceiverRing(self.bus, self.domid)
+        self.transmitter = TransmitterRing(
+            self.bus, self.domid, linear=linear, frame_max=frame_max, returns=self.returns
+        )
+        ways = (("rx", self.poll_rx), ("tx", self.poll_tx)) if split else (("", self.poll),)
+        for way, poll in ways:
+            name = f"{self.name}-{way}" if way else self.name
+            self.pollers.append(Poller(self.bus, self.domid, name, poll))
+        self.receiver.poller = self.pollers[0]
+        self.transmitter.poller = self.pollers[-1]
+
+    def rx_keys(self) -> list[tuple[str, str]]:
+        """Keys of the store below the queue's directory."""
+        assert self.receiver is not None
+        name = "event-channel" if len(self.pollers) == 1 else "event-channel-rx"
+        return [("rx-ring-ref", str(self.receiver.ref)), (name, str(self.pollers[0].port))]
+
+    def tx_keys(self) -> list[tuple[str, str]]:
+        assert self.transmitter is not None
+        keys = [("tx-ring-ref", str(self.transmitter.ref))]
+        if len(self.pollers) == 2:
+            keys.append(("event-channel-tx", str(self.pollers[1].port)))
+        return keys
+
+    def listen(self) -> None:
+        """Both ends are connected: take events."""
+        for poller in self.pollers:
+            poller.unmask()
+
+    def enable(self) -> None:
+        """Post the rx slots and let frames flow; HypercallError if they cannot all be posted."""
+        assert self.receiver is not None
+        if not self.receiver.filled:
+            self.receiver.fill()
+        self.running = True
+        for poller in self.pollers:
+            poller.trigger()
+
+    def disable(self) -> None:
+        """No more frames; what was not posted yet comes back as dropped."""
+        self.running = False
+        if self.transmitter is not None:
+            self.transmitter.drop_waiting()
+
+    def send(self, frames: Sequence[bytes], cookies: Sequence[int]) -> None:
+        assert self.transmitter is not None
+        self.transmitter.queue(frames, cookies)
+        self.transmitter.post()
+
+    def poll(self) -> None:
+        self.poll_rx()
+        self.poll_tx()
+
+    def poll_rx(self) -> None:
+        if not self.running or self.receiver is None:
+            return
+        try:
+            frames = self.receiver.poll()
+        except PeerProtocolError as error:
+            self.broken(f"{self.name}: {error}")
+        else:
+            if frames:
+                self.received(self.index, self.receiver, frames)
+
+    def poll_tx(self) -> None:
+        if self.transmitter is None:
+            return
+        try:
+            self.transmitter.poll()
+        except PeerProtocolError as error:
+            self.broken(f"{self.name}: {error}")
+
+    def stop(self) -> None:
+        """Break off: every packet comes back as an error, nothing is polled any more."""
+        self.running = False
+        if self.transmitter is not None:
+            self.transmitter.abort(TransmitterStatus.ERROR)
+
+    def release(self) -> list[int]:
+        """After the close handshake; the pfns of pages that the backend still maps."""
+        self.running = False
+        for poller in self.pollers:
+            poller.close()
+        self.pollers.clear()
+        held: list[int] = []
+        for ring in (self.transmitter, self.receiver):
+            if ring is not None:
+                held += ring.release()
+        self.transmitter = self.receiver = None
+        return held
