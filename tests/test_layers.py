@@ -47,7 +47,7 @@ def _name(path: Path) -> str:
 
 
 def _room(name: str) -> str:
-    top = name.split(".")[0]
+    top = name.split(".", maxsplit=1)[0]
     return "cli" if top in CLI_MODULES and "." not in name else top
 
 
@@ -76,7 +76,7 @@ def _allowed(room: str, name: str, imported: str) -> bool:
     allowed = MAY_IMPORT[room]
     if "xen.domain" in allowed or name in TOOLSTACK or room in ("vif", "vbd", "iface"):
         allowed += DOMAIN_MODULES
-    if imported.split(".")[0] in (room, "errors"):
+    if imported.split(".", maxsplit=1)[0] in (room, "errors"):
         return True
     return any(
         not permitted or imported == permitted or imported.startswith(permitted + ".")

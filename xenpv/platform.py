@@ -340,7 +340,9 @@ class Platform:
         """The host's bridge of that name, made at its first mention."""
         return self.network.bridge(name)
 
-    def respond(self, bridge: str, *, mac: str = "00:16:3e:ff:ff:fe", ipv4: str = "192.0.2.1") -> Responder:  # fmt: skip
+    def respond(
+        self, bridge: str, *, mac: str = "00:16:3e:ff:ff:fe", ipv4: str = "192.0.2.1"
+    ) -> Responder:
         """Put a host that answers ARP, ping and UDP echo on a bridge."""
         from xenpv.host.packet import ipv4_bytes
         from xenpv.host.responder import Responder

@@ -42,9 +42,7 @@ def test_more_than_the_ring_waits_for_room_and_arrives(
     assert console.dropped == 0
 
 
-def test_write_takes_what_fits(
-    world: World, ends: tuple[ConsoleInterface, ConsoleDaemon]
-) -> None:
+def test_write_takes_what_fits(world: World, ends: tuple[ConsoleInterface, ConsoleDaemon]) -> None:
     del world
     console, _ = ends
     assert console.write(b"x" * 5000) == 2048

@@ -33,9 +33,7 @@ def test_a_new_channel_is_masked_until_its_owner_unmasks(
     assert channel.count == 1
 
 
-def test_a_forced_unmask_delivers_instead_of_telling(
-    world: World, evtchn: EvtchnInterface
-) -> None:
+def test_a_forced_unmask_delivers_instead_of_telling(world: World, evtchn: EvtchnInterface) -> None:
     ran: list[int] = []
     channel = evtchn.open_unbound(0, lambda: ran.append(1))
     world.dom0.evtchn.send(peer(world, channel))
@@ -44,9 +42,7 @@ def test_a_forced_unmask_delivers_instead_of_telling(
     assert ran == [1]
 
 
-def test_auto_mask_holds_further_events_until_unmask(
-    world: World, evtchn: EvtchnInterface
-) -> None:
+def test_auto_mask_holds_further_events_until_unmask(world: World, evtchn: EvtchnInterface) -> None:
     ran: list[int] = []
     channel = evtchn.open_unbound(0, lambda: ran.append(1), mask=True)
     far = peer(world, channel)

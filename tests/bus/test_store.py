@@ -26,9 +26,7 @@ def test_a_request_lies_in_the_page_as_on_the_wire(world: World) -> None:
     store.write("data/x", "hello")
     length = index(world, "req_prod") - before
     raw = world.guest.read(XENSTORE_PFN, before % 1024, length)
-    assert raw == (
-        b"\x0b\0\0\0" + b"\x01\0\0\0" + b"\0\0\0\0" + b"\x0c\0\0\0" + b"data/x\0hello"
-    )
+    assert raw == (b"\x0b\0\0\0" + b"\x01\0\0\0" + b"\0\0\0\0" + b"\x0c\0\0\0" + b"data/x\0hello")
     assert index(world, "req_cons") == index(world, "req_prod")
     assert index(world, "rsp_cons") == index(world, "rsp_prod")
 

@@ -19,6 +19,12 @@ from xenpv.host import xlcfg
 from xenpv.host.xlcfg import Atom, Position
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _lark_is_loaded():
+    """Loading takes as long as a hundred examples: not while a deadline counts."""
+    xlcfg.parse("")
+
+
 def plain_settings(text: str) -> dict[str, object]:
     return {key: xlcfg.plain(setting.value) for key, setting in xlcfg.parse(text).items()}
 

@@ -240,9 +240,7 @@ def test_a_dead_granter_stays_until_its_last_page_is_unmapped(
     hypervisor.create_domain(guest.domid, vcpus=1, max_pages=1)
 
 
-def test_a_dead_mapper_releases_its_maps(
-    hypervisor: Hypervisor, guest: Domain, page: int
-) -> None:
+def test_a_dead_mapper_releases_its_maps(hypervisor: Hypervisor, guest: Domain, page: int) -> None:
     mapper = domain(hypervisor)
     grant(guest, 8, page, domid=mapper.domid)
     mapper.gnttab.map(guest.domid, 8, 0x100000)
@@ -253,9 +251,7 @@ def test_a_dead_mapper_releases_its_maps(
     assert guest.read(page, 0, 3) == bytes((0, 1, 2))
 
 
-def test_local_copies_take_their_status_one_by_one(
-    dom0: Domain, guest: Domain, page: int
-) -> None:
+def test_local_copies_take_their_status_one_by_one(dom0: Domain, guest: Domain, page: int) -> None:
     grant(guest, 8, page)
     buffer = bytearray(300)
     operations = [8, 0 | 100 << 16, 0, 9, 0 | 100 << 16, 100, 8, 100 | 100 << 16, 200]
@@ -267,14 +263,15 @@ def test_local_copies_take_their_status_one_by_one(
     assert list(status) == [0, GNTST.general_error, 0]
     assert buffer == bytes(range(100)) + bytes(100) + bytes(range(100, 200))
     beyond = [8, 0 | 100 << 16, 201]
-    assert lib.grant_copy_local(
-        dom0.kernel, guest.kernel, 0, beyond, 1, ffi.from_buffer(buffer), 300, status
-    ) == -22
+    assert (
+        lib.grant_copy_local(
+            dom0.kernel, guest.kernel, 0, beyond, 1, ffi.from_buffer(buffer), 300, status
+        )
+        == -22
+    )
 
 
-def test_ring_handle_on_an_unmapped_grant_is_efault(
-    dom0: Domain, guest: Domain, page: int
-) -> None:
+def test_ring_handle_on_an_unmapped_grant_is_efault(dom0: Domain, guest: Domain, page: int) -> None:
     guest.write(page, 0, bytes(PAGE_SIZE))
     grant(guest, 8, page)
     here = dom0.holes.alloc()

@@ -133,9 +133,7 @@ def test_req_prod_moving_back_is_the_peers_fault(two: Hypervisor) -> None:
 
 
 @pytest.mark.parametrize("answered", [3, 33, 0x80000000, 0xFFFFFFFF])
-def test_rsp_prod_past_what_is_in_flight_is_the_peers_fault(
-    two: Hypervisor, answered: int
-) -> None:
+def test_rsp_prod_past_what_is_in_flight_is_the_peers_fault(two: Hypervisor, answered: int) -> None:
     ring = pair(two)
     ring.front.push(requests(1, 2), 2)
     ring.dom0.store32(ring.back.pfns[0], RSP_PROD, answered)

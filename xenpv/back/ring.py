@@ -75,18 +75,16 @@ class BackRing:
         if notify < 0:
             self.domain.fail(notify, "ring responses")
         self.published(count)
-        return notify == 1
+        return bool(notify)
 
     def published(self, count: int) -> None:
         """Trace a publication that a batch function made."""
         domain = self.domain
-        domain.trace.record(
-            Event.PUBLISH, domain.domid, lib.ring_prod_pvt(self._handle), count
-        )
+        domain.trace.record(Event.PUBLISH, domain.domid, lib.ring_prod_pvt(self._handle), count)
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""
         more = lib.back_final_check(self._handle)
         if more < 0:
             self.domain.fail(more, "ring final check")
-        return more == 1
+        return bool(more)

@@ -82,9 +82,7 @@ def parse_flag(text: str | None) -> bool:
 
 @attrs.define(eq=False)
 class Handshake:
-    """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead.
-
-    """
+    """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead."""
 
     domain: Domain
     store: StoreInterface

@@ -65,7 +65,7 @@ class FrontRing:
             self.domain.fail(notify, "ring push")
         domain = self.domain
         domain.trace.record(Event.PUBLISH, domain.domid, lib.ring_prod_pvt(handle), count)
-        return notify == 1
+        return bool(notify)
 
     def take(self) -> tuple[int, memoryview]:
         """All responses that are there: their number and their bytes, packed.
@@ -82,7 +82,7 @@ class FrontRing:
         more = lib.front_final_check(self._handle)
         if more < 0:
             self.domain.fail(more, "ring final check")
-        return more == 1
+        return bool(more)
 
     def seek(self, index: int) -> None:
         """Start a fresh ring at another index (both ends must); for tests of the wrap."""

@@ -22,8 +22,18 @@ from xenpv.xen.loop import Task
 HEADER: Final = packer("xsd_sockmsg")
 PAGE: Final = "xenstore_domain_interface"
 RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
-REQ: Final = (offsetof(PAGE, "req"), RING_SIZE, offsetof(PAGE, "req_cons"), offsetof(PAGE, "req_prod"))  # fmt: skip
-RSP: Final = (offsetof(PAGE, "rsp"), RING_SIZE, offsetof(PAGE, "rsp_cons"), offsetof(PAGE, "rsp_prod"))  # fmt: skip
+REQ: Final = (
+    offsetof(PAGE, "req"),
+    RING_SIZE,
+    offsetof(PAGE, "req_cons"),
+    offsetof(PAGE, "req_prod"),
+)
+RSP: Final = (
+    offsetof(PAGE, "rsp"),
+    RING_SIZE,
+    offsetof(PAGE, "rsp_cons"),
+    offsetof(PAGE, "rsp_prod"),
+)
 
 PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
 TEXT_MAX: Final = 1023  # what the driver's Printf can hold

@@ -36,7 +36,7 @@ E = TypeVar("E", bound=enum.Enum)
 
 _LONG_MAX = (1 << 63) - 1
 _INT_MAX = (1 << 31) - 1
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"
 _BUILDERS = {"hvm": DomainType.HVM, "generic": DomainType.PV}
 _FLAGS = (
     "acpi",
@@ -116,7 +116,7 @@ class _Reader:
     def _kind(self) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         if (uuid := self._text("uuid")) is not None:
-            if not _UUID.match(uuid.lower()):
+            if not re.match(_UUID, uuid.lower()):
                 raise self._at("uuid").error(
                     f"malformed uuid '{shown(uuid)}': expected 8-4-4-4-12 hexadecimal digits"
                 )

@@ -134,15 +134,14 @@ def vif(spec: VifSpec, domid: int, mac: bytes, *, hvm: bool) -> Device:
         "online": "1",
         "state": "1",
     }
-    for key, text in (
-        ("vifname", spec.vifname),
-        ("ip", spec.ip),
-        ("gatewaydev", spec.gatewaydev),
-        ("vlan", spec.vlan),
-        ("forwarddev", spec.forwarddev),
-    ):
-        if text:
-            back[key] = text
+    optional = {
+        "vifname": spec.vifname,
+        "ip": spec.ip,
+        "gatewaydev": spec.gatewaydev,
+        "vlan": spec.vlan,
+        "forwarddev": spec.forwarddev,
+    }
+    back |= {key: text for key, text in optional.items() if text}
     if spec.rate is not None:
         back["rate"] = f"{spec.rate[0]},{spec.rate[1]}"
     if mtu != 1500:

@@ -86,7 +86,7 @@ _BLANKS = " \t"
 _ACCESS = {"": True, "w": True, "rw": True, "r": False, "ro": False}
 _DEVTYPES = {"cdrom": True, "disk": False}
 
-_PREFIX = re.compile(r"([a-z][a-z0-9]*):")
+_PREFIX = r"([a-z][a-z0-9]*):"
 _FORMAT_PREFIXES = {"raw", "qcow", "qcow2", "vhd"}
 _SCRIPT_PREFIXES = {"iscsi", "nbd", "enbd", "drbd"}
 _IDLE_PREFIXES = {"phy", "file", "tap", "tap2", "aio", "tapdisk", "ioemu"}
@@ -102,8 +102,8 @@ _FLAGS = {
 _COLO_FLAGS = {"colo", "no-colo"}
 _COLO_TEXTS = {"colo-host", "colo-export", "active-disk", "hidden-disk"}
 _TEXTS = {"vdev", "script", "backend"} | _COLO_TEXTS
-_KEY = re.compile(r"([a-z][-a-z0-9_]*)=")
-_UNKNOWN = re.compile(r"[a-z][-a-z0-9]*=[^,],?")
+_KEY = r"([a-z][-a-z0-9_]*)="
+_UNKNOWN = r"[a-z][-a-z0-9]*=[^,],?"
 
 _POSITIONS = "the positions are target, format (absent after a prefix such as file:), vdev, access"
 _KNOWN = "access, backend, backendtype, devtype, format, script, specification, target, vdev"
@@ -161,13 +161,13 @@ class _Reader:
         if rest.startswith("target="):
             self._text("target", rest[7:].removesuffix(","))
             return ""
-        if key := _KEY.match(rest):
+        if key := re.match(_KEY, rest):
             value, _, after = rest[key.end() :].partition(",")
             if self._assign(key[1], value):
                 return after
-        if (prefix := _PREFIX.match(rest)) and self._prefix(prefix[1], rest[prefix.end() :]):
+        if (prefix := re.match(_PREFIX, rest)) and self._prefix(prefix[1], rest[prefix.end() :]):
             return rest[prefix.end() :]
-        if unknown := _UNKNOWN.match(rest):
+        if unknown := re.match(_UNKNOWN, rest):
             raise self._error("unknown parameter", unknown[0], f"known are {_KNOWN}")
         word = re.split("[,=]", rest, maxsplit=1)[0]
         after = rest[len(word) :]

@@ -39,7 +39,15 @@ CONTROL_RW: Final = (
     "sysrq",
 )
 CONTROL_RW_HVM: Final = ("feature-s3", "feature-s4")
-GUEST_RW: Final = ("data", "drivers", "feature", "attr", "error")
+GUEST_RO: Final = ("cpu", "memory", "device", "control")
+GUEST_RW: Final = (
+    "device/suspend/event-channel",
+    "data",
+    "drivers",
+    "feature",
+    "attr",
+    "error",
+)
 
 
 class ToolstackError(XenpvError):
@@ -127,17 +135,16 @@ class Toolstack:
         home, vm, libxl = f"/local/domain/{domid}", f"/vm/{uuid}", f"/libxl/{domid}"
         readable, writable = ["n0", f"r{domid}"], [f"n{domid}"]
         write, permit = self.xs.write, self.xs.set_permissions
-        control = CONTROL_RW
-        if made.config.type is DomainType.HVM:
-            control += CONTROL_RW_HVM
+        hvm = made.config.type is DomainType.HVM
+        control = CONTROL_RW + CONTROL_RW_HVM if hvm else CONTROL_RW
         self.xs.rm(home, t)
-        for path in (home, vm, *(f"{home}/{name}" for name in ("cpu", "memory", "device", "control"))):
+        for path in (home, vm, *(f"{home}/{name}" for name in GUEST_RO)):
             write(path, "", t)
             permit(path, readable, t)
         for path in (libxl, f"{libxl}/device"):
             write(path, "", t)
             permit(path, ["n0"], t)
-        for name in ("device/suspend/event-channel", *(f"control/{key}" for key in control), *GUEST_RW):
+        for name in (*GUEST_RW, *(f"control/{key}" for key in control)):
             write(f"{home}/{name}", "", t)
             permit(f"{home}/{name}", writable, t)
         values = {
@@ -272,9 +279,7 @@ class Toolstack:
             self.xs.set_permissions(f"{front}/backend-id", [f"n{domid}", "r0"], t)
 
         self.xs.transaction(write)
-        self._wait(
-            lambda: bool(self.xs.read(f"{front}/tty")), DEVICE_TIMEOUT_NS, f"{front}/tty"
-        )
+        self._wait(lambda: bool(self.xs.read(f"{front}/tty")), DEVICE_TIMEOUT_NS, f"{front}/tty")
 
     # running domains
 

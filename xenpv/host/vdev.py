@@ -20,9 +20,9 @@ _SCSI_MAJOR = 8
 # The target number of a major's first disk; an IDE major has two disks of 64 minors.
 _IDE_TARGETS = {3: 0, 22: 2, 33: 4, 34: 6, 56: 8, 57: 10, 88: 12, 89: 14}
 
-_LETTERS = re.compile(r"(xvd|hd|sd)([a-z]{1,5})(0|[1-9][0-9]{0,2})?\Z")
-_NUMBERED = re.compile(r"d(0|[1-9][0-9]{0,6})p(0|[1-9][0-9]{0,2})\Z")
-_PLAIN = re.compile(r"0[xX][0-9a-fA-F]{1,16}\Z|0[0-7]{0,22}\Z|[1-9][0-9]{0,19}\Z")
+_LETTERS = r"(xvd|hd|sd)([a-z]{1,5})(0|[1-9][0-9]{0,2})?\Z"
+_NUMBERED = r"d(0|[1-9][0-9]{0,6})p(0|[1-9][0-9]{0,2})\Z"
+_PLAIN = r"0[xX][0-9a-fA-F]{1,16}\Z|0[0-7]{0,22}\Z|[1-9][0-9]{0,19}\Z"
 
 
 def number(name: str, position: Position = NOWHERE) -> int:
@@ -40,13 +40,13 @@ def number(name: str, position: Position = NOWHERE) -> int:
 
 
 def _number(name: str) -> int | None:
-    if _PLAIN.match(name):
+    if re.match(_PLAIN, name):
         base = 16 if name[1:2] in {"x", "X"} else 8 if name.startswith("0") else 10
         plain = int(name, base)
         return plain if plain <= NUMBER_MAX else None
-    if match := _NUMBERED.match(name):
+    if match := re.match(_NUMBERED, name):
         return _of_xvd(int(match[1]), int(match[2]))
-    match = _LETTERS.match(name)
+    match = re.match(_LETTERS, name)
     if match is None:
         return 0 if name == "" else None
     kind, letters, digits = match.groups()

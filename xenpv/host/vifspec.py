@@ -24,14 +24,15 @@ _UINT32_MAX = (1 << 32) - 1
 _UINT64_MAX = (1 << 64) - 1
 _INTERVAL_US = 50_000
 
-_RATE = re.compile(r"([0-9]+)([GMK]?)([Bb])/s\Z")
-_INTERVAL = re.compile(r"([0-9]+)([mu]?)s?\Z")
+# Patterns are compiled when first used: `import xenpv` reaches this module.
+_RATE = r"([0-9]+)([GMK]?)([Bb])/s\Z"
+_INTERVAL = r"([0-9]+)([mu]?)s?\Z"
 _MULTIPLIERS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _UNITS_US = {"u": 1, "m": 10**3, "": 10**6}
 
-_MAC = re.compile(r"[0-9a-fA-F]{1,2}(?:[^0-9a-fA-F][0-9a-fA-F]{1,2}){5}\Z")
+_MAC = r"[0-9a-fA-F]{1,2}(?:[^0-9a-fA-F][0-9a-fA-F]{1,2}){5}\Z"
 # strtoul(3) in base 16.
-_HEX = re.compile(r"[ \t\n\v\f\r]*([-+]?)(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
+_HEX = r"[ \t\n\v\f\r]*([-+]?)(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)"
 
 
 class NicType(enum.Enum):
@@ -132,14 +133,15 @@ class _Reader:
             self._complain(f"unknown vif option '{shown(key)}'", f"known are {_KNOWN}")
 
     def _mac(self, value: str) -> None:
-        if self._strict and not _MAC.match(value):
+        if self._strict and not re.match(_MAC, value):
             hint = "expected six bytes in hexadecimal such as 00:16:3e:12:34:56"
             self._complain(f"bad mac '{shown(value)}'", hint)
         # Any one character separates two bytes and what follows the sixth is not read. A bad mac
         # replaces the bytes before its fault.
         mac, start = bytearray(self.fields.get("mac") or bytes(6)), 0
+        hexadecimal = re.compile(_HEX)
         for index in range(6):
-            match = _HEX.match(value, start)
+            match = hexadecimal.match(value, start)
             if match is None or int(match[1] + match[2], 16) not in range(256):
                 self._complain(f"bad mac '{shown(value)}'", f"byte {index + 1} is not one")
                 break
@@ -180,7 +182,7 @@ def parse_rate(rate: str, position: Position = NOWHERE) -> tuple[int, int]:
 
     if not speed:
         raise error("no rate specified", rate)
-    match = _RATE.match(speed)
+    match = re.match(_RATE, speed)
     if match is None:
         raise error("invalid rate", speed)
     digits, multiplier, unit = match.groups()
@@ -192,7 +194,7 @@ def parse_rate(rate: str, position: Position = NOWHERE) -> tuple[int, int]:
     bytes_per_second = amount * _MULTIPLIERS[multiplier] // (8 if unit == "b" else 1)
     interval_us = _INTERVAL_US
     if at:
-        match = _INTERVAL.match(interval)
+        match = re.match(_INTERVAL, interval)
         if match is None:
             raise error("invalid replenishment interval", interval)
         amount = _c_number(match[1])

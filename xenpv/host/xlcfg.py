@@ -27,7 +27,7 @@ NESTING_MAX = 100
 COMMAND_LINE = "command line"
 
 _LONG_MIN, _LONG_MAX = -(1 << 63), (1 << 63) - 1
-_LONG = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
+_LONG = r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z"
 _ESCAPES = {"\\": "\\", "'": "'", '"': '"', "a": "\a", "b": "\b", "f": "\f"} | {
     "n": "\n",
     "r": "\r",
@@ -87,7 +87,7 @@ class Atom:
 
     def number(self) -> int | None:
         """The text as strtol(3) reads all of it in base 0; None if it does not fit a long."""
-        match = _LONG.match(self.text)
+        match = re.match(_LONG, self.text)
         if match is None:
             return None
         sign, digits = match.groups()

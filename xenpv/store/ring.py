@@ -21,8 +21,18 @@ from xenpv.xen.upcall import Dispatcher
 
 PAGE: Final = "xenstore_domain_interface"
 RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
-REQ: Final = (offsetof(PAGE, "req"), RING_SIZE, offsetof(PAGE, "req_cons"), offsetof(PAGE, "req_prod"))  # fmt: skip
-RSP: Final = (offsetof(PAGE, "rsp"), RING_SIZE, offsetof(PAGE, "rsp_cons"), offsetof(PAGE, "rsp_prod"))  # fmt: skip
+REQ: Final = (
+    offsetof(PAGE, "req"),
+    RING_SIZE,
+    offsetof(PAGE, "req_cons"),
+    offsetof(PAGE, "req_prod"),
+)
+RSP: Final = (
+    offsetof(PAGE, "rsp"),
+    RING_SIZE,
+    offsetof(PAGE, "rsp_cons"),
+    offsetof(PAGE, "rsp_prod"),
+)
 SERVER_FEATURES: Final = offsetof(PAGE, "server_features")
 CONNECTION: Final = offsetof(PAGE, "connection")
 ERROR: Final = offsetof(PAGE, "error")
