@@ -44,12 +44,15 @@ sanitize: $(STAMP)-dev
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
 	cp -R pyproject.toml setup.py README.md LICENSE _xenpv_pytest.py xenpv tests $(SANITIZED)
-	find $(SANITIZED) -name '*.so' -delete -o -name '*.o' -delete
+	find $(SANITIZED)/xenpv \( -name '*.so' -o -name '*.o' \) -delete
 	cd $(SANITIZED) && XENPV_SANITIZE=address,undefined \
-	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	    $(CURDIR)/$(BIN)/python -m pip install -q --no-deps --target built .
+	for room in abi bench; do \
+	    cp $(SANITIZED)/built/xenpv/$$room/*.so $(SANITIZED)/xenpv/$$room/ || exit 1; \
+	done
 	cd $(SANITIZED) && LD_PRELOAD="$$(cc -print-file-name=libasan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 \
-	    UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    PYTHONMALLOC=malloc \
 	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/abi tests/xen
 
 soak: $(STAMP)-dev

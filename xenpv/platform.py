@@ -20,8 +20,8 @@ from xenpv.back.blkback import BlkbackFactory
 from xenpv.back.console import Console, ConsoleDaemon
 from xenpv.back.netback import NetbackFactory
 from xenpv.back.store import BackStore
-from xenpv.back.xenbus import BackendBus
-from xenpv.bus.xenbus import XenBus
+from xenpv.back.xenbus import BackendBus, DriverFactory
+from xenpv.bus.xenbus import ClassDriverFactory, XenBus
 from xenpv.errors import LocalProtocolError
 from xenpv.host import vdev
 from xenpv.host.diskspec import DiskSpec
@@ -46,7 +46,14 @@ if TYPE_CHECKING:
     from xenpv.host.responder import Responder
 
 DOM0_PAGES: Final = 16_384
-DRIVERS: Final = {"VBD": Vbd, "VIF": XenVif, "IFACE": Agent}
+
+
+def xennet(bus: XenBus) -> XenVif[Adapter]:
+    """XenVif with XenNet above it."""
+    return XenVif(bus, Adapter)
+
+
+DRIVERS: Final[dict[str, ClassDriverFactory]] = {"VBD": Vbd, "VIF": xennet, "IFACE": Agent}
 
 
 @attrs.frozen
@@ -158,7 +165,7 @@ class Guest:
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif
-        result = []
+        result: list[tuple[str, int, bool]] = []
         for device in self.created.devices:
             if device.kind == "vbd" and device.back["device-type"] == "disk":
                 up = vbd is not None and vbd.connected(device.devid)
@@ -179,7 +186,7 @@ class Guest:
         return driver if isinstance(driver, Vbd) else None
 
     @property
-    def _vif(self) -> XenVif | None:
+    def _vif(self) -> XenVif[Adapter] | None:
         driver = self._driver("VIF")
         return driver if isinstance(driver, XenVif) else None
 
@@ -248,7 +255,10 @@ class Platform:
         self.store_daemon = StoreDaemon(self.dom0, self.dispatcher, self.xenstored)
         self.images = ImageProvider()
         self.network = Network()
-        drivers = {"vbd": BlkbackFactory(self.images), "vif": NetbackFactory(self.network)}
+        drivers: dict[str, DriverFactory] = {
+            "vbd": BlkbackFactory(self.images),
+            "vif": NetbackFactory(self.network),
+        }
         kernel = BackStore(self.dom0, self.xenstored.connect_local("kernel"), "kernel")
         self.backends = BackendBus(self.dom0, kernel, self.dispatcher, drivers)
         consoles = BackStore(self.dom0, self.xenstored.connect_local("xenconsoled"), "xenconsoled")

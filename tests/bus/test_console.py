@@ -16,7 +16,6 @@ def ends(world: World) -> tuple[ConsoleInterface, ConsoleDaemon]:
     daemon = ConsoleDaemon(world.dom0, world.back_store(), world.dispatcher)
     world.write("/local/domain/1/console/port", str(port))
     world.loop.run()
-    daemon.adopt(1)
     return ConsoleInterface(world.guest, EvtchnInterface(world.guest), CONSOLE_PFN, port), daemon
 
 

@@ -123,7 +123,7 @@ class Store:
         self.dom0 = self.server.connect_local("dom0")
 
     def introduce(self, domid: int) -> WireClient:
-        self.dom0.call(XS.INTRODUCE, b"%d\0" b"1\0" b"2\0" % domid)
+        self.dom0.call(XS.INTRODUCE, b"%d\x001\x002\0" % domid)
         return WireClient(self.platform.connections[domid])
 
     def guest(self, domid: int, perms: bytes | None = None) -> WireClient:

@@ -52,8 +52,8 @@ def test_root_is_a_path(store: Store) -> None:
 
 def test_relative_path_is_below_the_callers_home(store: Store) -> None:
     guest = store.guest(3)
-    guest.call(XS.WRITE, b"data/x\0" b"g")
-    store.dom0.call(XS.WRITE, b"data/x\0" b"d")
+    guest.call(XS.WRITE, b"data/x\0g")
+    store.dom0.call(XS.WRITE, b"data/x\0d")
     assert store.read(b"/local/domain/3/data/x") == b"g"
     assert store.read(b"/local/domain/0/data/x") == b"d"
 

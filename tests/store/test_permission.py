@@ -36,13 +36,13 @@ def test_rights_of_an_unprivileged_domain(
     store.set_perms(b"/p", *perms)
     assert answer(guest, XS.READ, b"/p\0") == (b"1" if may_read else "EACCES")
     assert answer(guest, XS.DIRECTORY, b"/p\0") == (b"" if may_read else "EACCES")
-    assert answer(guest, XS.WRITE, b"/p\0" b"2") == (b"OK\0" if may_write else "EACCES")
+    assert answer(guest, XS.WRITE, b"/p\x002") == (b"OK\0" if may_write else "EACCES")
     assert store.read(b"/p") == (b"2" if may_write else b"1")
 
 
 def test_privileged_callers_bypass_permissions(store: Store) -> None:
     guest = store.guest(1)
-    guest.call(XS.WRITE, b"mine\0" b"1")
+    guest.call(XS.WRITE, b"mine\x001")
     assert store.read(b"/local/domain/1/mine") == b"1"
     store.write(b"/local/domain/1/mine", b"2")
 
@@ -159,7 +159,7 @@ def test_set_perms_counts_the_size_of_the_node_last(store: Store) -> None:
 def test_owner_needs_no_letter_and_may_change_the_rest(store: Store) -> None:
     guest = store.guest(1)
     other = store.guest(2)
-    guest.call(XS.WRITE, b"mine\0" b"1")
+    guest.call(XS.WRITE, b"mine\x001")
     guest.call(XS.SET_PERMS, b"mine\0n1\0r2\0")
     assert answer(other, XS.READ, b"/local/domain/1/mine\0") == b"1"
 
@@ -212,14 +212,14 @@ def test_domid_any_needs_the_writers_feature(store: Store) -> None:
     store.write(b"/p", b"1")
     store.dom0.call(XS.MKDIR, b"/local/domain/1\0")
     store.set_perms(b"/local/domain/1", b"n1")
-    assert answer(store.dom0, XS.SET_FEATURE, b"1\0" b"6\0") == b"OK\0"
+    assert answer(store.dom0, XS.SET_FEATURE, b"1\x006\0") == b"OK\0"
     old = store.introduce(1)
     new = store.guest(2)
-    old.call(XS.WRITE, b"a\0" b"1")
+    old.call(XS.WRITE, b"a\x001")
     old.call(XS.SET_PERMS, b"a\0n1\0r32757\0")
     assert store.dom0.call(XS.GET_PERMS, b"/local/domain/1/a\0") == b"n1\0r32757\0"
     assert answer(new, XS.READ, b"/local/domain/1/a\0") == "EACCES"
-    new.call(XS.WRITE, b"b\0" b"2")
+    new.call(XS.WRITE, b"b\x002")
     new.call(XS.SET_PERMS, b"b\0n2\0r32757\0")
     assert answer(old, XS.READ, b"/local/domain/2/b\0") == b"2"
 
@@ -231,7 +231,7 @@ def test_target_lends_its_ownership_and_its_entries(store: Store) -> None:
     store.write(b"/p", b"1")
     store.set_perms(b"/p", b"n0", b"r1")
     assert answer(stub, XS.READ, b"/p\0") == "EACCES"
-    store.dom0.call(XS.SET_TARGET, b"2\0" b"1\0")
+    store.dom0.call(XS.SET_TARGET, b"2\x001\0")
     assert answer(stub, XS.READ, b"/p\0") == b"1"
     assert answer(stub, XS.WRITE, b"/local/domain/1/x\0") == b"OK\0"
     assert store.dom0.call(XS.GET_PERMS, b"/local/domain/1/x\0") == b"n2\0"

@@ -145,7 +145,7 @@ def test_directory_parts_are_whole_names_and_make_up_the_directory(store: Store)
     assert min(sizes[:-1]) > 4096 - 88 - 1
 
 
-@pytest.mark.parametrize("payload", [b"/d\0", b"/d\0" b"0", b"/d\0" b"0\0x\0", b""])
+@pytest.mark.parametrize("payload", [b"/d\0", b"/d\x000", b"/d\x000\0x\0", b""])
 def test_directory_part_needs_two_strings(store: Store, payload: bytes) -> None:
     store.write(b"/d")
     assert answer(store.dom0, XS.DIRECTORY_PART, payload) == "EINVAL"

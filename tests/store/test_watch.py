@@ -60,7 +60,7 @@ def test_depth_limits_the_levels(store: Store, depth: int, heard: int) -> None:
 
 def test_depth_of_a_watch_on_the_root(store: Store) -> None:
     store.write(b"/a/b")
-    store.dom0.call(XS.WATCH, b"/\0t\0" b"1\0")
+    store.dom0.call(XS.WATCH, b"/\0t\x001\0")
     store.events()
     for path in (b"/", b"/a", b"/a/b"):
         store.write(path)
@@ -71,7 +71,7 @@ def test_depth_of_a_watch_on_the_root(store: Store) -> None:
     ("payload", "expected"),
     [
         (b"/a\0", "EINVAL"),
-        (b"/a\0t\0" b"1\0x\0", "EINVAL"),
+        (b"/a\0t\x001\0x\0", "EINVAL"),
         (b"/a\0t\0-1\0", "EINVAL"),
         (b"/a\0t\0junk\0", b"OK\0"),
         (b"/a/\0t\0", "EINVAL"),
@@ -88,13 +88,13 @@ def test_watch_arguments(store: Store, payload: bytes, expected: bytes | str) ->
 def test_depth_needs_the_feature(store: Store) -> None:
     store.dom0.call(XS.MKDIR, b"/local/domain/1\0")
     store.set_perms(b"/local/domain/1", b"n1")
-    store.dom0.call(XS.SET_FEATURE, b"1\0" b"10\0")
-    assert answer(store.introduce(1), XS.WATCH, b"x\0t\0" b"1\0") == "EINVAL"
+    store.dom0.call(XS.SET_FEATURE, b"1\x0010\0")
+    assert answer(store.introduce(1), XS.WATCH, b"x\0t\x001\0") == "EINVAL"
 
 
 def test_same_path_and_token_is_eexist_whatever_the_depth(store: Store) -> None:
     store.dom0.call(XS.WATCH, b"/local/domain/0/a\0t\0")
-    assert answer(store.dom0, XS.WATCH, b"/local/domain/0/a\0t\0" b"1\0") == "EEXIST"
+    assert answer(store.dom0, XS.WATCH, b"/local/domain/0/a\0t\x001\0") == "EEXIST"
     assert answer(store.dom0, XS.WATCH, b"a\0t\0") == "EEXIST"
     assert answer(store.dom0, XS.WATCH, b"a\0u\0") == b"OK\0"
 
@@ -125,7 +125,7 @@ def test_watch_requests_ignore_the_transaction_id(store: Store) -> None:
 @pytest.mark.parametrize(
     ("op", "payload", "heard"),
     [
-        (XS.WRITE, b"/a/b\0" b"1", [b"/a/b"]),
+        (XS.WRITE, b"/a/b\x001", [b"/a/b"]),
         (XS.WRITE, b"/a/b\0", [b"/a/b"]),  # the value it had
         (XS.WRITE, b"/a/x/y/z\0", [b"/a/x/y/z"]),  # nothing for the parents it makes
         (XS.MKDIR, b"/a/x/y\0", [b"/a/x/y"]),
@@ -335,7 +335,7 @@ def test_release_is_open_to_all_and_introduce_to_dom0(store: Store) -> None:
 def test_set_perms_opens_a_special_node_and_fires_its_name(store: Store) -> None:
     guest = store.guest(1)
     watch(guest, b"@introduceDomain")
-    guest.send(XS.WATCH, b"@introduceDomain\0deep\0" b"1\0")
+    guest.send(XS.WATCH, b"@introduceDomain\0deep\x001\0")
     guest.messages()
     store.set_perms(b"@introduceDomain", b"n0", b"r1")
     assert guest.events() == [(b"@introduceDomain", b"t"), (b"@introduceDomain", b"deep")]

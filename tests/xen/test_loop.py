@@ -148,22 +148,51 @@ def test_digest_covers_every_record_and_nothing_else() -> None:
     assert digest(5000, 1) != digest(5001, 1)
 
 
-def test_digest_is_the_published_one_for_its_words() -> None:
-    # blake2b-128 over four little-endian u64: time, event << 16 | domid, a, b.
+def test_digest_is_blake2b_of_its_little_endian_words() -> None:
     from hashlib import blake2b
 
     loop = Loop()
-    loop.trace.record(3, 7, 11, 13)
-    words = b"".join(n.to_bytes(8, "little") for n in (0, 3 << 16 | 7, 11, 13))
-    assert loop.trace.hexdigest() == blake2b(words, digest_size=16).hexdigest()
+    loop.trace.record(3, 7, 11)
+    loop.trace.record(5, 1, 70000, 2)
+    loop.trace.timer(2, 9, 1 << 40)
+    words = (
+        3 << 56 | 7 << 40 | 11,
+        5 << 56 | 1 << 40 | 70000 << 16 | 2,
+        4 << 56 | 2 << 40 | 9,
+        1 << 40,
+    )
+    raw = b"".join(word.to_bytes(8, "little") for word in words)
+    assert loop.trace.hexdigest() == blake2b(raw, digest_size=16).hexdigest()
+    loop.trace.flush()
+    assert loop.trace.hexdigest() == blake2b(raw, digest_size=16).hexdigest()
 
 
 def test_tail_reads_across_a_flush() -> None:
     loop = Loop()
-    for number in range(1030):
-        loop.trace.record(3, 1, number)
-    assert loop.trace.tail(2) == (
-        "0.000000000 d1 sends on port 1028",
-        "0.000000000 d1 sends on port 1029",
+    loop.trace.record(3, 1, 1028)
+    loop.trace.flush()
+    loop.trace.timer(2, 9, 1_500_000_000)
+    loop.trace.record(2, 0, 5, 3)
+    assert loop.trace.tail(3) == (
+        "d1 sends on port 1028",
+        "d2 timer of task 9 at 1.500000000 s",
+        "d0 choice 3 of 5",
     )
+
+
+def test_a_busy_loop_flushes_and_keeps_a_tail() -> None:
+    loop = Loop()
+    left = 10_000
+
+    def again() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            task.wake()
+
+    task = Task(loop, 3, "again", again)
+    task.wake()
+    loop.run()
+    assert len(loop.trace.words) < 5000
+    assert loop.trace.tail(1) == ("d3 runs task 0",)
     assert len(loop.trace.tail(50)) == 50

@@ -15,7 +15,7 @@ import attrs
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.blkif import PROTOCOL_DEFAULT, PROTOCOLS, Abi
-from xenpv.back.blkring import INDIRECT_SEGMENTS_MAX, SECTOR_SHIFT, BlkRing, Bounce, Vbd
+from xenpv.back.blkring import INDIRECT_SEGMENTS_MAX, BlkRing, Bounce, Vbd
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.errors import ConfigError, GrantError, HypercallError, PeerProtocolError
@@ -203,14 +203,16 @@ class Blkback:
         mapped: list[tuple[int, int]] = []
         try:
             for gref in grefs:
-                mapped.append(self._map_page(gref))
+                mapped.append(self._map_page(gref))  # noqa: PERF401 - kept on failure
             pfns = [pfn for _handle, pfn in mapped]
             ring = BackRing(domain, pfns, req_size=abi.request_size, rsp_size=abi.response_size)
             local = domain.evtchn.bind_interdomain(device.frontend_domid, port)
         except BaseException:
             self._unmap(mapped)
             raise
-        blkring = BlkRing(ring, local, abi, device.frontend_domid, self.bounce)
+        granter = domain.find(device.frontend_domid)
+        assert granter is not None, "a page of it is mapped"
+        blkring = BlkRing(ring, local, abi, granter, self.bounce)
         queue = Queue(driver=self, ring=blkring, mapped=mapped)
         name = f"{device.name}-{len(self.queues)}"
         queue.task = device.dispatcher.bind(local, name, queue.run)

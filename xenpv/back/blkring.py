@@ -19,7 +19,6 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
 from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
 from xenpv.back.ring import BackRing
-from xenpv.errors import PeerProtocolError
 from xenpv.host.image import Image, ImageError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
@@ -58,14 +57,21 @@ class Bounce:
 
     @property
     def view(self) -> memoryview:
-        if self._view is None:
-            self._view = memoryview(mmap.mmap(-1, BOUNCE_BYTES))
-            self._pointer = ffi.from_buffer(self._view)
-        return self._view
+        return self._map() if self._view is None else self._view
 
     @property
     def pointer(self) -> Any:
-        return self._pointer if self._view is not None else self.view and self._pointer
+        if self._view is None:
+            self._map()
+        return self._pointer
+
+    def _map(self) -> memoryview:
+        # Both of the mapping itself: a memoryview and a cffi buffer of it in one cycle of
+        # garbage crash the collector.
+        memory = mmap.mmap(-1, BOUNCE_BYTES)
+        self._view = memoryview(memory)
+        self._pointer = ffi.from_buffer(memory)
+        return self._view
 
 
 @attrs.define(eq=False)
@@ -77,36 +83,40 @@ class Vbd:
     sectors: int
     alignment: int  # sectors of 512 bytes in a logical one, less 1: a mask
     discard: bool
+    buffer: memoryview | None  # the image, if that is in memory
+    memory: Any  # where `buffer` lies; only that keeps it there
 
     @classmethod
     def of(cls, image: Image, *, readonly: bool, discard: bool) -> Vbd:
+        buffer = image.buffer
         return cls(
             image=image,
             readonly=readonly,
             sectors=image.size_bytes >> SECTOR_SHIFT,
             alignment=(image.sector_size >> SECTOR_SHIFT) - 1,
             discard=discard and not readonly,
+            buffer=buffer,
+            memory=None if buffer is None else ffi.cast("uint8_t *", ffi.from_buffer(buffer)),
         )
 
 
 class BlkRing:
     """Requests of one ring against one disk. `service` is one pass.
 
-    PeerProtocolError: the frontend's producer index is out of bounds, or its domain is gone.
-    HypercallError: a ring page is no longer mapped. Break the device on either.
+    PeerProtocolError: the frontend's producer index is out of bounds. HypercallError: a
+    ring page is no longer mapped. Break the device on either. `granter` is the frontend's
+    domain; once that is dead no reference of it is valid, and every copy fails.
     """
 
     def __init__(
-        self, ring: BackRing, port: int, abi: Abi, frontend_domid: int, bounce: Bounce
+        self, ring: BackRing, port: int, abi: Abi, granter: Domain, bounce: Bounce
     ) -> None:
         self.ring = ring
         self.domain: Domain = ring.domain
         self.port = port
         self.abi = abi
-        self.frontend_domid = frontend_domid
+        self.granter = granter
         self.bounce = bounce
-        self.requests = 0  # answered so far
-        self.errors = 0  # of those, not with OKAY
         self._verdicts = array("b", bytes(ring.size))
         self._sectors = array("I", bytes(4 * ring.size))
         self._offsets = array("Q", bytes(8 * ring.size))  # in the image
@@ -129,8 +139,6 @@ class BlkRing:
             if notify < 0:
                 self.domain.fail(notify, "ring responses")
             ring.published(count)
-            self.requests += count
-            self.errors += count - self._verdicts[:count].count(0)
             if notify:
                 self.domain.evtchn.send(self.port)
         return ring.final_check()
@@ -179,26 +187,24 @@ class BlkRing:
         else:
             perform(self, vbd, first, end)
 
-    @property
-    def _granter(self) -> Any:
-        granter = self.domain.find(self.frontend_domid)
-        if granter is None:
-            raise PeerProtocolError(f"domain {self.frontend_domid} is gone")
-        return granter.kernel
-
     def _copy(
         self, operation: int, first: int, end: int, offsets: Any, local: Any, size: int
     ) -> None:
         """Data of the requests in [first, end) that are not refused; what fails is ERROR."""
+        requests, verdicts = self.ring.raw_pointer, self._verdicts_at
+        if first:
+            requests += first * self.abi.request_size
+            verdicts += first
+            offsets += first
         failed = lib.blk_copy(
             self.domain.kernel,
-            self._granter,
-            self.ring.raw_pointer + first * self.abi.request_size,
+            self.granter.kernel,
+            requests,
             end - first,
             self.abi.is_x86_32,
             operation,
-            self._verdicts_at + first,
-            offsets + first,
+            verdicts,
+            offsets,
             local,
             size,
         )
@@ -207,9 +213,8 @@ class BlkRing:
 
     def _read(self, vbd: Vbd, first: int, end: int) -> None:
         image = vbd.image
-        if image.buffer is not None:
-            local = ffi.from_buffer(image.buffer)
-            self._copy(READ, first, end, self._offsets_at, local, image.size_bytes)
+        if vbd.memory is not None:
+            self._copy(READ, first, end, self._offsets_at, vbd.memory, image.size_bytes)
             return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
@@ -222,11 +227,10 @@ class BlkRing:
         image = vbd.image
         size = self.abi.request_size
         nr_segments = self.ring.raw[first * size + 1 : end * size : size]
-        if image.buffer is not None and max(nr_segments) == 1:
+        if vbd.memory is not None and max(nr_segments) == 1:
             # A lone segment is copied whole or not at all. More of them go by the bounce
             # buffer: a request of which one reference fails must not have written a byte.
-            local = ffi.from_buffer(image.buffer)
-            self._copy(operation, first, end, self._offsets_at, local, image.size_bytes)
+            self._copy(operation, first, end, self._offsets_at, vbd.memory, image.size_bytes)
             return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
@@ -361,8 +365,8 @@ class BlkRing:
         image, bounce = vbd.image, self.bounce
         try:
             if operation == READ:
-                if image.buffer is not None:
-                    local = ffi.from_buffer(image.buffer) + offset
+                if vbd.memory is not None:
+                    local = vbd.memory + offset
                 else:
                     image.read_into(bounce.view[:total], offset)
                     local = bounce.pointer
@@ -380,7 +384,14 @@ class BlkRing:
         operations = ffi.from_buffer("uint32_t[]", array("I", pieces))
         statuses = ffi.new("int8_t[]", count)
         failed = lib.grant_copy_local(
-            self.domain.kernel, self._granter, to_guest, operations, count, local, size, statuses
+            self.domain.kernel,
+            self.granter.kernel,
+            to_guest,
+            operations,
+            count,
+            local,
+            size,
+            statuses,
         )
         if failed < 0:
             self.domain.fail(failed, "copy")

@@ -10,7 +10,7 @@ from typing import Final
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
-from xenpv.back.store import BackStore
+from xenpv.back.store import BackStore, BackWatch
 from xenpv.back.xenbus import number_of
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError
 from xenpv.xen.domain import Domain
@@ -109,28 +109,27 @@ class ConsoleDaemon:
         self.store = store
         self.dispatcher = dispatcher
         self.consoles: dict[int, Console] = {}
+        self._watches: dict[int, BackWatch] = {}
         self.finished: dict[int, Console] = {}
         store.watch("@introduceDomain", self._look)
         store.watch("@releaseDomain", self._look)
 
     def _look(self, _path: str) -> None:
         present = self.store.directory("/local/domain")
-        for domid in [domid for domid in self.consoles if self.domain.find(domid) is None]:
-            self.remove(domid)
+        for domid in [domid for domid in self._watches if self.domain.find(domid) is None]:
+            self._remove(domid)
         for name in present:
             domid = number_of(name, 0)
-            if domid and domid not in self.consoles and self.domain.find(domid) is not None:
-                self._adopt(domid)
+            if domid and domid not in self._watches and self.domain.find(domid) is not None:
+                # The toolstack writes the console after it introduced the domain.
+                path = f"/local/domain/{domid}/console/port"
+                self._watches[domid] = self.store.watch(path, self._adopt)
 
-    def adopt(self, domid: int) -> None:
-        """A console was written for a domain that is introduced already."""
-        if domid not in self.consoles:
-            self._adopt(domid)
-
-    def _adopt(self, domid: int) -> None:
+    def _adopt(self, path: str) -> None:
+        domid = number_of(path.split("/")[3], 0)
         home = f"/local/domain/{domid}/console"
         port = number_of(self.store.get(f"{home}/port"), 0)
-        if not port:
+        if not port or domid in self.consoles:
             return
         pfn = self.domain.holes.alloc()
         try:
@@ -147,7 +146,8 @@ class ConsoleDaemon:
         self.consoles[domid] = console
         self.store.write(f"{home}/tty", f"/dev/pts/{domid}")
 
-    def remove(self, domid: int) -> None:
+    def _remove(self, domid: int) -> None:
+        self.store.unwatch(self._watches.pop(domid))
         console = self.consoles.pop(domid, None)
         if console is not None:
             console.close()

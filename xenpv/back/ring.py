@@ -11,7 +11,7 @@ from typing import Any
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.domain import Domain
-from xenpv.xen.trace import Event
+from xenpv.xen.trace import Event, mark
 
 
 class BackRing:
@@ -28,6 +28,7 @@ class BackRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
+        self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)
         # The last requests taken: `handle`, `raw` and `raw_pointer` serve the kernel's
@@ -79,8 +80,7 @@ class BackRing:
 
     def published(self, count: int) -> None:
         """Trace a publication that a batch function made."""
-        domain = self.domain
-        domain.trace.record(Event.PUBLISH, domain.domid, lib.ring_prod_pvt(self._handle), count)
+        self.domain.trace.words.append(self._publication | count)
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""

@@ -44,6 +44,7 @@ def make_ffibuilder() -> FFI:
             "xenpv/bench/build.py",
             "xenpv/bench/limit.c",
             "xenpv/bench/limit.h",
+            "xenpv/abi/kernel/access.h",
             *(f"xenpv/abi/decl/{name}" for name in DECLARATIONS),
         ],
         extra_compile_args=[

@@ -6,12 +6,16 @@
  * There is no hypervisor, no store and no scheduler, so nothing in Python can be faster.
  * The buffers stay in the second-level cache, as those of the bench beside it do.
  * Rings are used as public/io/ring.h tells; the layouts are those of abi/decl.
+ *
+ * The block ring exists twice out of one text: bare, and with every shared access going
+ * through abi/kernel/access.h while its hook is unset. What the seam costs is the difference.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "kernel/access.h"
 #include "limit.h"
 
 #define LIMIT_PAGE 4096u
@@ -24,11 +28,8 @@
 #define LIMIT_NET_SLOTS 256u
 #define LIMIT_BACKEND 0         /* domid */
 
-#define limit_mb() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-#define limit_rmb() __atomic_thread_fence(__ATOMIC_ACQUIRE)
-#define limit_wmb() __atomic_thread_fence(__ATOMIC_RELEASE)
-#define limit_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define limit_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
 
 struct limit_end {              /* what an end keeps for itself, of each ring */
     uint32_t prod_pvt, cons;
@@ -44,39 +45,67 @@ struct limit {
     uint32_t free_ids[LIMIT_NET_SLOTS];
     int16_t done[LIMIT_NET_SLOTS];
     uint32_t next_page, next_sector;
+    struct machine machine;     /* of the hooked text: base and a hook that is NULL */
     struct limit_result result;
 };
 
+/* c is a constant NULL in the bare text, so that only the access itself is left of these. */
+ALWAYS_INLINE uint32_t load32(struct call *c, const uint32_t *p)
+{
+    return c ? shared_load32(c, p) : __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+ALWAYS_INLINE uint16_t load16(struct call *c, const uint16_t *p)
+{
+    return c ? shared_load16(c, p) : __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+ALWAYS_INLINE void store32(struct call *c, uint32_t *p, uint32_t v)
+{
+    if (c)
+        shared_store32(c, p, v);
+    else
+        __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+
+/* A slot or a piece of data, reported as one access. */
+ALWAYS_INLINE int begins(struct call *c, uint32_t kind, const void *p, size_t size)
+{
+    return c && access_begins(c, kind, p, (uint32_t)size);
+}
+
 /* Both halves of the notification test: did [old, new) pass the index that was asked for? */
-static inline int limit_notify(uint32_t old, uint32_t new, uint32_t event)
+ALWAYS_INLINE int limit_notify(uint32_t old, uint32_t new, uint32_t event)
 {
     return new - event < new - old;
 }
 
-static inline uint8_t *limit_granted(const struct limit *l, uint32_t ref, int write)
+ALWAYS_INLINE uint8_t *limit_granted(const struct limit *l, struct call *c, uint32_t ref, int write)
 {
     uint16_t flags;
     uint32_t frame;
 
     if (ref >= LIMIT_REFS)
         return NULL;
-    flags = limit_load(&l->grants[ref].flags);
-    if ((flags & GTF_type_mask) != GTF_permit_access || l->grants[ref].domid != LIMIT_BACKEND ||
+    flags = load16(c, &l->grants[ref].flags);
+    if ((flags & GTF_type_mask) != GTF_permit_access || load16(c, &l->grants[ref].domid) != LIMIT_BACKEND ||
         (write && (flags & GTF_readonly)))
         return NULL;
-    frame = limit_load(&l->grants[ref].frame);
+    frame = load32(c, &l->grants[ref].frame);
     return frame < LIMIT_PAGES ? l->pages + (size_t)frame * LIMIT_PAGE : NULL;
 }
 
-static __attribute__((noinline)) void limit_blk_queue(struct limit *l, uint32_t segments,
-                                                      uint32_t batch)
+ALWAYS_INLINE void limit_blk_queue(struct limit *l, struct call *c, uint32_t segments,
+                                   uint32_t batch)
 {
     struct blkif_sring *s = l->blk;
-    uint32_t old = limit_load(&s->req_prod), prod = l->blk_front.prod_pvt;
+    uint32_t old = load32(c, &s->req_prod), prod = l->blk_front.prod_pvt;
 
     for (uint32_t i = 0; i < batch; i++, prod++) {
         struct blkif_request *request = &s->ring[prod & (LIMIT_BLK_SLOTS - 1)].req;
 
+        if (begins(c, ACCESS_WRITE, request, sizeof(*request)))
+            return;
         request->operation = BLKIF_OP_READ;
         request->nr_segments = (uint8_t)segments;
         request->handle = 0;
@@ -93,14 +122,15 @@ static __attribute__((noinline)) void limit_blk_queue(struct limit *l, uint32_t 
         }
     }
     l->result.requests += batch;
-    limit_wmb();
-    limit_store(&s->req_prod, prod);
+    barrier_write();
+    store32(c, &s->req_prod, prod);
     l->blk_front.prod_pvt = prod;
-    limit_mb();
-    l->result.req_events += limit_notify(old, prod, limit_load(&s->req_event));
+    barrier_full();
+    l->result.req_events += limit_notify(old, prod, load32(c, &s->req_event));
 }
 
-static int16_t limit_blk_serve(struct limit *l, const struct blkif_request *request)
+ALWAYS_INLINE int16_t limit_blk_serve(struct limit *l, struct call *c,
+                                      const struct blkif_request *request)
 {
     uint64_t sector = request->sector_number;
 
@@ -117,8 +147,8 @@ static int16_t limit_blk_serve(struct limit *l, const struct blkif_request *requ
             segment->first_sect > segment->last_sect ||
             sector >= LIMIT_DISK_SECTORS || sectors > LIMIT_DISK_SECTORS - sector)
             return BLKIF_RSP_ERROR;
-        page = limit_granted(l, segment->gref, 1);
-        if (!page)
+        page = limit_granted(l, c, segment->gref, 1);
+        if (!page || begins(c, ACCESS_WRITE, page, (size_t)sectors * LIMIT_SECTOR))
             return BLKIF_RSP_ERROR;
         memcpy(page + segment->first_sect * LIMIT_SECTOR, l->disk + sector * LIMIT_SECTOR,
                (size_t)sectors * LIMIT_SECTOR);
@@ -128,14 +158,14 @@ static int16_t limit_blk_serve(struct limit *l, const struct blkif_request *requ
     return BLKIF_RSP_OKAY;
 }
 
-static __attribute__((noinline)) void limit_blk_back(struct limit *l)
+ALWAYS_INLINE void limit_blk_back(struct limit *l, struct call *c)
 {
     struct blkif_sring *s = l->blk;
     uint32_t cons = l->blk_back.cons, prod = l->blk_back.prod_pvt, old = prod, last;
 
     do {
-        last = limit_load(&s->req_prod);
-        limit_rmb();
+        last = load32(c, &s->req_prod);
+        barrier_read();
         if (last - prod > LIMIT_BLK_SLOTS)
             return;
         for (; cons != last; cons++, prod++) {
@@ -143,36 +173,43 @@ static __attribute__((noinline)) void limit_blk_back(struct limit *l)
             struct blkif_response *response = &s->ring[prod & (LIMIT_BLK_SLOTS - 1)].rsp;
             int16_t status;
 
+            if (begins(c, ACCESS_READ, &s->ring[cons & (LIMIT_BLK_SLOTS - 1)], sizeof(request)))
+                return;
             memcpy(&request, &s->ring[cons & (LIMIT_BLK_SLOTS - 1)].req, sizeof(request));
-            status = limit_blk_serve(l, &request);
+            status = limit_blk_serve(l, c, &request);
+            if (begins(c, ACCESS_WRITE, response, sizeof(*response)))
+                return;
             response->id = request.id;
             response->operation = request.operation;
             response->status = status;
         }
-        limit_wmb();
-        limit_store(&s->rsp_prod, prod);
-        limit_mb();
-        l->result.rsp_events += limit_notify(old, prod, limit_load(&s->rsp_event));
+        barrier_write();
+        store32(c, &s->rsp_prod, prod);
+        barrier_full();
+        l->result.rsp_events += limit_notify(old, prod, load32(c, &s->rsp_event));
         old = prod;
-        limit_store(&s->req_event, cons + 1);
-        limit_mb();
-    } while (limit_load(&s->req_prod) != cons);
+        store32(c, &s->req_event, cons + 1);
+        barrier_full();
+    } while (load32(c, &s->req_prod) != cons);
     l->blk_back.cons = cons;
     l->blk_back.prod_pvt = prod;
 }
 
-static __attribute__((noinline)) void limit_blk_reap(struct limit *l)
+ALWAYS_INLINE void limit_blk_reap(struct limit *l, struct call *c)
 {
     struct blkif_sring *s = l->blk;
     uint32_t cons = l->blk_front.cons, last, free = 0;
 
     do {
-        last = limit_load(&s->rsp_prod);
-        limit_rmb();
+        last = load32(c, &s->rsp_prod);
+        barrier_read();
         for (; cons != last; cons++) {
             const struct blkif_response *response = &s->ring[cons & (LIMIT_BLK_SLOTS - 1)].rsp;
-            uint64_t id = response->id;
+            uint64_t id;
 
+            if (begins(c, ACCESS_READ, response, sizeof(*response)))
+                return;
+            id = response->id;
             if (id >= LIMIT_BLK_SLOTS)
                 continue;
             l->done[id] = response->status;
@@ -180,17 +217,17 @@ static __attribute__((noinline)) void limit_blk_reap(struct limit *l)
             l->result.refused += response->status != BLKIF_RSP_OKAY;
             l->free_ids[free++ & (LIMIT_BLK_SLOTS - 1)] = (uint32_t)id;
         }
-        limit_store(&s->rsp_event, cons + 1);
-        limit_mb();
-    } while (limit_load(&s->rsp_prod) != cons);
+        store32(c, &s->rsp_event, cons + 1);
+        barrier_full();
+    } while (load32(c, &s->rsp_prod) != cons);
     l->blk_front.cons = cons;
 }
 
-static __attribute__((noinline)) void limit_net_queue(struct limit *l, uint32_t size,
-                                                      uint32_t batch)
+NOINLINE void limit_net_queue(struct limit *l, uint32_t size, uint32_t batch)
 {
+    struct call *const c = NULL;
     struct netif_tx_sring *s = l->net;
-    uint32_t old = limit_load(&s->req_prod), prod = l->net_front.prod_pvt;
+    uint32_t old = load32(c, &s->req_prod), prod = l->net_front.prod_pvt;
 
     for (uint32_t i = 0; i < batch; i++, prod++) {
         struct netif_tx_request *request = &s->ring[prod & (LIMIT_NET_SLOTS - 1)].req;
@@ -203,20 +240,21 @@ static __attribute__((noinline)) void limit_net_queue(struct limit *l, uint32_t 
         l->next_page = (l->next_page + 1) & (LIMIT_PAGES - 1);
     }
     l->result.requests += batch;
-    limit_wmb();
-    limit_store(&s->req_prod, prod);
+    barrier_write();
+    store32(c, &s->req_prod, prod);
     l->net_front.prod_pvt = prod;
-    limit_mb();
-    l->result.req_events += limit_notify(old, prod, limit_load(&s->req_event));
+    barrier_full();
+    l->result.req_events += limit_notify(old, prod, load32(c, &s->req_event));
 }
 
-static int16_t limit_net_serve(struct limit *l, const struct netif_tx_request *request)
+ALWAYS_INLINE int16_t limit_net_serve(struct limit *l, const struct netif_tx_request *request)
 {
+    struct call *const c = NULL;
     uint8_t *page;
 
     if (request->flags || request->size < 14 || request->offset + request->size > LIMIT_PAGE)
         return NETIF_RSP_ERROR;
-    page = limit_granted(l, request->gref, 0);
+    page = limit_granted(l, c, request->gref, 0);
     if (!page)
         return NETIF_RSP_ERROR;
     /* Where a frame goes: the backend's receive buffers, used in turn. */
@@ -226,14 +264,15 @@ static int16_t limit_net_serve(struct limit *l, const struct netif_tx_request *r
     return NETIF_RSP_OKAY;
 }
 
-static __attribute__((noinline)) void limit_net_back(struct limit *l)
+NOINLINE void limit_net_back(struct limit *l)
 {
+    struct call *const c = NULL;
     struct netif_tx_sring *s = l->net;
     uint32_t cons = l->net_back.cons, prod = l->net_back.prod_pvt, old = prod, last;
 
     do {
-        last = limit_load(&s->req_prod);
-        limit_rmb();
+        last = load32(c, &s->req_prod);
+        barrier_read();
         if (last - prod > LIMIT_NET_SLOTS)
             return;
         for (; cons != last; cons++, prod++) {
@@ -246,26 +285,27 @@ static __attribute__((noinline)) void limit_net_back(struct limit *l)
             response->id = request.id;
             response->status = status;
         }
-        limit_wmb();
-        limit_store(&s->rsp_prod, prod);
-        limit_mb();
-        l->result.rsp_events += limit_notify(old, prod, limit_load(&s->rsp_event));
+        barrier_write();
+        store32(c, &s->rsp_prod, prod);
+        barrier_full();
+        l->result.rsp_events += limit_notify(old, prod, load32(c, &s->rsp_event));
         old = prod;
-        limit_store(&s->req_event, cons + 1);
-        limit_mb();
-    } while (limit_load(&s->req_prod) != cons);
+        store32(c, &s->req_event, cons + 1);
+        barrier_full();
+    } while (load32(c, &s->req_prod) != cons);
     l->net_back.cons = cons;
     l->net_back.prod_pvt = prod;
 }
 
-static __attribute__((noinline)) void limit_net_reap(struct limit *l)
+NOINLINE void limit_net_reap(struct limit *l)
 {
+    struct call *const c = NULL;
     struct netif_tx_sring *s = l->net;
     uint32_t cons = l->net_front.cons, last, free = 0;
 
     do {
-        last = limit_load(&s->rsp_prod);
-        limit_rmb();
+        last = load32(c, &s->rsp_prod);
+        barrier_read();
         for (; cons != last; cons++) {
             const struct netif_tx_response *response = &s->ring[cons & (LIMIT_NET_SLOTS - 1)].rsp;
             uint32_t id = response->id;
@@ -277,9 +317,9 @@ static __attribute__((noinline)) void limit_net_reap(struct limit *l)
             l->result.refused += response->status != NETIF_RSP_OKAY;
             l->free_ids[free++ & (LIMIT_NET_SLOTS - 1)] = id;
         }
-        limit_store(&s->rsp_event, cons + 1);
-        limit_mb();
-    } while (limit_load(&s->rsp_prod) != cons);
+        store32(c, &s->rsp_event, cons + 1);
+        barrier_full();
+    } while (load32(c, &s->rsp_prod) != cons);
     l->net_front.cons = cons;
 }
 
@@ -299,7 +339,29 @@ static void limit_begin(struct limit *l)
     l->next_page = l->next_sector = 0;
 }
 
-int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds,
+ALWAYS_INLINE void limit_blk_run(struct limit *l, struct call *c, uint32_t segments, uint32_t batch,
+                                 uint32_t rounds)
+{
+    for (uint32_t i = 0; i < rounds; i++) {
+        limit_blk_queue(l, c, segments, batch);
+        limit_blk_back(l, c);
+        limit_blk_reap(l, c);
+    }
+}
+
+NOINLINE void limit_blk_bare(struct limit *l, uint32_t segments, uint32_t batch, uint32_t rounds)
+{
+    limit_blk_run(l, NULL, segments, batch, rounds);
+}
+
+NOINLINE void limit_blk_hooked(struct limit *l, uint32_t segments, uint32_t batch, uint32_t rounds)
+{
+    struct call c = call_begin(&l->machine, LIMIT_BACKEND, 0);
+
+    limit_blk_run(l, &c, segments, batch, rounds);
+}
+
+int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds, int hooked,
               struct limit_result *result)
 {
     double start;
@@ -308,11 +370,7 @@ int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds,
         return -EINVAL;
     limit_begin(l);
     start = limit_clock();
-    for (uint32_t i = 0; i < rounds; i++) {
-        limit_blk_queue(l, segments, batch);
-        limit_blk_back(l);
-        limit_blk_reap(l);
-    }
+    (hooked ? limit_blk_hooked : limit_blk_bare)(l, segments, batch, rounds);
     l->result.ns = limit_clock() - start;
     *result = l->result;
     return 0;

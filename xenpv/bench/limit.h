@@ -19,6 +19,7 @@ struct limit_result {
 
 limit *limit_new(void);
 void limit_free(limit *);
-int limit_blk(limit *, uint32_t segments, uint32_t batch, uint32_t rounds, struct limit_result *);
+int limit_blk(limit *, uint32_t segments, uint32_t batch, uint32_t rounds, int hooked,
+              struct limit_result *);
 int limit_net(limit *, uint32_t size, uint32_t batch, uint32_t rounds, struct limit_result *);
 int limit_revoke(limit *, uint32_t page);

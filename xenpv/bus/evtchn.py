@@ -121,12 +121,11 @@ class EvtchnInterface:
         except HypercallError:
             return  # the peer's end may be gone: its watch says so, not the channel
 
-    def acknowledge(self, channel: Channel) -> None:
-        """Clear the pending bit of a channel whose owner polls it."""
-        self.domain.check(lib.evtchn_clear_pending(self.domain.kernel, channel.port))
-
     def poll(self, channel: Channel) -> bool:
-        """Spin for an event while the peer answers; False if it has nothing to say."""
+        """Spin for an event while the peer answers, and acknowledge it.
+
+        False if the peer has nothing to say.
+        """
         return self.domain.evtchn.poll(channel.port)
 
     def close(self, channel: Channel) -> None:
@@ -180,7 +179,7 @@ class EvtchnInterface:
     def _deliver(self, port: int) -> bool:
         channel = self._channels.get(port)
         if channel is None or not self.domain.check(
-            lib.evtchn_is_pending(self.domain.kernel, port)
+            lib.evtchn_take_pending(self.domain.kernel, port)
         ):
             return False
         self._drain(channel)

@@ -140,11 +140,13 @@ class Handshake:
         return parse_state(self.store.get(f"{self.backend}/state"))
 
     def switch_state(self, state: XenbusState) -> None:
-        """Write our own `state`; a directory that was taken away is not written again."""
+        """Write our own `state`.
+
+        In a directory that was taken away it cannot be written: its parent is the toolstack's.
+        """
         self.state = state
         try:
-            if self.store.get(f"{self.path}/state") is not None:
-                self.store.write(f"{self.path}/state", str(int(state)))
+            self.store.write(f"{self.path}/state", str(int(state)))
         except StoreError as error:
             if error.name not in ("ENOENT", "EACCES"):
                 raise

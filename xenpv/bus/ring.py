@@ -12,7 +12,7 @@ from typing import Any
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import Domain
-from xenpv.xen.trace import Event
+from xenpv.xen.trace import Event, mark
 
 
 class FrontRing:
@@ -30,6 +30,7 @@ class FrontRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
+        self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)
         self._responses = bytearray(self.size * rsp_size)
@@ -63,8 +64,7 @@ class FrontRing:
             if notify == -ENOSPC:
                 raise LocalProtocolError(f"{count} requests, but {self.free} slots are free")
             self.domain.fail(notify, "ring push")
-        domain = self.domain
-        domain.trace.record(Event.PUBLISH, domain.domid, lib.ring_prod_pvt(handle), count)
+        self.domain.trace.words.append(self._publication | count)
         return bool(notify)
 
     def take(self) -> tuple[int, memoryview]:

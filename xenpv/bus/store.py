@@ -85,6 +85,7 @@ class StoreInterface:
         self._received = bytearray()
         self._chunk = bytearray(RING_SIZE)
         self._chunk_pointer = ffi.from_buffer(self._chunk)
+        self._view = memoryview(self._chunk)
         self._replies: dict[int, tuple[int, bytes]] = {}
         self._watches: dict[int, Watch] = {}
         self._req_id = 0
@@ -106,7 +107,9 @@ class StoreInterface:
             if not count:
                 break
             moved = True
-            self._received += self._chunk[:count]
+            self._received += self._view[:count]
+            if count < RING_SIZE:
+                break  # what is written after this look comes with an event of its own
         if moved:
             self._evtchn.send(self.channel)
             self._parse()
@@ -163,7 +166,6 @@ class StoreInterface:
         """Let xenstored run until it said something."""
         if not self._evtchn.poll(self.channel):
             raise StoreError("EIO", "xenstored does not answer")
-        self._evtchn.acknowledge(self.channel)
         self.pump()
 
     def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:

@@ -48,7 +48,7 @@ def _check_text(config: DomainConfig) -> None:
     ]
     for text, position in names:
         if not text.isprintable():
-            raise position.error(f"expected printable UTF-8, found {ascii(text)}")
+            raise position.error(f"expected printable UTF-8, found {text!a}")
 
 
 def _check_disk(disk: DiskSpec) -> None:

@@ -29,6 +29,7 @@ class DeviceFound:
 
     kind: str
     id: int
+    domid: int
     name: str
     state: XenbusState = XenbusState.UNKNOWN
     backend_state: XenbusState = XenbusState.UNKNOWN

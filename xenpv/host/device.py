@@ -61,7 +61,6 @@ class Device:
         xs.rm(self.frontend_path, t)
         xs.rm(self.backend_path, t)
         xs.write(self.libxl_path, "", t)
-        xs.set_permissions(self.libxl_path, ["n0"], t)
         xs.write(self.frontend_path, "", t)
         xs.set_permissions(self.frontend_path, [guest, f"r{self.backend_domid}"], t)
         xs.write(self.backend_path, "", t)
@@ -118,14 +117,15 @@ def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
     )
 
 
-def vif(spec: VifSpec, domid: int, mac: bytes, *, hvm: bool) -> Device:
-    """A network interface that netback serves. `spec.devid` is set by the configuration."""
+def vif(spec: VifSpec, domid: int, *, hvm: bool) -> Device:
+    """A network interface that netback serves; its devid and mac are set by now."""
     assert spec.devid is not None
+    assert spec.mac is not None
     nic_type = spec.type or (NicType.VIF_IOEMU if hvm else NicType.VIF)
     mtu = 1500 if spec.mtu is None else spec.mtu
     back = {
         "script": spec.script or "/etc/xen/scripts/vif-bridge",
-        "mac": mac_text(mac),
+        "mac": mac_text(spec.mac),
         "bridge": spec.bridge,
         "handle": str(spec.devid),
         "type": nic_type.value,
@@ -156,7 +156,7 @@ def vif(spec: VifSpec, domid: int, mac: bytes, *, hvm: bool) -> Device:
             "backend-id": "0",
             "state": "1",
             "handle": str(spec.devid),
-            "mac": mac_text(mac),
+            "mac": mac_text(spec.mac),
             "trusted": str(int(spec.trusted)),
         },
         front_ro={"mtu": str(mtu)},

@@ -69,9 +69,13 @@ class Created:
     """A domain that exists: what the toolstack keeps about it."""
 
     config: DomainConfig
-    uuid: str
     domain: Domain
     devices: list[Device] = attrs.field(factory=list)
+
+    @property
+    def uuid(self) -> str:
+        assert self.config.uuid is not None
+        return self.config.uuid
 
     @property
     def domid(self) -> int:
@@ -104,22 +108,29 @@ class Toolstack:
             max_maptrack_frames=config.max_maptrack_frames,
             max_event_channels=config.max_event_channels,
         )
-        made = Created(config=config, uuid=config.uuid or self._uuid(), domain=domain)
+        made = Created(config=self._completed(config), domain=domain)
         self.created[domain.domid] = made
         try:
             self.xs.transaction(lambda t: self._write_tree(made, t))
             self._build(made)
-            for disk in config.disks:
+            for disk in made.config.disks:
                 self._add_disk(made, devices.vbd(disk, domain.domid))
             self._add_console(made)
-            for nic in config.vifs:
-                mac = nic.mac or self._mac()
+            for nic in made.config.vifs:
                 hvm = config.type is DomainType.HVM
-                self._add_nic(made, devices.vif(nic, domain.domid, mac, hvm=hvm))
+                self._add_nic(made, devices.vif(nic, domain.domid, hvm=hvm))
         except XenpvError:
             self.destroy(made)
             raise
         return made
+
+    def _completed(self, config: DomainConfig) -> DomainConfig:
+        """The configuration with what creation makes up, as a restart has to find it again."""
+        vifs = tuple(
+            nic if nic.mac is not None else attrs.evolve(nic, mac=self._mac())
+            for nic in config.vifs
+        )
+        return attrs.evolve(config, uuid=config.uuid or self._uuid(), vifs=vifs)
 
     def _uuid(self) -> str:
         text = f"{self._random.getrandbits(128):032x}"
@@ -138,12 +149,12 @@ class Toolstack:
         hvm = made.config.type is DomainType.HVM
         control = CONTROL_RW + CONTROL_RW_HVM if hvm else CONTROL_RW
         self.xs.rm(home, t)
-        for path in (home, vm, *(f"{home}/{name}" for name in GUEST_RO)):
+        # What is made below a node has that node's permissions.
+        for path, permissions in ((home, readable), (vm, readable), (libxl, ["n0"])):
             write(path, "", t)
-            permit(path, readable, t)
-        for path in (libxl, f"{libxl}/device"):
+            permit(path, permissions, t)
+        for path in (*(f"{home}/{name}" for name in GUEST_RO), f"{libxl}/device"):
             write(path, "", t)
-            permit(path, ["n0"], t)
         for name in (*GUEST_RW, *(f"control/{key}" for key in control)):
             write(f"{home}/{name}", "", t)
             permit(f"{home}/{name}", writable, t)
@@ -254,9 +265,8 @@ class Toolstack:
         front, back = f"/local/domain/{domid}/console", f"/local/domain/0/backend/console/{domid}/0"
 
         def write(t: int) -> None:
-            for path in (front, back):
-                self.xs.write(path, "", t)
-                self.xs.set_permissions(path, ["n0", f"r{domid}"], t)
+            self.xs.write(back, "", t)
+            self.xs.set_permissions(back, ["n0", f"r{domid}"], t)
             for key, value in {
                 "frontend": front,
                 "frontend-id": str(domid),

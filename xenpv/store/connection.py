@@ -9,6 +9,7 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -111,6 +112,7 @@ class Connection:
     transactions: dict[int, Transaction] = attrs.Factory(dict)
     next_transaction: int = 1
     first_event: tuple[bytes, bytes] | None = None
+    _stalled: bool = False
     _answering: bool = False
     _input: bytes = b""
     _output: deque[Message] = attrs.Factory(deque)
@@ -169,14 +171,15 @@ class Connection:
     def feed(self, data: bytes) -> None:
         """Bytes from the client, split anywhere. Sets `fatal` on a request that is too long.
 
-        While `wants_input` is false requests wait here; a transport stops reading then, and
-        goes on when it is woken.
+        While `wants_input` is false requests wait here, to be answered by `take_output`. A
+        transport does not read then, and looks again when it is woken.
         """
         if self.fatal is not None or self.closed:
             return
         if self._input:
             data = self._input + data
             self._input = b""
+        self._stalled = False
         at = 0
         end = len(data)
         domain = self.domain
@@ -186,7 +189,7 @@ class Connection:
             if measured and (
                 0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
             ):
-                domain.stalled = True
+                domain.stalled = self._stalled = True
                 break
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
@@ -201,14 +204,20 @@ class Connection:
 
     @property
     def wants_input(self) -> bool:
-        """May the transport read? Not while the domain owes too much (quotas)."""
+        """May the transport read? Not while the domain owes too much (quotas).
+
+        Whoever is told no is woken when it may.
+        """
         if self.fatal is not None or self.closed:
             return False
+        if self.privileged:
+            return True
         domain = self.domain
         limits = domain.limits
-        return self.privileged or not (
-            breach(limits.outstanding, domain.outstanding) or breach(limits.memory, domain.memory)
+        domain.stalled = breach(limits.outstanding, domain.outstanding) or breach(
+            limits.memory, domain.memory
         )
+        return not domain.stalled
 
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         server = self.server
@@ -284,34 +293,48 @@ class Connection:
 
     @property
     def wants_output(self) -> bool:
-        return bool(self._output)
+        return bool(self._output) or (self._stalled and self.wants_input)
 
     def take_output(self, limit: int) -> bytes:
         """At most `limit` bytes for the client, which count as sent from now on."""
+        data = self.peek_output(limit)
+        self.sent(len(data))
+        return data
+
+    def peek_output(self, limit: int) -> bytes:
+        """The same bytes, for a transport that learns only later how many it could send.
+
+        `sent` says how many; until then events that they hold can still swallow others.
+        """
+        if self._stalled and self.wants_input:
+            self.feed(b"")
         output = self._output
         if not output:
             return b""
-        chunks = []
-        room = limit
+        head = output[0][0]
         taken = self._taken
-        while output:
-            message = output[0]
-            data = message[0]
-            if len(data) - taken > room:
-                chunks.append(data[taken : taken + room])
-                taken += room
+        if len(output) == 1 or len(head) - taken >= limit:
+            return head[taken : taken + limit] if taken or len(head) > limit else head
+        chunks = [head[taken:]]
+        room = limit - len(chunks[0])
+        for data, _, _ in islice(output, 1, None):
+            chunks.append(data[:room])
+            room -= len(chunks[-1])
+            if not room:
                 break
-            chunks.append(data[taken:] if taken else data)
-            room -= len(data) - taken
-            taken = 0
-            output.popleft()
-            self._sent(message)
-        self._taken = taken
-        if self._input and not self.privileged and self.wants_input:
-            self.feed(b"")
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
 
-    def _sent(self, message: Message) -> None:
+    def sent(self, count: int) -> None:
+        """`count` bytes of the output are on their way."""
+        output = self._output
+        count += self._taken
+        while output and count >= len(output[0][0]):
+            message = output.popleft()
+            count -= len(message[0])
+            self._settle(message)
+        self._taken = count
+
+    def _settle(self, message: Message) -> None:
         data, key, request = message
         if key is not None:
             del self._unsent[key]
@@ -332,8 +355,9 @@ class Connection:
         self._output = deque()
         self._taken = 0
         for message in output:
-            self._sent(message)
+            self._settle(message)
         self._input = b""
+        self._stalled = False
         self.first_event = None
         self.events.clear()
 

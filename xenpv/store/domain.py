@@ -99,7 +99,6 @@ class Domain:
     def _resume(self) -> None:
         conn = self.connection
         if conn is not None and conn.wants_input:
-            self.stalled = False
             conn.wake()
 
     def __repr__(self) -> str:

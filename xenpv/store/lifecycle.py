@@ -46,29 +46,33 @@ def fire_special(
 def retire(server: Xenstored, domain: Domain) -> None:
     """The domain is dead or released: its connection goes, its targets, then its nodes.
 
-    As long as another domain has it as its target it stays introduced, and silent.
+    As long as a live domain has it as its target it stays introduced, and silent.
     """
     if domain.connection is not None:
         server.drop(domain.connection)
         domain.connection = None
-    if any(holder is not domain for holder in domain.holders.values()):
-        domain.lingering = True
-        return
-    bury(server, domain)
+    domain.lingering = True
+    if not _is_held(domain):
+        bury(server, domain)
+
+
+def _is_held(domain: Domain) -> bool:
+    """Is it the target of a live domain?"""
+    return any(not holder.lingering for holder in domain.holders.values())
 
 
 def bury(server: Xenstored, domain: Domain) -> None:
     """Removes what a dead domain owns and tells whoever watches @releaseDomain."""
+    domain.dead = True
     if domain.connection is not None:
         server.drop(domain.connection)
         domain.connection = None
     for target in domain.held.values():
         target.holders.pop(domain.domid, None)
-        if target.lingering and not target.dead and not target.holders:
+        if target.lingering and not target.dead and not _is_held(target):
             bury(server, target)
     domain.held.clear()
     remove_owned(server, domain)
-    domain.dead = True
     del server.known[domain.domid]
     if not domain.introduced:
         return

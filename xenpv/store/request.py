@@ -128,14 +128,15 @@ def mkdir(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     return OK
 
 
-def admit(conn: Connection, tx: Transaction | None, node: Node, size: int) -> None:
+def admit(conn: Connection, tx: Transaction | None, node: Node, size: int, more: int = 0) -> None:
     """Quotas on a node of an unprivileged caller that becomes `size` bytes large.
 
-    Raises StoreError ENOSPC (node-size) or EIO (memory); a transaction is lost by it.
+    `more` bytes of memory go to new nodes below it. Raises StoreError ENOSPC (node-size) or
+    EIO (memory); a transaction is lost by it.
     """
     domain = conn.domain
     limits = domain.limits
-    memory = domain.memory + size + len(node.path)
+    memory = domain.memory + more + size + len(node.path)
     if tx is not None:
         memory -= tx.accesses[node.path].charged
     elif node.perms.owner is domain:
@@ -215,7 +216,7 @@ def _admit_new(
         size = base + len(path) - path.rfind(b"/")
     else:
         name_size = len(missing[-1]) - missing[-1].rfind(b"/")
-        admit(conn, tx, parent, parent.size + name_size)
+        admit(conn, tx, parent, parent.size + name_size, memory - domain.memory)
     if error is not None:
         if tx is not None:
             tx.failed = True

@@ -42,44 +42,48 @@ FEATURES_OFFERED: Final[int] = (
     | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
     | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY
 )
-# Requests are left on the ring while this much is waiting to be read by the guest.
-UNREAD_MAX: Final = 65536
 
 
 class StoreRing:
     """One guest's ring: page mapped at `pfn`, events on `port` of the store domain."""
 
-    def __init__(
-        self, daemon: StoreDaemon, connection: Connection, domid: int, handle: int, pfn: int
-    ) -> None:
+    def __init__(self, daemon: StoreDaemon, domid: int, handle: int, pfn: int) -> None:
         self.daemon = daemon
         self.domain = daemon.domain
-        self.connection = connection
+        self.unique_id = daemon.unique_id(domid)
         self.domid = domid
         self.handle = handle
         self.pfn = pfn
         self.port = 0
         self.frozen = 0  # XENSTORE_ERROR_* once the guest broke the ring
-        self._out = bytearray()
         self._chunk = bytearray(RING_SIZE)
         self._chunk_pointer = ffi.from_buffer(self._chunk)
+        self._view = memoryview(self._chunk)
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
-        connection.on_event = self.task
+        self.connection: Connection
 
     def bind(self, remote_port: int) -> None:
-        """(Re)bind the guest's port and reset the ring, as INTRODUCE does each time."""
+        """(Re)bind the guest's port and reset the ring, as INTRODUCE does each time.
+
+        Raises HypercallError if the port cannot be bound; nothing is introduced then.
+        """
+        self._unbind()
+        self.port = self.domain.evtchn.bind_interdomain(self.domid, remote_port)
+        self.daemon.dispatcher.bind_task(self.port, self.task)
+        self.connection = self.daemon.server.introduce(self.domid, self.unique_id)
+        self.connection.on_event = self.task
+        self.reset()
+
+    def _unbind(self) -> None:
         if self.port:
             self.daemon.dispatcher.unbind_port(self.port)
             self.domain.evtchn.close(self.port)
             self.port = 0
-        self.port = self.domain.evtchn.bind_interdomain(self.domid, remote_port)
-        self.daemon.dispatcher.bind_task(self.port, self.task)
-        self.reset()
 
     def reset(self) -> None:
         """Indices to zero, buffers dropped; a reconnection that the guest asked for is done."""
-        self._out.clear()
-        self.frozen = 0
+        # A frozen connection is not revived by another INTRODUCE (C xenstored).
+        self.frozen = self.connection.fatal or 0
         for offset in (*REQ[2:], *RSP[2:]):
             self.domain.store32(self.pfn, offset, 0)
         self.domain.store32(self.pfn, SERVER_FEATURES, FEATURES_OFFERED)
@@ -89,53 +93,49 @@ class StoreRing:
             self.domain.evtchn.send(self.port)
 
     def service(self) -> None:
-        """Move bytes both ways until neither moves."""
+        """Read what is there, answer, write what fits. More of either comes with an event."""
         if self.frozen:
             return
         try:
-            while self._write() + self._read():
-                pass
+            self._write()
+            while self.connection.wants_input and self._read() == RING_SIZE:
+                self._write()
+            self._write()
         except PeerProtocolError:
             self._freeze(lib.XENSTORE_ERROR_RINGIDX)
         except HypercallError:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _read(self) -> int:
-        if len(self._out) > UNREAD_MAX:
-            return 0
         kernel = self.domain.kernel
         count = lib.stream_get(kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if count:
             self.domain.evtchn.send(self.port)
-            self.connection.feed(bytes(self._chunk[:count]))
+            self.connection.feed(bytes(self._view[:count]))
             if self.connection.fatal is not None:
-                self._freeze(lib.XENSTORE_ERROR_PROTO)
+                self._freeze(self.connection.fatal)
                 return 0
         return int(count)
 
-    def _write(self) -> int:
-        out = self._out
-        if self.connection.wants_output and len(out) <= UNREAD_MAX:
-            out += self.connection.take_output(UNREAD_MAX)
-        if not out:
-            return 0
+    def _write(self) -> None:
+        connection = self.connection
         kernel = self.domain.kernel
-        data = bytes(out[:RING_SIZE])
-        count = lib.stream_put(kernel, self.pfn, *RSP, ffi.from_buffer(data), len(data))
-        if count < 0:
-            self.domain.fail(count, f"store ring of domain {self.domid}")
-        if count:
-            del out[:count]
+        while connection.wants_output and not self.frozen:
+            data = connection.peek_output(RING_SIZE)
+            count = lib.stream_put(kernel, self.pfn, *RSP, ffi.from_buffer(data), len(data))
+            if count < 0:
+                self.domain.fail(count, f"store ring of domain {self.domid}")
+            if not count:
+                return  # full: the guest reads, and says so
+            connection.sent(count)
             self.domain.evtchn.send(self.port)
-        return int(count)
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""
         self.frozen = error
-        self._out.clear()
-        self.connection.reset()
+        self.connection.freeze(error)
         self.domain.store32(self.pfn, ERROR, error)
         try:
             self.domain.evtchn.send(self.port)
@@ -143,13 +143,8 @@ class StoreRing:
             return  # its port is gone too
 
     def close(self) -> None:
-        self.connection.on_event = None
-        if self.port:
-            self.daemon.dispatcher.unbind_port(self.port)
-            try:
-                self.domain.evtchn.close(self.port)
-            except HypercallError:
-                self.port = 0
+        """Port, task and page back; what INTRODUCE took, in reverse."""
+        self._unbind()
         self.domain.forget(self.task)
         self.domain.gnttab.unmap(self.handle, self.pfn)
         self.domain.holes.free(self.pfn)
@@ -166,7 +161,6 @@ class StoreDaemon:
         self.dispatcher = dispatcher
         self.server = server
         self.rings: dict[int, StoreRing] = {}
-        self._shut_down: list[tuple[int, int]] = []
         server.domains = self
         server.trace = domain.trace
         port = domain.evtchn.bind_virq(VIRQ_DOM_EXC)
@@ -180,8 +174,14 @@ class StoreDaemon:
         return found.unique_id if found is not None else 0
 
     def map_ring(self, domid: int, gfn: int, port: int) -> None:  # noqa: ARG002 - grant 1 says where
-        """First INTRODUCE: map the guest's store page, bind its port."""
+        """INTRODUCE: map the guest's store page the first time, bind its port every time.
+
+        A ring of an earlier domain with this domid goes first.
+        """
         ring = self.rings.get(domid)
+        if ring is not None and ring.unique_id != self.unique_id(domid):
+            self.unmap_ring(domid)
+            ring = None
         if ring is not None:
             ring.bind(port)
             return
@@ -191,10 +191,13 @@ class StoreDaemon:
         except GrantError as error:
             self.domain.holes.free(pfn)
             raise StoreError("EINVAL", str(error)) from error
-        connection = self.server.introduce(domid, self.unique_id(domid))
-        ring = StoreRing(self, connection, domid, handle, pfn)
+        ring = StoreRing(self, domid, handle, pfn)
+        try:
+            ring.bind(port)
+        except HypercallError:
+            ring.close()
+            raise
         self.rings[domid] = ring
-        ring.bind(port)
 
     def unmap_ring(self, domid: int) -> None:
         """RELEASE, or the domain's death."""
@@ -204,12 +207,10 @@ class StoreDaemon:
 
     def poll_domains(self) -> None:
         """VIRQ_DOM_EXC: find who shut down or died, and let the server say so."""
-        for domid in list(self.rings):
+        for domid, known in list(self.server.known.items()):
             found = self.domain.find(domid)
-            if found is None:
+            if found is None or (known.unique_id and found.unique_id != known.unique_id):
                 self.unmap_ring(domid)
                 self.server.domain_died(domid)
-            elif found.is_shutdown and (domid, found.unique_id) not in self._shut_down:
-                self._shut_down.append((domid, found.unique_id))
+            elif found.is_shutdown:
                 self.server.domain_shutdown(domid)
-        self._shut_down = [key for key in self._shut_down if key[0] in self.rings]

@@ -18,8 +18,7 @@ error, or break the device, and touch nothing that was not granted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof, sizeof
@@ -29,24 +28,11 @@ from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
-from xenpv.host import device as devices
-from xenpv.host.diskspec import DiskSpec
-from xenpv.host.image import Image, MemoryImage
-from xenpv.host.vifspec import VifSpec
 from xenpv.host.xs import XsHandle
 from xenpv.platform import Platform
 from xenpv.xen.domain import PAGE_SIZE, Domain
-from xenpv.xen.loop import Chooser
 
 BACKEND_DOMID: Final = 0
-
-# The guest of `world_raw`: 1 MiB, which is 256 pages that cost nothing until touched.
-GUEST_PAGES: Final = 256
-SLACK_PAGES: Final = 64
-GRANT_FRAMES: Final = 8
-IMAGE_NAME: Final = "raw"
-IMAGE_BYTES: Final = 64 << 10
-MAC: Final = bytes((0x00, 0x16, 0x3E, 0x00, 0x00, 0x01))
 
 # The header is that of every ring (io/ring.h); netif_tx's stands for all.
 REQ_PROD: Final = offsetof("netif_tx_sring", "req_prod")
@@ -198,7 +184,9 @@ class RawFront:
         self.domain = guest.domain
         self.devid = devid
         self.path = f"/local/domain/{guest.domid}/device/{self.kind}/{devid}"
-        self.backend_path = f"/local/domain/{BACKEND_DOMID}/backend/{self.kind}/{guest.domid}/{devid}"
+        self.backend_path = (
+            f"/local/domain/{BACKEND_DOMID}/backend/{self.kind}/{guest.domid}/{devid}"
+        )
         self.on_event: Callable[[], object] | None = None
         self._channel: Channel | None = None
 
@@ -367,91 +355,3 @@ class RawNetFront(RawFront):
             "event-channel": str(self.port),
             "state": "4",
         }
-
-
-class RawWorld:
-    """A platform with one guest that has no kernel, a disk and a bridge port, both Connected.
-
-    The guest's domain has neither a store ring nor a console: nothing but what the devices
-    need. Its trees are the toolstack's for those devices.
-    """
-
-    def __init__(self, platform: Platform, image: Image, bridge: str) -> None:
-        self.platform = platform
-        self.image = image
-        self.bridge = platform.bridge(bridge)
-        domain = platform.dom0.domctl.create_domain(
-            vcpus=1, max_pages=GUEST_PAGES + SLACK_PAGES, max_grant_frames=GRANT_FRAMES
-        )
-        domain.populate(GUEST_PAGES)
-        self.guest = RawGuest(platform, domain)
-        platform.images.register(IMAGE_NAME, image)
-        disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domain.domid)
-        nic = devices.vif(VifSpec(bridge=bridge, devid=0), domain.domid, MAC, hvm=True)
-        for device in (disk, nic):
-            self._plug(device)
-        self.vbd = RawBlkFront(self.guest, disk.devid)
-        self.vif = RawNetFront(self.guest, nic.devid)
-        domain.unpause()
-
-    def _plug(self, device: devices.Device) -> None:
-        """The two directories and the hotplug script's word, without a transaction: nobody runs
-        before they are complete."""
-        xs = self.guest.xs
-        for path, owner, reader, keys in (
-            (device.frontend_path, device.domid, BACKEND_DOMID, {"backend": device.backend_path, **device.front, **device.front_ro}),
-            (device.backend_path, BACKEND_DOMID, device.domid, {"frontend": device.frontend_path, **device.back, "hotplug-status": "connected"}),
-        ):
-            xs.write(path, "")
-            xs.set_permissions(path, [f"n{owner}", f"r{reader}"])
-            for key, value in keys.items():
-                xs.write(f"{path}/{key}", value)
-
-    def connect(self) -> None:
-        """Both devices at once. LocalProtocolError if a backend refuses."""
-        fronts = (self.vbd, self.vif)
-        self.platform.run()
-        for front in fronts:
-            front.attach()
-            front.announce()
-        self.platform.run()
-        for front in fronts:
-            front.finish()
-        self.platform.run()
-
-    def run(self) -> int:
-        """Let everything happen that is due; tasks run."""
-        return self.platform.run()
-
-    def close(self) -> None:
-        """Give everything back; a second call does nothing."""
-        self.platform.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def world_raw(
-    seed: int = 0, *, image: Image | None = None, bridge: str = "xenbr0", chooser: Chooser | None = None
-) -> RawWorld:
-    """A platform, a raw guest, its disk and its interface, connected.
-
-    `image` None: 64 KiB of zeros. Half a millisecond, so a fuzzer can have a fresh one for
-    each example. Use it as a context manager, or `close` it.
-    """
-    platform = Platform(seed=seed, chooser=chooser)
-    try:
-        world = RawWorld(platform, MemoryImage(bytearray(IMAGE_BYTES)) if image is None else image, bridge)
-        world.connect()
-    except BaseException:
-        platform.close()
-        raise
-    return world

@@ -98,5 +98,3 @@ class Granter:
         for pfn in self._reserve:
             self.domain.pages.free(pfn)
         self._reserve.clear()
-
-

@@ -89,7 +89,7 @@ class Ring:
         pfns: list[int] = []
         try:
             for _ in range(1 << order):
-                pfns.append(granter.page())  # noqa: PERF401 - kept on failure
+                pfns.append(granter.page())
                 granter.fill(pfns[-1], b"")
             for pfn in pfns:
                 self.grefs.append(granter.permit(pfn, readonly=False))
@@ -180,7 +180,7 @@ class Ring:
             return
         try:
             self._complete(front)
-            if self.enabled:
+            if self.enabled and (self.prepared or self.queue):
                 self._submit(front)
             more = front.final_check()
         except (PeerProtocolError, HypercallError) as error:
@@ -263,17 +263,16 @@ class Ring:
                 break
             self.prepared.append(request)
             parts += 1
-            sector += piece.sectors()
-            left -= piece.sectors() << SECTOR_SHIFT
+            moved = piece.sectors()
+            sector += moved
+            left -= moved << SECTOR_SHIFT
             start = end
         short = start < count
         part.srb.outstanding += parts + short - 1
         if short:
             part.srb.part_done(SrbStatus.BUSY)
 
-    def _request(
-        self, srb: Srb, operation: int, sector: int, segments: Segments
-    ) -> Request | None:
+    def _request(self, srb: Srb, operation: int, sector: int, segments: Segments) -> Request | None:
         """Encode; None (and nothing granted) if an indirect one finds no pages."""
         rid = self._id()
         count = len(segments.pfns)

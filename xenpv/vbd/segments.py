@@ -102,7 +102,11 @@ def _fragments(srb: Srb, nr_bytes: int) -> list[list[int]]:
 
 
 def _walk(
-    granter: Granter, segments: Segments, fragments: list[list[int]], sector_size: int, readonly: bool
+    granter: Granter,
+    segments: Segments,
+    fragments: list[list[int]],
+    sector_size: int,
+    readonly: bool,
 ) -> None:
     at = 0
     while at < len(fragments):

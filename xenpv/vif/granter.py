@@ -48,9 +48,7 @@ class Granter:
         for _ in range(count):
             pfn = self._clean_page()
             try:
-                ref = self._gnttab.permit_foreign_access(
-                    self._domid, pfn, readonly=self._readonly
-                )
+                ref = self._gnttab.permit_foreign_access(self._domid, pfn, readonly=self._readonly)
             except HypercallError:
                 self._gnttab.domain.pages.free(pfn)
                 raise

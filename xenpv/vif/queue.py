@@ -10,7 +10,7 @@ from xenpv.bus.xenbus import XenBus
 from xenpv.errors import PeerProtocolError
 from xenpv.vif.callbacks import Completion, TransmitterStatus
 from xenpv.vif.poller import Poller
-from xenpv.vif.receiver import ReceiverRing
+from xenpv.vif.receiver import Loss, ReceiverRing
 from xenpv.vif.transmitter import TransmitterRing
 
 
@@ -26,9 +26,10 @@ class Queue:
     index: int
     name: str
     returns: Callable[[Sequence[Completion]], None]
-    received: Callable[[int, ReceiverRing, list[bytes]], None]
+    received: Callable[[int, list[bytes], Sequence[Loss]], None]
     broken: Callable[[str], None]
     running: bool = False  # enabled: frames flow
+    stopped: bool = False  # the backend broke the protocol
     transmitter: TransmitterRing | None = None
     receiver: ReceiverRing | None = None
     pollers: list[Poller] = attrs.field(factory=list)
@@ -96,11 +97,12 @@ class Queue:
         except PeerProtocolError as error:
             self.broken(f"{self.name}: {error}")
         else:
-            if frames:
-                self.received(self.index, self.receiver, frames)
+            losses, self.receiver.losses = self.receiver.losses, []
+            if frames or losses:
+                self.received(self.index, frames, losses)
 
     def poll_tx(self) -> None:
-        if self.transmitter is None:
+        if self.transmitter is None or self.stopped:
             return
         try:
             self.transmitter.poll()
@@ -110,6 +112,7 @@ class Queue:
     def stop(self) -> None:
         """Break off: every packet comes back as an error, nothing is polled any more."""
         self.running = False
+        self.stopped = True
         if self.transmitter is not None:
             self.transmitter.abort(TransmitterStatus.ERROR)
 

@@ -62,7 +62,7 @@ class ReceiverRing:
         self._clear: list[int] = []  # pfn, 0, 4096 of each slot: pieces for scatter
         self.posted = 0
         self.answered = 0
-        self.losses: dict[Loss, int] = dict.fromkeys(Loss, 0)
+        self.losses: list[Loss] = []  # of packets that poll did not return
 
     @property
     def ref(self) -> int:
@@ -197,7 +197,7 @@ class ReceiverRing:
             lengths.append(total)
         else:
             del pieces[start:]
-            self.losses[loss] += 1
+            self.losses.append(loss)
         return index
 
     def _extras(self, raw: bytes, index: int) -> tuple[int, bool]:

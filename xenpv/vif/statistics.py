@@ -35,6 +35,8 @@ class Statistic(enum.IntEnum):
     RECEIVER_BROADCAST_OCTETS = 17
 
 
+OK = TransmitterStatus.OK
+UNICAST = PacketType.UNICAST
 _TRANSMITTER = {
     PacketType.UNICAST: Statistic.TRANSMITTER_UNICAST_PACKETS,
     PacketType.MULTICAST: Statistic.TRANSMITTER_MULTICAST_PACKETS,
@@ -65,20 +67,19 @@ class Statistics:
     def completed(self, completions: Sequence[Completion]) -> None:
         """Packets that went back to the driver above: only those sent count as packets."""
         values = self.values
-        unicast = octets = 0
-        for _, status, kind, size in completions:
-            if status is not TransmitterStatus.OK:
+        octets = sum([size for _, _, _, size in completions])
+        others = [one for one in completions if one[1] != OK or one[2] != UNICAST]
+        for _, status, kind, size in others:
+            octets -= size
+            if status != OK:
                 values[Statistic.TRANSMITTER_PACKETS_DROPPED] += 1
-                if status is TransmitterStatus.ERROR:
+                if status == TransmitterStatus.ERROR:
                     values[Statistic.TRANSMITTER_BACKEND_ERRORS] += 1
-            elif kind is PacketType.UNICAST:
-                unicast += 1
-                octets += size
             else:
                 at = _TRANSMITTER[PacketType(kind)]
                 values[at] += 1
                 values[at + 1] += size
-        values[Statistic.TRANSMITTER_UNICAST_PACKETS] += unicast
+        values[Statistic.TRANSMITTER_UNICAST_PACKETS] += len(completions) - len(others)
         values[Statistic.TRANSMITTER_UNICAST_OCTETS] += octets
 
     def received(self, frames: Sequence[bytes]) -> None:

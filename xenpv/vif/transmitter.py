@@ -29,9 +29,12 @@ REQUEST_SIZE: Final = packer("netif_tx_request").size
 RESPONSE: Final = packer("netif_tx_response")
 
 MORE_DATA: Final[int] = lib.NETTXF_more_data
-OKAY: Final[int] = lib.NETIF_RSP_OKAY
+assert lib.NETIF_RSP_OKAY == 0
 DROPPED: Final[int] = lib.NETIF_RSP_DROPPED
 NULL: Final[int] = lib.NETIF_RSP_NULL
+
+OK: Final = TransmitterStatus.OK
+UNICAST: Final = PacketType.UNICAST
 
 PUSH_SLOTS: Final = 64  # XenVif pushes when so many are posted
 PAGES_STEP: Final = 32  # pages granted at a time, while the queue grows
@@ -61,20 +64,9 @@ SHAPES: Final = {
 }
 
 
-class Packet:
-    """A packet whose slots are on the ring."""
-
-    __slots__ = ("cookie", "outstanding", "size", "status", "type")
-
-    def __init__(self, cookie: int, kind: PacketType, size: int, outstanding: int) -> None:
-        self.cookie = cookie
-        self.type = kind
-        self.size = size
-        self.outstanding = outstanding  # slots without a response
-        self.status = TransmitterStatus.OK
-
-    def completion(self) -> Completion:
-        return self.cookie, self.status, self.type, self.size
+# A packet whose slots are on the ring: slots without a response, TransmitterStatus, cookie,
+# PacketType, bytes of the frame. A list, because one is made for every frame.
+Packet = list[int]
 
 
 class TransmitterRing:
@@ -99,8 +91,7 @@ class TransmitterRing:
         self.granter = Granter(bus.gnttab, domid, readonly=True, first=self._shape.first_id)
         self.poller: Poller | None = None
         self.waiting: deque[tuple[bytes, int]] = deque()
-        # By id: the packet that the slot belongs to. A slot is in flight if there is one.
-        self._owner: list[Packet | None] = [None] * (self._shape.first_id + self._shape.ids)
+        self._owner: dict[int, Packet] = {}  # by id of the slot, while it is in flight
         self._free_ids: list[int] = []
         self.posted = 0  # slots, for the conservation law: posted = answered + in flight
         self.answered = 0
@@ -121,7 +112,7 @@ class TransmitterRing:
             if ETHERNET <= len(frame) <= longest and len(waiting) < WAITING_MAX:
                 waiting.append((frame, cookie))
             else:
-                refused.append((cookie, TransmitterStatus.DROPPED, PacketType.UNICAST, 0))
+                refused.append((cookie, TransmitterStatus.DROPPED, UNICAST, 0))
         if refused:
             self._returns(refused)
 
@@ -144,42 +135,51 @@ class TransmitterRing:
 
     def _build(self, room: int) -> tuple[list[int], list[int], list[int], list[bytes]]:
         """Requests, ids, pieces of memory and their bytes for about PUSH_SLOTS slots."""
-        waiting, owner = self.waiting, self._owner
+        waiting, owner, free = self.waiting, self._owner, self._free_ids
         pfns, refs = self.granter.pfns, self.granter.refs
-        header, pad_to = self._shape.header, self._shape.pad_to
+        pad_to = self._shape.pad_to
         slots: list[int] = []
         ids: list[int] = []
         pieces: list[int] = []
         parts: list[bytes] = []
-        while waiting and len(ids) < PUSH_SLOTS:
+        used = 0
+        while waiting and used < PUSH_SLOTS:
             frame, cookie = waiting[0]
-            length = len(frame)
-            if length < pad_to:
+            size = length = len(frame)
+            if size < pad_to:
                 frame = frame.ljust(pad_to, b"\0")
-            rest = size = len(frame)
-            part = rest if self._linear or rest <= pad_to else 0
-            if not part:
-                part = min(rest, PAGE_SIZE) if header is None else header(frame)
-            count = 1 + (rest - part + PAGE_SIZE - 1) // PAGE_SIZE
-            if count > room - len(ids):
-                break
-            free = self._free_ids
-            if len(free) < count and not self._grow(count - len(free)):
+                size = pad_to
+            head = self._head(frame, size)
+            rest = size - head
+            count = 1 if not rest else 1 + (rest + PAGE_SIZE - 1) // PAGE_SIZE
+            if count > room - used or (len(free) < count and not self._grow(count - len(free))):
                 break
             waiting.popleft()
-            packet = Packet(cookie, packet_type(frame), length, count)
             parts.append(frame)
-            while True:
+            used += count
+            kind = UNICAST if not frame[0] & 1 else packet_type(frame)
+            packet: Packet = [count, OK, cookie, kind, length]
+            number = free.pop()
+            owner[number] = packet
+            ids.append(number)
+            slots += (refs[number], 0, MORE_DATA if rest else 0, number, size)
+            pieces += (pfns[number], 0, head)
+            while rest:
+                part = rest if rest < PAGE_SIZE else PAGE_SIZE  # noqa: FURB136 - min() is slower
+                rest -= part
                 number = free.pop()
                 owner[number] = packet
                 ids.append(number)
-                rest -= part
-                slots += (refs[number], 0, MORE_DATA if rest else 0, number, size)
+                slots += (refs[number], 0, MORE_DATA if rest else 0, number, part)
                 pieces += (pfns[number], 0, part)
-                if not rest:
-                    break
-                size = part = rest if rest < PAGE_SIZE else PAGE_SIZE
         return slots, ids, pieces, parts
+
+    def _head(self, frame: bytes, size: int) -> int:
+        """Bytes of the first slot."""
+        if self._linear or size <= self._shape.pad_to:
+            return size
+        header = self._shape.header
+        return min(size, PAGE_SIZE) if header is None else header(frame)
 
     def _grow(self, count: int) -> bool:
         """At least `count` pages more, up to one for each slot; False if there are none."""
@@ -206,23 +206,22 @@ class TransmitterRing:
                 return
 
     def _answer(self, responses: memoryview) -> None:
-        owner = self._owner
+        take = self._owner.pop
         done: list[int] = []
         complete: list[Completion] = []
         wrong = ""
         for number, status in RESPONSE.iter_unpack(responses):
-            packet = owner[number] if number < len(owner) else None
+            packet = take(number, None)
             if packet is None or status == NULL:
                 # No extras are sent, so that no NULL can answer one.
                 wrong = f"tx response {number}, status {status}, answers no slot"
                 break
-            owner[number] = None
             done.append(number)
-            if status != OKAY and packet.status is TransmitterStatus.OK:
-                packet.status = _status(status)
-            packet.outstanding -= 1
-            if not packet.outstanding:
-                complete.append(packet.completion())
+            if status and packet[1] == OK:  # not OKAY, and the first such
+                packet[1] = _status(status)
+            packet[0] -= 1
+            if not packet[0]:
+                complete.append((packet[2], packet[1], packet[3], packet[4]))
         self.answered += len(done)
         busy = self.granter.revoke(done)
         done.reverse()
@@ -238,10 +237,7 @@ class TransmitterRing:
 
     def drop_waiting(self) -> None:
         """Return what was not posted."""
-        dropped = [
-            (cookie, TransmitterStatus.DROPPED, PacketType.UNICAST, 0)
-            for _, cookie in self.waiting
-        ]
+        dropped = [(cookie, TransmitterStatus.DROPPED, UNICAST, 0) for _, cookie in self.waiting]
         self.waiting.clear()
         if dropped:
             self._returns(dropped)
@@ -249,16 +245,14 @@ class TransmitterRing:
     def abort(self, status: TransmitterStatus) -> None:
         """Return every packet; slots that the backend never answered stay owned by it."""
         self.drop_waiting()
-        seen = []
-        for number, packet in enumerate(self._owner):
-            if packet is None:
-                continue
-            self._owner[number] = None
-            packet.outstanding -= 1
-            if not packet.outstanding:
-                seen.append((packet.cookie, status, packet.type, 0))
-        if seen:
-            self._returns(seen)
+        returned = []
+        for packet in self._owner.values():
+            packet[0] -= 1
+            if not packet[0]:
+                returned.append((packet[2], status, packet[3], 0))
+        self._owner.clear()
+        if returned:
+            self._returns(returned)
 
     def release(self) -> list[int]:
         """Give pages and references back; the pfns of those that the backend still maps."""

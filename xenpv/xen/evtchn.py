@@ -14,7 +14,7 @@ import attrs
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import HypercallError
-from xenpv.xen.trace import Event
+from xenpv.xen.trace import Event, mark
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
@@ -77,6 +77,8 @@ class EventChannels:
         self.limit = min(max_port + 1, MAX_PORTS[domain.is_32bit])
         self.ports: list[Port] = [_FREE] * BUCKET
         self._virqs: dict[tuple[int, int], int] = {}
+        self._words = domain.trace.words
+        self._sends = mark(Event.SEND, domain.domid)
 
     def _port(self, port: int) -> Port:
         if 0 < port < len(self.ports):
@@ -172,13 +174,12 @@ class EventChannels:
         channel = ports[port] if 0 < port < len(ports) else ports[0]
         state = channel.state
         if state is PortState.INTERDOMAIN:
-            domain = self.domain
-            domain.trace.record(Event.SEND, domain.domid, port)
+            self._words.append(self._sends | port)
             remote = channel.remote
             assert remote is not None
             remote.evtchn.raise_port(channel.remote_port)
         elif state is PortState.IPI:
-            self.domain.trace.record(Event.SEND, self.domain.domid, port)
+            self._words.append(self._sends | port)
             self.raise_port(port)
         elif state is not PortState.UNBOUND:
             raise HypercallError(EINVAL, f"port {port} is {state.name.lower()}: nothing to send to")
@@ -232,18 +233,19 @@ class EventChannels:
     def poll(self, port: int) -> bool:
         """Wait for a port by letting its peer's consumer, and nothing else, run.
 
-        True when the port is pending; False if the peer has nothing to do for it. This is
-        the inline wait of DESIGN's loop rules (a guest that spins for xenstored).
+        True when the port was pending; it is acknowledged. False if the peer has nothing
+        to do for it. This is how a guest spins for xenstored: inside a handler, without
+        running anything else.
         """
         channel = self._port(port)
         kernel = self.domain.kernel
         while True:
-            pending = self.domain.check(lib.evtchn_is_pending(kernel, port))
+            pending = lib.evtchn_take_pending(kernel, port)
             if pending:
-                return True
+                return self.domain.check(pending) == 1
             remote = channel.remote
             if remote is None or not remote.deliver(channel.remote_port):
-                return bool(self.domain.check(lib.evtchn_is_pending(kernel, port)))
+                return self.domain.check(lib.evtchn_take_pending(kernel, port)) == 1
 
     def close_all(self) -> None:
         """At the domain's death: every peer's end turns unbound."""

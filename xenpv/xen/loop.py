@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xenpv.errors import Livelock, LocalProtocolError
-from xenpv.xen.trace import Event, Trace
+from xenpv.xen.trace import CHUNK_WORDS, Event, Trace, mark
 
 TASKS_PER_RUN: Final = 5_000_000
 
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
+
+_DRAW: Final = mark(Event.DRAW, 0)
 
 
 class Chooser(Protocol):
@@ -61,7 +63,7 @@ class Task:
     `run` takes no argument. A held task (its domain is paused) stays due until released.
     """
 
-    __slots__ = ("domid", "due", "held", "loop", "name", "number", "queued", "run")
+    __slots__ = ("delivery", "domid", "due", "held", "loop", "name", "number", "queued", "run")
 
     def __init__(self, loop: Loop, domid: int, name: str, run: Callable[[], object]) -> None:
         self.loop = loop
@@ -72,6 +74,7 @@ class Task:
         self.held = 0
         self.due = False
         self.number = loop.tasks_made
+        self.delivery = mark(Event.DELIVER, domid) | self.number  # its record in the trace
         loop.tasks_made += 1
 
     def wake(self) -> None:
@@ -200,7 +203,8 @@ class Loop:
     def _drain(self, limit: int) -> int:
         ready = self.ready
         choose = self.chooser.choose
-        record = self.trace.record
+        words = self.trace.words
+        append = words.append
         done = 0
         while ready:
             count = len(ready)
@@ -208,12 +212,14 @@ class Loop:
                 task = ready.pop()
             else:
                 index = choose(count)
-                record(Event.DRAW, 0, count, index)
+                append(_DRAW | count << 20 | index)
                 task = ready.pop(index)
             task.queued = False
-            record(Event.DELIVER, task.domid, task.number)
+            append(task.delivery)
             task.run()
             done += 1
+            if len(words) >= CHUNK_WORDS:
+                self.trace.flush()
             if done >= limit and ready:
                 raise Livelock(
                     f"{done} tasks ran and more are due", seed=self.seed, tail=self.trace.tail()
@@ -232,8 +238,7 @@ class Loop:
             if until is not None and deadline > until:
                 return False
             heapq.heappop(self._timers)
-            self.trace.clock = max(self.trace.clock, deadline)
-            self.trace.record(Event.TIMER, timer.task.domid, timer.task.number)
+            self.trace.timer(timer.task.domid, timer.task.number, max(self.now, deadline))
             timer.expire()
             if timer.period_ns:
                 timer.arm(timer.period_ns)
@@ -249,6 +254,6 @@ class Loop:
             return False
         self.ready.remove(task)
         task.queued = False
-        self.trace.record(Event.DELIVER, task.domid, task.number)
+        self.trace.words.append(task.delivery)
         task.run()
         return True

@@ -1,22 +1,29 @@
 """What happened, in order: a digest over all of it and a tail to read.
 
-A record is four u64: virtual time in ns, event and domid, and two operands whose meaning
-EVENTS gives. Equal seeds give equal digests across processes, hash seeds and versions of
-Python; the digest is what `xenpv run` prints and what replays compare.
+A record is one u64: event in bits 63-56, domid in 55-40, and 40 bits of operands that EVENTS
+says how to split; a TIMER is followed by a second word, the new virtual time. Equal seeds
+give equal digests across processes, hash seeds and versions of Python; the digest is what
+`xenpv run` prints and what replays compare.
 """
 
 from __future__ import annotations
 
 import enum
+import sys
 import zlib
 from array import array
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
 import attrs
 
-CHUNK_WORDS: Final = 4 * 1024
+CHUNK_WORDS: Final = 4096
 NOTES_MAX: Final = 10_000
+
+EVENT_SHIFT: Final = 56
+DOMID_SHIFT: Final = 40
+OPERAND_MASK: Final = (1 << DOMID_SHIFT) - 1
 
 
 class Event(enum.IntEnum):
@@ -31,18 +38,24 @@ class Event(enum.IntEnum):
     NOTE = 9
 
 
-# event: how its two operands read
-EVENTS: Final[dict[int, str]] = {
-    Event.DELIVER: "runs task {a}",
-    Event.DRAW: "choice {b} of {a}",
-    Event.SEND: "sends on port {a}",
-    Event.TIMER: "timer of task {a}",
-    Event.PUBLISH: "publishes {b} slots up to index {a}",
-    Event.GRANT: "grant operation on ref {a}: {b}",
-    Event.STORE: "store request type {a}, payload crc {b:08x}",
-    Event.DOMAIN: "domain event {a} ({b})",
-    Event.NOTE: "note, crc {a:08x}",
+# event: (bits of its second operand, how it reads)
+EVENTS: Final[dict[int, tuple[int, str]]] = {
+    Event.DELIVER: (0, "runs task {a}"),
+    Event.DRAW: (20, "choice {b} of {a}"),
+    Event.SEND: (0, "sends on port {a}"),
+    Event.TIMER: (0, "timer of task {a}"),
+    Event.PUBLISH: (16, "publishes {b} slots of the ring at pfn {a:#x}"),
+    Event.GRANT: (32, "grant operation {a} on ref {b}"),
+    Event.STORE: (32, "store request type {a}, crc {b:08x}"),
+    Event.DOMAIN: (8, "domain event {a} ({b})"),
+    Event.NOTE: (0, "note, crc {a:08x}"),
 }
+
+
+def mark(event: int, domid: int, a: int = 0) -> int:
+    """A record whose second operand is 0: hot paths OR it in and append the record."""
+    operand = a << EVENTS[event][0] & OPERAND_MASK
+    return event << EVENT_SHIFT | domid << DOMID_SHIFT | operand
 
 
 @attrs.frozen
@@ -54,24 +67,35 @@ class Note:
     text: str
 
 
-class Trace:
-    """Records of one platform. Nothing here influences the model."""
+_STORE: Final = mark(Event.STORE, 0)
 
-    __slots__ = ("_digest", "_previous", "_words", "clock", "notes", "records")
+
+class Trace:
+    """Records of one platform. Nothing here influences the model.
+
+    `words` are the records since the last flush; the list stays the same object, so a hot
+    path may keep its `append`. The loop flushes.
+    """
+
+    __slots__ = ("_digest", "_flushed", "_previous", "clock", "notes", "words")
 
     def __init__(self) -> None:
         self._digest = blake2b(digest_size=16)
-        self._words = array("Q")
+        self._flushed = 0
         self._previous = array("Q")
-        self.clock = 0  # the loop's virtual time, kept here so that recording costs no call
-        self.records = 0
+        self.words: list[int] = []
+        self.clock = 0  # the loop's virtual time, here so that reading it costs no call
         self.notes: list[Note] = []
 
     def record(self, event: int, domid: int, a: int, b: int = 0) -> None:
-        words = self._words
-        words.extend((self.clock, event << 16 | domid, a, b))
-        if len(words) >= CHUNK_WORDS:
-            self._flush()
+        bits = EVENTS[event][0]
+        operand = (a << bits | b & ((1 << bits) - 1)) & OPERAND_MASK
+        self.words.append(event << EVENT_SHIFT | domid << DOMID_SHIFT | operand)
+
+    def timer(self, domid: int, task: int, now: int) -> None:
+        """Time jumped to `now` for a timer of that task."""
+        self.clock = now
+        self.words += (mark(Event.TIMER, domid) | task, now)
 
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -83,36 +107,47 @@ class Trace:
     ) -> None:
         """One request that xenstored answered (store.server's seam)."""
         crc = zlib.crc32(payload, tx_id)
-        self.record(Event.STORE, domid, op, zlib.crc32(error, crc) if error else crc)
+        if error is not None:
+            crc = zlib.crc32(error, crc)
+        self.words.append(_STORE | domid << DOMID_SHIFT | (op & 0xFF) << 32 | crc)
 
-    def _flush(self) -> None:
-        self._digest.update(_little_endian(self._words))
-        self.records += len(self._words) // 4
-        self._previous = self._words
-        self._words = array("Q")
+    def flush(self) -> None:
+        """Hash what is in `words`; called between tasks, when they are many."""
+        chunk = array("Q", self.words)
+        self._digest.update(_little_endian(chunk))
+        self._flushed += len(chunk)
+        self._previous = chunk
+        self.words.clear()
 
     def hexdigest(self) -> str:
         """32 hex digits over every record so far."""
         digest = self._digest.copy()
-        digest.update(_little_endian(self._words))
+        digest.update(_little_endian(array("Q", self.words)))
         return digest.hexdigest()
 
     def tail(self, count: int = 20) -> tuple[str, ...]:
         """The last records, oldest first, one line each."""
-        words = self._previous + self._words
-        start = max(0, len(words) - 4 * count)
-        return tuple(_line(*words[at : at + 4]) for at in range(start, len(words), 4))
+        return tuple(_lines([*self._previous, *self.words])[-count:])
 
 
-def _line(time_ns: int, head: int, a: int, b: int) -> str:
-    text = EVENTS[head >> 16].format(a=a, b=b)
-    return f"{time_ns / 1e9:.9f} d{head & 0xFFFF} {text}"
+def _lines(words: Sequence[int]) -> list[str]:
+    lines = []
+    at = 0
+    while at < len(words):
+        word = words[at]
+        event = word >> EVENT_SHIFT
+        bits, text = EVENTS[event]
+        operand = word & OPERAND_MASK
+        line = text.format(a=operand >> bits, b=operand & ((1 << bits) - 1))
+        at += 1
+        if event == Event.TIMER:
+            line += f" at {words[at] / 1e9:.9f} s"
+            at += 1
+        lines.append(f"d{word >> DOMID_SHIFT & 0xFFFF} {line}")
+    return lines
 
 
 def _little_endian(words: array[int]) -> bytes:
-    import sys
-
     if sys.byteorder == "big":
-        words = words[:]
         words.byteswap()
     return words.tobytes()

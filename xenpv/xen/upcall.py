@@ -66,8 +66,6 @@ class Dispatcher:
         task = self._tasks.get(port)
         if task is None:
             return False
-        pending = self.domain.check(lib.evtchn_is_pending(self.domain.kernel, port))
-        if pending:
-            self.domain.check(lib.evtchn_clear_pending(self.domain.kernel, port))
+        if self.domain.check(lib.evtchn_take_pending(self.domain.kernel, port)):
             task.wake()
         return task.loop.pump(task)

@@ -117,6 +117,19 @@ static int evtchn_clear_pending(domain *d, uint32_t port)
     return (int)call_end(&c, 0);
 }
 
+/* Test and clear: 1 if it was pending. */
+static int evtchn_take_pending(domain *d, uint32_t port)
+{
+    struct call c = call_begin(d->m, d->domid, 0);
+    int pending;
+
+    KERNEL_ENTER(d->m);
+    if (evtchn_bad(d, port, 0))
+        return -EINVAL;
+    pending = word_clear(&c, d, evtchn_word(d, port, 0), port % evtchn_width(d));
+    return (int)call_end(&c, pending);
+}
+
 static int evtchn_mask(domain *d, uint32_t port)
 {
     struct call c = call_begin(d->m, d->domid, 0);

@@ -119,6 +119,7 @@ int64_t evtchn_set_pending(domain *, uint32_t port, uint32_t vcpu);
 int64_t evtchn_is_pending(domain *, uint32_t port);
 int64_t evtchn_is_masked(domain *, uint32_t port);
 int evtchn_clear_pending(domain *, uint32_t port);
+int evtchn_take_pending(domain *, uint32_t port);
 int evtchn_mask(domain *, uint32_t port);
 int64_t evtchn_unmask(domain *, uint32_t port, uint32_t vcpu);
 int64_t evtchn_guest_unmask(domain *, uint32_t port);

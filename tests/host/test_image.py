@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.peers import need
+from xenpv.errors import ConfigError, LocalProtocolError
+from xenpv.host.image import ImageError, ImageProvider, MemoryImage, RawImage
+
+SIZE = 64 * 512
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "disk.img"
+    file.write_bytes(bytes(n // 512 for n in range(SIZE)))
+    return file
+
+
+def test_a_file_is_read_and_written_where_asked(path: Path) -> None:
+    image = RawImage(str(path), writable=True)
+    assert (image.size_bytes, image.sector_size, image.physical_sector_size) == (SIZE, 512, 512)
+    assert image.buffer is None
+    out = bytearray(1024)
+    image.read_into(memoryview(out), 5 * 512)
+    assert out == b"\x05" * 512 + b"\x06" * 512
+    image.write_from(memoryview(b"\xaa" * 512), 63 * 512)
+    image.flush()
+    image.close()
+    image.close()
+    assert path.read_bytes()[62 * 512 :] == b"\x3e" * 512 + b"\xaa" * 512
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.unlink(), "does not exist"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_bytes(bytes(513)), r"513 bytes, which is no multiple of 512"),
+        (lambda p: (p.unlink(), p.mkdir()), "cannot be opened|neither a file"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "neither a file nor a block device"),
+        (lambda p: (p.unlink(), p.symlink_to("/dev/null")), "neither a file nor a block device"),
+    ],
+)
+@pytest.mark.parametrize("writable", [False, True])
+def test_what_is_no_disk_is_refused_by_name(
+    path: Path, make: object, message: str, writable: bool
+) -> None:
+    assert callable(make)
+    make(path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        RawImage(str(path), writable)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused(path: Path) -> None:
+    path.chmod(0)
+    with pytest.raises(ConfigError, match="may not be read"):
+        RawImage(str(path), writable=False)
+
+
+def test_refusal_of_permission_says_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigError, match="may not be written: chmod it, or give the disk access"):
+        RawImage(str(path), writable=True)
+    with pytest.raises(ConfigError, match="may not be read: chmod it"):
+        RawImage(str(path), writable=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [(True, True, False), (True, False, False), (False, True, False), (False, False, True)],
+)
+def test_a_writer_is_alone_and_readers_share(
+    path: Path, first: bool, second: bool, both: bool
+) -> None:
+    holder = RawImage(str(path), first)
+    if both:
+        RawImage(str(path), second).close()
+    else:
+        with pytest.raises(ConfigError, match="is in use"):
+            RawImage(str(path), second)
+    holder.close()
+    RawImage(str(path), second).close()
+
+
+@pytest.mark.parametrize(("byte", "writable"), [(201, True), (203, False), (101, False), (101, True)])
+def test_locks_of_qemu_are_respected(path: Path, byte: int, writable: bool) -> None:
+    """The bytes as QEMU's tools lock them, from another open file description."""
+    from xenpv.host.image import FLOCK
+
+    with path.open("r+b") as other:
+        lock = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, lock)
+        if byte == 203:
+            RawImage(str(path), writable).close()
+        else:
+            with pytest.raises(ConfigError, match="is in use"):
+                RawImage(str(path), writable)
+
+
+@pytest.mark.peers
+def test_qemu_io_does_not_open_an_image_that_is_being_written(path: Path) -> None:
+    qemu_io = need("qemu-io", "qemu-utils")
+    command = [qemu_io, "-f", "raw", "-c", "write 0 512", str(path)]
+    image = RawImage(str(path), writable=True)
+    held = subprocess.run(command, capture_output=True, text=True, check=False)
+    image.close()
+    free = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert held.returncode == 1
+    assert "lock" in held.stderr
+    assert free.returncode == 0
+
+
+def test_a_file_that_ends_early_is_an_error(path: Path) -> None:
+    image = RawImage(str(path), writable=False)
+    os.truncate(path, 10 * 512 + 100)
+    out = bytearray(512)
+    image.read_into(memoryview(out), 9 * 512)
+    with pytest.raises(ImageError, match="the file ends there"):
+        image.read_into(memoryview(out), 10 * 512)
+    image.close()
+
+
+def test_short_transfers_go_on_where_they_stopped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = RawImage(str(path), writable=True)
+    preadv, pwritev = os.preadv, os.pwritev
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:100]], at))
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: pwritev(fd, [parts[0][:100]], at))
+    out = bytearray(1024)
+    image.read_into(memoryview(out), 512)
+    assert out == b"\x01" * 512 + b"\x02" * 512
+    image.write_from(memoryview(b"\x77" * 1000), 24)
+    image.close()
+    assert path.read_bytes()[:1536] == bytes(24) + b"\x77" * 1000 + b"\x02" * 512
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_errors_of_the_host_are_image_errors(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_args: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    image = RawImage(str(path), writable=True)
+    monkeypatch.setattr(os, "preadv", fail)
+    monkeypatch.setattr(os, "pwritev", fail)
+    with pytest.raises(ImageError, match=os.strerror(number)):
+        image.read_into(memoryview(bytearray(512)), 0)
+    with pytest.raises(ImageError, match=os.strerror(number)):
+        image.write_from(memoryview(bytes(512)), 0)
+    image.close()
+
+
+def test_a_failed_flush_fails_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports a lost write once; a second flush would call it safe."""
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    image = RawImage(str(path), writable=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(ImageError, match="Input/output error"):
+            image.flush()
+    with pytest.raises(ImageError, match="Input/output error"):
+        image.flush()
+    image.close()
+
+
+def test_a_read_only_image_is_neither_written_nor_discarded(path: Path) -> None:
+    before = path.read_bytes()
+    image = RawImage(str(path), writable=False)
+    with pytest.raises(ImageError, match="read-only"):
+        image.write_from(memoryview(bytes(512)), 0)
+    with pytest.raises(ImageError, match="read-only"):
+        image.discard(0, 512)
+    image.flush()
+    image.close()
+    assert path.read_bytes() == before
+
+
+def test_discard_punches_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "large.img"
+    path.write_bytes(b"\xff" * (1 << 20))
+    image = RawImage(str(path), writable=True)
+    before = path.stat().st_blocks
+    if not image.discard(4096, 512 * 1024):
+        pytest.skip("this file system has no holes")
+    assert image.discard(0, 0)
+    image.close()
+    assert path.stat().st_size == 1 << 20
+    assert path.stat().st_blocks < before
+    assert path.read_bytes() == b"\xff" * 4096 + bytes(1 << 19) + b"\xff" * ((1 << 19) - 4096)
+
+
+def test_discard_that_the_file_system_lacks_is_not_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def refuse(_descriptor: int, offset: int, _length: int) -> None:
+        calls.append(offset)
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("xenpv.host.image._punch_hole", refuse)
+    image = RawImage(str(path), writable=True)
+    assert not image.discard(0, 512)
+    assert not image.discard(512, 512)
+    assert calls == [0]
+    image.close()
+
+
+def test_memory_is_used_in_place() -> None:
+    data = bytearray(2048)
+    image = MemoryImage(data)
+    image.write_from(memoryview(b"\x05" * 512), 512)
+    assert bytes(data) == bytes(512) + b"\x05" * 512 + bytes(1024)
+    out = bytearray(1024)
+    image.read_into(memoryview(out), 512)
+    assert out == b"\x05" * 512 + bytes(512)
+    assert image.buffer.obj is data
+    assert image.discard(512, 512)
+    assert data == bytes(2048)
+    image.flush()
+    assert image.flushes == 1
+
+
+def test_memory_that_cannot_be_written_is_copied() -> None:
+    data = b"\x07" * 1024
+    image = MemoryImage(data)
+    image.write_from(memoryview(bytes(512)), 0)
+    assert data == b"\x07" * 1024
+    assert bytes(image.buffer) == bytes(512) + b"\x07" * 512
+
+
+def test_a_mapping_of_a_file_is_a_disk_too(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as memory:
+        image = MemoryImage(memory)
+        image.write_from(memoryview(b"\x99" * 512), 0)
+        image.buffer.release()
+    assert path.read_bytes()[:1024] == b"\x99" * 512 + b"\x01" * 512
+
+
+@pytest.mark.parametrize(("size", "sector"), [(0, 512), (513, 512), (512, 4096)])
+def test_memory_of_a_wrong_size_is_refused(size: int, sector: int) -> None:
+    with pytest.raises(ConfigError, match=rf"{size} bytes: expected a multiple of {sector}"):
+        MemoryImage(bytearray(size), sector_size=sector)
+
+
+def test_memory_refuses_what_lies_beyond_its_end() -> None:
+    image = MemoryImage(bytearray(1024))
+    with pytest.raises(ImageError):
+        image.read_into(memoryview(bytearray(1024)), 512)
+    with pytest.raises(ImageError):
+        image.write_from(memoryview(bytes(1024)), 512)
+    with pytest.raises(ImageError):
+        image.discard(0, 2048)
+
+
+@pytest.mark.parametrize("prefix", ["", "raw:", "aio:", "phy:", "file:"])
+def test_params_name_a_path(path: Path, prefix: str) -> None:
+    images = ImageProvider()
+    image = images.open(f"{prefix}{path}", writable=True)
+    assert image.size_bytes == SIZE
+    images.release(image)
+    images.check(f"{prefix}{path}", writable=True)
+
+
+def test_check_raises_what_open_would_and_keeps_nothing(path: Path) -> None:
+    images = ImageProvider()
+    images.check(str(path), writable=True)
+    images.check(str(path), writable=True)
+    with pytest.raises(ConfigError, match="does not exist"):
+        images.check(f"{path}.not", writable=False)
+
+
+def test_a_registered_image_stays_its_owners() -> None:
+    class Counted(MemoryImage):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    images, image = ImageProvider(), Counted(bytearray(512))
+    images.register("mine", image)
+    assert images.open("mine", writable=True) is image
+    images.release(image)
+    images.check("mine", writable=True)
+    assert image.closed == 0
+    with pytest.raises(LocalProtocolError, match="'mine'"):
+        images.register("mine", image)
+
+
+def test_a_registered_image_may_not_be_written_against_its_will() -> None:
+    images = ImageProvider()
+    images.register("ro", MemoryImage(bytearray(512), writable=False))
+    images.open("ro", writable=False)
+    with pytest.raises(ConfigError, match="'ro' is read-only"):
+        images.open("ro", writable=True)

@@ -1,0 +1,149 @@
+"""What an installation, a fresh clone and the documents rely on."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from xenpv.host import xlkeys
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKE = shutil.which("make")
+
+
+def files():
+    """Of the project, without what is made from them."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for path in map(Path, done.stdout.splitlines()) if (ROOT / path).is_file()]
+
+
+def test_the_entry_points_are_there():
+    scripts = PROJECT["project"]["scripts"]
+    plugins = PROJECT["project"]["entry-points"]["pytest11"]
+    for target in scripts.values():
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+    for module in plugins.values():
+        assert module in PROJECT["tool"]["setuptools"]["py-modules"]
+        importlib.import_module(module)
+
+
+def test_every_data_file_of_the_package_is_installed():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["xenpv"]
+    data = [path for path in files() if path.parts[0] == "xenpv" and path.suffix != ".py"]
+    assert data
+    for path in data:
+        inside = path.relative_to("xenpv").as_posix()
+        assert any(fnmatch(inside, pattern) for pattern in patterns), path
+
+
+def test_importing_xenpv_imports_nothing_heavy():
+    script = (
+        "import sys, xenpv; heavy = {'hypothesis', 'pytest', 'lark', 'rich', 'asyncio', 'argparse',"
+        "'json', 'greenlet', 'scapy'};"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    # The editable install's own hook may have imported some before us: nothing of ours did.
+    bare = subprocess.run(
+        [sys.executable, "-c", script.replace(", xenpv", "")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) <= set(bare.stdout.split())
+
+
+def test_no_file_names_a_machines_paths_or_a_registry():
+    hosts = ("py" + "pi.org", "python" + "hosted.org", "deb." + "debian.org", "npm" + "js")
+    paths = re.compile(r"(?<![\w.$}])/(root|home|work|opt|Users)/\w")
+    binary = {".img", ".pcapng", ".png"}
+    for path in files():
+        if path.suffix in binary:
+            continue
+        text = (ROOT / path).read_bytes().decode("utf-8", "replace")
+        assert not any(host in text for host in hosts), path
+        found = paths.search(text)
+        assert not found, f"{path}: {found and found[0]}"
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in link:
+                assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_keys_page_has_every_key_that_is_read_or_said_to_come():
+    text = (ROOT / "docs" / "config.md").read_text()
+    missing = [key for key in (*xlkeys.READ, *xlkeys.BOOT) if f"`{key}`" not in text]
+    assert missing == []
+
+
+def test_ci_installs_every_package_that_a_test_asks_for():
+    script = (ROOT / ".ci" / "run").read_text()
+    installed = set(re.search(r"^build=\((.*?)\)$", script, re.MULTILINE | re.DOTALL)[1].split())
+    peers = set(re.search(r"^peers=\((.*?)\)$", script, re.MULTILINE | re.DOTALL)[1].split())
+    asked = set()
+    for path in ROOT.glob("tests/**/*.py"):
+        asked |= set(re.findall(r'need\(\s*"[^"]+",\s*"([^"]+)"', path.read_text()))
+    assert asked
+    assert asked <= installed | peers
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    (listed,) = re.findall(r"^apt-get install ((?:.*\\\n)*.*)$", contributing, re.MULTILINE)
+    assert set(listed.replace("\\", " ").split()) == peers
+
+
+def test_ci_is_executable_and_reads_no_input():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "exec </dev/null" in script.read_text()
+    done = subprocess.run(["bash", "-n", script], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(MAKE is None, reason="make is missing: apt-get install make")
+@pytest.mark.parametrize(
+    ("fails", "package"),
+    [
+        ("version_info", "apt-get install python3"),
+        ("ensurepip", "apt-get install python3-venv"),
+        ("Python.h", "apt-get install python3-dev"),
+        ("cc", "apt-get install gcc libc6-dev"),
+    ],
+)
+def test_make_names_the_package_that_is_missing(tmp_path, fails, package):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    # A Python that has all but one thing, and a cc that there is or is not.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *{fails}*) exit 1;; *) exit 0;; esac\n')
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\nexit {int(fails == 'cc')}\n")
+    for program in (python, compiler):
+        program.chmod(0o755)
+    done = subprocess.run(
+        [MAKE, "-C", tmp_path, ".venv/bin/python", f"PYTHON={python}"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].endswith(package)
+    assert not (tmp_path / ".venv").exists()

@@ -1,0 +1,220 @@
+"""Rings beside the C limit: a frontend's policy in Python against the real backends.
+
+Everything a device has is in the round trip: grants that the backend copies through, event
+channels, upcalls, the seeded loop, a trace. The frontend builds each request and calls a
+completion for each response; its pages are granted once, as a driver with persistent
+buffers has them. Limit and subject run in turns in this process, since the machine may
+change its speed at any time: only their ratio means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from struct import Struct
+from time import perf_counter_ns
+from typing import Any, Final
+
+from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
+from xenpv.abi.layout import offsetof, packer, struct_format
+from xenpv.abi.netif import NETIF_RSP
+from xenpv.bench.limit import Limit
+from xenpv.bus.ring import FrontRing
+from xenpv.errors import LocalProtocolError
+from xenpv.host.image import MemoryImage
+from xenpv.vbd import blkif
+
+# (of the subject, of the limit beside it), in the bench's unit
+Pair = tuple[float, float | None]
+
+PAGES: Final = 32  # as limit.c: requests share them in turn, so that they stay in the cache
+DISK_SECTORS: Final = 1024
+SECTORS_PER_PAGE: Final = 8
+FRAME_BYTES: Final = 1514
+READ: Final = int(BLKIF_OP.READ)
+OKAY: Final = int(BLKIF_RSP.OKAY)
+SENT: Final = int(NETIF_RSP.OKAY)
+
+# operation, nr_segments, handle, id, sector_number
+REQUEST_HEAD: Final = Struct(struct_format("blkif_request").split("IBB", 1)[0])
+assert REQUEST_HEAD.size == offsetof("blkif_request", "seg")
+TX_REQUEST: Final = packer("netif_tx_request")
+TX_RESPONSE: Final = packer("netif_tx_response")
+
+# Each sample lasts a few milliseconds, long enough for the clock, short enough that limit
+# and subject see the machine at one speed.
+SAMPLE_REQUESTS: Final = 4096
+
+
+class Pump:
+    """A frontend that keeps a batch on the ring: each answered batch sends the next.
+
+    Subclasses build requests and name the response's layout. `errors` counts answers that
+    were not the expected one.
+    """
+
+    response: Struct
+
+    def __init__(self, raw: Any, ring: FrontRing, batch: int) -> None:
+        self.raw = raw
+        self.ring = ring
+        self.batch = batch
+        self.answered = 0
+        self.errors = 0
+        self._left = 0
+        self._next_id = 0
+        self._pending: dict[int, Callable[[int], None]] = {}
+        guest = raw.guest
+        self.pages = [guest.page() for _ in range(PAGES)]
+        self.refs = [guest.grant(pfn) for pfn in self.pages]
+        for pfn in self.pages:
+            raw.domain.write(pfn, 0, bytes([0xA5]) * 4096)
+        raw.on_event = self.poll
+
+    def requests(self) -> bytes:
+        """The next batch, packed, each request with its completion in `_pending`."""
+        raise NotImplementedError
+
+    def submit(self) -> None:
+        self._left -= 1
+        if self.ring.push(self.requests(), self.batch):
+            self.raw.notify()
+
+    def poll(self) -> None:
+        """The event: complete what is answered; a whole batch answered sends the next."""
+        ring, pending = self.ring, self._pending
+        while True:
+            count, responses = ring.take()
+            for fields in self.response.iter_unpack(responses):
+                pending.pop(fields[0])(fields[-1])
+            self.answered += count
+            if not ring.final_check():
+                break
+        if not pending and self._left:
+            self.submit()
+
+    def complete(self, status: int) -> None:
+        """A completion: what a driver would finish its SRB or its packet with."""
+        if status:
+            self.errors += 1
+
+    def run(self, rounds: int) -> float:
+        """Nanoseconds per request over that many batches."""
+        self._left = rounds
+        before = self.answered
+        start = perf_counter_ns()
+        self.submit()
+        self.raw.platform.run()
+        took = perf_counter_ns() - start
+        done = self.answered - before
+        if done != rounds * self.batch or self.errors:
+            raise LocalProtocolError(
+                f"{done} of {rounds * self.batch} requests answered, {self.errors} with an error"
+            )
+        return took / done
+
+
+class BlkPump(Pump):
+    """Reads of `segments` whole pages each, in turn over the disk."""
+
+    response = blkif.RESPONSE
+
+    def __init__(self, raw: Any, segments: int, batch: int) -> None:
+        super().__init__(raw, raw.sring.ring, batch)
+        self.segments = segments
+        wire = [(ref, 0, SECTORS_PER_PAGE - 1) for ref in self.refs] * 2
+        head = REQUEST_HEAD.size
+        # The segments of a request that begins at each of the pages: encoded once, as the
+        # pages are granted once.
+        self._segments = [
+            blkif.request(segments).pack(0, 0, 0, 0, 0, *sum(wire[at : at + segments], ()))[head:]
+            for at in range(PAGES)
+        ]
+        self._page = 0
+        self._sector = 0
+
+    def requests(self) -> bytes:
+        pack, tails = REQUEST_HEAD.pack, self._segments
+        pending, complete = self._pending, self.complete
+        segments, sectors = self.segments, self.segments * SECTORS_PER_PAGE
+        page, sector, rid = self._page, self._sector, self._next_id
+        parts: list[bytes] = []
+        for _ in range(self.batch):
+            parts += (pack(READ, segments, 0, rid, sector), tails[page])
+            pending[rid] = complete
+            rid += 1
+            page = (page + segments) % PAGES
+            sector += sectors
+            if sector + sectors > DISK_SECTORS:
+                sector = 0
+        self._page, self._sector, self._next_id = page, sector, rid
+        return b"".join(parts)
+
+
+class NetPump(Pump):
+    """Frames of FRAME_BYTES to an address that nobody on the bridge has."""
+
+    response = TX_RESPONSE
+
+    def __init__(self, raw: Any, batch: int) -> None:
+        super().__init__(raw, raw.tx.ring, batch)
+        frame = bytes.fromhex("00163e00ffff 00163e000001 88b5").ljust(FRAME_BYTES, b"\xa5")
+        for pfn in self.pages:
+            raw.domain.write(pfn, 0, frame)
+        self._page = 0
+
+    def requests(self) -> bytes:
+        pack, refs, pending, complete = TX_REQUEST.pack, self.refs, self._pending, self.complete
+        page = self._page
+        slots = []
+        for rid in range(self.batch):
+            slots.append(pack(refs[page], 0, 0, rid, FRAME_BYTES))
+            pending[rid] = complete
+            page = (page + 1) % PAGES
+        self._page = page
+        return b"".join(slots)
+
+
+def blk(segments: int, batch: int) -> Generator[Pair, None, None]:
+    """ns per request: subject, limit."""
+    from xenpv.testing.raw_world import world_raw
+
+    rounds = max(1, SAMPLE_REQUESTS // batch // segments)
+    limit = Limit()
+    with world_raw(image=MemoryImage(bytearray(DISK_SECTORS * 512))) as world:
+        pump = BlkPump(world.vbd, segments, batch)
+        pump.run(rounds)
+        while True:
+            bound = limit.blk(segments=segments, batch=batch, rounds=4 * rounds)
+            yield pump.run(rounds), bound.ns_per_request
+
+
+def blk_bandwidth(segments: int, batch: int) -> Generator[Pair, None, None]:
+    """10^9 bytes of data per second: subject, limit."""
+    data = segments * SECTORS_PER_PAGE * 512
+    for subject, limit in blk(segments, batch):
+        assert limit is not None
+        yield data / subject, data / limit
+
+
+def net(batch: int) -> Generator[Pair, None, None]:
+    """ns per frame: subject, limit."""
+    from xenpv.testing.raw_world import world_raw
+
+    rounds = max(1, SAMPLE_REQUESTS // batch)
+    limit = Limit()
+    with world_raw() as world:
+        pump = NetPump(world.vif, batch)
+        pump.run(rounds)
+        while True:
+            bound = limit.net(size=FRAME_BYTES, batch=batch, rounds=4 * rounds)
+            yield pump.run(rounds), bound.ns_per_request
+
+
+def hook(batch: int) -> Generator[Pair, None, None]:
+    """ns per request of the C limit: through the access seam with no hook set, without the seam."""
+    rounds = 8 * SAMPLE_REQUESTS // batch
+    limit = Limit()
+    while True:
+        bare = limit.blk(segments=1, batch=batch, rounds=rounds)
+        seam = limit.blk(segments=1, batch=batch, rounds=rounds, hooked=True)
+        yield seam.ns_per_request, bare.ns_per_request

@@ -1,0 +1,97 @@
+"""Every bench: what it measures, against what, and the goal that it holds.
+
+A bench is a generator of pairs: a value, and the value of the limit measured right beside
+it, or None where the goal is an absolute number. The caller takes as many as it wants and
+closes it. What follows a colon names a variant, which its bench's name runs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Final
+
+import attrs
+
+from xenpv.bench import event, ring, world
+from xenpv.errors import ConfigError
+
+Pair = tuple[float, float | None]
+
+C_RING: Final = "C ring.h"
+
+
+@attrs.frozen
+class Bench:
+    """One line of the table.
+
+    `goal` bounds the ratio of value to limit or, where `against` is None, the value itself:
+    from above, or from below if `at_least`. None: nothing was promised.
+    """
+
+    measure: Callable[[], Generator[Pair, None, None]]
+    unit: str
+    against: str | None
+    goal: float | None
+    what: str
+    at_least: bool = attrs.field(default=False, kw_only=True)
+    repetitions: int = attrs.field(default=25, kw_only=True)
+
+
+BENCHES: Final[dict[str, Bench]] = {
+    "world": Bench(
+        world.world, "ms", None, 2.0,
+        "a platform, a Windows guest's disk and interface Connected, freed",
+        repetitions=100,
+    ),
+    "world-raw": Bench(
+        world.world_raw, "ms", None, 0.6,
+        "the same with raw frontends on the real backends",
+        repetitions=200,
+    ),
+    "ring-blk": Bench(
+        partial(ring.blk, 1, 32), "ns", C_RING, 6.5,
+        "a 4 KiB read in a batch of 32",
+    ),
+    "ring-blk:1": Bench(
+        partial(ring.blk, 1, 1), "ns", C_RING, 16.0,
+        "a 4 KiB read alone",
+    ),
+    "ring-blk:11-segments": Bench(
+        partial(ring.blk_bandwidth, 11, 32), "GB/s", C_RING, 0.6,
+        "reads of 11 segments in a batch of 32",
+        at_least=True,
+    ),
+    "ring-net": Bench(
+        partial(ring.net, 256), "ns", C_RING, 13.0,
+        "a frame of 1,514 bytes sent in a batch of 256",
+    ),
+    "event": Bench(
+        event.dispatch, "us", None, 0.4,
+        "wake to handler through the seeded chooser",
+    ),
+    "event:bits": Bench(
+        event.bits, "us", None, 1.0,
+        "notify to handler through the guest's pending bits",
+    ),
+    "hook": Bench(
+        partial(ring.hook, 32), "ns", "C without the seam", 1.05,
+        "a 4 KiB request in C with the access hook unset",
+    ),
+    "import": Bench(
+        world.import_xenpv, "ms", None, 60.0,
+        "import xenpv in a fresh interpreter",
+        repetitions=7,
+    ),
+}  # fmt: skip
+
+# What a user may ask for.
+NAMES: Final = tuple(name for name in BENCHES if ":" not in name)
+
+
+def select(name: str) -> list[str]:
+    """The benches that a name means: itself and its variants. ConfigError if it is none."""
+    found = [one for one in BENCHES if one == name or one.startswith(f"{name}:")]
+    if not found:
+        raise ConfigError(f"no bench is called {name!r}: expected {', '.join(NAMES)}")
+    return found

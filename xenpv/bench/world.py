@@ -1,0 +1,79 @@
+"""Whole worlds made, connected and freed, and what it takes to import the package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Final
+
+import xenpv
+from xenpv.abi.xenbus import XenbusState
+from xenpv.errors import LocalProtocolError
+from xenpv.host.image import MemoryImage
+from xenpv.platform import Disk, Platform, Vif
+
+IMAGE_BYTES: Final = 64 << 10
+WARM_UP: Final = 5
+MS: Final = 1e6  # in ns
+
+_IMPORT: Final = """
+from time import perf_counter_ns
+start = perf_counter_ns()
+import xenpv
+print(perf_counter_ns() - start)
+"""
+
+
+def world() -> Generator[tuple[float, None], None, None]:
+    """Milliseconds for all of it: toolstack, XenBus, store ring, vbd and vif Connected, freed."""
+    for _ in range(WARM_UP):
+        _world()
+    while True:
+        start = perf_counter_ns()
+        _world()
+        yield (perf_counter_ns() - start) / MS, None
+
+
+def _world() -> None:
+    with Platform() as platform:
+        platform.create(
+            name="bench", disks=[Disk(MemoryImage(bytearray(IMAGE_BYTES)))], vifs=[Vif()]
+        ).start()
+
+
+def world_raw() -> Generator[tuple[float, None], None, None]:
+    """Milliseconds for the world that a fuzzer has fresh for each example."""
+    for _ in range(WARM_UP):
+        _world_raw()
+    while True:
+        start = perf_counter_ns()
+        _world_raw()
+        yield (perf_counter_ns() - start) / MS, None
+
+
+def _world_raw() -> None:
+    from xenpv.testing import raw_world
+
+    with raw_world.world_raw() as made:
+        backends = (made.vbd.backend, made.vif.backend)
+        if any(one is None or one.state is not XenbusState.CONNECTED for one in backends):
+            raise LocalProtocolError("a backend of the raw world is not connected")
+
+
+def import_xenpv() -> Generator[tuple[float, None], None, None]:
+    """Milliseconds of `import xenpv` alone, in an interpreter that has imported nothing else."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = str(Path(xenpv.__file__).parent.parent)
+    while True:
+        done = subprocess.run(  # noqa: S603 - this interpreter, our own text
+            [sys.executable, "-c", _IMPORT],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        yield int(done.stdout) / MS, None

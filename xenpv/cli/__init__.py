@@ -1,0 +1,161 @@
+"""The command `xenpv`. Exit status: 0 all well, 1 something checked did not hold, 2 bad input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from xenpv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xenpv.cli.report import RunFound
+
+OK: Final = 0
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+
+EXAMPLES: Final = """\
+examples:
+  xenpv run guest.cfg                       boot it, check its devices, print a report
+  xenpv run examples/*.cfg --seed 7         several guests on one platform, another schedule
+  xenpv run guest.cfg --no-write --json     leave the disks alone, answer in JSON
+  xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
+"""
+RUN: Final = """\
+Boot the guests of real xl.cfg files with real disk images and exercise every device: read
+each disk whole through SCSI and compare it with the file, write a scratch area at its end
+and restore it, ping a host on the bridge of each network interface, shut down. Paths in a
+configuration are relative to the working directory.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments get one line, as other bad input does; options are written in full."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class Version(argparse.Action):
+    """Looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            known = version("xenpv")
+        except PackageNotFoundError:
+            known = "(not installed)"
+        print(f"xenpv {known}")
+        parser.exit(OK)
+
+
+def parser() -> Parser:
+    """What the command understands."""
+    top = Parser(
+        prog="xenpv",
+        description="A Xen platform in one process: run guests of xl.cfg files, or measure it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="boot guests, exercise every device, print a report",
+        description=RUN,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("configs", nargs="+", metavar="CONFIG", help="an xl.cfg file of one guest")
+    run.add_argument("--json", action="store_true", help="print one JSON document instead")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every choice (0)")
+    run.add_argument("--pcap", type=Path, metavar="FILE", help="capture the bridges as pcapng")
+    run.add_argument("--no-write", action="store_true", help="do not write to any disk")
+    bench = commands.add_parser("bench", help="measure beside the limits")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
+    bench.add_argument("--json", action="store_true", help="print one JSON document instead")
+    return top
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 20 or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"a seed is a number from 0 to 2^64 - 1, not {text!r}")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    options = parser().parse_args(arguments)
+    # A guest's name or a path may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(options) if options.command == "run" else _bench(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read the report has seen enough. Nothing may be flushed into the pipe later.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
+    from xenpv.cli import inputs
+    from xenpv.cli.job import Job, Options
+    from xenpv.cli.progress import watch
+
+    configs = inputs.load(options.configs)
+    for config in configs:
+        for warning in config.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    wanted = Options(seed=options.seed, write=not options.no_write, pcap=options.pcap)
+    # So that a disk's scratch area is put back also then.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with watch() as progress:
+            found = Job(configs, wanted, progress).run()
+    except ConfigError:
+        raise
+    except Exception as error:
+        error.add_note(f"This is a bug in xenpv; --seed {options.seed} repeats it.")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    _print(found, as_json=options.json)
+    return OK if found.ok else FAILED
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print(found: RunFound, *, as_json: bool) -> None:
+    from xenpv.cli import report
+
+    if as_json:
+        print(json.dumps(report.as_json(found), indent=1))
+    else:
+        encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+        print(*report.as_text(found, unicode=encoding == "utf8"), sep="\n")
+    sys.stdout.flush()
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from xenpv.bench import main as bench
+
+    return bench(options.names, options.json)

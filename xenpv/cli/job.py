@@ -1,0 +1,256 @@
+"""The main job, `xenpv run`: boot the guests of some configurations and check every device.
+
+What the guests see of their disks is compared with what the host's own file I/O sees. A
+disk's scratch area is put back when the run ends, however it ends, short of the process
+being killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from xenpv.abi.sched import SHUTDOWN
+from xenpv.abi.xenbus import XenbusState
+from xenpv.cli.disk import DiskCheck
+from xenpv.cli.hostfile import HostFile, Progress
+from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
+from xenpv.cli.vif import VifCheck
+from xenpv.errors import ConfigError, Livelock, XenpvError
+from xenpv.host.device import Device
+from xenpv.host.domainconfig import DomainConfig
+from xenpv.host.pcapng import PcapngCapture, PcapngWriter
+from xenpv.host.responder import Responder
+from xenpv.platform import Guest, Platform
+
+# The host on each bridge, and the net of the guests' addresses: 10.0.0.2 and up.
+HOST_IPV4: Final = bytes((10, 0, 0, 1))
+GUESTS_PER_BYTE: Final = 250
+# Locally administered, so not one that Xen makes up.
+HOST_MAC: Final = 0x0200_0000_0001
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """`write`: also write to the disks that may be written."""
+
+    seed: int = 0
+    write: bool = True
+    pcap: Path | None = None
+
+
+class Job:
+    """One run over configurations that `inputs.load` has checked."""
+
+    def __init__(
+        self, configs: Sequence[DomainConfig], options: Options, progress: Progress
+    ) -> None:
+        self.configs = configs
+        self.options = options
+        self.progress = progress
+        self.found = RunFound(seed=options.seed)
+        self.files: dict[str, HostFile] = {}
+        self.sha256: dict[str, str] = {}
+        self.stations: dict[str, Responder] = {}
+        self.guests: list[tuple[Guest, GuestFound]] = []
+        self._addresses = 0
+        self._disk_check: DiskCheck | None = None
+
+    def run(self) -> RunFound:
+        """Raises ConfigError, before anything is written, if the capture cannot be."""
+        begin = time.perf_counter()
+        for config in self.configs:
+            for disk in config.disks:
+                if disk.target not in self.files:
+                    self.files[disk.target] = HostFile(disk.target)
+        with ExitStack() as stack:
+            writer = self._capture(stack)
+            for target, file in self.files.items():
+                self.sha256[target] = file.sha256(self.progress)
+            # After the platform is closed, when nothing of it can write any more.
+            stack.callback(self._give_back)
+            platform = stack.enter_context(Platform(seed=self.options.seed))
+            try:
+                self._go(platform, writer)
+            except Livelock as error:
+                self.found.failures.append(str(error))
+            self._conclude(platform)
+        self._check_files()
+        self.found.seconds = time.perf_counter() - begin
+        return self.found
+
+    def _capture(self, stack: ExitStack) -> PcapngWriter | None:
+        path = self.options.pcap
+        if path is None:
+            return None
+        inputs = [file.path for file in self.files.values()]
+        inputs += [Path(config.positions[""].file) for config in self.configs]
+        if path.exists() and any(path.samefile(other) for other in inputs):
+            raise ConfigError("the capture would overwrite it", file=str(path))
+        try:
+            return PcapngWriter(stack.enter_context(path.open("wb")))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the capture: {error.strerror}", file=str(path)
+            ) from None
+
+    def _go(self, platform: Platform, writer: PcapngWriter | None) -> None:
+        for config in self.configs:
+            for vif in config.vifs:
+                if vif.bridge not in self.stations:
+                    self._settle(platform, vif.bridge, writer)
+        for config in self.configs:
+            self._boot(platform, config)
+        for guest, found in self.guests:
+            for device, here in zip(guest.created.devices, found.devices, strict=True):
+                if here.connected and not here.idle:
+                    self._exercise(platform, guest, device, here)
+        for guest, found in self.guests:
+            self._shut_down(platform, guest, found)
+
+    def _settle(self, platform: Platform, bridge: str, writer: PcapngWriter | None) -> None:
+        """A bridge with a host on it, whose address is nobody else's."""
+        macs = [vif.mac for config in self.configs for vif in config.vifs]
+        mac = HOST_MAC
+        while mac.to_bytes(6, "big") in macs:
+            mac += 1
+        text = mac.to_bytes(6, "big").hex(":")
+        station = platform.respond(bridge, mac=text, ipv4=".".join(map(str, HOST_IPV4)))
+        mtus = [vif.mtu or 0 for config in self.configs for vif in config.vifs]
+        station.mtu = max(station.mtu, *mtus)
+        self.stations[bridge] = station
+        if writer is not None:
+            platform.bridge(bridge).taps.append(PcapngCapture(writer))
+
+    def _boot(self, platform: Platform, config: DomainConfig) -> None:
+        found = GuestFound(config=config)
+        self.found.guests.append(found)
+        try:
+            guest = platform.create_from(config)
+        except XenpvError as error:
+            found.failures.append(f"not created: {error}")
+            return
+        self.guests.append((guest, found))
+        found.domid = guest.domid
+        found.devices = [_found(device) for device in guest.created.devices]
+        try:
+            guest.start()
+        except Livelock:
+            raise
+        except XenpvError as error:
+            found.failures.append(str(error))
+        for device, here in zip(guest.created.devices, found.devices, strict=True):
+            here.state = _state(platform, device.frontend_path)
+            here.backend_state = _state(platform, device.backend_path)
+
+    def _exercise(
+        self, platform: Platform, guest: Guest, device: Device, found: DiskFound | VifFound
+    ) -> None:
+        seed = f"{self.options.seed} {guest.name} {found.name}"
+        if isinstance(found, DiskFound):
+            disk = next(disk for disk in guest.disks if disk.devid == device.devid)
+            target = device.back["params"]
+            check = DiskCheck(disk, self.files[target], self.sha256[target], found, self.progress)
+            self._disk_check = check
+            check.run(write=self.options.write, seed=seed.encode())
+            if check.borrowed is None:
+                self._disk_check = None
+        else:
+            adapter = next(one for one in guest.nets if one.number == device.devid)
+            station = self.stations[found.bridge]
+            VifCheck(platform, adapter, station, self._address(), found).run(seed)
+
+    def _address(self) -> bytes:
+        """The next guest's IPv4 address: 10.0.0.2 to 10.0.0.251, 10.0.1.2 and so on."""
+        high, low = divmod(self._addresses, GUESTS_PER_BYTE)
+        self._addresses += 1
+        return bytes((10, high >> 8 & 0xFF, high & 0xFF, low + 2))
+
+    def _shut_down(self, platform: Platform, guest: Guest, found: GuestFound) -> None:
+        try:
+            reason = guest.shutdown()
+        except Livelock:
+            raise
+        except XenpvError as error:
+            found.failures.append(str(error))
+            guest.destroy()
+            return
+        known = {int(one): one.name for one in SHUTDOWN}
+        found.shutdown = known.get(reason, str(reason))
+        if reason != SHUTDOWN.poweroff:
+            found.failures.append(f"asked to power off, it went down for: {found.shutdown}")
+        if any(domain.domid == guest.domid for domain in platform.hypervisor.dead):
+            found.failures.append("its memory is still mapped by a backend")
+
+    def _conclude(self, platform: Platform) -> None:
+        found = self.found
+        for guest, here in self.guests:
+            here.console = "" if guest.console is None else guest.console.text
+        for name, bridge in platform.network.bridges.items():
+            found.bridges.append(
+                BridgeFound(
+                    name=name,
+                    ports=len(bridge.ports),
+                    forwarded=bridge.forwarded,
+                    flooded=bridge.flooded,
+                    dropped=bridge.dropped,
+                )
+            )
+        found.digest = platform.digest
+        found.timeline = list(platform.loop.trace.notes)
+        found.virtual_ns = platform.loop.now
+
+    def _give_back(self) -> None:
+        """Put back what the run borrowed of a disk when it was cut short."""
+        check, self._disk_check = self._disk_check, None
+        if check is not None and check.borrowed is not None:
+            check.borrowed.restore()
+
+    def _check_files(self) -> None:
+        """Every image is as it was before."""
+        for target, found in self._disks():
+            if not found.readonly and self.options.write:
+                sha256 = self.files[target].sha256(self.progress)
+                if sha256 != self.sha256[target]:
+                    found.failures.append(f"the file was changed: its sha256 is now {sha256}")
+
+    def _disks(self) -> Iterator[tuple[str, DiskFound]]:
+        for guest in self.found.guests:
+            for device in guest.devices:
+                if isinstance(device, DiskFound):
+                    yield device.image, device
+
+
+def _found(device: Device) -> DiskFound | VifFound:
+    back = device.back
+    if device.kind == "vbd":
+        idle = "" if back["device-type"] == "disk" else f"a {back['device-type']} is emulated"
+        return DiskFound(
+            kind=device.kind,
+            id=device.devid,
+            domid=device.domid,
+            name=back["dev"],
+            image=back["params"],
+            readonly=back["mode"] == "r",
+            idle=idle,
+        )
+    return VifFound(
+        kind=device.kind,
+        id=device.devid,
+        domid=device.domid,
+        name=back.get("vifname") or f"vif{device.domid}.{device.devid}",
+        mac=back["mac"],
+        bridge=back["bridge"],
+    )
+
+
+def _state(platform: Platform, path: str) -> XenbusState:
+    """The XenbusState in the directory of one end; UNKNOWN for what is none."""
+    text = platform.toolstack.xs.read(f"{path}/state") or ""
+    known = [state for state in XenbusState if text == str(int(state))]
+    return known[0] if known else XenbusState.UNKNOWN

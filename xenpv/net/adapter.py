@@ -1,0 +1,204 @@
+"""XenNet: the network adapter that a guest's programs see (win-xennet, an NDIS miniport).
+
+It knows XenVif by its interface alone. What is queued here comes back through the completion
+of its packet; frames that arrive are kept in `received` and given to `receiver`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import attrs
+
+from xenpv.errors import HypercallError, LocalProtocolError
+from xenpv.net import oid
+from xenpv.vif.interface import Completion, Statistic, VifInterface
+
+RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
+ETHERNET_HEADER: Final = 14
+LINK_SPEED: Final = 1_000_000_000  # bit/s: what the attributes claim at initialisation
+
+
+class AdapterState(enum.Enum):
+    """Where the adapter is in its life (NDIS miniport states)."""
+
+    INITIALISED = "initialised"
+    RUNNING = "running"
+    PAUSED = "paused"
+    HALTED = "halted"
+
+
+class Receiver(Protocol):
+    """A protocol bound to the adapter."""
+
+    def receive(self, frames: Sequence[bytes]) -> None:
+        """Frames that arrived, in order. Runs inside a handler of the guest: it may send."""
+
+
+@attrs.frozen(kw_only=True)
+class Link:
+    """A link indication (NDIS_STATUS_LINK_STATE): speeds in bit/s, both ways alike."""
+
+    up: bool
+    speed: int
+    full_duplex: bool
+
+
+@attrs.frozen(kw_only=True)
+class AdapterStatistics:
+    """Frames and their bytes since the interface was made; `sent` are those answered well."""
+
+    sent_frames: int
+    sent_bytes: int
+    sent_dropped: int
+    sent_errors: int
+    received_frames: int
+    received_bytes: int
+    received_dropped: int
+    received_errors: int
+
+
+class Adapter:
+    """One adapter. `links` are its link indications, oldest first.
+
+    `in_flight` counts frames given to `send` whose completion is still to come.
+    """
+
+    def __init__(self, vif: VifInterface) -> None:
+        self._vif = vif
+        self.state = AdapterState.INITIALISED
+        self.received: deque[bytes] = deque(maxlen=RECEIVED_MAX)
+        self.receiver: Receiver | None = None
+        self.links: deque[Link] = deque(
+            [Link(up=True, speed=LINK_SPEED, full_duplex=True)], maxlen=64
+        )
+        self.error = ""  # why it could not be enabled
+        self.in_flight = 0
+        self._cookie = 0
+        # What a protocol sets when it binds to the adapter.
+        oid.set_packet_filter(vif, oid.U32.pack(oid.DEFAULT_FILTER))
+
+    # life
+
+    def restart(self) -> None:
+        """Enable the interface, then indicate the link. `error` says why it failed."""
+        if self.state is AdapterState.HALTED:
+            raise LocalProtocolError("the adapter is halted")
+        self.error = ""
+        self.state = AdapterState.RUNNING
+        try:
+            self._vif.enable(self)
+        except (HypercallError, LocalProtocolError) as error:
+            self.error = str(error)
+            self.state = AdapterState.PAUSED
+        self.mac_state_change()
+
+    def pause(self) -> None:
+        """Disable the interface; frames already with the backend still complete."""
+        if self.state is AdapterState.RUNNING:
+            self.state = AdapterState.PAUSED
+            self._vif.disable()
+            self.mac_state_change()
+
+    def halt(self) -> None:
+        """The end of the adapter."""
+        self.pause()
+        self.state = AdapterState.HALTED
+
+    # what programs use
+
+    @property
+    def number(self) -> int:
+        """Device number of its interface."""
+        return self._vif.number
+
+    @property
+    def mac(self) -> bytes:
+        """Current address, 6 bytes."""
+        return self._vif.mac_query_current_address()
+
+    @property
+    def mtu(self) -> int:
+        """Longest IP packet, in bytes."""
+        return oid.mtu(self._vif)
+
+    @property
+    def link_up(self) -> bool:
+        return self.state is AdapterState.RUNNING and self._vif.mac_query_state().link_up
+
+    @property
+    def statistics(self) -> AdapterStatistics:
+        def total(first: Statistic) -> int:
+            """Unicast, multicast and broadcast lie two apart."""
+            return sum(self._vif.query_statistic(first + step) for step in (0, 2, 4))
+
+        query = self._vif.query_statistic
+        return AdapterStatistics(
+            sent_frames=total(Statistic.TRANSMITTER_UNICAST_PACKETS),
+            sent_bytes=total(Statistic.TRANSMITTER_UNICAST_OCTETS),
+            sent_dropped=query(Statistic.TRANSMITTER_PACKETS_DROPPED),
+            sent_errors=query(Statistic.TRANSMITTER_BACKEND_ERRORS)
+            + query(Statistic.TRANSMITTER_FRONTEND_ERRORS),
+            received_frames=total(Statistic.RECEIVER_UNICAST_PACKETS),
+            received_bytes=total(Statistic.RECEIVER_UNICAST_OCTETS),
+            received_dropped=query(Statistic.RECEIVER_PACKETS_DROPPED),
+            received_errors=query(Statistic.RECEIVER_BACKEND_ERRORS)
+            + query(Statistic.RECEIVER_FRONTEND_ERRORS),
+        )
+
+    def send(self, frame: bytes) -> None:
+        """Send one Ethernet frame, without FCS; see send_many."""
+        self.send_many((frame,))
+
+    def send_many(self, frames: Sequence[bytes]) -> None:
+        """Send frames in order. They are with the backend when the platform has run.
+
+        LocalProtocolError: the link is down, or a frame is shorter than its header or longer
+        than the MTU allows; then none is sent.
+        """
+        if not self.link_up:
+            raise LocalProtocolError(f"adapter {self.number} is {self.state.value}, link down")
+        sizes = [len(frame) for frame in frames]
+        longest = self._vif.mac_query_maximum_frame_size()
+        if sizes and not ETHERNET_HEADER <= min(sizes) <= max(sizes) <= longest:
+            raise LocalProtocolError(
+                f"frames of {min(sizes)} to {max(sizes)} bytes: {ETHERNET_HEADER} to {longest} fit"
+            )
+        first = self._cookie
+        self._cookie += len(frames)
+        self.in_flight += len(frames)
+        self._vif.transmitter_queue_packets(frames, range(first, self._cookie))
+
+    def query(self, number: int) -> bytes:
+        """An OID's value, as bytes of NDIS' layout; OidError carries its NDIS status."""
+        return oid.query(self._vif, number)
+
+    def set(self, number: int, value: bytes) -> None:
+        """Set an OID; OidError carries its NDIS status."""
+        oid.set_value(self._vif, number, value)
+
+    # what the interface says
+
+    def transmitter_return_packets(self, completions: Sequence[Completion]) -> None:
+        """Completions of packets that were queued."""
+        self.in_flight -= len(completions)
+
+    def receiver_queue_packets(self, _index: int, frames: Sequence[bytes]) -> None:
+        """Frames that arrived on one queue."""
+        self.received.extend(frames)
+        if self.receiver is not None:
+            self.receiver.receive(frames)
+
+    def mac_state_change(self) -> None:
+        """Indicate the link where it changed."""
+        state = self._vif.mac_query_state()
+        link = Link(
+            up=state.link_up and self.state is AdapterState.RUNNING,
+            speed=state.speed,
+            full_duplex=state.full_duplex,
+        )
+        if link != self.links[-1]:
+            self.links.append(link)

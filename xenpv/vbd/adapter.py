@@ -1,0 +1,217 @@
+"""The XENVBD function device: one SCSI adapter per guest, a target per disk (fdo.c).
+
+It scans `device/vbd`: a directory that appears becomes a target and walks to ENABLED, one
+that goes makes its target Missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from xenpv.bus.store import Watch
+from xenpv.errors import StoreError
+from xenpv.vbd.disk import Disk
+from xenpv.vbd.personality import PERSONALITIES, WINDOWS
+from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
+from xenpv.vbd.target import Target
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import Task
+
+if TYPE_CHECKING:
+    from xenpv.bus.xenbus import XenBus
+
+TARGETS_MAX: Final = 255
+
+EXTENDED: Final = 1 << 28
+RESERVED: Final = 2 << 28
+# major: first target, and how many minors each disk has
+MAJORS: Final[Mapping[int, tuple[int, int]]] = {
+    202: (0, 4),  # xvd
+    8: (0, 4),  # sd
+    3: (0, 6),  # hda, hdb; the other IDE channels follow
+    22: (2, 6),
+    33: (4, 6),
+    34: (6, 6),
+    56: (8, 6),
+    57: (10, 6),
+    88: (12, 6),
+    89: (14, 6),
+}
+
+
+def target_id(devid: int) -> int | None:
+    """The SCSI target of a device number, partition bits ignored; None: not presented.
+
+    Aliases share a target: hda, sda and xvda are all 0.
+    """
+    if not 0 <= devid < RESERVED:
+        return None
+    if devid & EXTENDED:
+        target = (devid & 0xFFFFF) >> 8
+        return target if target < TARGETS_MAX else None
+    first_and_shift = MAJORS.get(devid >> 8)
+    if first_and_shift is None:
+        return None
+    first, shift = first_and_shift
+    return first + ((devid & 0xFF) >> shift)
+
+
+class Vbd:
+    """The adapter. `targets` by TargetId; a disk is also found by its device number."""
+
+    def __init__(self, bus: XenBus) -> None:
+        self.bus = bus
+        self.personality = PERSONALITIES[bus.personality]
+        self.targets: dict[int, Target] = {}
+        self._disks: dict[int, Disk] = {}
+        self._started = False
+        self._watch: Watch | None = None
+        self._driver_key: str | None = None
+        self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
+
+    @property
+    def domain(self) -> Domain:
+        return self.bus.domain
+
+    # power
+
+    def start(self) -> None:
+        """To D0: announce the driver, then look for disks, now and at every change."""
+        self._started = True
+        if self.personality is WINDOWS:
+            self._driver_key = self.bus.claim_driver_key("XENVBD")
+            self._announce()
+        for target in self.targets.values():
+            target.start()
+        self._watch = self.bus.store.watch_add("device/vbd", self._scan_task)
+
+    def _announce(self) -> None:
+        try:
+            self.bus.store.write("feature/hotplug/vbd", "1")
+        except StoreError as error:
+            self.bus.log(f"xenvbd: feature/hotplug/vbd: {error}\n")
+
+    def stop(self) -> None:
+        """To D3: begins closing every target; `stopped` says when that is done."""
+        self._started = False
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self.bus.store.watch_remove(watch)
+        self.bus.release_driver_key(self._driver_key)
+        self._driver_key = None
+        for target in list(self.targets.values()):
+            target.stop()
+
+    @property
+    def stopped(self) -> bool:
+        return not self._started and all(target.is_closed for target in self.targets.values())
+
+    # targets
+
+    def target(self, devid: int) -> Target | None:
+        """The target of a device number."""
+        for target in self.targets.values():
+            if target.devid == devid:
+                return target
+        return None
+
+    def connected(self, devid: int) -> bool:
+        target = self.target(devid)
+        return target is not None and target.frontend.is_enabled
+
+    def disks(self) -> list[Disk]:
+        """What applications see: present targets in the order of their TargetId."""
+        return [
+            self._disks.setdefault(number, Disk(target))
+            for number, target in sorted(self.targets.items())
+            if not target.missing
+        ]
+
+    def scan(self) -> None:
+        """Targets for directories that appeared, Missing for those that went."""
+        if not self._started:
+            return
+        try:
+            names = self.bus.store.directory("device/vbd")
+        except StoreError as error:
+            if error.name != "ENOENT":
+                self.bus.log(f"xenvbd: device/vbd: {error}\n")
+            names = []
+        present = [int(name) for name in names if name.isdecimal() and len(name) < 11]
+        for target in list(self.targets.values()):
+            if target.devid not in present:
+                self.bus.log(f"xenvbd: target {target.target_id}: device disappeared\n")
+                target.vanish()
+                self.target_closed(target)
+        for devid in present:
+            known = self.target(devid)
+            if known is not None and self._is_new(known):
+                self._delete(known)
+                known = None
+            if known is None:
+                self._create(devid)
+
+    def _is_new(self, known: Target) -> bool:
+        """Whether the directory of an ejected disk was taken away and made again."""
+        if not known.missing or not known.is_closed:
+            return False
+        return self.bus.store.get(f"device/vbd/{known.devid}/state") == "1"
+
+    def _create(self, devid: int) -> None:
+        store, path = self.bus.store, f"device/vbd/{devid}"
+        if store.get(f"{path}/device-type") != "disk":
+            return  # a cdrom stays with the emulated controller
+        if store.get(f"{path}/ejected") not in (None, "0"):
+            return
+        number = target_id(devid)
+        if number is None or number in self.targets:
+            why = "no target number" if number is None else f"target {number} is taken"
+            self.bus.log(f"xenvbd: device {devid} is ignored: {why}\n")
+            return
+        target = Target(
+            adapter=self,
+            bus=self.bus,
+            personality=self.personality,
+            devid=devid,
+            target_id=number,
+        )
+        self.targets[number] = target
+        target.start()
+
+    def target_closed(self, target: Target) -> None:
+        """A target came to rest; one whose directory is gone is deleted."""
+        gone = target.missing and target.is_closed
+        if gone and self.bus.store.get(f"device/vbd/{target.devid}/state") is None:
+            self._delete(target)
+
+    def _delete(self, target: Target) -> None:
+        if self.targets.get(target.target_id) is target:
+            del self.targets[target.target_id]
+            self._disks.pop(target.target_id, None)
+            target.frontend.remove()
+
+    # SRBs
+
+    def submit(self, srb: Srb) -> None:
+        """StorPort's BuildIo and StartIo: the SRB finds its target, or ends here."""
+        target = self.targets.get(srb.target_id)
+        if srb.function == SrbFunction.RESET_BUS:
+            for one in list(self.targets.values()):
+                one.reset(Srb(function=SrbFunction.RESET_DEVICE, target_id=one.target_id))
+            srb.complete(SrbStatus.SUCCESS)
+        elif target is not None:
+            target.submit(srb)
+        else:
+            srb.complete(_WITHOUT_TARGET.get(srb.function, SrbStatus.INVALID_REQUEST))
+
+
+# What ends differently than INVALID_REQUEST when the target is not there.
+_WITHOUT_TARGET: Final[Mapping[int, SrbStatus]] = {
+    SrbFunction.EXECUTE_SCSI: SrbStatus.NO_DEVICE,
+    SrbFunction.SHUTDOWN: SrbStatus.NO_DEVICE,
+    SrbFunction.FLUSH: SrbStatus.NO_DEVICE,
+    SrbFunction.RESET_DEVICE: SrbStatus.NO_DEVICE,
+    SrbFunction.ABORT_COMMAND: SrbStatus.ABORT_FAILED,
+    SrbFunction.PNP: SrbStatus.SUCCESS,
+}

@@ -1,0 +1,150 @@
+"""What XenVbd reads of its backend (win-xenvbd frontend.c, ReadFeatures and ReadDiskInfo).
+
+A key that is missing leaves the value that was there; text that is no number is 0. The
+backend is not trusted: a disk of a size that cannot be is a PeerProtocolError.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Container
+from typing import Final
+
+import attrs
+
+from xenpv.abi._kernel import lib
+from xenpv.bus.store import StoreInterface
+from xenpv.errors import PeerProtocolError, StoreError
+from xenpv.xen.domain import PAGE_SIZE
+
+SECTOR: Final = 512  # of `sectors`, and of every sector number on the wire
+VDISK_CDROM: Final[int] = lib.VDISK_CDROM
+VDISK_REMOVABLE: Final[int] = lib.VDISK_REMOVABLE
+VDISK_READONLY: Final[int] = lib.VDISK_READONLY
+
+U64_MAX: Final = (1 << 64) - 1
+# 8 pages of segments; no backend may make the frontend build more.
+INDIRECT_SEGMENTS_MAX: Final[int] = lib.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST * PAGE_SIZE // 8
+DISK_KEYS: Final = ("info", "sector-size", "physical-sector-size", "sectors")
+# XenServer's storage manager: whole VPD pages in base64, by page code.
+OVERRIDES: Final = {0x80: "sm-data/scsi/0x12/0x80", 0x83: "sm-data/scsi/0x12/0x83"}
+
+
+def number(text: str) -> int:
+    """strtoull: leading digits, at most 2^64 - 1; 0 where there are none."""
+    digits = 0
+    while digits < len(text) and text[digits] in "0123456789":
+        digits += 1
+    return min(int(text[:digits][:40] or "0"), U64_MAX)
+
+
+def page(text: str) -> bytes | None:
+    """A VPD page from its base64; None if the text is none."""
+    try:
+        return base64.b64decode(text, validate=True) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+@attrs.define(eq=False)
+class Backend:
+    """The backend's keys as read last. `sectors` count 512 bytes."""
+
+    removable: bool = False
+    indirect_segments: int = 0
+    max_queues: int = 1
+    max_ring_page_order: int = 0
+    barrier: bool = False
+    flush_cache: bool = False
+    discard: bool = False
+    discard_granularity: int = 0  # bytes, as discard_alignment
+    discard_alignment: int = 0
+    info: int = 0
+    sectors: int = 0
+    sector_size: int = SECTOR
+    physical_sector_size: int = SECTOR
+    pages: dict[int, bytes] = attrs.Factory(dict)  # VPD pages that the host dictates
+
+    @property
+    def is_readonly(self) -> bool:
+        return bool(self.info & VDISK_READONLY)
+
+    @property
+    def is_removable_medium(self) -> bool:
+        return bool(self.info & (VDISK_CDROM | VDISK_REMOVABLE))
+
+    @property
+    def capacity(self) -> int:
+        """In logical sectors."""
+        return self.sectors * SECTOR // self.sector_size
+
+    def read_features(self, store: StoreInterface, path: str) -> None:
+        """At InitWait, before rings are built."""
+        names = store.directory(path)
+        self._read_early(store, path, names)
+        self.max_queues = max(1, _read(store, path, "multi-queue-max-queues", names, 1))
+        self.max_ring_page_order = _read(store, path, "max-ring-page-order", names, 0)
+
+    def _read_early(self, store: StoreInterface, path: str, names: Container[str]) -> None:
+        self.removable = bool(_read(store, path, "removable", names, int(self.removable)))
+        most = _read(store, path, "feature-max-indirect-segments", names, self.indirect_segments)
+        self.indirect_segments = min(most, INDIRECT_SEGMENTS_MAX)
+
+    def read_connected(self, store: StoreInterface, path: str) -> None:
+        """Once the backend is Connected: everything it says then."""
+        names = store.directory(path)
+        self._read_early(store, path, names)
+        self._read_disk(store, path, names)
+        self.barrier = bool(_read(store, path, "feature-barrier", names, int(self.barrier)))
+        self.flush_cache = bool(
+            _read(store, path, "feature-flush-cache", names, int(self.flush_cache))
+        )
+        self.discard = bool(_read(store, path, "feature-discard", names, int(self.discard)))
+        if self.discard:
+            self.discard_granularity = _read(
+                store, path, "discard-granularity", names, self.sector_size
+            )
+            self.discard_alignment = _read(store, path, "discard-alignment", names, 0)
+        if "sm-data" in names:
+            self._read_overrides(store, path)
+
+    def read_disk(self, store: StoreInterface, path: str) -> None:
+        """Whenever the backend changed something: its size may be new."""
+        self._read_disk(store, path, DISK_KEYS)
+
+    def _read_disk(self, store: StoreInterface, path: str, names: Container[str]) -> None:
+        info = _read(store, path, "info", names, self.info)
+        sector_size = _read(store, path, "sector-size", names, self.sector_size)
+        physical = _read(store, path, "physical-sector-size", names, self.physical_sector_size)
+        sectors = _read(store, path, "sectors", names, self.sectors)
+        if not SECTOR <= sector_size <= PAGE_SIZE or sector_size & (sector_size - 1):
+            raise PeerProtocolError(f"sector-size is {sector_size}: expected 512 to 4096")
+        if sectors * SECTOR > U64_MAX:
+            raise PeerProtocolError(f"sectors is {sectors}: no disk is that large")
+        if physical < sector_size or physical & (physical - 1) or physical > sector_size << 15:
+            physical = sector_size
+        self.info, self.sectors = info, sectors
+        self.sector_size, self.physical_sector_size = sector_size, physical
+
+    def _read_overrides(self, store: StoreInterface, path: str) -> None:
+        for code, key in OVERRIDES.items():
+            text = store.get(f"{path}/{key}")
+            found = None if text is None else page(text)
+            if found is not None:
+                self.pages[code] = found
+
+    def forget_features(self) -> None:
+        """At a disconnect; sizes, removable and indirect stay as they were."""
+        self.barrier = self.flush_cache = self.discard = False
+        self.discard_granularity = self.discard_alignment = 0
+
+
+def _read(store: StoreInterface, path: str, key: str, names: Container[str], default: int) -> int:
+    if key not in names:
+        return default
+    try:
+        text = store.get(f"{path}/{key}")
+    except StoreError:
+        return default
+    return default if text is None else number(text)

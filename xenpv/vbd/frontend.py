@@ -1,0 +1,365 @@
+"""A XenVbd frontend: its states, its keys, its rings (win-xenvbd frontend.c, blockring).
+
+Every wait of the driver is a row of a table here: a handshake's goal, or the drain of the
+rings before they are disabled.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.bus.handshake import Goal, Handshake, parse_flag, parse_state
+from xenpv.bus.store import StoreInterface, Transaction, Watch
+from xenpv.errors import HypercallError, PeerProtocolError, StoreError
+from xenpv.vbd import blkif
+from xenpv.vbd.backend import Backend
+from xenpv.vbd.granter import Granter
+from xenpv.vbd.personality import WINDOWS, Personality
+from xenpv.vbd.ring import Ring
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import NS_PER_MS, Task, Timer
+
+if TYPE_CHECKING:
+    from xenpv.bus.xenbus import XenBus
+    from xenpv.vbd.target import Target
+
+RING_PAGE_ORDER_MAX: Final = 4
+COMMIT_RETRIES_MAX: Final = 1000  # the driver's are without limit
+EJECT_RETRIES_MAX: Final = 10
+DRAIN_ROUNDS: Final = 100
+DRAIN_ROUND_NS: Final = NS_PER_MS
+
+
+class FrontendState(enum.Enum):
+    """XENVBD_STATE. INVALID: a start failed, and closing after it too."""
+
+    INITIALIZED = "initialized"
+    CLOSED = "closed"
+    PREPARED = "prepared"
+    CONNECTED = "connected"
+    ENABLED = "enabled"
+    CLOSING = "closing"
+    INVALID = "invalid"
+
+
+class After(enum.Enum):
+    """What follows when the rings are drained."""
+
+    ENABLE = "enable"  # a reset
+    CLOSE = "close"
+
+
+@attrs.define(eq=False)
+class Frontend:
+    """The frontend of one device/vbd directory; `target` hears of what happens to it."""
+
+    bus: XenBus
+    personality: Personality
+    devid: int
+    target: Target
+    state: FrontendState = FrontendState.INITIALIZED
+    broken: str = ""  # how the backend broke the protocol; nothing is sent to it any more
+    backend: Backend = attrs.Factory(Backend)
+    rings: list[Ring] = attrs.Factory(list)
+    path: str = attrs.field(init=False)
+    granter: Granter = attrs.field(init=False)
+    handshake: Handshake = attrs.field(init=False)
+    _backend_task: Task = attrs.field(init=False)
+    _watch: Watch | None = attrs.field(init=False, default=None)
+    _drain_timer: Timer = attrs.field(init=False)
+    _drain_rounds: int = attrs.field(init=False, default=0)
+    _after: After | None = attrs.field(init=False, default=None)
+    _ejected: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.path = f"device/vbd/{self.devid}"
+        self.granter = Granter(self.domain, self.bus.gnttab)
+        self.handshake = Handshake(
+            domain=self.domain,
+            store=self.store,
+            path=self.path,
+            table=self.personality.table,
+            driver=self,
+        )
+        self._backend_task = self.domain.task(f"{self.path} backend", self._backend_changed)
+        drain = self.domain.task(f"{self.path} drain", self._drain)
+        self._drain_timer = self.domain.timer(drain)
+
+    @property
+    def domain(self) -> Domain:
+        return self.bus.domain
+
+    @property
+    def store(self) -> StoreInterface:
+        return self.bus.store
+
+    @property
+    def handle(self) -> int:
+        """blkif_vdev_t is 16 bits wide, a devid may not be."""
+        return self.devid & 0xFFFF
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.state is FrontendState.ENABLED and not self.broken
+
+    # goals
+
+    def start(self) -> None:
+        """Towards ENABLED, by the personality's steps; asynchronous."""
+        self.broken = ""
+        self._after = None
+        self.handshake.start(self.personality.start)
+
+    def close(self) -> None:
+        """Towards CLOSED: drain, then the handshake's CLOSE; asynchronous."""
+        if self.state is FrontendState.ENABLED:
+            self.disable(After.CLOSE)
+        elif self._after is not None:
+            self._after = After.CLOSE
+        elif self.handshake.goals:
+            if self.state is not FrontendState.CLOSING:
+                self._close()
+        else:
+            self.target.frontend_closed()
+
+    def before(self, goal: Goal) -> None:
+        try:
+            if goal is Goal.PREPARE:
+                self._prepare()
+            elif goal is Goal.CONNECT:
+                self._connect()
+            else:
+                self._unwatch()
+        except (HypercallError, StoreError) as error:
+            self._give_up(str(error))
+
+    def reached(self, goal: Goal) -> None:
+        try:
+            if goal is Goal.PREPARE:
+                self.backend.read_features(self.store, self._backend_path)
+                self.state = FrontendState.PREPARED
+            elif goal is Goal.CONNECT:
+                self.backend.read_connected(self.store, self._backend_path)
+                self.handshake.switch_state(State.CONNECTED)
+                self._enable()
+            else:
+                self._closed(FrontendState.CLOSED)
+        except (StoreError, PeerProtocolError) as error:
+            self._give_up(str(error))
+
+    def failed(self, goal: Goal, state: State) -> None:
+        if goal is Goal.CLOSE:
+            self._closed(FrontendState.INVALID)
+        else:
+            self._give_up(f"cannot {goal.value}: the backend is at {state.name.lower()}")
+
+    def offline(self) -> None:
+        """A row of other protocols' tables; XenVbd's have none."""
+
+    def _give_up(self, why: str) -> None:
+        self.bus.log(f"xenvbd: {self.path}: {why}\n")
+        self._close()
+
+    def _close(self) -> None:
+        self.state = FrontendState.CLOSING
+        self.handshake.start((Goal.CLOSE,))
+
+    def _closed(self, state: FrontendState) -> None:
+        for ring in self.rings:
+            ring.disconnect()
+            ring.fail_queue()
+            self.domain.forget(ring.task)
+        self.rings = []
+        self.granter.retry()
+        self.backend.forget_features()
+        self.state = state
+        if not self.handshake.goals:
+            self.target.frontend_closed()
+
+    def remove(self) -> None:
+        """The target is deleted: nothing of it stays, in the store or the loop."""
+        self._unwatch()
+        self.handshake.stop()
+        self.granter.release()
+        self.domain.forget(self._backend_task)
+        self._drain_timer.cancel()
+        self.domain.forget(self._drain_timer.task)
+
+    # keys
+
+    @property
+    def _backend_path(self) -> str:
+        return self.handshake.backend or ""
+
+    def _prepare(self) -> None:
+        if self._backend_path and self._watch is None:
+            self._watch = self.store.watch_add(self._backend_path, self._backend_task)
+        if self.personality is WINDOWS:
+            self._write_target_path()
+        if self.personality is WINDOWS or self.state is not FrontendState.INITIALIZED:
+            self.handshake.switch_state(State.INITIALISING)
+
+    def _write_target_path(self) -> None:
+        home = f"data/scsi/target/{self.target.target_id}"
+        values = {"frontend": self.path, "device": str(self.devid)}
+        values |= dict.fromkeys(("paging", "hibernation", "dump"), "0")
+        for key, value in values.items():
+            self.store.write(f"{home}/{key}", value)
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self.store.watch_remove(watch)
+
+    def _connect(self) -> None:
+        backend, personality, vcpus = self.backend, self.personality, self.domain.vcpus
+        self.granter.backend_domid = self.handshake.backend_domid
+        queues = min(vcpus, personality.queues_max or vcpus, backend.max_queues)
+        order = min(
+            backend.max_ring_page_order, personality.ring_page_order_max, RING_PAGE_ORDER_MAX
+        )
+        assert not self.rings
+        for index in range(queues):
+            ring = Ring(self, index)
+            self.rings.append(ring)
+            ring.connect(order)
+        for _ in range(COMMIT_RETRIES_MAX):
+            transaction = self.store.transaction_start()
+            try:
+                self._write_keys(transaction, order)
+            except StoreError:
+                self.store.transaction_end(transaction, commit=False)
+                raise
+            if self.store.transaction_end(transaction, commit=True):
+                break
+        else:
+            raise StoreError("EAGAIN", f"no commit in {COMMIT_RETRIES_MAX} tries")
+        self.handshake.switch_state(State.INITIALISED)
+        self.state = FrontendState.CONNECTED
+
+    def _write_keys(self, transaction: Transaction, order: int) -> None:
+        queues = len(self.rings)
+        keys: dict[str, int | str] = {}
+        for ring in self.rings:
+            prefix = f"queue-{ring.index}/" if queues > 1 else ""
+            keys[f"{prefix}event-channel"] = ring.port
+            for index, gref in enumerate(ring.grefs):
+                keys[f"{prefix}ring-ref{index if order else ''}"] = gref
+        if self.personality is WINDOWS or queues > 1:
+            keys["multi-queue-num-queues"] = queues
+        if order:
+            keys["ring-page-order"] = order
+        elif self.store.get(f"{self.path}/ring-page-order", transaction) is not None:
+            # Left by an earlier connection, it would make the backend look for ring-ref0.
+            self.store.remove(f"{self.path}/ring-page-order", transaction)
+        keys["protocol"] = blkif.PROTOCOL
+        if self.personality is WINDOWS:
+            keys["target-id"] = self.target.target_id
+            keys["feature-surprise-remove"] = 1
+            keys["feature-online-resize"] = 1
+            keys["feature-large-sector-size"] = 1
+        else:
+            keys["feature-persistent"] = 0
+        for key, value in keys.items():
+            self.store.write(f"{self.path}/{key}", str(value), transaction)
+
+    # a connected frontend
+
+    def _enable(self) -> None:
+        self.state = FrontendState.ENABLED
+        for ring in self.rings:
+            ring.enable()
+
+    def _backend_changed(self) -> None:
+        """Something in the backend's directory was written."""
+        if self.state is not FrontendState.ENABLED:
+            return
+        try:
+            if self.handshake.backend_state() is State.CLOSING:
+                self._backend_closes()
+            elif not self.broken:
+                self.backend.read_disk(self.store, self._backend_path)
+        except PeerProtocolError as error:
+            self.fail(str(error))
+        except StoreError as error:
+            self.bus.log(f"xenvbd: {self.path}: {error}\n")
+
+    def _backend_closes(self) -> None:
+        if self.personality.closes_with_backend:
+            self.target.eject()
+        elif not self._ejected and self._is_eject_asked():
+            self._ejected = True
+            self.target.eject()
+
+    def _is_eject_asked(self) -> bool:
+        """Both the backend's state and `online`, of one moment; `ejected` is written with them."""
+        for _ in range(EJECT_RETRIES_MAX):
+            transaction = self.store.transaction_start()
+            online = self.store.get(f"{self._backend_path}/online", transaction)
+            state = self.store.get(f"{self._backend_path}/state", transaction)
+            asked = not parse_flag(online) and parse_state(state) is State.CLOSING
+            if asked:
+                self.store.write(f"{self.path}/ejected", "1", transaction)
+            if self.store.transaction_end(transaction, commit=asked) or not asked:
+                return asked
+        return False
+
+    def fail(self, why: str) -> None:
+        """The backend broke the protocol: every SRB ends as ERROR, and nothing goes out again."""
+        self.broken = why
+        self.bus.log(f"xenvbd: {self.path}: broken: {why}\n")
+        self.domain.trace.note(self.domain.domid, f"{self.path}: broken: {why}")
+        for ring in self.rings:
+            ring.disable()
+            ring.abandon()
+            ring.fail_queue()
+        self.ring_idle()
+
+    # draining
+
+    def disable(self, after: After) -> None:
+        """Take no more SRBs, give those on the rings time to end, then go on with `after`."""
+        self.state = FrontendState.CONNECTED
+        self._after = after
+        self._drain_rounds = 0
+        for ring in self.rings:
+            ring.disable()
+        self._drain()
+
+    def ring_idle(self) -> None:
+        """A ring has nothing left to do."""
+        if self._after is not None:
+            self._drain_timer.task.wake()
+        self.target.ring_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        return all(ring.is_idle for ring in self.rings)
+
+    def _drain(self) -> None:
+        if self._after is None:
+            return
+        busy = [ring for ring in self.rings if ring.in_flight]
+        if busy and self._drain_rounds < DRAIN_ROUNDS and self._backend_answers():
+            self._drain_rounds += 1
+            for ring in busy:
+                ring.kick()
+                ring.task.wake()
+            self._drain_timer.arm(DRAIN_ROUND_NS)
+            return
+        self._drain_timer.cancel()
+        after, self._after = self._after, None
+        for ring in self.rings:
+            ring.abandon()
+        if after is After.CLOSE:
+            self._close()
+            return
+        self._enable()
+        self.target.reset_done()
+
+    def _backend_answers(self) -> bool:
+        return not self.broken and self.handshake.backend_state() is State.CONNECTED

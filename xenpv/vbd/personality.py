@@ -1,0 +1,108 @@
+"""How a guest's block driver connects: XenVbd of Windows, or Linux' xen-blkfront.
+
+The tables say what the frontend does at each state of its backend on the way to a goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.bus.handshake import Do, Goal, Step, Table
+
+CLOSE: Final[Mapping[State, Step]] = {
+    State.UNKNOWN: Do.FAIL,
+    State.INITIALISING: Do.WAIT,
+    State.INIT_WAIT: State.CLOSING,
+    State.INITIALISED: State.CLOSING,
+    State.CONNECTED: State.CLOSING,
+    State.CLOSING: State.CLOSED,
+    State.CLOSED: Do.DONE,
+    State.RECONFIGURING: State.CLOSING,
+    State.RECONFIGURED: State.CLOSING,
+}
+CONNECT: Final[Mapping[State, Step]] = {
+    State.UNKNOWN: Do.FAIL,
+    State.INITIALISING: Do.WAIT,
+    State.INIT_WAIT: Do.WAIT,
+    State.INITIALISED: Do.WAIT,
+    State.CONNECTED: Do.DONE,
+    State.CLOSING: Do.FAIL,
+    State.CLOSED: Do.FAIL,
+    State.RECONFIGURING: Do.FAIL,
+    State.RECONFIGURED: Do.FAIL,
+}
+
+# win-xenvbd frontend.c: FrontendClose, FrontendPrepare, FrontendConnect.
+WINDOWS_TABLE: Final[Table] = {
+    Goal.CLOSE: CLOSE,
+    Goal.PREPARE: {
+        State.UNKNOWN: Do.FAIL,
+        State.INITIALISING: Do.WAIT,
+        State.INIT_WAIT: Do.DONE,
+        State.INITIALISED: Do.FAIL,
+        State.CONNECTED: Do.FAIL,
+        State.CLOSING: Do.FAIL,
+        State.CLOSED: Do.WAIT,
+        State.RECONFIGURING: Do.FAIL,
+        State.RECONFIGURED: Do.FAIL,
+    },
+    Goal.CONNECT: CONNECT,
+}
+
+# xen-blkfront.c, blkback_changed; a backend left over by a kernel before this one is closed
+# and reopened as xenbus_reset_state does.
+LINUX_TABLE: Final[Table] = {
+    Goal.CLOSE: CLOSE,
+    Goal.PREPARE: {
+        State.UNKNOWN: Do.WAIT,
+        State.INITIALISING: Do.WAIT,
+        State.INIT_WAIT: Do.DONE,
+        State.INITIALISED: Do.WAIT,
+        State.CONNECTED: State.CLOSING,
+        State.CLOSING: State.CLOSED,
+        State.CLOSED: State.INITIALISING,
+        State.RECONFIGURING: Do.WAIT,
+        State.RECONFIGURED: Do.WAIT,
+    },
+    Goal.CONNECT: CONNECT,
+}
+
+
+@attrs.frozen(kw_only=True)
+class Personality:
+    """One driver's habits. `ring_page_order_max`, `queues_max` (0: as many as vcpus) and
+    `indirect_max` (segments) bound what the backend offers.
+    """
+
+    name: str
+    table: Table
+    start: tuple[Goal, ...]
+    ring_page_order_max: int
+    queues_max: int
+    indirect_max: int
+    closes_with_backend: bool  # whether it closes when the backend alone goes to Closing
+
+
+WINDOWS: Final = Personality(
+    name="windows",
+    table=WINDOWS_TABLE,
+    start=(Goal.CLOSE, Goal.PREPARE, Goal.CONNECT),
+    ring_page_order_max=1,  # xenvbd.inf
+    queues_max=2,  # xenvbd.inf
+    indirect_max=4096,
+    closes_with_backend=False,
+)
+LINUX: Final = Personality(
+    name="linux",
+    table=LINUX_TABLE,
+    start=(Goal.PREPARE, Goal.CONNECT),
+    ring_page_order_max=0,  # xen_blkif_max_ring_order
+    queues_max=0,
+    indirect_max=32,  # xen_blkif_max_segments
+    closes_with_backend=True,
+)
+PERSONALITIES: Final[Mapping[str, Personality]] = {one.name: one for one in (WINDOWS, LINUX)}

@@ -1,0 +1,450 @@
+"""One interface's way to its backend and back (win-xenvif frontend.c).
+
+What is done at each state of the backend is a table; a state without a row is waited out.
+XenVif prepares and closes once before it first connects; a Linux frontend connects at once
+and follows its backend when that closes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.bus.handshake import Do, Goal, Handshake, Table, parse_flag, parse_state
+from xenpv.bus.store import Watch
+from xenpv.bus.xenbus import XenBus
+from xenpv.errors import HypercallError, LocalProtocolError, StoreError
+from xenpv.vif.callbacks import Callbacks, Completion
+from xenpv.vif.hashing import flow_hash
+from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
+from xenpv.vif.queue import Queue
+from xenpv.vif.receiver import Loss
+from xenpv.vif.statistics import Statistic, Statistics
+
+WINDOWS: Final[Table] = {
+    Goal.PREPARE: {
+        State.UNKNOWN: Do.OFFLINE,
+        State.INIT_WAIT: Do.DONE,
+        State.CONNECTED: State.CLOSING,
+        State.CLOSING: State.CLOSED,
+        State.CLOSED: Do.REOPEN,
+    },
+    Goal.CONNECT: {
+        State.UNKNOWN: Do.OFFLINE,
+        State.INIT_WAIT: State.CONNECTED,
+        State.INITIALISED: State.CONNECTED,
+        State.CONNECTED: Do.DONE,
+        State.CLOSING: State.CLOSED,
+    },
+    Goal.CLOSE: {
+        State.UNKNOWN: Do.OFFLINE,
+        State.INIT_WAIT: State.CLOSING,
+        State.CONNECTED: State.CLOSING,
+        State.CLOSING: State.CLOSED,
+        State.CLOSED: Do.DONE,
+    },
+}
+LINUX: Final[Table] = {
+    Goal.PREPARE: {State.INIT_WAIT: Do.DONE},
+    Goal.CONNECT: {
+        State.UNKNOWN: Do.FAIL,
+        State.INIT_WAIT: State.CONNECTED,
+        State.CONNECTED: Do.DONE,
+        State.CLOSING: State.CLOSED,
+        State.CLOSED: Do.FAIL,
+    },
+    Goal.CLOSE: {
+        State.UNKNOWN: Do.FAIL,
+        State.INITIALISING: State.CLOSING,
+        State.INIT_WAIT: State.CLOSING,
+        State.INITIALISED: State.CLOSING,
+        State.CONNECTED: State.CLOSING,
+        State.CLOSING: State.CLOSED,
+        State.CLOSED: Do.DONE,
+    },
+}
+TABLES: Final = {"windows": WINDOWS, "linux": LINUX}
+START: Final = {
+    "windows": (Goal.PREPARE, Goal.CLOSE, Goal.PREPARE, Goal.CONNECT),
+    "linux": (Goal.PREPARE, Goal.CONNECT),
+}
+# What of the backend's directory is watched while the device lives.
+WATCHED: Final = {"windows": "online", "linux": "state"}
+GONE: Final = (State.CLOSED, State.UNKNOWN)
+
+QUEUES_MAX: Final = 8  # FrontendMaxQueues
+RETRIES_MAX: Final = 10
+
+
+class FrontendState(enum.Enum):
+    """XENVIF_FRONTEND_STATE."""
+
+    UNKNOWN = "unknown"
+    CLOSED = "closed"
+    PREPARED = "prepared"
+    CONNECTED = "connected"
+    ENABLED = "enabled"
+
+
+class Owner(Protocol):
+    """The device that a frontend belongs to."""
+
+    def connected(self) -> None:
+        """Both ends are Connected: the interface may be enabled."""
+
+    def closed(self) -> None:
+        """Everything is given back; nothing of the frontend runs any more."""
+
+    def eject(self) -> None:
+        """The backend wants to be rid of the device, or is gone."""
+
+
+class Frontend:
+    """`path` is `device/vif/<number>`. `broken` says why the backend is believed no more."""
+
+    def __init__(self, bus: XenBus, number: int, address: bytes, owner: Owner) -> None:
+        self.bus = bus
+        self.number = number
+        self.path = f"device/vif/{number}"
+        self.mac = Mac(permanent=address)
+        self.statistics = Statistics()
+        self.state = FrontendState.UNKNOWN
+        self.queues: list[Queue] = []
+        self.broken = ""
+        self.error = ""  # why it did not connect
+        self.quarantined: list[int] = []  # pfns that a backend never gave back
+        self.callbacks: Callbacks | None = None
+        self._owner = owner
+        self._closing = False
+        self._watch: Watch | None = None
+        self._watched = ""
+        self._task = bus.domain.task(f"{self.path} backend", self._backend_changed)
+        self._windows = bus.personality == "windows"
+        self.handshake = Handshake(
+            domain=bus.domain,
+            store=bus.store,
+            path=self.path,
+            table=TABLES[bus.personality],
+            driver=self,
+            repeats=self._windows,
+            ejects=self._windows,
+        )
+
+    # life
+
+    def start(self) -> None:
+        self.handshake.start(START[self.bus.personality])
+
+    def close(self) -> None:
+        """Begin to close; the owner hears when it is done."""
+        if self._closing:
+            return
+        self._closing = True
+        self.disable()
+        if self.state is FrontendState.UNKNOWN or self.handshake.backend is None:
+            self._finish()
+        else:
+            self.handshake.start([Goal.CLOSE])
+
+    def vanish(self) -> None:
+        """The device was taken out of the store: nothing is left to shake hands with."""
+        self._closing = True
+        self.disable()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.handshake.stop()
+        self._unwatch()
+        self.bus.domain.forget(self._task)
+        self._release()
+        self._owner.closed()
+
+    def _release(self) -> None:
+        for queue in self.queues:
+            self.quarantined += queue.release()
+        self.queues.clear()
+        self.state = FrontendState.CLOSED
+        if self._windows:
+            self.bus.store.discard(f"attr/vif/{self.number}")
+
+    # what the handshake says
+
+    def before(self, goal: Goal) -> None:
+        """A goal begins."""
+        if goal is Goal.PREPARE and not self._windows:
+            self.handshake.switch_state(State.INITIALISING)
+        if goal is Goal.CONNECT:
+            try:
+                self._connect()
+            except (HypercallError, StoreError, LocalProtocolError) as error:
+                self.error = str(error)
+                self.bus.log(f"xenvif: {self.path}: {error}\n")
+                self._release()
+                self.handshake.start([Goal.CLOSE])
+
+    def reached(self, goal: Goal) -> None:
+        """A goal is reached."""
+        if goal is Goal.PREPARE:
+            self.state = FrontendState.PREPARED
+            self._watch_backend(WATCHED[self.bus.personality])
+        elif goal is Goal.CONNECT:
+            self.state = FrontendState.CONNECTED
+            for queue in self.queues:
+                queue.listen()
+            if self._windows:
+                self._advertise()
+            self._owner.connected()
+        elif self._closing:
+            self._finish()
+        else:
+            self._release()
+
+    def failed(self, goal: Goal, state: State) -> None:
+        """The walk stopped."""
+        if not self.error:
+            self.error = f"backend {state.name.lower()} on the way to {goal.value}"
+        if self._closing and state not in GONE:
+            # Its rings are mapped until it is Closed; what it maps cannot be taken back.
+            self._watch_backend("state")
+        elif self._closing:
+            self._finish()
+        else:
+            self._release()
+
+    def offline(self) -> None:
+        """The backend is gone for good."""
+        self._owner.eject()
+
+    def _watch_backend(self, key: str) -> None:
+        path = f"{self.handshake.backend}/{key}"
+        if path != self._watched:
+            self._unwatch()
+            self._watched = path
+            self._watch = self.bus.store.watch_add(path, self._task)
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self.bus.store.watch_remove(self._watch)
+            self._watch = None
+            self._watched = ""
+
+    def _backend_changed(self) -> None:
+        if self._watched.endswith("/online"):
+            if not self._closing and not parse_flag(self.bus.store.get(self._watched)):
+                self._owner.eject()
+            return
+        state = parse_state(self.bus.store.get(self._watched))
+        if self._closing:
+            if state in GONE and not self.handshake.goals:
+                self._finish()
+        elif self.state in (FrontendState.CONNECTED, FrontendState.ENABLED) and (
+            state is State.CLOSING or state in GONE
+        ):
+            self._owner.eject()
+
+    # connect
+
+    def _connect(self) -> None:
+        """Rings, channels and keys, before the backend looks at them."""
+        store, backend = self.bus.store, self.handshake.backend
+        assert not self.queues
+        self.error = ""
+        self.mac.mtu = self._mtu()
+        linear = not self._backend_flag("feature-sg")
+        split = self._backend_flag("feature-split-event-channels")
+        maximum = store.get(f"{backend}/multi-queue-max-queues")
+        for index in range(self._queue_count(maximum)):
+            queue = Queue(
+                bus=self.bus,
+                domid=self.handshake.backend_domid,
+                index=index,
+                name=f"vif{self.number}-q{index}",
+                returns=self._return_packets,
+                received=self._receive_packets,
+                broken=self.break_off,
+            )
+            self.queues.append(queue)
+            queue.connect(split=split, linear=linear, frame_max=self.mac.maximum_frame_size)
+        keys = self._windows_keys() if self._windows else self._linux_keys(maximum is not None)
+        self._write(keys)
+
+    def _mtu(self) -> int:
+        text = self.bus.store.get(f"{self.path}/mtu")
+        if text is None:
+            return MTU_DEFAULT
+        mtu = int(text) if text.isdecimal() and len(text) < 10 else 0
+        if mtu < MTU_MIN:
+            raise LocalProtocolError(f"mtu {text!r} is below {MTU_MIN}")
+        return mtu
+
+    def _backend_flag(self, key: str) -> bool:
+        text = self.bus.store.get(f"{self.handshake.backend}/{key}")
+        if self._windows:
+            return parse_flag(text)
+        return text is not None and text.isdecimal() and int(text[:20]) != 0
+
+    def _queue_count(self, maximum: str | None) -> int:
+        if maximum is None:
+            return 1
+        offered = int(maximum) if maximum.isdecimal() and len(maximum) < 10 else 0
+        if not offered:
+            raise LocalProtocolError(f"the backend offers {maximum!r} queues")
+        return min(offered, self.bus.domain.vcpus, QUEUES_MAX)
+
+    def _home(self, queue: Queue) -> str:
+        return f"queue-{queue.index}/" if len(self.queues) > 1 else ""
+
+    def _windows_keys(self) -> list[tuple[str, str | None]]:
+        """In XenVif's order; None removes. What is not done here is not claimed."""
+        keys: list[tuple[str, str | None]] = [
+            ("request-rx-copy", "1"),
+            ("feature-sg", "1"),
+            ("feature-rx-notify", "1"),
+            ("feature-gso-tcpv4-prefix", None),
+            ("feature-gso-tcpv4", "0"),
+            ("feature-gso-tcpv6-prefix", None),
+            ("feature-gso-tcpv6", "0"),
+            ("feature-no-csum-offload", "1"),
+            ("feature-ipv6-csum-offload", "0"),
+        ]
+        for queue in self.queues:
+            keys += [(self._home(queue) + key, value) for key, value in queue.rx_keys()]
+        for queue in self.queues:
+            keys += [(self._home(queue) + key, value) for key, value in queue.tx_keys()]
+        keys.append(("multi-queue-num-queues", str(len(self.queues))))
+        return keys
+
+    def _linux_keys(self, multi_queue: bool) -> list[tuple[str, str | None]]:
+        """In netfront's order. Blank sums are refused here, which netfront never does."""
+        keys: list[tuple[str, str | None]] = []
+        if multi_queue:
+            keys.append(("multi-queue-num-queues", str(len(self.queues))))
+        for queue in self.queues:
+            rx, tx = queue.rx_keys(), queue.tx_keys()
+            ordered = [tx[0], rx[0], *tx[1:], *rx[1:]]
+            keys += [(self._home(queue) + key, value) for key, value in ordered]
+        return [
+            *keys,
+            ("request-rx-copy", "1"),
+            ("feature-rx-notify", "1"),
+            ("feature-sg", "1"),
+            ("feature-gso-tcpv4", "0"),
+            ("feature-gso-tcpv6", "0"),
+            ("feature-ipv6-csum-offload", "0"),
+            ("feature-no-csum-offload", "1"),
+        ]
+
+    def _write(self, keys: Sequence[tuple[str, str | None]]) -> None:
+        store = self.bus.store
+        for _ in range(RETRIES_MAX):
+            transaction = store.transaction_start()
+            try:
+                for key, value in keys:
+                    path = f"{self.path}/{key}"
+                    if value is not None:
+                        store.write(path, value, transaction)
+                    elif store.get(path, transaction) is not None:
+                        store.remove(path, transaction)
+            except StoreError:
+                store.transaction_end(transaction, commit=False)
+                raise
+            if store.transaction_end(transaction, commit=True):
+                return
+        raise StoreError("EAGAIN", f"{self.path}: no commit in {RETRIES_MAX} tries")
+
+    def _advertise(self) -> None:
+        """What tools of the host show of the interface."""
+        base = f"attr/vif/{self.number}"
+        name = "Ethernet" if not self.number else f"Ethernet {self.number + 1}"
+        store = self.bus.store
+        try:
+            store.discard(f"{base}/mac")
+            store.discard(f"{base}/name")
+            store.write(f"{base}/name", name)
+            for index, address in enumerate([self.mac.current, *self.mac.multicast]):
+                store.write(f"{base}/mac/{index}", address_text(address))
+        except StoreError as error:
+            self.bus.log(f"xenvif: {base}: {error}\n")
+
+    # enabled
+
+    def enable(self, callbacks: Callbacks) -> None:
+        """Let frames flow. HypercallError: the rx slots cannot all be posted."""
+        self.callbacks = callbacks
+        if self.state is FrontendState.ENABLED or self.broken:
+            return
+        if self.state is not FrontendState.CONNECTED:
+            raise LocalProtocolError(f"{self.path} is {self.state.value}")
+        for queue in self.queues:
+            queue.enable()
+        self.state = FrontendState.ENABLED
+        callbacks.mac_state_change()
+
+    def set_multicast(self, addresses: Sequence[bytes]) -> None:
+        """Replace the list; LocalProtocolError for an address that is no group's."""
+        self.mac.set_multicast(addresses)
+        if self._windows and self.state in (FrontendState.CONNECTED, FrontendState.ENABLED):
+            self._advertise()
+
+    def disable(self) -> None:
+        if self.state is not FrontendState.ENABLED:
+            return
+        self.state = FrontendState.CONNECTED
+        for queue in self.queues:
+            queue.disable()
+        if self.callbacks is not None:
+            self.callbacks.mac_state_change()
+
+    def mac_state(self) -> MacState:
+        up = self.state is FrontendState.ENABLED and not self.broken
+        return MacState(link_up=up, speed=SPEED if up else 0)
+
+    def send(self, frames: Sequence[bytes], cookies: Sequence[int]) -> None:
+        """Queue packets; LocalProtocolError (STATUS_UNSUCCESSFUL) unless enabled."""
+        if self.state is not FrontendState.ENABLED or self.broken:
+            raise LocalProtocolError(f"{self.path}: {self.broken or self.state.value}")
+        queues = self.queues
+        if len(queues) == 1:
+            queues[0].send(frames, cookies)
+            return
+        chosen = [flow_hash(frame) % len(queues) for frame in frames]
+        for queue in queues:
+            mine = [index for index, number in enumerate(chosen) if number == queue.index]
+            if mine:
+                queue.send([frames[index] for index in mine], [cookies[index] for index in mine])
+
+    def break_off(self, why: str) -> None:
+        """The backend broke the protocol: link down, every packet returned, rings left alone."""
+        if self.broken:
+            return
+        self.broken = why
+        self.bus.domain.trace.note(self.bus.domain.domid, f"{self.path}: broken: {why}")
+        self.bus.log(f"xenvif: {self.path}: broken: {why}\n")
+        for queue in self.queues:
+            queue.stop()
+        if self.callbacks is not None:
+            self.callbacks.mac_state_change()
+
+    def _return_packets(self, completions: Sequence[Completion]) -> None:
+        self.statistics.completed(completions)
+        if self.callbacks is not None:
+            self.callbacks.transmitter_return_packets(completions)
+
+    def _receive_packets(self, index: int, frames: list[bytes], losses: Sequence[Loss]) -> None:
+        count = self.statistics.add
+        for loss in losses:
+            if loss is Loss.BACKEND:
+                count(Statistic.RECEIVER_BACKEND_ERRORS)
+            else:
+                count(Statistic.RECEIVER_FRONTEND_ERRORS)
+                count(Statistic.RECEIVER_PACKETS_DROPPED)
+        longest = self.mac.maximum_frame_size
+        wanted = self.mac.filter(frames)
+        if max(map(len, wanted), default=0) > longest:
+            wanted = [frame for frame in wanted if len(frame) <= longest]
+        count(Statistic.RECEIVER_PACKETS_DROPPED, len(frames) - len(wanted))
+        self.statistics.received(wanted)
+        if wanted and self.callbacks is not None:
+            self.callbacks.receiver_queue_packets(index, wanted)
