@@ -148,6 +148,7 @@ class TxQueue:
                 for number in failed:
                     response_halves[2 * number + 1] = ERROR & 0xFFFF
                 frames = [frame for at, frame in enumerate(frames) if at not in failed]
+                self._vif.counters.tx_dropped += len(failed)
             self._answer_and_pass(responses, len(part), frames)
         return True
 

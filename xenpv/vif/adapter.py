@@ -41,7 +41,7 @@ class Pdo(Generic[M]):
         self.number = number
         self.frontend = Frontend(fdo.bus, number, address, self)
         self.miniport: M | None = None
-        self._removing = False
+        self.removing = False
 
     def connected(self) -> None:
         """Bring the driver above up."""
@@ -56,14 +56,14 @@ class Pdo(Generic[M]):
 
     def remove(self) -> None:
         """Close what is open; the function device hears when that is done."""
-        if not self._removing:
-            self._removing = True
+        if not self.removing:
+            self.removing = True
             self._halt()
             self.frontend.close()
 
     def vanish(self) -> None:
         """Its directory went: nothing to close with."""
-        self._removing = True
+        self.removing = True
         self._halt()
         self.frontend.vanish()
 
@@ -145,7 +145,9 @@ class Vif(Generic[M]):
             self._ejected.append(pdo.number)
 
     def removed(self, pdo: Pdo[M]) -> None:
+        """A child is closed; its directory may ask for another."""
         self.pdos.pop(pdo.number, None)
+        self._task.wake()
 
     def connected(self, number: int) -> bool:
         """Whether interface `number` is connected and its backend believed."""
@@ -155,4 +157,4 @@ class Vif(Generic[M]):
     def adapters(self) -> list[M]:
         """Instances of the driver above, by device number."""
         pdos = (self.pdos[number] for number in sorted(self.pdos))
-        return [pdo.miniport for pdo in pdos if pdo.miniport is not None]
+        return [pdo.miniport for pdo in pdos if pdo.miniport is not None and not pdo.removing]

@@ -152,7 +152,15 @@ class Frontend:
         """The device was taken out of the store: nothing is left to shake hands with."""
         self._closing = True
         self.disable()
-        self._finish()
+        self.handshake.goals.clear()
+        if self.queues:
+            self._await_backend()
+        else:
+            self._finish()
+
+    def _await_backend(self) -> None:
+        """The rings are mapped until the backend is Closed, and cannot be taken back before."""
+        self._watch_backend("state")
 
     def _finish(self) -> None:
         self.handshake.stop()
@@ -206,8 +214,7 @@ class Frontend:
         if not self.error:
             self.error = f"backend {state.name.lower()} on the way to {goal.value}"
         if self._closing and state not in GONE:
-            # Its rings are mapped until it is Closed; what it maps cannot be taken back.
-            self._watch_backend("state")
+            self._await_backend()
         elif self._closing:
             self._finish()
         else:

@@ -214,6 +214,8 @@ class TransmitterRing:
             packet = take(number, None)
             if packet is None or status == NULL:
                 # No extras are sent, so that no NULL can answer one.
+                if packet is not None:
+                    self._owner[number] = packet
                 wrong = f"tx response {number}, status {status}, answers no slot"
                 break
             done.append(number)
