@@ -152,13 +152,13 @@ class EvtchnInterface:
                     domain.check(count)
                 return
             due = []
-            for index in range(count):
-                channel = self._channels.get(ports[index])
+            for port in ffi.unpack(ports, count):
+                channel = self._channels.get(port)
                 if channel is not None:
                     due.append(channel)
                 else:
                     # Nobody owns it: acknowledged, or the scan would find it for ever.
-                    domain.check(lib.evtchn_clear_pending(domain.kernel, ports[index]))
+                    domain.check(lib.evtchn_clear_pending(domain.kernel, port))
             for channel in due:
                 self._drain(channel)
             if count < SCAN_PORTS:
@@ -171,7 +171,7 @@ class EvtchnInterface:
         if channel.auto_mask:
             lib.evtchn_mask(kernel, channel.port)
         done = lib.evtchn_clear_pending(kernel, channel.port)
-        if done < 0:
+        if done:
             self.domain.check(done)
         channel.count = (channel.count + 1) & 0xFFFFFFFF
         channel.callback()

@@ -48,14 +48,19 @@ class Dispatcher:
             self.domain.forget(task)
 
     def upcall(self) -> None:
-        domain = self.domain
         ports = self._ports
+        tasks = self._tasks
         while True:
-            count = lib.evtchn_scan(domain.kernel, 0, ports, SCAN_PORTS, 1)
+            count = lib.evtchn_scan(self.domain.kernel, 0, ports, SCAN_PORTS, 1)
+            if count == 1:
+                task = tasks.get(ports[0])
+                if task is not None:
+                    task.wake()
+                return
             if count < 0:
-                domain.check(count)
-            for index in range(count):
-                task = self._tasks.get(ports[index])
+                self.domain.check(count)
+            for port in ffi.unpack(ports, count):
+                task = tasks.get(port)
                 if task is not None:
                     task.wake()
             if count < SCAN_PORTS:
