@@ -17,7 +17,7 @@ from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.blkif import PROTOCOL_DEFAULT, PROTOCOLS, Abi
 from xenpv.back.blkring import INDIRECT_SEGMENTS_MAX, BlkRing, Bounce, Vbd
 from xenpv.back.ring import BackRing
-from xenpv.back.xenbus import Device
+from xenpv.back.xenbus import Device, number_of
 from xenpv.errors import ConfigError, GrantError, HypercallError, PeerProtocolError
 from xenpv.host.image import Image
 from xenpv.xen.loop import Task
@@ -191,7 +191,7 @@ class Blkback:
 
     def _number(self, key: str, most: int) -> int:
         text = self.device.frontend_get(key)
-        value = self.device.frontend_number(key, -1)
+        value = number_of(text, -1)  # of what was read once: the guest may write it again
         if not 0 <= value <= most:
             raise PeerProtocolError(f"{key} is {text!r}: expected 0 to {most}")
         return value

@@ -128,10 +128,15 @@ class Connection:
 
         Raises StoreError with the name that an ERROR would carry.
         """
-        if self.server.trace is None:
+        trace = self.server.trace
+        try:
             reply = self._dispatch(op, payload, tx_id)
-        else:
-            reply = self._traced(op, payload, tx_id)
+        except StoreError as refusal:
+            if trace is not None:
+                trace.store_op(self.domain.domid, op, tx_id, payload, refusal.name.encode())
+            raise
+        if trace is not None:
+            trace.store_op(self.domain.domid, op, tx_id, payload, None)
         if self.first_event is not None and not self._answering:
             self._send_first_event()
         return reply
@@ -153,18 +158,6 @@ class Connection:
         if len(reply) > PAYLOAD_MAX:
             raise StoreError("E2BIG", f"reply of {len(reply)} bytes")
         return reply
-
-    def _traced(self, op: int, payload: bytes, tx_id: int) -> bytes:
-        error = None
-        try:
-            return self._dispatch(op, payload, tx_id)
-        except StoreError as refusal:
-            error = refusal.name.encode()
-            raise
-        finally:
-            trace = self.server.trace
-            if trace is not None:
-                trace.store_op(self.domain.domid, op, tx_id, payload, error)
 
     # bytes in
 
