@@ -267,9 +267,7 @@ def test_a_state_that_is_none_unregisters_the_device(world: World, state: str) -
         ([3, 5, 6, 1, 4], 4),
     ],
 )
-def test_the_backend_follows_its_frontend(
-    world: World, states: list[int], expected: int
-) -> None:
+def test_the_backend_follows_its_frontend(world: World, states: list[int], expected: int) -> None:
     front = make(world, MemoryImage(content())).connect()
     front.write("state", 6)
     front.write("state", 1)
@@ -613,9 +611,7 @@ def test_the_answer_to_an_indirect_request_names_the_inner_operation(front: RawF
 
 
 @pytest.mark.parametrize(("protocol", "size"), [("x86_64-abi", 112), ("x86_32-abi", 108)])
-def test_an_answer_leaves_nothing_else_in_its_slot(
-    world: World, protocol: str, size: int
-) -> None:
+def test_an_answer_leaves_nothing_else_in_its_slot(world: World, protocol: str, size: int) -> None:
     front = make(world, MemoryImage(content())).connect(protocol=protocol)
     assert front.ring is not None
     ref = front.grant(front.page())
@@ -721,9 +717,9 @@ def test_a_broken_device_works_again_after_a_reconnect(world: World) -> None:
 SLOT = st.one_of(
     st.binary(min_size=112, max_size=112),
     st.builds(
-        lambda op, nr, rid, at, first, last: struct.pack(
-            "<BBH4xQQ", op, nr, 0, rid, at
-        ).ljust(112, bytes((64, 0, 0, 0, first, last, 0, 0))[:1]),
+        lambda op, nr, rid, at, first, last: struct.pack("<BBH4xQQ", op, nr, 0, rid, at).ljust(
+            112, bytes((64, 0, 0, 0, first, last, 0, 0))[:1]
+        ),
         st.integers(0, 8),
         st.sampled_from([0, 1, 2, 11, 12, 255]),
         st.integers(0, 2**64 - 1),

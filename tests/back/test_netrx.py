@@ -49,7 +49,9 @@ def udp(size: int) -> bytes:
     head = bytes.fromhex("11112222") + (ip_size - 20).to_bytes(2, "big") + b"\0\0"
     packet = bytes(ip) + (head + bytes(range(200)) * 8)[: ip_size - 20]
     data = GUEST_MAC + PEER_MAC + b"\x08\x00" + packet
-    total = internet_checksum(pseudo_header(packet[12:16], packet[16:20], 17, ip_size - 20) + packet[20:])
+    total = internet_checksum(
+        pseudo_header(packet[12:16], packet[16:20], 17, ip_size - 20) + packet[20:]
+    )
     return data[:40] + total.to_bytes(2, "big") + data[42:]
 
 
@@ -60,7 +62,9 @@ def tcp(payload: int) -> bytes:
     ip[10:12] = internet_checksum(bytes(ip)).to_bytes(2, "big")
     segment = bytes.fromhex("11112222000000010000000250180400") + bytes(4)
     segment += bytes(at & 0xFF for at in range(payload))
-    total = internet_checksum(pseudo_header(bytes(ip[12:16]), bytes(ip[16:20]), 6, len(segment)) + segment)
+    total = internet_checksum(
+        pseudo_header(bytes(ip[12:16]), bytes(ip[16:20]), 6, len(segment)) + segment
+    )
     segment = segment[:16] + total.to_bytes(2, "big") + segment[18:]
     return GUEST_MAC + PEER_MAC + b"\x08\x00" + bytes(ip) + segment
 
@@ -107,7 +111,9 @@ def test_a_frame_beyond_a_page_takes_as_many_slots_as_it_needs(
     assert [answer[2] for answer in answers] == [MORE] * (slots - 1) + [0]
     assert [answer[3] for answer in answers] == [4096] * (slots - 1) + [size - 4096 * (slots - 1)]
     read = net.world.guest.domain.read
-    assert b"".join(read(pfn, 0, answer[3]) for pfn, answer in zip(pfns, answers, strict=False)) == inbound(size)
+    assert b"".join(
+        read(pfn, 0, answer[3]) for pfn, answer in zip(pfns, answers, strict=False)
+    ) == inbound(size)
 
 
 def test_a_packet_is_never_visible_in_part(net: Net) -> None:
@@ -211,7 +217,12 @@ def test_a_guest_that_did_not_ask_for_rx_copy_is_served_with_the_defaults(net: N
 
 def test_a_failed_copy_puts_its_grant_status_into_the_response(net: Net) -> None:
     ring = net.world.vif.rx
-    ring.push(bytes.fromhex("0000 0000 a00f0000") + bytes.fromhex("0100 0000") + net.page(readonly=True).to_bytes(4, "little"), 2)
+    ring.push(
+        bytes.fromhex("0000 0000 a00f0000")
+        + bytes.fromhex("0100 0000")
+        + net.page(readonly=True).to_bytes(4, "little"),
+        2,
+    )
     net.world.vif.notify()
     net.world.run()
     net.deliver(Frame(inbound(60)), Frame(inbound(60)))
@@ -235,7 +246,9 @@ def test_multicast_the_guest_did_not_ask_for_is_filtered(net: Net) -> None:
     net.post(3)
     group = bytes.fromhex("01005e000005")
     net.send([slot(0, 0, EXTRA, 9, 0), bytes((2, 0)) + group])
-    wanted, other = (frame(60, source=PEER_MAC, destination=mac) for mac in (group, group[:5] + b"\x06"))
+    wanted, other = (
+        frame(60, source=PEER_MAC, destination=mac) for mac in (group, group[:5] + b"\x06")
+    )
     broadcast = frame(60, source=PEER_MAC, destination=b"\xff" * 6)
     net.deliver(Frame(wanted), Frame(other), Frame(broadcast))
     assert [answer[0] for answer in net.received()] == [0, 1]

@@ -235,7 +235,11 @@ def test_a_failed_copy_among_plain_packets_loses_that_one(net: Net) -> None:
 def tcp(size: int, *, total: int | None = None) -> bytes:
     """An Ethernet frame with an IPv4 TCP segment; its checksum field is 0."""
     ip_bytes = (size if total is None else total) - 14
-    ip = bytes.fromhex("4500") + ip_bytes.to_bytes(2, "big") + bytes.fromhex("00010000400600000a0000010a000002")
+    ip = (
+        bytes.fromhex("4500")
+        + ip_bytes.to_bytes(2, "big")
+        + bytes.fromhex("00010000400600000a0000010a000002")
+    )
     header = bytes.fromhex("1111222200000001000000025010040000000000")
     return (PEER_MAC + GUEST_MAC + b"\x08\x00" + ip + header).ljust(size, b"\x5a")
 
@@ -392,14 +396,17 @@ def test_arbitrary_slots_never_raise_and_leave_a_known_outcome(
         ring = world.vif.tx
         for number, one in enumerate(slots):
             ring.write_slot(number, one)
-        ring.req_prod = lead if count < lead else count
+        ring.req_prod = max(count, lead)
         world.vif.notify()
         world.run()
         published = ring.rsp_prod
         assert published <= max(lead, count)
         if not net.back.disabled:
             assert published == ring.req_prod
-            statuses = [int.from_bytes(ring.slot(n)[2:4], "little", signed=True) for n in range(min(published, 256))]
+            statuses = [
+                int.from_bytes(ring.slot(n)[2:4], "little", signed=True)
+                for n in range(min(published, 256))
+            ]
             assert all(status in (ERROR, OKAY, NULL) for status in statuses)
         counters = net.back.counters
         assert counters.tx_packets == len(net.sink.frames) + world.bridge.dropped

@@ -66,9 +66,7 @@ def test_a_file_without_permission_is_refused(path: Path) -> None:
         RawImage(str(path), writable=False)
 
 
-def test_refusal_of_permission_says_what_to_do(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refusal_of_permission_says_what_to_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -96,7 +94,9 @@ def test_a_writer_is_alone_and_readers_share(
     RawImage(str(path), second).close()
 
 
-@pytest.mark.parametrize(("byte", "writable"), [(201, True), (203, False), (101, False), (101, True)])
+@pytest.mark.parametrize(
+    ("byte", "writable"), [(201, True), (203, False), (101, False), (101, True)]
+)
 def test_locks_of_qemu_are_respected(path: Path, byte: int, writable: bool) -> None:
     """The bytes as QEMU's tools lock them, from another open file description."""
     from xenpv.host.image import FLOCK

@@ -139,7 +139,12 @@ def test_a_guest_may_not_touch_what_is_not_its_own(xen: Platform, guest: Guest) 
     guest.start()
     assert guest.bus is not None
     store = guest.bus.store
-    for path in ("name", "memory/target", "control/new", "/local/domain/0/backend/vbd/1/51712/mode"):
+    for path in (
+        "name",
+        "memory/target",
+        "control/new",
+        "/local/domain/0/backend/vbd/1/51712/mode",
+    ):
         with pytest.raises(StoreError, match="^EACCES"):
             store.write(path, "x")
     store.remove("device/vbd/51712")

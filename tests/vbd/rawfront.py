@@ -202,7 +202,9 @@ class RawFront:
         self.world.loop.run()
 
 
-def make(world: World, image: Image, *, mode: str = "w", plugged: bool = True, **back: str) -> RawFront:
+def make(
+    world: World, image: Image, *, mode: str = "w", plugged: bool = True, **back: str
+) -> RawFront:
     """A vbd whose backend was probed, with its image open if `plugged`."""
     images = ImageProvider()
     images.register("image", image)

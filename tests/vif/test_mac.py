@@ -1,0 +1,77 @@
+"""Addresses and the packet filter's levels."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenpv.errors import LocalProtocolError
+from xenpv.vif.callbacks import PacketType
+from xenpv.vif.mac import FilterLevel, Mac, parse_address
+
+OWN = bytes.fromhex("00163e000001")
+OTHER = bytes.fromhex("00163e000002")
+LISTED = bytes.fromhex("01005e000001")
+GROUP = bytes.fromhex("333300000001")
+BROADCAST = b"\xff" * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("00:16:3e:00:00:01", OWN),
+        ("00-16-3E-00-00-01", OWN),
+        ("00163e000001", OWN),
+        ("00:16:3e:00:00", None),
+        ("00:16:3e:00:00:01:02", None),
+        ("00:16:3e:00:00:0g", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_address_is_six_pairs_of_hex_digits(text: str | None, address: bytes | None) -> None:
+    assert parse_address(text) == address
+
+
+def passing(unicast: int, multicast: int, broadcast: int) -> set[str]:
+    mac = Mac(permanent=OWN, multicast=[LISTED])
+    mac.levels = {
+        PacketType.UNICAST: FilterLevel(unicast),
+        PacketType.MULTICAST: FilterLevel(multicast),
+        PacketType.BROADCAST: FilterLevel(broadcast),
+    }
+    frames = {
+        "own": OWN, "other": OTHER, "listed": LISTED, "group": GROUP, "broadcast": BROADCAST,
+    }  # fmt: skip
+    passed = mac.filter([address + bytes(54) for address in frames.values()])
+    return {name for name, address in frames.items() if address + bytes(54) in passed}
+
+
+@pytest.mark.parametrize(
+    ("levels", "passes"),
+    [
+        ((0, 0, 0), set()),
+        ((1, 0, 0), {"own"}),
+        ((2, 0, 0), {"own", "other"}),
+        ((0, 1, 0), {"listed"}),
+        ((0, 2, 0), {"listed", "group"}),
+        ((0, 0, 1), {"broadcast"}),
+        ((0, 0, 2), {"broadcast"}),
+        ((1, 1, 1), {"own", "listed", "broadcast"}),
+        ((2, 2, 2), {"own", "other", "listed", "group", "broadcast"}),
+    ],
+)
+def test_each_level_lets_through_what_the_driver_does(
+    levels: tuple[int, int, int], passes: set[str]
+) -> None:
+    assert passing(*levels) == passes
+
+
+def test_nothing_passes_before_a_level_is_set() -> None:
+    assert Mac(permanent=OWN).filter([OWN + bytes(54), BROADCAST + bytes(54)]) == []
+
+
+def test_a_unicast_address_is_refused_in_the_multicast_list() -> None:
+    mac = Mac(permanent=OWN)
+    with pytest.raises(LocalProtocolError, match="no multicast"):
+        mac.set_multicast([LISTED, OWN])
+    assert mac.multicast == []
