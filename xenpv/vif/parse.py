@@ -28,7 +28,7 @@ EXTENSIONS_MAX: Final = 100
 
 def header_length(frame: bytes) -> int:
     """Bytes of Ethernet, LLC, IP and TCP or UDP headers; 0 if not even the first is there."""
-    if frame[12:15] == b"\x08\x00\x45" and frame[23] == UDP and len(frame) >= 42:
+    if len(frame) >= 42 and frame[12:15] == b"\x08\x00\x45" and frame[23] == UDP:
         return 34 if frame[20] & 0x3F or frame[21] else 42
     size = len(frame)
     if size < ETHERNET:
