@@ -169,6 +169,8 @@ class Handshake:
                 self._stop(goal, state, offline=True)
         elif step is Do.DONE:
             del self.goals[0]
+            if goal is Goal.CLOSE and not self.goals:
+                self._unwatch()  # a closed frontend listens to nobody; `start` watches anew
             self.driver.reached(goal)
             self._begin()
         elif step is Do.REOPEN and not self._is_offline():

@@ -223,6 +223,8 @@ class Toolstack:
     def _add_disk(self, made: Created, disk: Device) -> None:
         self._add(made, disk)
         path = disk.backend_path
+        if not disk.back["params"]:
+            return  # a drive without a medium: there is nothing for a script to attach
         try:
             physical = self.scripts.block(disk.back["params"], writable=disk.back["mode"] == "w")
         except XenpvError as error:

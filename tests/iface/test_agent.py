@@ -1,0 +1,132 @@
+"""Who answers control/shutdown, and how: acknowledge first, and only what is understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from xenpv import Guest, Platform
+from xenpv.abi.xs import XS
+from xenpv.iface.agent import Agent
+
+HOME = "/local/domain/1"
+KEY = f"{HOME}/control/shutdown"
+
+
+@pytest.fixture
+def xen() -> Iterator[Platform]:
+    with Platform(seed=2) as platform:
+        yield platform
+
+
+def boot(xen: Platform, personality: str) -> Guest:
+    return xen.create(name="g", personality=personality).start()
+
+
+@pytest.mark.parametrize(
+    ("personality", "value", "code"),
+    [
+        ("windows", "poweroff", 0),
+        ("windows", "reboot", 1),
+        ("linux", "poweroff", 0),
+        ("linux", "halt", 0),
+        ("linux", "reboot", 1),
+    ],
+)
+def test_an_understood_request_is_acknowledged_before_it_is_done(
+    xen: Platform, personality: str, value: str, code: int
+) -> None:
+    guest = boot(xen, personality)
+    domain = guest.created.domain
+    seen: list[bool] = []
+
+    class Sink:
+        def store_op(
+            self, conn_domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
+        ) -> None:
+            if conn_domid == 1 and op == XS.WRITE and payload == b"control/shutdown\0":
+                seen.append(domain.is_shutdown)
+                assert bool(tx_id) == (personality == "linux")
+                assert error is None
+
+    xen.xenstored.trace = Sink()
+    xen.toolstack.xs.write(KEY, value)
+    xen.run()
+    assert seen == [False]
+    assert domain.shutdown_code == code
+
+
+@pytest.mark.parametrize(
+    ("personality", "value"),
+    [
+        ("windows", "halt"),
+        ("windows", "crash"),
+        ("windows", "suspend"),
+        ("linux", "crash"),
+        ("linux", "s3"),
+        ("windows", "POWEROFF"),
+        ("linux", "poweroff "),
+    ],
+)
+def test_what_is_not_understood_is_left_in_place(
+    xen: Platform, personality: str, value: str
+) -> None:
+    guest = boot(xen, personality)
+    xen.toolstack.xs.write(KEY, value)
+    xen.run()
+    assert xen.toolstack.xs.read(KEY) == value
+    assert guest.running
+
+
+def test_a_second_request_while_going_down_changes_nothing(xen: Platform) -> None:
+    guest = boot(xen, "windows")
+    xen.toolstack.xs.write(KEY, "reboot")
+    xen.toolstack.xs.write(KEY, "poweroff")
+    xen.run()
+    assert guest.created.domain.shutdown_code == 0
+    xen.toolstack.xs.write(KEY, "reboot")
+    xen.run()
+    assert guest.created.domain.shutdown_code == 0
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_features_are_advertised_while_it_runs(xen: Platform, personality: str) -> None:
+    guest = boot(xen, personality)
+    read = xen.toolstack.xs.read
+    keys = [f"{HOME}/control/feature-{name}" for name in ("poweroff", "reboot")]
+    assert [read(key) for key in keys] == ["1", "1"]
+    # What is not there yet is not advertised.
+    assert read(f"{HOME}/control/feature-suspend") == ""
+    assert guest.bus is not None
+    agent = guest.bus.pdos["IFACE"].driver
+    assert isinstance(agent, Agent)
+    agent.stop()
+    agent.stop()
+    assert [read(key) for key in keys] == ["", ""]
+    assert agent.stopped
+    assert not [watch for watch in guest.bus.store.watches() if "shutdown" in watch.path]
+
+
+def test_windows_names_its_drivers_in_the_first_free_keys(xen: Platform) -> None:
+    boot(xen, "windows")
+    drivers = f"{HOME}/drivers"
+    names = [xen.toolstack.xs.read(f"{drivers}/{n}") for n in xen.toolstack.xs.directory(drivers)]
+    assert names == ["Xen_Project XENBUS 9.1.0.0 ", "Xen_Project XENIFACE 9.1.0.0 "]
+
+
+def test_linux_has_no_drivers_keys(xen: Platform) -> None:
+    boot(xen, "linux")
+    assert xen.toolstack.xs.directory(f"{HOME}/drivers") == []
+
+
+def test_a_key_that_may_not_be_written_is_logged_and_ignored(xen: Platform) -> None:
+    guest = xen.create(name="g")
+    xs = xen.toolstack.xs
+    xs.set_permissions(f"{HOME}/control/feature-reboot", ["n0", "r1"])
+    guest.start()
+    assert guest.console is not None
+    assert "agent: control/feature-reboot: EACCES" in guest.console.text
+    xs.write(KEY, "poweroff")
+    xen.run()
+    assert guest.created.domain.shutdown_code == 0
