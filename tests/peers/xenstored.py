@@ -139,14 +139,18 @@ class CXenstored:
             "LD_PRELOAD": preload,
         }
         program = need("/usr/lib/xen-4.17/bin/xenstored", "xen-utils-4.17")
+        # The preloaded library writes a byte when the socket listens; the end of the pipe
+        # means that the daemon died before.
+        ready, told = os.pipe()
+        environment["XENSTORED_READY"] = str(told)
         self.process = subprocess.Popen(
-            [program, "-N", "-F", os.fspath(folder / "pid")], env=environment
+            [program, "-N", "-F", os.fspath(folder / "pid")], env=environment, pass_fds=[told]
         )
-        deadline = time.monotonic() + PATIENCE_S
-        while not self.socket.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("xenstored does not start")
-            time.sleep(0.002)
+        os.close(told)
+        started = os.read(ready, 1)
+        os.close(ready)
+        if not started:
+            raise RuntimeError("xenstored does not start")
 
     def client(self) -> SocketClient:
         client = SocketClient(self.socket)
