@@ -23,10 +23,8 @@ def ipv4(protocol: int, payload: str = "", *, header: str = IPV4) -> bytes:
 
 
 def ipv6(following: int, rest: str) -> bytes:
-    return ether("86dd", "60000000 0040") + b""[:0] if following < 0 else (
-        MACS + b"\x86\xdd" + bytes.fromhex("60000000 0064") + bytes((following, 64)) + bytes(32)
-        + bytes.fromhex(rest) + bytes(100)
-    )  # fmt: skip
+    head = bytes.fromhex("60000000 0064") + bytes((following, 64)) + bytes(32)
+    return MACS + b"\x86\xdd" + head + bytes.fromhex(rest) + bytes(100)
 
 
 FRAMES = {

@@ -112,7 +112,7 @@ class Handshake:
         self.goals = list(goals)
         if self._timer is not None:
             self._timer.arm(REPEAT_NS)
-        self._begin()
+        self._begin(None)
 
     def _find_backend(self) -> None:
         backend = self.store.get(f"{self.path}/backend")
@@ -125,14 +125,18 @@ class Handshake:
         if backend:
             self._watch = self.store.watch_add(f"{backend}/state", self._task)
 
-    def _begin(self) -> None:
+    def _begin(self, seen: XenbusState | None) -> None:
+        """The next goal; `seen` is the backend's state if it was read a moment ago."""
         if not self.goals:
             if self._timer is not None:
                 self._timer.cancel()
             return
         self.acted = None
         self.driver.before(self.goals[0])
-        self._changed()
+        if seen is None:
+            self._changed()
+        else:
+            self._meet(seen)
 
     def backend_state(self) -> XenbusState:
         if not self.backend:
@@ -155,8 +159,10 @@ class Handshake:
     def _changed(self) -> None:
         if not self.goals:
             return
-        state = self.backend_state()
-        if state is self.acted:
+        self._meet(self.backend_state())
+
+    def _meet(self, state: XenbusState) -> None:
+        if not self.goals or state is self.acted:
             return
         self.acted = state
         goal = self.goals[0]
@@ -172,7 +178,7 @@ class Handshake:
             if goal is Goal.CLOSE and not self.goals:
                 self._unwatch()  # a closed frontend listens to nobody; `start` watches anew
             self.driver.reached(goal)
-            self._begin()
+            self._begin(state)
         elif step is Do.REOPEN and not self._is_offline():
             self.switch_state(XenbusState.INITIALISING)
         elif step is not Do.WAIT:

@@ -93,14 +93,22 @@ class StoreRing:
             self.domain.evtchn.send(self.port)
 
     def service(self) -> None:
-        """Read what is there, answer, write what fits. More of either comes with an event."""
+        """Read what is there, answer, write what fits. More of either comes with an event.
+
+        One event tells the guest of all that moved: it cannot run in between.
+        """
         if self.frozen:
             return
+        connection = self.connection
         try:
-            self._write()
-            while self.connection.wants_input and self._read() == RING_SIZE:
-                self._write()
-            self._write()
+            moved = connection.wants_output and self._write()
+            count = RING_SIZE
+            while count == RING_SIZE and connection.wants_input:
+                count = self._read()
+                wrote = connection.wants_output and self._write()
+                moved = moved or wrote or count > 0
+            if moved and not self.frozen:
+                self.domain.evtchn.send(self.port)
         except PeerProtocolError:
             self._freeze(lib.XENSTORE_ERROR_RINGIDX)
         except HypercallError:
@@ -112,25 +120,27 @@ class StoreRing:
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if count:
-            self.domain.evtchn.send(self.port)
             self.connection.feed(bytes(self._view[:count]))
             if self.connection.fatal is not None:
                 self._freeze(self.connection.fatal)
                 return 0
         return int(count)
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """Output into the ring until there is none or it is full; whether any went."""
         connection = self.connection
         kernel = self.domain.kernel
+        moved = False
         while connection.wants_output and not self.frozen:
             data = connection.peek_output(RING_SIZE)
             count = lib.stream_put(kernel, self.pfn, *RSP, ffi.from_buffer(data), len(data))
             if count < 0:
                 self.domain.fail(count, f"store ring of domain {self.domid}")
             if not count:
-                return  # full: the guest reads, and says so
+                break  # full: the guest reads, and says so
             connection.sent(count)
-            self.domain.evtchn.send(self.port)
+            moved = True
+        return moved
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""

@@ -76,14 +76,13 @@ class Transaction:
             access = Access((path,), ABSENT, None, None)
         else:
             access = Access(node.lineage, node.generation, node.copy(), node.perms)
-            self._charge(access)
+            if not conn.privileged:
+                self._charge(access)
         self.accesses[path] = access
         return access
 
     def _charge(self, access: Access) -> None:
-        """Copies count against the memory quota of whoever opened the transaction."""
-        if self.conn.privileged:
-            return
+        """Copies count against the memory quota of the domain that opened the transaction."""
         node = access.node
         charge = 0 if node is None else node.size + len(node.lineage[0])
         self.conn.domain.memory += charge - access.charged
@@ -92,8 +91,10 @@ class Transaction:
     def _modify(self, node: Node) -> Access:
         access = self.accesses[node.lineage[0]]
         access.modified = True
-        self.tree.generation = node.generation = self.tree.generation + 1
-        self._charge(access)
+        tree = self.tree
+        tree.generation = node.generation = tree.generation + 1
+        if not self.conn.privileged:
+            self._charge(access)
         return access
 
     def _own(self, owner: Domain, change: int) -> None:
@@ -110,13 +111,17 @@ class Transaction:
         self._modify(node)
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
-        node = Node((path, *parent.lineage), b"", perms, 0, {})
+        tree = self.tree
+        node = Node((path, *parent.lineage), b"", perms, tree.generation + 1, {})
         access = self.accesses[path]
         access.node = node
         access.lineage = node.lineage
-        self._modify(node)
-        self.created = True
-        self._own(perms.owner, 1)
+        access.modified = self.created = True
+        tree.generation += 1
+        if not self.conn.privileged:
+            self._charge(access)
+        owner = perms.owner
+        self.ownership[owner] = self.ownership.get(owner, 0) + 1
         parent.add_name(path[path.rfind(b"/") + 1 :])
         self._modify(parent)
         return node
@@ -124,7 +129,8 @@ class Transaction:
     def remove(self, node: Node) -> None:
         access = self._modify(node)
         access.node = None
-        self._charge(access)
+        if not self.conn.privileged:
+            self._charge(access)
         self._own(node.perms.owner, -1)
 
     def unlink(self, parent: Node, name: bytes) -> None:
