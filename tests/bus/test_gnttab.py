@@ -72,19 +72,3 @@ def test_foreign_pages_are_mapped_and_given_back(world: World) -> None:
         gnttab.map_foreign_page(0, 9)
     again, _ = gnttab.map_foreign_page(0, 8)
     assert again == pfn
-
-
-def test_reserved_references_give_no_access_until_their_entry_is_written(world: World) -> None:
-    gnttab = world.gnttab()
-    pfn = world.guest.pages.alloc()
-    refs = gnttab.reserve(600)
-    assert refs == list(range(RESERVED_REFS, RESERVED_REFS + 600))
-    assert gnttab.permitted == 600
-    with pytest.raises(GrantError):
-        world.dom0.gnttab.map(1, refs[0], world.dom0.holes.alloc())
-    assert gnttab.permit_foreign_access(0, pfn) == RESERVED_REFS + 600
-    assert all(gnttab.revoke_foreign_access(ref) for ref in refs)
-    assert gnttab.permitted == 1
-    with pytest.raises(HypercallError, match="^ENOSPC"):
-        gnttab.reserve(64 * 512)
-    assert gnttab.permitted == 1

@@ -53,18 +53,6 @@ class GnttabInterface:
         self._permitted += 1
         return ref
 
-    def reserve(self, count: int) -> list[int]:
-        """References that give no access yet, for an owner that writes their entries itself.
-
-        They go back by `revoke_foreign_access`. Raises HypercallError(ENOSPC), and takes none.
-        """
-        while len(self._free) < count:
-            self._expand()
-        refs = self._free[: -count - 1 : -1]
-        del self._free[-count:]
-        self._permitted += count
-        return refs
-
     def revoke_foreign_access(self, ref: int) -> bool:
         """Take a reference back; False while the peer still maps it.
 

@@ -42,23 +42,21 @@ class Granter:
     def add(self, count: int) -> range:
         """Get `count` more pages, access not given yet; their numbers.
 
-        Raises HypercallError when memory or references run out; nothing is added then.
+        Raises HypercallError when memory or references run out; what was added stays.
         """
         start = len(self.pfns)
-        if count <= 0:
-            return range(start, start)
-        pages = self._gnttab.domain.pages
-        pfns: list[int] = []
-        try:
-            for _ in range(count):
-                pfns.append(self._clean_page())  # noqa: PERF401 - given back on failure
-            self.refs += self._gnttab.reserve(count)
-        except HypercallError:
-            for pfn in pfns:
-                pages.free(pfn)
-            raise
-        self.pfns += pfns
-        return range(start, len(self.pfns))
+        for _ in range(count):
+            pfn = self._clean_page()
+            try:
+                ref = self._gnttab.permit_foreign_access(self._domid, pfn, readonly=self._readonly)
+            except HypercallError:
+                self._gnttab.domain.pages.free(pfn)
+                raise
+            self.pfns.append(pfn)
+            self.refs.append(ref)
+        numbers = range(start, len(self.pfns))
+        self.revoke(numbers)
+        return numbers
 
     def permit(self, numbers: Sequence[int]) -> None:
         """Give access to these pages."""
