@@ -117,17 +117,17 @@ class XenBus:
 
     def claim_driver_key(self, product: str) -> str | None:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""
-        for index in range(DRIVERS_MAX):
-            key = f"drivers/{index}"
-            if self.store.get(key) is not None:
-                continue
-            try:
-                # A release build has no attributes, and keeps the space before them.
-                self.store.write(key, f"{VENDOR} {product} {VERSION} ")
-            except StoreError:
+        try:
+            taken = self.store.directory("drivers")
+            free = next((n for n in range(DRIVERS_MAX) if str(n) not in taken), None)
+            if free is None:
                 return None
-            return key
-        return None
+            key = f"drivers/{free}"
+            # A release build has no attributes, and keeps the space before them.
+            self.store.write(key, f"{VENDOR} {product} {VERSION} ")
+        except StoreError:
+            return None
+        return key
 
     def release_driver_key(self, key: str | None) -> None:
         if key is not None:
