@@ -122,10 +122,10 @@ def test_connected_waits_for_the_hotplug_script(net: Net) -> None:
     front.attach()
     front.announce()
     net.world.run()
-    assert front.backend_state is State.INIT_WAIT
+    assert front.backend_key("state") == "2"
     net.world.guest.xs.write(path, "busy")
     net.world.run()
-    assert front.backend_state is State.INIT_WAIT
+    assert front.backend_key("state") == "2"
     net.world.guest.xs.write(path, "connected")
     net.world.run()
     assert front.backend_state is State.CONNECTED
@@ -198,7 +198,7 @@ def test_keys_that_cannot_be_end_in_closing_with_nothing_held(
     front.attach()
     front.announce(bad)
     net.world.run()
-    assert front.backend_state is State.CLOSING
+    assert front.backend_key("state") == "5"
     assert device_of(net).broken
     assert front.backend_key("error")
     assert idle == (

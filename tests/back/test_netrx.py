@@ -338,3 +338,37 @@ def test_every_frame_is_delivered_once_and_in_order_or_dropped(
 def test_finish_is_what_blank_undoes() -> None:
     data = udp(200)
     assert finish_checksum(blank_checksum(Frame(data))).data == data
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    raw=st.binary(max_size=8 * 24),
+    producer=st.none() | st.integers(0, 0xFFFFFFFF),
+    sizes=st.lists(st.integers(0, 9100), max_size=8),
+    gso=st.booleans(),
+)
+def test_arbitrary_rx_requests_never_raise_and_answers_are_statuses(
+    raw: bytes, producer: int | None, sizes: list[int], gso: bool
+) -> None:
+    with world_raw(seed=6) as world:
+        net = Net(world)
+        ring = world.vif.rx
+        count = len(raw) // 8
+        for number in range(count):
+            ring.write_slot(number, raw[8 * number : 8 * number + 8])
+        ring.req_prod = count if producer is None else producer
+        world.vif.notify()
+        world.run()
+        net.deliver(
+            *(Frame(inbound(size), gso_type=GSO_TCPV4 * gso, gso_size=1460 * gso) for size in sizes)
+        )
+        if producer is not None and producer > 256:
+            wanted = [size for size in sizes if size >= 14 and (gso or size <= 1518)]
+            assert net.back.disabled == bool(wanted)
+        if not net.back.disabled:
+            assert ring.rsp_prod <= ring.req_prod
+        if not net.back.disabled and not gso:  # an extra has other fields
+            for number in range(ring.rsp_prod % 256):
+                _, offset, _, status = unpack("<HHHh", ring.slot(number))
+                assert offset == 0
+                assert status in (BAD_GNTREF, GENERAL_ERROR) or 0 <= status <= 4096

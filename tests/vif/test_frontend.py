@@ -52,7 +52,7 @@ def test_linux_connects_at_once() -> None:
         assert [int(state) for state in s.back.states] == [1, 4]
 
 
-def written(personality: str, features: dict[str, str], **parameters: int) -> list[str]:
+def written(personality: str, features: dict[str, str], *, vcpus: int = 1) -> list[str]:
     """Keys below the frontend's directory in the order of their writing, state included."""
     keys: list[str] = []
     write = StoreInterface.write
@@ -70,7 +70,7 @@ def written(personality: str, features: dict[str, str], **parameters: int) -> li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StoreInterface, "write", record)
         patch.setattr(StoreInterface, "remove", forget)
-        with scene(personality, features, **parameters):
+        with scene(personality, features, vcpus=vcpus):
             pass
     last = max(at for at, key in enumerate(keys) if key == "state=4")
     first = max(at for at, key in enumerate(keys[:last]) if key.startswith("state="))

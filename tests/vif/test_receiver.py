@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import pack
 
 import pytest
@@ -123,7 +124,9 @@ LOST = {
 
 
 @pytest.mark.parametrize(("build", "counter"), LOST.values(), ids=LOST)
-def test_a_packet_that_is_lost_is_counted_and_the_ring_goes_on(build, counter: str) -> None:
+def test_a_packet_that_is_lost_is_counted_and_the_ring_goes_on(
+    build: Callable[[int], list[bytes]], counter: str
+) -> None:
     with scene() as s:
         ((number, _),) = slots(s, 1)
         responses = build(number)
@@ -153,7 +156,7 @@ BREAKING = {
 
 
 @pytest.mark.parametrize("build", BREAKING.values(), ids=BREAKING)
-def test_what_cannot_be_breaks_the_interface(build) -> None:
+def test_what_cannot_be_breaks_the_interface(build: Callable[[int], list[bytes]]) -> None:
     with scene() as s:
         ((number, _),) = slots(s, 1)
         responses = build(number)

@@ -203,6 +203,23 @@ def test_indices_wrap(start: int) -> None:
         assert transmitter.posted == transmitter.answered == 280
 
 
+def test_a_queue_short_of_references_sends_with_what_it_has() -> None:
+    with scene("linux", connect=False) as s:
+        s.guest.created.domain.gnttab.max_frames = 1
+        s.xen.toolstack.unpause(s.guest.created)
+        s.run()
+        assert s.nic.link_up
+        assert s.guest.bus is not None
+        left = 480 - s.guest.bus.gnttab.permitted
+        assert 0 < left < 256
+        s.nic.send_many([out(60)] * 400)
+        assert len(s.back.sent()) == left
+        s.back.answer_tx(*((number, OKAY) for number in range(left)))
+        s.run()
+        assert left + answer_all(s) == 400
+        assert s.nic.statistics.sent_frames == 400
+
+
 HOSTILE = {
     "an id that was never used": [(999, OKAY)],
     "an id beyond the table": [(0xFFFF, OKAY)],

@@ -40,23 +40,30 @@ class Granter:
         self.quarantined: list[int] = []  # pfns
 
     def add(self, count: int) -> range:
-        """Get `count` more pages, access not given yet; their numbers.
+        """Get up to `count` more pages, access not given yet; their numbers.
 
-        Raises HypercallError when memory or references run out; what was added stays.
+        Fewer when memory or references run out; HypercallError when not one is left.
         """
         start = len(self.pfns)
-        for _ in range(count):
-            pfn = self._clean_page()
-            try:
-                ref = self._gnttab.permit_foreign_access(self._domid, pfn, readonly=self._readonly)
-            except HypercallError:
-                self._gnttab.domain.pages.free(pfn)
+        try:
+            for _ in range(count):
+                self._add()
+        except HypercallError:
+            if len(self.pfns) == start:
                 raise
-            self.pfns.append(pfn)
-            self.refs.append(ref)
         numbers = range(start, len(self.pfns))
         self.revoke(numbers)
         return numbers
+
+    def _add(self) -> None:
+        pfn = self._clean_page()
+        try:
+            ref = self._gnttab.permit_foreign_access(self._domid, pfn, readonly=self._readonly)
+        except HypercallError:
+            self._gnttab.domain.pages.free(pfn)
+            raise
+        self.pfns.append(pfn)
+        self.refs.append(ref)
 
     def permit(self, numbers: Sequence[int]) -> None:
         """Give access to these pages."""

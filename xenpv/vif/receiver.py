@@ -76,7 +76,8 @@ class ReceiverRing:
     def fill(self) -> None:
         """Post every slot. HypercallError: not enough memory or references, nothing is posted."""
         size = self.ring.size
-        self.granter.add(size - len(self.granter.pfns))
+        while len(self.granter.pfns) < size:
+            self.granter.add(size - len(self.granter.pfns))
         refs = self.granter.refs
         first = self.ring.req_prod
         slots = [(first + index) % size for index in range(size)]

@@ -37,7 +37,7 @@ OK: Final = TransmitterStatus.OK
 UNICAST: Final = PacketType.UNICAST
 
 PUSH_SLOTS: Final = 64  # XenVif pushes when so many are posted
-PAGES_STEP: Final = 32  # pages granted at a time, while the queue grows
+PAGES_STEP: Final = 64  # pages granted at a time, while the queue grows
 WAITING_MAX: Final = 65536  # packets behind a full ring; more are dropped
 PACKET_MAX: Final[int] = lib.XEN_NETIF_MAX_TX_SIZE
 
@@ -53,14 +53,13 @@ class Shape:
     """How a guest's driver lays a packet out in slots."""
 
     first_id: int
-    ids: int
     pad_to: int  # shorter frames get zeros up to here
     header: Callable[[bytes], int] | None  # bytes of the first slot; None: a whole page
 
 
 SHAPES: Final = {
-    "windows": Shape(first_id=1, ids=0x3FF, pad_to=60, header=header_length),
-    "linux": Shape(first_id=0, ids=256, pad_to=0, header=None),
+    "windows": Shape(first_id=1, pad_to=60, header=header_length),
+    "linux": Shape(first_id=0, pad_to=0, header=None),
 }
 
 
@@ -80,7 +79,7 @@ class TransmitterRing:
     ) -> None:
         self._bus = bus
         self._shape = SHAPES[bus.personality]
-        self._linear = linear
+        self._header = None if linear else self._shape.header
         self._frame_max = min(frame_max, PAGE_SIZE if linear else PACKET_MAX)
         self._returns = returns
         self._page = Granter(bus.gnttab, domid, readonly=False)
@@ -137,26 +136,31 @@ class TransmitterRing:
         """Requests, ids, pieces of memory and their bytes for about PUSH_SLOTS slots."""
         waiting, owner, free = self.waiting, self._owner, self._free_ids
         pfns, refs = self.granter.pfns, self.granter.refs
-        pad_to = self._shape.pad_to
+        header, pad_to = self._header, self._shape.pad_to
         slots: list[int] = []
         ids: list[int] = []
         pieces: list[int] = []
         parts: list[bytes] = []
-        used = 0
-        while waiting and used < PUSH_SLOTS:
+        if len(free) < min(room, PUSH_SLOTS):
+            self._grow()
+        room = min(room, len(free))
+        while waiting and len(ids) < PUSH_SLOTS:
             frame, cookie = waiting[0]
             size = length = len(frame)
-            if size < pad_to:
+            if size <= pad_to:
                 frame = frame.ljust(pad_to, b"\0")
-                size = pad_to
-            head = self._head(frame, size)
+                head = size = pad_to
+            elif header is not None:
+                head = header(frame)
+            else:
+                head = size if size < PAGE_SIZE else PAGE_SIZE  # noqa: FURB136 - min() is slower
             rest = size - head
             count = 1 if not rest else 1 + (rest + PAGE_SIZE - 1) // PAGE_SIZE
-            if count > room - used or (len(free) < count and not self._grow(count - len(free))):
+            if count > room:
                 break
+            room -= count
             waiting.popleft()
             parts.append(frame)
-            used += count
             kind = UNICAST if not frame[0] & 1 else packet_type(frame)
             packet: Packet = [count, OK, cookie, kind, length]
             number = free.pop()
@@ -174,23 +178,15 @@ class TransmitterRing:
                 pieces += (pfns[number], 0, part)
         return slots, ids, pieces, parts
 
-    def _head(self, frame: bytes, size: int) -> int:
-        """Bytes of the first slot."""
-        if self._linear or size <= self._shape.pad_to:
-            return size
-        header = self._shape.header
-        return min(size, PAGE_SIZE) if header is None else header(frame)
-
-    def _grow(self, count: int) -> bool:
-        """At least `count` pages more, up to one for each slot; False if there are none."""
+    def _grow(self) -> None:
+        """More pages if there are any, up to one for each slot."""
         have = len(self.granter.pfns) - self._shape.first_id
         try:
-            fresh = self.granter.add(max(count, min(PAGES_STEP, self.ring.size - have)))
+            fresh = self.granter.add(min(PAGES_STEP, self.ring.size - have))
         except HypercallError:
-            return False
+            return  # packets wait for the pages that there are
         # The lowest is used first, so that a dump reads in order.
         self._free_ids[:0] = reversed(fresh)
-        return True
 
     # up
 
