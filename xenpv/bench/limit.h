@@ -8,7 +8,7 @@
 typedef struct limit limit;
 
 struct limit_result {
-    double ns;                /* of the whole run; CLOCK_MONOTONIC */
+    double ns;                /* of the whole run; CPU time of the thread */
     uint64_t requests;        /* queued by the frontend */
     uint64_t responses;       /* reaped by the frontend, OKAY */
     uint64_t refused;         /* reaped by the frontend, with an error */

@@ -23,6 +23,7 @@ from typing import Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof, sizeof
 from xenpv.abi.xenbus import XenbusState
+from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device, state_of
 from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
@@ -33,6 +34,7 @@ from xenpv.platform import Platform
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 BACKEND_DOMID: Final = 0
+XS_WRITE: Final = int(XS.WRITE)
 
 # The header is that of every ring (io/ring.h); netif_tx's stands for all.
 REQ_PROD: Final = offsetof("netif_tx_sring", "req_prod")
@@ -194,7 +196,7 @@ class RawFront:
 
     def write_key(self, key: str, value: str) -> None:
         """A key of the frontend's directory; any text, and any path below it."""
-        self.guest.xs.write(f"{self.path}/{key}", value)
+        self.guest.xs.connection.call(XS_WRITE, f"{self.path}/{key}\0{value}".encode())
 
     def read_key(self, key: str) -> str | None:
         return self.guest.xs.read(f"{self.path}/{key}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Final, Self
+
+import attrs
 
 from xenpv.host import device as devices
 from xenpv.host.diskspec import DiskSpec
@@ -23,36 +25,71 @@ SLACK_PAGES: Final = 64
 GRANT_FRAMES: Final = 8
 IMAGE_NAME: Final = "raw"
 IMAGE_BYTES: Final = 64 << 10
+DEVID_XVDA: Final = 202 << 8
 MAC: Final = bytes((0x00, 0x16, 0x3E, 0x00, 0x00, 0x01))
 
 
-def _plant(client: Connection, path: str, owner: int, reader: int, keys: Mapping[str, str]) -> None:
-    """A directory of `owner` that `reader` may read, with its keys; no watch fires."""
-    tree = client.server.tree
-    perms = _permissions(client, owner, reader)
-    node = tree.nodes[b"/"]
-    at = b""
-    for name in path[1:].encode().split(b"/"):
-        at += b"/" + name
-        node = tree.nodes.get(at) or tree.create(node, at, node.perms)
-    tree.set_perms(node, perms)
-    for key, value in keys.items():
-        name = key.encode()
-        lineage = (at + b"/" + name, *node.lineage)
-        tree.install(Node(lineage, value.encode(), perms, 0, {}))
-        node.add_name(name)
-    tree.write(node, b"")
+@attrs.frozen
+class Directory:
+    """One end's part of a device in the store, as the toolstack writes it.
+
+    `keys` are (name, value, is it xenstored's own domain's, which the reader only reads).
+    """
+
+    path: bytes
+    owner: int
+    reader: int
+    keys: tuple[tuple[bytes, bytes, bool], ...]
+
+    def plant(self, client: Connection) -> None:
+        """Put it into the tree whole: no watch fires, and nothing is checked again."""
+        tree = client.server.tree
+        perms = _permissions(client, self.owner, self.reader)
+        node = tree.nodes[b"/"]
+        at = b""
+        for name in self.path[1:].split(b"/"):
+            at += b"/" + name
+            node = tree.nodes.get(at) or tree.create(node, at, node.perms)
+        tree.set_perms(node, perms)
+        for name, value, fixed in self.keys:
+            lineage = (b"%b/%b" % (at, name), *node.lineage)
+            own = _permissions(client, BACKEND_DOMID, self.owner) if fixed else perms
+            tree.install(Node(lineage, value, own, 0, {}))
+            node.add_name(name)
+        tree.write(node, b"")
 
 
 def _permissions(client: Connection, owner: int, reader: int) -> permission.Permissions:
     return permission.resolve(client.server, client, [(0, owner), (permission.READ, reader)])
 
 
+@lru_cache(maxsize=16)
+def _directories(domid: int, bridge: str) -> tuple[Directory, ...]:
+    """A disk and an interface, each frontend's directory before its backend's."""
+    disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domid)
+    nic = devices.vif(VifSpec(bridge=bridge, devid=0, mac=MAC), domid, hvm=True)
+    directories = []
+    for device in (disk, nic):
+        front = {**device.front, **device.front_ro, "backend": device.backend_path}
+        back = {**device.back, "frontend": device.frontend_path, "hotplug-status": "connected"}
+        del back["state"]  # written last, and so that the backend hears of it
+        for path, owner, reader, keys in (
+            (device.frontend_path, domid, BACKEND_DOMID, front),
+            (device.backend_path, BACKEND_DOMID, domid, back),
+        ):
+            encoded = [
+                (key.encode(), value.encode(), keys is front and key in device.front_ro)
+                for key, value in keys.items()
+            ]
+            directories.append(Directory(path.encode(), owner, reader, tuple(encoded)))
+    return tuple(directories)
+
+
 class RawWorld:
-    """A platform with one guest that has no kernel, a disk and a bridge port, both Connected.
+    """A platform with one guest that has no kernel, a disk and a bridge port.
 
     The guest's domain has neither a store ring nor a console: nothing but what the devices
-    need. Its trees are the toolstack's for those devices.
+    need. Their directories are the toolstack's. `connect` brings both devices up.
     """
 
     def __init__(self, platform: Platform, image: Image, bridge: str) -> None:
@@ -65,31 +102,13 @@ class RawWorld:
         domain.populate(GUEST_PAGES)
         self.guest = RawGuest(platform, domain)
         platform.images.register(IMAGE_NAME, image)
-        disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domain.domid)
-        nic = devices.vif(VifSpec(bridge=bridge, devid=0, mac=MAC), domain.domid, hvm=True)
-        for device in (disk, nic):
-            self._plug(device)
-        self.vbd = RawBlkFront(self.guest, disk.devid)
-        self.vif = RawNetFront(self.guest, nic.devid)
+        for directory in _directories(domain.domid, bridge):
+            directory.plant(self.guest.xs.connection)
+        self.vbd = RawBlkFront(self.guest, DEVID_XVDA)
+        self.vif = RawNetFront(self.guest, 0)
+        for front in (self.vbd, self.vif):
+            self.guest.xs.write(f"{front.backend_path}/state", "1")
         domain.unpause()
-
-    def _plug(self, device: devices.Device) -> None:
-        """The device's directories, complete, and then the `state` that its backend looks for.
-
-        Put into the tree, not written key by key: nobody watches them before that one write.
-        """
-        client = self.guest.xs.connection
-        front, back = dict(device.front), dict(device.back)
-        front.update(device.front_ro, backend=device.backend_path)
-        back.update({"frontend": device.frontend_path, "hotplug-status": "connected"})
-        state = back.pop("state")
-        _plant(client, device.frontend_path, device.domid, BACKEND_DOMID, front)
-        for key in device.front_ro:
-            tree = client.server.tree
-            node = tree.nodes[f"{device.frontend_path}/{key}".encode()]
-            tree.set_perms(node, _permissions(client, BACKEND_DOMID, device.domid))
-        _plant(client, device.backend_path, BACKEND_DOMID, device.domid, back)
-        self.guest.xs.write(f"{device.backend_path}/state", state)
 
     def connect(self) -> None:
         """Both devices at once. LocalProtocolError if a backend refuses."""
@@ -132,8 +151,8 @@ def world_raw(
 ) -> RawWorld:
     """A platform, a raw guest, its disk and its interface, connected.
 
-    `image` None: 64 KiB of zeros. Half a millisecond, so a fuzzer can have a fresh one for
-    each example. Use it as a context manager, or `close` it.
+    `image` None: 64 KiB of zeros. Cheap, so that a fuzzer can have a fresh one for each
+    example. Use it as a context manager, or `close` it.
     """
     platform = Platform(seed=seed, chooser=chooser)
     try:
