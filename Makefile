@@ -67,12 +67,12 @@ clean:
 
 # The one of the two that is newer than its inputs is enough: dev has all that run needs.
 $(STAMP)-run: $(INSTALL_ON)
-	@$(MAKE) --no-print-directory .venv/bin/python
+	@$(MAKE) -s --no-print-directory .venv/bin/python
 	$(BIN)/python -m pip install -q -e '.[cli]'
 	@touch $@
 
 $(STAMP)-dev: $(INSTALL_ON)
-	@$(MAKE) --no-print-directory .venv/bin/python
+	@$(MAKE) -s --no-print-directory .venv/bin/python
 	$(BIN)/python -m pip install -q -e '.[cli,dev]'
 	@touch $@ $(STAMP)-run
 
