@@ -48,6 +48,7 @@ def sector(number: int) -> bytes:
 class Bounced(MemoryImage):
     """An image that is not in memory, as far as blkback can see."""
 
+    data: memoryview
     buffer = property(lambda _self: None, lambda self, view: setattr(self, "data", view))
 
     def __init__(self, data: bytearray) -> None:

@@ -187,7 +187,7 @@ class RawFront:
         answers = [tuple(fields) for fields in struct.iter_unpack(layout, packed)]
         assert len(answers) == count
         self.ring.final_check()
-        return answers  # type: ignore[return-value]  # iter_unpack gives tuples of any length
+        return answers
 
     def status(self, slot: bytes) -> int:
         """Of the one answer to one request."""

@@ -1,151 +1,265 @@
-"""Data: whatever the shape of the buffer, the guest sees the image and the image the guest."""
+"""A disk as an application sees it, over the real backend."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.vbd.conftest import SECTORS, Scene, content, scene
-from xenpv.vbd.srb import SrbStatus
+from tests.vbd.rawback import scene
+from xenpv.errors import LocalProtocolError
+from xenpv.host.image import ImageError, MemoryImage
+from xenpv.platform import Disk, Guest, Platform
+from xenpv.vbd.disk import DiskError
+from xenpv.vbd.srb import SrbFunction, SrbStatus
 
-PAGE = 4096
-
-
-class Op(NamedTuple):
-    lba: int
-    count: int
-    write: bool
+SECTORS = 8192 + 4096 + 3  # more than one transfer, and not a whole number of pages
 
 
-OPS = st.builds(Op, st.integers(0, SECTORS - 1), st.integers(1, 200), st.booleans()).filter(
-    lambda op: op.lba + op.count <= SECTORS
-)
-
-
-@given(st.lists(OPS, max_size=12), st.sampled_from(["windows", "linux"]))
-def test_reads_and_writes_equal_a_bytearray(ops: list[Op], personality: str) -> None:
-    s = scene(personality)
-    with s.xen:
-        disk = s.guest.disks[0]
-        model = content()
-        for number, op in enumerate(ops):
-            span = slice(op.lba * 512, (op.lba + op.count) * 512)
-            if op.write:
-                data = bytes((number + n) % 253 for n in range(op.count * 512))
-                disk.write(op.lba, data)
-                model[span] = data
-            else:
-                assert disk.read(op.lba, op.count) == model[span]
-        disk.flush()
-        assert bytes(s.image.buffer) == model
-
-
-@st.composite
-def scatter_lists(draw: st.DrawFn) -> list[tuple[int, int]]:
-    """(offset in a page, length) of pieces that sum to whole sectors."""
-    pieces = draw(
-        st.lists(st.tuples(st.integers(0, PAGE - 1), st.integers(1, 9000)), min_size=1, max_size=8)
+def pattern(sectors: int, salt: int = 0) -> bytearray:
+    return bytearray(
+        b"".join(
+            (n * 2654435761 + salt & 0xFFFFFFFF).to_bytes(4, "little") * 128 for n in range(sectors)
+        )
     )
-    excess = sum(length for _, length in pieces) % 512
-    if excess:
-        pieces.append((draw(st.integers(0, PAGE - 1)), 512 - excess))
-    return pieces
 
 
-@given(scatter_lists(), st.integers(0, 1000), st.booleans())
-def test_any_scatter_list_moves_the_right_bytes(
-    pieces: list[tuple[int, int]], lba: int, write: bool
-) -> None:
-    s = scene()
-    with s.xen:
-        domain, bus = s.domain, s.guest.bus
-        assert bus is not None
-        size = sum(length for _, length in pieces)
-        data = [
-            (domain.pages.alloc((offset + length + PAGE - 1) // PAGE), offset, length)
-            for offset, length in pieces
-        ]
-        before = bus.gnttab.permitted
-        count = size // 512
-        operation = "8a" if write else "88"
-        srb = s.srb(bytes.fromhex(f"{operation} 00 {lba:016x} {count:08x} 00 00"), pages=data)
-        sent = bytes(n % 249 for n in range(size))
-        if write:
-            srb_pieces = [word for piece in data for word in piece]
-            domain.scatter(srb_pieces, sent)
-        expected = bytes(s.image.buffer[lba * 512 : lba * 512 + size])
-        s.target.submit(srb)
-        s.xen.run()
-        assert srb.srb_status is SrbStatus.SUCCESS
-        if write:
-            assert bytes(s.image.buffer[lba * 512 : lba * 512 + size]) == sent
-            assert bytes(s.image.buffer[: lba * 512]) == bytes(content()[: lba * 512])
-        else:
-            assert srb.read_data(domain) == expected
-        assert bus.gnttab.permitted == before
+@pytest.fixture(params=["windows", "linux"])
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    with Platform(seed=5) as xen:
+        yield xen.create(
+            name="disk",
+            disks=[Disk(MemoryImage(pattern(SECTORS)))],
+            personality=request.param,
+        ).start()
 
 
-def parts(s: Scene, size: int, shift: int = 0) -> int:
-    """Requests that a read of `size` bytes becomes."""
-    s.freeze()
-    ring = s.back.queues[0].ring.ring
-    before = s.xen.dom0.load32(ring.pfns[0], 0)
-    pages = s.domain.pages.alloc(size // PAGE + 1)
-    srb = s.srb(
-        bytes.fromhex(f"28 00 00000000 00 {size // 512:04x} 00"), pages=[(pages, shift, size)]
-    )
-    s.target.submit(srb)
-    s.xen.run()
-    return s.xen.dom0.load32(ring.pfns[0], 0) - before
+def test_the_disk_says_what_it_is(guest: Guest) -> None:
+    disk = guest.disks[0]
+    assert (disk.capacity, disk.sector_size, disk.devid) == (SECTORS, 512, 51712)
+    assert disk.inquiry()[8:32] == b"XENSRC  PVDISK          "
+    assert disk.inquiry(0x83)[8:] == b"XENSRC  00000000"
 
 
 @pytest.mark.parametrize(
-    ("size", "requests"), [(512, 1), (11 * PAGE, 1), (12 * PAGE, 1), (4 << 20, 4)]
+    ("lba", "count"),
+    [(0, 1), (0, 8), (3, 5), (SECTORS - 1, 1), (0, 8192), (1, 8193), (0, SECTORS), (7, 0)],
 )
-def test_a_transfer_is_split_at_the_indirect_limit(size: int, requests: int) -> None:
-    """256 segments a request: a page-aligned 4 MiB is four of them."""
-    s = scene(sectors=8192)
-    with s.xen:
-        assert parts(s, size) == requests
+def test_what_is_read_is_what_is_in_the_image(guest: Guest, lba: int, count: int) -> None:
+    assert guest.disks[0].read(lba, count) == bytes(
+        pattern(SECTORS)[lba * 512 : (lba + count) * 512]
+    )
 
 
-def test_without_indirect_requests_eleven_segments_are_the_limit() -> None:
-    """1,024 pages by 11 are 94 requests; the ring of two pages takes 64 at a time."""
-    s = scene(sectors=8192)
-    with s.xen:
-        s.target.backend.indirect_segments = 0
-        assert parts(s, 40 * PAGE) == 4
-    s = scene(sectors=8192)
-    with s.xen:
-        s.target.backend.indirect_segments = 0
-        assert parts(s, 4 << 20) == 64
+def test_reading_into_a_buffer_fills_all_of_it(guest: Guest) -> None:
+    out = bytearray(5 * 512)
+    guest.disks[0].read_into(9, out)
+    assert out == pattern(SECTORS)[9 * 512 : 14 * 512]
+    view = memoryview(bytearray(4096))
+    guest.disks[0].read_into(0, view[512:1536])
+    assert bytes(view[512:1536]) == bytes(pattern(SECTORS)[:1024])
+    assert bytes(view[1536:]) == bytes(2560)
 
 
-def test_a_buffer_off_the_sector_grid_is_bounced(s: Scene) -> None:
-    assert parts(s, 8 * PAGE, shift=100) == 1
-    assert s.guest.bus is not None
+@pytest.mark.parametrize(("lba", "count"), [(0, 1), (5, 3), (SECTORS - 9, 9), (2, 8200)])
+def test_what_is_written_is_read_back_and_nothing_else_changed(
+    guest: Guest, lba: int, count: int
+) -> None:
+    model = pattern(SECTORS)
+    data = bytes(pattern(count, salt=99))
+    model[lba * 512 : (lba + count) * 512] = data
+    disk = guest.disks[0]
+    disk.write(lba, data)
+    disk.flush()
+    assert disk.read(lba, count) == data
+    assert disk.read(0, SECTORS) == bytes(model)
 
 
-def test_data_pages_of_a_write_are_granted_read_only(s: Scene) -> None:
-    s.freeze()
-    srb = s.srb(bytes.fromhex("2a 00 00000000 00 0008 00"), PAGE)
-    s.target.submit(srb)
-    s.xen.run()
-    page = s.back.queues[0].ring.ring.pfns[0]
-    ref = int.from_bytes(s.xen.dom0.read(page, 64 + 24, 4), "little")
-    assert s.guest.bus is not None
-    pfn = s.guest.bus.gnttab.frame_pfns[ref // 512]
-    assert s.domain.load32(pfn, ref % 512 * 8) & 0xFFFF == 1 | 4
+@pytest.mark.parametrize(("lba", "count"), [(SECTORS, 1), (SECTORS - 1, 2), (2**33, 1), (2**63, 8)])
+def test_beyond_the_end_is_an_error_that_says_where(guest: Guest, lba: int, count: int) -> None:
+    with pytest.raises(DiskError, match=f"read at sector {lba}: SRB status ERROR") as caught:
+        guest.disks[0].read(lba, count)
+    assert caught.value.srb_status is SrbStatus.ERROR
+    with pytest.raises(DiskError, match=f"write at sector {lba}: SRB status ERROR"):
+        guest.disks[0].write(lba, bytes(count * 512))
+    assert guest.disks[0].read(0, 1) == bytes(pattern(1))
 
 
-def test_many_requests_fill_the_ring_and_all_end(s: Scene) -> None:
-    srbs = [s.srb(bytes.fromhex(f"28 00 {n:08x} 00 0001 00"), 512) for n in range(300)]
-    for srb in srbs:
-        s.target.submit(srb)
-    s.xen.run()
-    assert [s.reply(srb) for srb in srbs] == [
-        bytes(s.image.buffer[n * 512 : n * 512 + 512]) for n in range(300)
-    ]
+def test_ranges_that_no_disk_has_are_the_callers_fault(guest: Guest) -> None:
+    disk = guest.disks[0]
+    with pytest.raises(LocalProtocolError, match="-1 sectors"):
+        disk.read(0, -1)
+    with pytest.raises(LocalProtocolError, match="sector -1"):
+        disk.read(-1, 1)
+    with pytest.raises(LocalProtocolError, match="100 bytes at sector 0"):
+        disk.write(0, bytes(100))
+    with pytest.raises(LocalProtocolError):
+        disk.read(2**64, 1)
+
+
+def test_a_read_only_disk_is_read_and_not_written() -> None:
+    image = MemoryImage(pattern(64), writable=False)
+    with Platform() as xen:
+        guest = xen.create(name="ro", disks=[Disk(image, readonly=True)]).start()
+        disk = guest.disks[0]
+        assert disk.read(0, 64) == bytes(pattern(64))
+        with pytest.raises(DiskError, match="write at sector 0: SRB status ERROR"):
+            disk.write(0, bytes(512))
+        assert bytes(image.buffer) == bytes(pattern(64))
+
+
+class Bad(MemoryImage):
+    """Not in memory as far as blkback sees; sector 20 cannot be read, nothing is flushed."""
+
+    data: memoryview
+    buffer = property(lambda _self: None, lambda self, view: setattr(self, "data", view))
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        if offset <= 20 * 512 < offset + buffer.nbytes:
+            raise ImageError("EIO")
+        buffer[:] = self.data[offset : offset + buffer.nbytes]
+
+    def write_from(self, buffer: memoryview, offset: int) -> None:
+        del buffer, offset
+        raise ImageError("ENOSPC")
+
+    def flush(self) -> None:
+        raise ImageError("EIO")
+
+
+def test_what_the_host_cannot_do_fails_in_the_guest() -> None:
+    with Platform() as xen:
+        disk = xen.create(name="bad", disks=[Disk(Bad(pattern(64)))]).start().disks[0]
+        assert disk.read(0, 20) == bytes(pattern(20))
+        with pytest.raises(DiskError, match="SRB status ERROR, SCSI status TASK_ABORTED"):
+            disk.read(0, 21)
+        with pytest.raises(DiskError):
+            disk.write(0, bytes(512))
+        with pytest.raises(DiskError, match="command 0x35"):
+            disk.flush()
+        assert disk.read(21, 43) == bytes(pattern(64)[21 * 512 :])
+
+
+def test_a_backend_that_never_answers_is_said_and_its_pages_are_not_reused() -> None:
+    with scene() as on:
+        disk = on.adapter.disks()[0]
+        with pytest.raises(LocalProtocolError, match="nothing is left to run, and 1 of 1"):
+            disk.read(0, 8)
+        (slot,) = on.back.taken()
+        on.back.fill(slot.segments[0][0], b"\x77" * 4096)
+        with pytest.raises(LocalProtocolError, match="nothing is left"):
+            disk.read(8, 8)
+        (other,) = on.back.taken()
+        assert other.segments[0][0] != slot.segments[0][0]
+
+
+def test_a_disk_that_went_is_no_device(guest: Guest) -> None:
+    disk = guest.disks[0]
+    disk.target.missing = True
+    with pytest.raises(DiskError, match="NO_DEVICE"):
+        disk.read(0, 1)
+
+
+def test_a_guest_with_little_memory_reads_in_smaller_pieces() -> None:
+    with Platform() as xen:
+        image = MemoryImage(pattern(SECTORS))
+        guest = xen.create(name="tiny", memory_mib=9, disks=[Disk(image)]).start()
+        guest.created.domain.pages.alloc(2000)  # of 2304, used by something else
+        assert guest.disks[0].read(0, SECTORS) == bytes(pattern(SECTORS))
+        guest.disks[0].write(0, bytes(6 << 20))
+        assert bytes(image.buffer[: 6 << 20]) == bytes(6 << 20)
+
+
+def test_transfers_give_their_memory_and_grants_back(guest: Guest) -> None:
+    disk, bus = guest.disks[0], guest.bus
+    assert bus is not None
+    disk.read(0, SECTORS)
+    permitted, pages = bus.gnttab.permitted, guest.created.domain.pages._next
+    for count in (1, 9, 100, 8192, SECTORS):
+        disk.write(0, disk.read(0, count))
+        disk.flush()
+    assert bus.gnttab.permitted == permitted
+    assert guest.created.domain.pages._next - pages <= 1  # the page that replies land in
+
+
+def test_any_cdb_may_be_sent(guest: Guest) -> None:
+    disk = guest.disks[0]
+    assert disk.command(bytes(6)) == b""
+    assert disk.command(bytes([0xA0]).ljust(12, b"\0"), 16) == bytes.fromhex("00000008" + "00" * 12)
+    with pytest.raises(DiskError, match="command 0xff: SRB status INVALID_REQUEST"):
+        disk.command(bytes([0xFF]) * 16)
+
+
+def test_a_call_from_inside_the_loop_is_refused(guest: Guest) -> None:
+    domain, disk = guest.created.domain, guest.disks[0]
+
+    def handler() -> None:
+        with pytest.raises(LocalProtocolError, match="inside a handler"):
+            disk.read(0, 1)
+
+    domain.task("application", handler).wake()
+    guest.platform.run()
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["read", "write", "flush", "reset", "stop"]),
+        st.integers(0, 299),
+        st.integers(1, 300),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    operations=OPERATIONS,
+    seed=st.integers(0, 2**32),
+    personality=st.sampled_from(["windows", "linux"]),
+    sector_size=st.sampled_from([512, 4096]),
+)
+def test_the_disk_always_equals_its_model(
+    operations: list[tuple[str, int, int]], seed: int, personality: str, sector_size: int
+) -> None:
+    size = 300 * sector_size
+    model = bytearray(pattern(size // 512))
+    image = MemoryImage(bytearray(model), sector_size=sector_size)
+    with Platform(seed=seed) as xen:
+        guest = xen.create(name="model", disks=[Disk(image)], personality=personality).start()
+        disk = guest.disks[0]
+        for number, (what, lba, count) in enumerate(operations):
+            count = min(count, 300 - lba)
+            start, end = lba * sector_size, (lba + count) * sector_size
+            if what == "read":
+                assert disk.read(lba, count) == bytes(model[start:end])
+            elif what == "write":
+                data = bytes(pattern((end - start) // 512, salt=number))
+                model[start:end] = data
+                disk.write(lba, data)
+            elif what == "flush":
+                disk.flush()
+            elif what == "reset":
+                from xenpv.vbd.srb import Srb
+
+                disk.target.submit(Srb(function=SrbFunction.RESET_DEVICE))
+            else:
+                disk.target.stop()
+                xen.run()
+                disk.target.start()
+            xen.run()
+        assert bytes(image.buffer) == bytes(model)
+
+
+def test_a_file_reads_back_whole_and_is_changed_where_written(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(pattern(2000))
+    with Platform() as xen:
+        disk = xen.create(name="file", disks=[Disk(path)]).start().disks[0]
+        assert disk.read(0, 2000) == bytes(pattern(2000))
+        disk.write(1999, b"\xa5" * 512)
+        disk.flush()
+    assert path.read_bytes() == bytes(pattern(1999)) + b"\xa5" * 512

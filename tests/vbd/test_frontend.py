@@ -1,247 +1,509 @@
-"""XenVbd's handshake and keys, and what becomes of its requests when the backend is hostile."""
+"""The frontend's walk: its keys, its states, and what it does when the backend misbehaves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.vbd.conftest import SECTORS, Scene, content, scene
-from xenpv import Disk, MemoryImage, Platform
-from xenpv.abi.xenbus import XenbusState as S
-from xenpv.abi.xs import XS
+from tests.vbd.rawback import ANSWERS, DEVID, OKAY, READ, SYNC10, Scene, read10, scene
+from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.handshake import Goal
+from xenpv.vbd.backend import Backend, number, page
 from xenpv.vbd.frontend import FrontendState
-from xenpv.vbd.personality import PERSONALITIES
+from xenpv.vbd.personality import PERSONALITIES, Personality
 from xenpv.vbd.srb import Srb, SrbStatus
-from xenpv.xen.trace import Note
 
-READ_8 = bytes.fromhex("28 00 00000000 00 0008 00")
-
-
-@pytest.fixture(params=["windows", "linux"])
-def either(request: pytest.FixtureRequest) -> Iterator[Scene]:
-    made = scene(request.param)
-    yield made
-    made.xen.close()
+FRONT = f"device/vbd/{DEVID}"
 
 
-def states(notes: list[Note], who: str) -> list[str]:
-    return [note.text.split(": ")[1] for note in notes if note.text.startswith(who)]
+def front_keys(on: Scene) -> dict[str, str]:
+    """The frontend's directory without what the toolstack wrote."""
+    xs, home = on.xen.toolstack.xs, f"/local/domain/{on.guest.domid}/{FRONT}"
+    toolstack = {"backend", "backend-id", "virtual-device", "device-type", "trusted"}
+    names = [name for name in xs.directory(home) if name not in toolstack]
+    return {name: xs.read(f"{home}/{name}") or "" for name in names}
 
 
-def test_windows_closes_before_it_connects(s: Scene) -> None:
-    notes = s.xen.loop.trace.notes
-    front = ["closing", "closed", "initialising", "initialised", "connected"]
-    assert states(notes, "device/vbd/51712:") == front
-    back = ["init_wait", "closing", "closed", "init_wait", "connected"]
-    assert states(notes, "vbd1.51712:") == back
-
-
-def test_linux_connects_at_once() -> None:
-    s = scene("linux")
-    with s.xen:
-        notes = s.xen.loop.trace.notes
-        assert states(notes, "device/vbd/51712:") == ["initialised", "connected"]
-        assert states(notes, "vbd1.51712:") == ["init_wait", "connected"]
-
-
-@pytest.mark.parametrize("personality", ["windows", "linux"])
-@pytest.mark.parametrize("goal", list(Goal))
-@pytest.mark.parametrize("state", list(S))
-def test_every_goal_knows_every_backend_state(personality: str, goal: Goal, state: S) -> None:
-    """A backend in any state is answered or waited for; nothing is left to chance."""
-    table = PERSONALITIES[personality].table
-    assert (
-        goal not in table
-        or state in table[goal]
-        or state
-        not in (
-            S.INIT_WAIT,
-            S.CONNECTED,
-            S.CLOSING,
-            S.CLOSED,
-        )
-    )
-
-
-def test_the_keys_are_written_in_order_in_one_transaction() -> None:
-    written: list[tuple[int, str]] = []
+def writes(on: Scene) -> list[tuple[str, str, bool]]:
+    """Record each of the guest's writes below its frontend: key, value, in a transaction."""
+    seen: list[tuple[str, str, bool]] = []
 
     class Sink:
         def store_op(
             self, conn_domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
         ) -> None:
-            path = payload.split(b"\0")[0].decode()
-            if conn_domid == 1 and op == XS.WRITE and path.startswith("device/vbd/51712/"):
+            path, _, value = payload.partition(b"\0")
+            name = path.decode().removeprefix(f"{FRONT}/")
+            if conn_domid == on.guest.domid and op == 11 and name != path.decode():
                 assert error is None
-                written.append((tx_id, path.removeprefix("device/vbd/51712/")))
+                seen.append((name, value.decode(), tx_id != 0))
 
-    with Platform(seed=7) as xen:
-        xen.xenstored.trace = Sink()
-        xen.create(name="g", disks=[Disk(MemoryImage(content()))]).start()
-    keys = [key for tx_id, key in written if tx_id]
-    assert keys == [
-        "event-channel",
-        "ring-ref0",
-        "ring-ref1",
-        "multi-queue-num-queues",
-        "ring-page-order",
-        "protocol",
-        "target-id",
-        "feature-surprise-remove",
-        "feature-online-resize",
-        "feature-large-sector-size",
-    ]
-    assert len({tx_id for tx_id, _ in written if tx_id}) == 1
-    assert [key for tx_id, key in written if not tx_id] == ["state"] * 5
+    on.xen.xenstored.trace = Sink()
+    return seen
 
 
-def test_closing_gives_back_every_grant_port_and_watch(either: Scene) -> None:
-    s = either
-    bus = s.guest.bus
-    assert bus is not None
-    s.guest.disks[0].read(0, SECTORS)
-    s.adapter.stop()
-    s.xen.run()
-    assert s.adapter.stopped
-    assert bus.gnttab.permitted == 0
-    assert len(bus.evtchn.channels()) == 2  # store and console
-    assert not [watch for watch in bus.store.watches() if "vbd" in watch.path]
-    assert s.back.queues == []
+def test_windows_closes_before_it_connects() -> None:
+    with scene("windows") as on:
+        assert on.back.states == [
+            State.INITIALISING,  # the toolstack's
+            State.CLOSING,
+            State.CLOSED,
+            State.INITIALISING,
+            State.INITIALISED,
+            State.CONNECTED,
+        ]
+        assert on.target.state is FrontendState.ENABLED
 
 
-def test_requests_in_flight_at_a_stop_are_completed_once(either: Scene) -> None:
-    s = either
-    srbs = [s.srb(READ_8, 4096) for _ in range(5)]
-    for srb in srbs:
-        s.target.submit(srb)
-    s.adapter.stop()
-    s.xen.run()
-    assert all(srb.is_complete for srb in srbs)
+def test_linux_connects_at_once() -> None:
+    with scene("linux") as on:
+        assert on.back.states == [State.INITIALISING, State.INITIALISED, State.CONNECTED]
 
 
-def in_flight(s: Scene, count: int = 1) -> list[Srb]:
-    """SRBs that the backend has seen nothing of yet, and will not."""
-    s.freeze()
-    srbs = [s.srb(READ_8, 4096) for _ in range(count)]
-    for srb in srbs:
-        s.target.submit(srb)
-    s.xen.run()
-    assert not any(srb.is_complete for srb in srbs)
-    return srbs
+def test_windows_writes_its_keys_in_the_drivers_order() -> None:
+    early = {"max-ring-page-order": "4", "multi-queue-max-queues": "4"}
+    with scene("windows", early=early, start=False) as on:
+        seen = writes(on)
+        on.guest.start()
+        ring = on.frontend.rings[0]
+        assert seen == [
+            ("state", "5", False),
+            ("state", "6", False),
+            ("state", "1", False),
+            ("event-channel", str(ring.port), True),
+            ("ring-ref0", str(ring.grefs[0]), True),
+            ("ring-ref1", str(ring.grefs[1]), True),
+            ("multi-queue-num-queues", "1", True),
+            ("ring-page-order", "1", True),
+            ("protocol", "x86_64-abi", True),
+            ("target-id", "0", True),
+            ("feature-surprise-remove", "1", True),
+            ("feature-online-resize", "1", True),
+            ("feature-large-sector-size", "1", True),
+            ("state", "3", False),
+            ("state", "4", False),
+        ]
 
 
-def response(rid: bytes, status: int = 0) -> bytes:
-    return rid + b"\0\0" + status.to_bytes(2, "little", signed=True) + bytes(4)
+def test_linux_writes_a_single_page_and_its_protocol() -> None:
+    early = {"max-ring-page-order": "4", "multi-queue-max-queues": "4"}
+    with scene("linux", early=early) as on:
+        ring = on.frontend.rings[0]
+        assert front_keys(on) == {
+            "state": "4",
+            "event-channel": str(ring.port),
+            "ring-ref": str(ring.grefs[0]),
+            "protocol": "x86_64-abi",
+            "feature-persistent": "0",
+        }
+
+
+@pytest.mark.parametrize(("personality", "vcpus", "queues"), [("windows", 4, 2), ("linux", 3, 3)])
+def test_several_queues_have_directories_and_no_keys_above(
+    personality: str, vcpus: int, queues: int
+) -> None:
+    with scene(personality, early={"multi-queue-max-queues": "8"}, vcpus=vcpus) as on:
+        keys = front_keys(on)
+        assert keys["multi-queue-num-queues"] == str(queues)
+        assert "ring-ref" not in keys
+        assert "event-channel" not in keys
+        assert [name for name in keys if name.startswith("queue-")] == [
+            f"queue-{n}" for n in range(queues)
+        ]
+        assert len(on.back.rings) == queues
+
+
+def test_windows_tells_where_its_target_is() -> None:
+    with scene("windows") as on:
+        xs, home = on.xen.toolstack.xs, f"/local/domain/{on.guest.domid}"
+        keys = ("frontend", "device", "paging", "hibernation", "dump")
+        values = {key: xs.read(f"{home}/data/scsi/target/0/{key}") for key in keys}
+        zeros = {"paging": "0", "hibernation": "0", "dump": "0"}
+        assert values == {"frontend": FRONT, "device": str(DEVID)} | zeros
+        assert xs.read(f"{home}/feature/hotplug/vbd") == "1"
+        drivers = [xs.read(f"{home}/drivers/{n}") for n in range(3)]
+        assert "Xen_Project XENVBD 9.1.0.0 " in drivers
+
+
+def test_linux_tells_nothing_of_that() -> None:
+    with scene("linux") as on:
+        xs, home = on.xen.toolstack.xs, f"/local/domain/{on.guest.domid}"
+        assert xs.directory(f"{home}/data") == []
+        assert xs.directory(f"{home}/drivers") == []
+
+
+def test_a_stale_ring_order_is_removed() -> None:
+    with scene("windows", start=False) as on:
+        home = f"/local/domain/{on.guest.domid}/{FRONT}"
+        on.xen.toolstack.xs.write(f"{home}/ring-page-order", "2")
+        on.guest.start()
+        assert "ring-page-order" not in front_keys(on)
+        assert on.back.rings[0].size == 32
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"),
-    [(0, SrbStatus.SUCCESS), (-1, SrbStatus.ERROR), (-2, SrbStatus.ERROR), (7, SrbStatus.ERROR)],
+    ("early", "pages", "queues"),
+    [
+        ({}, 1, 1),
+        ({"max-ring-page-order": "4"}, 2, 1),
+        ({"max-ring-page-order": "junk", "multi-queue-max-queues": "junk"}, 1, 1),
+        ({"max-ring-page-order": "-1", "multi-queue-max-queues": "0"}, 1, 1),
+        ({"max-ring-page-order": "9" * 40, "multi-queue-max-queues": "9" * 40}, 2, 2),
+        ({"max-ring-page-order": "", "multi-queue-max-queues": ""}, 1, 1),
+    ],
 )
-def test_the_status_of_a_response_decides(s: Scene, status: int, outcome: SrbStatus) -> None:
-    (srb,) = in_flight(s)
-    s.answer([response(s.request_id(), status)])
-    assert srb.srb_status is outcome
-    assert not s.target.broken
+def test_the_backends_offers_are_bounded(early: dict[str, str], pages: int, queues: int) -> None:
+    with scene("windows", early=early, vcpus=8) as on:
+        assert len(on.frontend.rings) == queues
+        assert {len(ring.grefs) for ring in on.frontend.rings} == {pages}
 
 
-@pytest.mark.parametrize("rid", [b"\xff" * 8, b"\x99" * 8, (1 << 40).to_bytes(8, "little")])
-def test_an_unknown_id_breaks_the_ring_and_fails_what_is_in_flight(s: Scene, rid: bytes) -> None:
-    srbs = in_flight(s, 3)
-    assert rid not in [s.request_id(index) for index in range(3)]
-    s.answer([response(rid)])
-    assert s.target.broken
-    assert [srb.srb_status for srb in srbs] == [SrbStatus.ERROR] * 3
+# every goal at every state
 
 
-def test_an_id_answered_twice_breaks_the_ring(s: Scene) -> None:
-    first, second = in_flight(s, 2)
-    rid = s.request_id()
-    s.answer([response(rid), response(rid)])
-    assert s.target.broken
-    assert {first.srb_status, second.srb_status} == {SrbStatus.SUCCESS, SrbStatus.ERROR}
+@pytest.mark.parametrize("personality", list(PERSONALITIES.values()), ids=lambda one: one.name)
+@pytest.mark.parametrize("goal", list(Goal))
+def test_every_goal_says_what_to_do_at_every_state(personality: Personality, goal: Goal) -> None:
+    assert set(personality.table[goal]) == set(State)
 
 
-@pytest.mark.parametrize("prod", [33 * 4, 0x80000000, 0xFFFFFFFF])
-def test_a_producer_past_what_is_in_flight_breaks_the_ring(s: Scene, prod: int) -> None:
-    srbs = in_flight(s, 2)
-    s.answer([], prod=prod)
-    assert s.target.broken
-    assert [srb.srb_status for srb in srbs] == [SrbStatus.ERROR] * 2
-    late = s.send(READ_8, 4096)
-    assert late.srb_status in (SrbStatus.ERROR, SrbStatus.BUSY)
+@pytest.mark.parametrize("state", [State.INITIALISED, State.CLOSING, State.RECONFIGURING])
+def test_a_backend_at_a_wrong_state_is_closed_again(state: State) -> None:
+    with scene("windows", start=False) as on:
+        on.back.answers = ANSWERS | {State.INITIALISING: state}
+        on.xen.toolstack.unpause(on.guest.created)
+        on.xen.run()
+        assert on.target.state is FrontendState.CLOSED
+        assert on.back.states[-1] is State.CLOSED
+        assert on.frontend.granter.granted == 0
 
 
-def test_a_page_that_the_backend_still_maps_is_kept_from_use(s: Scene) -> None:
-    """XSA-396: the request ends, its page and reference do not come back."""
-    bus = s.guest.bus
-    assert bus is not None
-    permitted = bus.gnttab.permitted
-    (srb,) = in_flight(s)
-    page = s.back.queues[0].ring.ring.pfns[0]
-    ref = int.from_bytes(s.xen.dom0.read(page, 64 + 24, 4), "little")
-    here = s.xen.dom0.holes.alloc()
-    handle = s.xen.dom0.gnttab.map(s.guest.domid, ref, here)
-    s.answer([response(s.request_id())])
-    assert srb.srb_status is SrbStatus.SUCCESS or s.target.broken
-    assert bus.gnttab.permitted > permitted or s.target.broken
-    s.xen.dom0.gnttab.unmap(handle, here)
+def test_a_backend_that_closes_instead_of_connecting_leaves_nothing_granted() -> None:
+    with scene("windows", start=False) as on:
+        on.back.answers = ANSWERS | {State.INITIALISED: State.CLOSING}
+        on.xen.toolstack.unpause(on.guest.created)
+        ports = on.domain.evtchn.bound()
+        on.xen.run()
+        assert on.target.state is FrontendState.CLOSED
+        assert on.frontend.rings == []
+        assert on.frontend.granter.granted == 0
+        assert on.domain.evtchn.bound() == ports
 
 
-@given(
-    slots=st.lists(st.binary(min_size=16, max_size=16), max_size=6),
-    prod=st.none() | st.integers(0, 0xFFFFFFFF),
-    keys=st.dictionaries(
-        st.sampled_from(["state", "sectors", "info", "sector-size", "online", "removable"]),
-        st.text("0123456789-x", max_size=12),
-        max_size=3,
+def test_a_backend_without_a_directory_makes_an_invalid_target() -> None:
+    with scene("windows", start=False) as on:
+        xs = on.xen.toolstack.xs
+        xs.rm(f"/local/domain/{on.guest.domid}/{FRONT}/backend")
+        on.xen.toolstack.unpause(on.guest.created)
+        on.xen.run()
+        assert on.target.state is FrontendState.INVALID
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sector-size": "0"},
+        {"sector-size": "511"},
+        {"sector-size": "1000"},
+        {"sector-size": "8192"},
+        {"sector-size": "junk"},
+        {"sectors": "99999999999999999999"},
+    ],
+    ids=str,
+)
+def test_a_disk_that_cannot_be_is_not_enabled(keys: dict[str, str]) -> None:
+    with scene("windows", keys=keys, start=False) as on:
+        on.xen.toolstack.unpause(on.guest.created)
+        on.xen.run()
+        assert on.target.state is FrontendState.CLOSED
+        assert on.frontend.granter.granted == 0
+
+
+# a connected frontend
+
+
+def rewrite(on: Scene, **keys: str) -> None:
+    """What an online resize is: new keys, then the state once more."""
+    for key, value in keys.items():
+        on.back.device.write(key.replace("_", "-"), value)
+    on.back.device.write("state", "4")
+    on.xen.run()
+
+
+def test_a_resize_is_seen_without_a_word() -> None:
+    with scene() as on:
+        assert on.target.sectors == 1024
+        rewrite(on, sectors="4096")
+        assert on.target.sectors == 4096
+        srb = on.submit(read10(4095, 1), [(on.page(), 0, 512)])
+        (slot,) = on.back.taken()
+        on.back.answer((slot.id, OKAY))
+        assert srb.srb_status is SrbStatus.SUCCESS
+        rewrite(on, sectors="10", info="4")
+        assert (on.target.sectors, on.target.info) == (10, 4)
+        assert on.submit(read10(10, 1), [(on.page(), 0, 512)]).srb_status is SrbStatus.ERROR
+
+
+def test_a_resize_to_what_cannot_be_breaks_the_target() -> None:
+    with scene() as on:
+        srb = on.submit(SYNC10)
+        rewrite(on, sector_size="17")
+        assert "sector-size is 17" in on.target.broken
+        assert srb.srb_status is SrbStatus.ERROR
+
+
+def test_stop_closes_and_start_connects_again() -> None:
+    with scene() as on:
+        front = on.frontend.rings[0].front
+        assert front is not None
+        ports, pins = on.domain.evtchn.bound(), on.domain.gnttab.pinned()
+        for _ in range(3):
+            on.adapter.stop()
+            assert not on.adapter.stopped
+            on.xen.run()
+            assert on.adapter.stopped
+            assert on.target.state is FrontendState.CLOSED
+            assert on.frontend.granter.granted == 0
+            assert on.submit(SYNC10).srb_status is SrbStatus.ERROR
+            on.adapter.start()
+            on.xen.run()
+            assert on.target.state is FrontendState.ENABLED
+        assert on.domain.evtchn.bound() == ports
+        assert on.domain.gnttab.pinned() == pins
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+@pytest.mark.parametrize("in_flight", [0, 3])
+def test_start_right_after_stop_closes_first(personality: str, in_flight: int) -> None:
+    with scene(personality) as on:
+        srbs = [on.submit(read10(n, 1), [(on.page(), 0, 512)]) for n in range(in_flight)]
+        on.adapter.stop()
+        on.adapter.start()
+        on.xen.run()
+        assert [srb.srb_status for srb in srbs] == [SrbStatus.ERROR] * in_flight
+        assert on.target.state is FrontendState.ENABLED
+        assert on.back.states[-1] is State.CONNECTED
+        assert on.frontend.granter.granted == len(on.frontend.rings[0].grefs)
+        srb = on.submit(SYNC10)
+        (slot,) = on.back.taken()
+        on.back.answer((slot.id, OKAY))
+        assert srb.srb_status is SrbStatus.SUCCESS
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_a_broken_target_works_again_after_a_start(personality: str) -> None:
+    with scene(personality) as on:
+        on.back.store(8, 17)
+        on.back.notify()
+        assert on.target.broken
+        on.target.start()
+        on.xen.run()
+        assert (on.target.broken, on.target.state) == ("", FrontendState.ENABLED)
+
+
+def test_stop_with_requests_in_flight_ends_them_and_the_backend_may_still_answer() -> None:
+    with scene() as on:
+        srbs = [on.submit(read10(n, 1), [(on.page(), 0, 512)]) for n in range(3)]
+        on.back.taken()
+        on.adapter.stop()
+        on.xen.run()
+        assert [srb.srb_status for srb in srbs] == [SrbStatus.ERROR] * 3
+        assert on.adapter.stopped
+        assert on.frontend.granter.granted == 0
+
+
+def test_a_ring_page_that_the_backend_keeps_is_not_used_again() -> None:
+    with scene() as on:
+        front = on.frontend.rings[0].front
+        assert front is not None
+        on.back.keeps = True
+        on.target.stop()
+        on.xen.run()
+        assert on.target.state is FrontendState.CLOSED
+        assert on.frontend.granter.granted == 1
+        assert on.frontend.granter.holds(front.pfns[0], 1)
+        on.back.disconnect()
+        on.back.keeps = False
+        on.target.start()
+        on.xen.run()
+        assert on.target.state is FrontendState.ENABLED
+        on.target.stop()
+        on.xen.run()
+        assert on.frontend.granter.granted == 0
+
+
+def unplug(on: Scene) -> None:
+    """What the toolstack asks for, in one transaction."""
+    xs, back = on.xen.toolstack.xs, on.back.device.path
+
+    def ask(t: int) -> None:
+        xs.write(f"{back}/online", "0", t)
+        xs.write(f"{back}/state", "5", t)
+
+    xs.transaction(ask)
+    on.xen.run()
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_an_unplugged_disk_is_closed_and_gone(personality: str) -> None:
+    with scene(personality) as on:
+        srb = on.submit(read10(0, 1), [(on.page(), 0, 512)])
+        target = on.target
+        unplug(on)
+        assert srb.srb_status is SrbStatus.ERROR
+        assert target.missing
+        assert target.state is FrontendState.CLOSED
+        assert on.back.states[-1] is State.CLOSED
+        assert on.submit(SYNC10).srb_status is SrbStatus.NO_DEVICE
+        assert on.adapter.disks() == []
+        assert (front_keys(on).get("ejected") == "1") == (personality == "windows")
+        on.xen.toolstack.xs.rm(f"/local/domain/{on.guest.domid}/{FRONT}")
+        on.xen.run()
+        assert on.adapter.targets == {}
+
+
+def test_windows_ignores_a_backend_that_closes_while_it_is_online() -> None:
+    with scene("windows") as on:
+        on.back.switch(State.CLOSING)
+        assert on.target.state is FrontendState.ENABLED
+
+
+def test_linux_closes_with_its_backend() -> None:
+    with scene("linux") as on:
+        on.back.switch(State.CLOSING)
+        assert on.target.state is FrontendState.CLOSED
+        assert on.back.states[-1] is State.CLOSED
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_a_vanished_device_is_deleted_with_all_it_had(personality: str) -> None:
+    with scene(personality) as on:
+        bus = on.guest.bus
+        assert bus is not None
+        watches = len(bus.store.watches())
+        permitted = bus.gnttab.permitted
+        target, rings = on.target, len(on.frontend.rings[0].grefs)
+        srb = on.submit(read10(0, 1), [(on.page(), 0, 512)])
+        on.back.taken()
+        xs = on.xen.toolstack.xs
+        on.back.disconnect()
+        xs.rm(f"/local/domain/{on.guest.domid}/{FRONT}")
+        xs.rm(on.back.device.path)
+        on.xen.run()
+        assert on.adapter.targets == {}
+        assert target.missing
+        assert srb.srb_status is SrbStatus.ERROR
+        assert target.frontend.granter.granted == 0
+        assert bus.gnttab.permitted == permitted - rings
+        assert len(bus.store.watches()) == watches - 2
+
+
+def test_a_disk_that_comes_again_is_a_new_target() -> None:
+    with scene("windows") as on:
+        old = on.target
+        unplug(on)
+        xs = on.xen.toolstack.xs
+        (device,) = on.guest.created.devices
+        xs.rm(device.frontend_path)
+        xs.rm(device.backend_path)
+        xs.rm(device.libxl_path)
+        on.xen.run()
+        device.add(xs)
+        on.xen.run()
+        assert on.target is not old
+        assert on.target.state is FrontendState.ENABLED
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("state"), st.sampled_from(["", "0", "1", "2", "3", "4", "5", "6", "9"])),
+        st.tuples(st.just("online"), st.sampled_from(["0", "1", "", "x"])),
+        st.tuples(st.just("sectors"), st.sampled_from(["", "0", "77", "x", "9" * 30])),
+        st.tuples(st.just("sector-size"), st.sampled_from(["", "512", "4096", "3"])),
+        st.tuples(st.just("stop"), st.just("")),
+        st.tuples(st.just("start"), st.just("")),
+        st.tuples(st.just("read"), st.just("")),
     ),
+    min_size=1,
+    max_size=10,
 )
-def test_any_backend_ends_every_request_once_and_raises_nothing(
-    slots: list[bytes], prod: int | None, keys: dict[str, str]
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, personality=st.sampled_from(["windows", "linux"]))
+def test_whatever_the_backend_writes_every_srb_ends_and_nothing_leaks(
+    steps: list[tuple[str, str]], personality: str
 ) -> None:
-    s = scene()
-    with s.xen:
-        srbs = in_flight(s, 3)
-        back = f"/local/domain/0/backend/vbd/{s.guest.domid}/51712"
-        for key, value in keys.items():
-            s.xen.toolstack.xs.write(f"{back}/{key}", value)
-        s.answer(slots, prod)
-        s.xen.toolstack.xs.rm(back)
-        s.xen.run()
-        s.adapter.stop()
-        s.xen.run()
-        s.xen.advance(300)
-        done = [srb.is_complete for srb in srbs]
-        assert all(done) or s.target.state is not FrontendState.CLOSED
+    with scene(personality) as on:
+        target = on.target
+        srbs: list[Srb] = []
+        for key, value in steps:
+            if key == "stop":
+                target.stop()
+            elif key == "start":
+                if target.is_closed and not target.missing:
+                    target.start()
+            elif key == "read":
+                srbs.append(on.submit(read10(0, 1), [(on.page(), 0, 512)]))
+            else:
+                on.xen.toolstack.xs.write(f"{on.back.device.path}/{key}", value)
+            on.xen.run()
+        on.back.disconnect()
+        xs = on.xen.toolstack.xs
+        xs.rm(f"/local/domain/{on.guest.domid}/{FRONT}")
+        xs.rm(on.back.device.path)
+        on.xen.run()
+        assert on.adapter.targets == {}
+        assert all(srb.is_complete for srb in srbs)
+        assert target.frontend.granter.granted == 0
 
 
-def test_a_vanishing_frontend_directory_takes_the_disk_along(either: Scene) -> None:
-    s = either
-    s.xen.toolstack.xs.rm(f"/local/domain/{s.guest.domid}/device/vbd/51712")
-    s.xen.run()
-    srb = s.srb(READ_8, 4096)
-    assert s.guest.disks == []
-    del srb
+# what is read
 
 
-def test_a_resize_is_seen_without_an_attention(s: Scene) -> None:
-    back = f"/local/domain/0/backend/vbd/{s.guest.domid}/51712"
-    s.xen.toolstack.xs.write(f"{back}/sectors", "1024")
-    s.xen.run()
-    disk = s.guest.disks[0]
-    assert disk.capacity == 1024
-    assert s.send(bytes.fromhex("28 00 00000400 00 0001 00"), 512).srb_status is SrbStatus.ERROR
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", 0), ("0", 0), ("17", 17), ("17x", 17), ("x17", 0), ("-1", 0), (" 4", 0), ("0x10", 0),
+        ("18446744073709551615", 2**64 - 1), ("99999999999999999999", 2**64 - 1), ("\u0663", 0),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_the_driver_reads_them(text: str, value: int) -> None:
+    assert number(text) == value
 
 
-def test_a_cdrom_is_left_to_the_emulated_controller() -> None:
-    from xenpv.host.config import parse
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("AIAABEFCQ0Q=", bytes.fromhex("0080000441424344")),
+        ("AIAABEFCQ0Q", None),
+        ("AIAA=BEF", None),
+        ("", None),
+        ("????", None),
+        ("AIAA\n", None),
+        ("\u00fc\u00fc\u00fc\u00fc", None),
+    ],
+)
+def test_a_dictated_page_is_base64_or_nothing(text: str, expected: bytes | None) -> None:
+    assert page(text) == expected
 
-    config = parse('name="g"\nmemory=64\ndisk=[",hdc:cdrom,r"]\n')
-    with Platform() as xen:
-        guest = xen.create_from(config).start()
-        assert guest.disks == []
+
+def test_the_hosts_pages_reach_inquiry() -> None:
+    keys = {"sm-data/scsi/0x12/0x80": "AIAABEFCQ0Q=", "sm-data/scsi/0x12/0x83": "bad"}
+    with scene(keys=keys) as on:
+        assert on.adapter.disks()[0].inquiry(0x80) == bytes.fromhex("0080000441424344")
+        assert on.adapter.disks()[0].inquiry(0x83)[:4] == bytes.fromhex("00830014")
+
+
+def test_features_are_forgotten_at_a_disconnect_and_sizes_are_not() -> None:
+    backend = Backend(barrier=True, flush_cache=True, discard=True, sectors=5, indirect_segments=9)
+    backend.forget_features()
+    assert not (backend.barrier or backend.flush_cache or backend.discard)
+    assert (backend.sectors, backend.indirect_segments) == (5, 9)
+
+
+def test_a_read_after_all_that_is_still_a_read() -> None:
+    with scene("linux") as on:
+        on.submit(read10(0, 1), [(on.page(), 0, 512)])
+        assert [slot.operation for slot in on.back.taken()] == [READ]

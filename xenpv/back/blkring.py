@@ -41,6 +41,12 @@ BOUNCE_BYTES: Final = 4 << 20
 BOUNCE_REQUESTS: Final = BOUNCE_BYTES // (SEGMENTS_MAX * PAGE_SIZE)
 assert INDIRECT_SEGMENTS_MAX * PAGE_SIZE <= BOUNCE_BYTES
 
+# Looked up once: each is called in every pass.
+check_segments: Final = lib.blk_check_segments
+blk_copy: Final = lib.blk_copy
+blk_respond: Final = lib.blk_respond
+copy_local: Final = lib.grant_copy_local
+
 # [image offset, bounce offset, length in bytes, first request, end of requests]
 Extent = list[int]
 
@@ -126,6 +132,12 @@ class BlkRing:
         self._offsets_at = ffi.from_buffer("uint64_t[]", self._offsets)
         self._places_at = ffi.from_buffer("uint64_t[]", self._places)
         self._segments = bytearray(INDIRECT_SEGMENTS_MAX * SEGMENT.size)
+        # What every pass names, one attribute away.
+        self._raw_at = ring.raw_pointer
+        self._heads = abi.head.iter_unpack
+        self._is_x86_32 = abi.is_x86_32
+        self._kernel: Any = ring.domain.kernel
+        self._granter_kernel: Any = granter.kernel
 
     def service(self, vbd: Vbd) -> bool:
         """Take at most a ring of requests and answer them all; True: there are more."""
@@ -133,8 +145,8 @@ class BlkRing:
         count, requests = ring.take()
         if count:
             self._judge(vbd, count, requests)
-            notify = lib.blk_respond(
-                ring.handle, ring.raw_pointer, count, self.abi.is_x86_32, self._verdicts_at
+            notify = blk_respond(
+                ring.handle, self._raw_at, count, self._is_x86_32, self._verdicts_at
             )
             if notify < 0:
                 self.domain.fail(notify, "ring responses")
@@ -145,15 +157,13 @@ class BlkRing:
 
     def _judge(self, vbd: Vbd, count: int, requests: memoryview) -> None:
         verdicts, sectors, offsets = self._verdicts, self._sectors, self._offsets
-        lib.blk_check_segments(
-            self.ring.raw_pointer, count, self.abi.is_x86_32, self._verdicts_at, self._sectors_at
-        )
+        check_segments(self._raw_at, count, self._is_x86_32, self._verdicts_at, self._sectors_at)
         end, readonly, alignment = vbd.sectors, vbd.readonly, vbd.alignment
         current = first = index = 0
-        for operation, _nr, _handle, _id, sector in self.abi.head.iter_unpack(requests):
+        for operation, _nr, _handle, _id, sector in self._heads(requests):
             if operation != current:
                 if first != index:
-                    self._perform(vbd, current, first, index)
+                    _OPERATIONS.get(current, BlkRing._refuse)(self, vbd, first, index)
                 current, first = operation, index
             if operation <= FLUSH_DISKCACHE:
                 total = sectors[index]
@@ -167,7 +177,7 @@ class BlkRing:
                 elif total:
                     offsets[index] = sector << SECTOR_SHIFT
             index += 1
-        self._perform(vbd, current, first, index)
+        _OPERATIONS.get(current, BlkRing._refuse)(self, vbd, first, index)
 
     def _is_unaligned(self, index: int, sector: int, mask: int) -> bool:
         """Whether sector_number or a segment's length is no whole logical sectors."""
@@ -178,30 +188,26 @@ class BlkRing:
         pieces = SEGMENT.iter_unpack(raw[segments : segments + count * SEGMENT.size])
         return bool(sector & mask) or any((last - first + 1) & mask for _, first, last in pieces)
 
-    def _perform(self, vbd: Vbd, operation: int, first: int, end: int) -> None:
-        """Do requests [first, end), all of one operation."""
-        perform = _OPERATIONS.get(operation)
-        if perform is None:
-            for index in range(first, end):
-                self._verdicts[index] = EOPNOTSUPP
-        else:
-            perform(self, vbd, first, end)
+    def _refuse(self, _vbd: Vbd, first: int, end: int) -> None:
+        """An operation that does not exist."""
+        for index in range(first, end):
+            self._verdicts[index] = EOPNOTSUPP
 
     def _copy(
         self, operation: int, first: int, end: int, offsets: Any, local: Any, size: int
     ) -> None:
         """Data of the requests in [first, end) that are not refused; what fails is ERROR."""
-        requests, verdicts = self.ring.raw_pointer, self._verdicts_at
+        requests, verdicts = self._raw_at, self._verdicts_at
         if first:
             requests += first * self.abi.request_size
             verdicts += first
             offsets += first
-        failed = lib.blk_copy(
-            self.domain.kernel,
-            self.granter.kernel,
+        failed = blk_copy(
+            self._kernel,
+            self._granter_kernel,
             requests,
             end - first,
-            self.abi.is_x86_32,
+            self._is_x86_32,
             operation,
             verdicts,
             offsets,
@@ -383,7 +389,7 @@ class BlkRing:
         count = len(pieces) // 3
         operations = ffi.from_buffer("uint32_t[]", array("I", pieces))
         statuses = ffi.new("int8_t[]", count)
-        failed = lib.grant_copy_local(
+        failed = copy_local(
             self.domain.kernel,
             self.granter.kernel,
             to_guest,

@@ -110,9 +110,16 @@ class Frontend:
 
     def start(self) -> None:
         """Towards ENABLED, by the personality's steps; asynchronous."""
+        if self.is_enabled:
+            return
+        goals = self.personality.start
+        if self.rings:
+            # Stopped a moment ago, or broken: what is left of that connection goes first.
+            self.state = FrontendState.CLOSING
+            goals = (Goal.CLOSE, *(goal for goal in goals if goal is not Goal.CLOSE))
         self.broken = ""
         self._after = None
-        self.handshake.start(self.personality.start)
+        self.handshake.start(goals)
 
     def close(self) -> None:
         """Towards CLOSED: drain, then the handshake's CLOSE; asynchronous."""
@@ -184,6 +191,7 @@ class Frontend:
         """The target is deleted: nothing of it stays, in the store or the loop."""
         self._unwatch()
         self.handshake.stop()
+        self.granter.retry()
         self.granter.release()
         self.domain.forget(self._backend_task)
         self._drain_timer.cancel()
