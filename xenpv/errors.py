@@ -8,6 +8,33 @@ peer's data answers with an error response or breaks its own device.
 from __future__ import annotations
 
 import errno as _errno
+from collections.abc import Mapping
+
+# GNTST_* of grant_table.h by value; this module imports nothing, so it cannot ask abi.gnttab.
+_GNTST = {
+    -1: "GNTST_general_error",
+    -2: "GNTST_bad_domain",
+    -3: "GNTST_bad_gntref",
+    -4: "GNTST_bad_handle",
+    -5: "GNTST_bad_virt_addr",
+    -6: "GNTST_bad_dev_addr",
+    -7: "GNTST_no_device_space",
+    -8: "GNTST_permission_denied",
+    -9: "GNTST_bad_page",
+    -10: "GNTST_bad_copy_arg",
+    -11: "GNTST_address_too_big",
+    -12: "GNTST_eagain",
+    -13: "GNTST_no_space",
+}
+
+
+def _call(operation: str, arguments: Mapping[str, object]) -> str:
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"{operation}({given})" if operation else given
+
+
+def _sentence(*parts: str) -> str:
+    return ": ".join(part for part in parts if part)
 
 
 class XenpvError(Exception):
@@ -25,21 +52,47 @@ class PeerProtocolError(XenpvError):
 class HypercallError(XenpvError):
     """A hypercall failed as Xen would fail it.
 
-    `errno` is positive, `name` is its symbol (Xen's errno.h has Linux' numbers).
+    `errno` is positive, `name` is its symbol (Xen's errno.h has Linux' numbers). `operation`
+    is Xen's name of what was asked ("EVTCHNOP_close"), `arguments` what it was given, `reason`
+    why that was refused; the first two are empty where the failure is no single operation's.
     """
 
-    def __init__(self, errno: int, message: str = "") -> None:
+    def __init__(
+        self,
+        errno: int,
+        reason: str = "",
+        *,
+        operation: str = "",
+        arguments: Mapping[str, object] | None = None,
+    ) -> None:
         self.errno = errno
         self.name = _errno.errorcode.get(errno, str(errno))
-        super().__init__(f"{self.name}: {message}" if message else self.name)
+        self.operation = operation
+        self.arguments = dict(arguments or {})
+        self.reason = reason
+        super().__init__(_sentence(self.name, _call(operation, self.arguments), reason))
 
 
 class GrantError(XenpvError):
-    """One grant operation failed; `status` is the negative GNTST_ value."""
+    """One grant operation failed; `status` is the negative GNTST_ value, `name` its symbol.
 
-    def __init__(self, status: int, message: str = "") -> None:
+    `operation`, `arguments` and `reason` as for HypercallError.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str = "",
+        *,
+        operation: str = "",
+        arguments: Mapping[str, object] | None = None,
+    ) -> None:
         self.status = status
-        super().__init__(f"GNTST {status}: {message}" if message else f"GNTST {status}")
+        self.name = _GNTST.get(status, f"GNTST {status}")
+        self.operation = operation
+        self.arguments = dict(arguments or {})
+        self.reason = reason
+        super().__init__(_sentence(self.name, _call(operation, self.arguments), reason))
 
 
 class StoreError(XenpvError):

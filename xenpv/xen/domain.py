@@ -75,12 +75,13 @@ class Domain:
         self.shutdown_code: int | None = None
         self.is_shutdown = False
         self.hvm_params = [0] * HVM_NR_PARAMS
+        self.target: Domain | None = None  # XEN_DOMCTL_set_target: it is that one's device model
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
         self._deliver: Callable[[int], bool] | None = None
         self.check(lib.domain_limits(self.kernel, max_pages, max_grant_frames))
         shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
-        self.check(lib.evtchn_attach(self.kernel, shared_info))
+        self.check(lib.evtchn_attach(self.kernel, shared_info, vcpus))
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
         self.upcalls = [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(vcpus)]
@@ -222,6 +223,18 @@ class Domain:
         if not 0 <= index < HVM_NR_PARAMS:
             raise HypercallError(EINVAL, f"HVM parameter {index}")
         return self.hvm_params[index]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it may do domctls and act on every domain; only domain 0 here."""
+        return self.domid == 0
+
+    def controls(self, other: Domain) -> bool:
+        """Privileged over `other`: the control domain, or its device model (set_target).
+
+        What a domain may do to itself is each operation's own rule (XSM of xen/include/xsm).
+        """
+        return self.is_control or other is self.target
 
     def find(self, domid: int) -> Domain | None:
         """The domain of that number, DOMID_SELF included; None if there is none or it is dead."""

@@ -3,7 +3,7 @@
  * The policy of a request (operation, range, read-only) is Python's; a verdict is the
  * status byte that its response will carry: BLKIF_RSP_OKAY, _ERROR or _EOPNOTSUPP.
  */
-#include "access.h"
+#include "domain.h"
 
 #define BLKIF_MAX_SEGMENTS 11u
 #define BLK_SECTOR 512u

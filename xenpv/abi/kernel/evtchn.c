@@ -3,7 +3,7 @@
  * upcall_pending of vcpu_info (xen/common/event_2l.c; public/xen.h). 64-bit guests have
  * 64 x 64 ports, 32-bit guests 32 x 32.
  */
-#include "access.h"
+#include "domain.h"
 
 #define VCPU_INFO_SIZE 64u
 #define NR_LEGACY_VCPUS 32u
@@ -21,7 +21,7 @@ static inline uint8_t *evtchn_word(const domain *d, uint32_t port, int mask)
 
 static inline uint8_t *vcpu_info(const domain *d, uint32_t vcpu)
 {
-    return d->shared_info + vcpu * VCPU_INFO_SIZE;
+    return d->vcpu_info[vcpu];
 }
 
 static inline uint8_t *vcpu_selector(const domain *d, uint32_t vcpu)
@@ -32,15 +32,18 @@ static inline uint8_t *vcpu_selector(const domain *d, uint32_t vcpu)
 static inline int evtchn_bad(const domain *d, uint32_t port, uint32_t vcpu)
 {
     return !d->shared_info || port >= evtchn_width(d) * evtchn_width(d) ||
-           vcpu >= NR_LEGACY_VCPUS;
+           vcpu >= MAX_VCPUS || !d->vcpu_info[vcpu];
 }
 
-static int evtchn_attach(domain *d, uint32_t frame)
+/* The shared_info frame; a vcpu below 32 has its vcpu_info there (public/xen.h). */
+static int evtchn_attach(domain *d, uint32_t frame, uint32_t nr_vcpus)
 {
     KERNEL_ENTER(d->m);
-    if (frame >= d->m->high_water || !d->m->frames[frame].refs)
+    if (frame >= d->m->high_water || !d->m->frames[frame].refs || nr_vcpus > MAX_VCPUS)
         return -EINVAL;
     d->shared_info = frame_address(d->m, frame);
+    for (uint32_t vcpu = 0; vcpu < nr_vcpus && vcpu < NR_LEGACY_VCPUS; vcpu++)
+        d->vcpu_info[vcpu] = d->shared_info + vcpu * VCPU_INFO_SIZE;
     return 0;
 }
 

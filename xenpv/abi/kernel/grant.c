@@ -2,7 +2,7 @@
  * Grant tables, version 1: the checks of an entry, pins, map, unmap and copy.
  * Order of checks and results: xen/common/grant_table.c as told by public/grant_table.h.
  */
-#include "access.h"
+#include "domain.h"
 
 #define PIN_MAX 128
 #define ENTRIES_PER_FRAME (FRAME_SIZE / 8)

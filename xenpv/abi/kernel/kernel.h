@@ -114,7 +114,7 @@ int64_t blk_copy(domain *self, domain *granter, const void *requests, uint32_t n
 int64_t blk_respond(ring *, const void *requests, uint32_t n, int is_x86_32, const int8_t *verdicts);
 
 /* evtchn.c */
-int evtchn_attach(domain *, uint32_t shared_info_frame);
+int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);
 int64_t evtchn_set_pending(domain *, uint32_t port, uint32_t vcpu);
 int64_t evtchn_is_pending(domain *, uint32_t port);
 int64_t evtchn_is_masked(domain *, uint32_t port);

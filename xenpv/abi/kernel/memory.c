@@ -5,46 +5,7 @@
  * frame is taken at the first access. Freed frames are scrubbed, so a fresh page reads
  * zero as in a release build of Xen. p2m entries are u32: type in the top three bits.
  */
-#include "access.h"
-
-#define P2M_NONE 0
-#define P2M_RAM 1
-#define P2M_HOLE 2        /* inside an extent, but ballooned out */
-#define P2M_GRANT_RW 3
-#define P2M_GRANT_RO 4
-#define P2M_FOREIGN 5
-#define P2M_XEN 6         /* shared_info, grant table frames: owned by Xen */
-#define P2M_TYPE_SHIFT 29
-#define P2M_FRAME_MASK ((1u << P2M_TYPE_SHIFT) - 1)
-#define P2M_LEAF 512u
-#define OWNER_XEN 0x7ff2
-
-struct extent {
-    uint32_t start, end;
-};
-
-struct active_entry {
-    uint16_t domid;
-    uint8_t readers, writers;     /* host-mapping and copy pins, at most 128 each */
-    uint32_t frame;
-};
-
-struct domain {
-    machine *m;
-    uint32_t **leaves;
-    struct extent *extents;
-    uint32_t nr_leaves, nr_extents;
-    uint32_t generation;          /* changes whenever a p2m entry stops being what it was */
-    uint32_t tot_pages, max_pages;
-    uint16_t domid;
-    uint8_t is_32bit;
-    uint8_t *shared_info;
-    uint32_t *grant_frames;
-    struct active_entry *active;
-    uint32_t nr_grant_frames, max_grant_frames;
-};
-
-typedef struct domain domain;
+#include "domain.h"
 
 static machine *machine_new(void *base, uint32_t nr_frames)
 {
@@ -441,6 +402,7 @@ static void domain_release(domain *d)
     d->grant_frames = NULL;
     d->active = NULL;
     d->shared_info = NULL;
+    memset(d->vcpu_info, 0, sizeof(d->vcpu_info));
     d->nr_leaves = d->nr_extents = d->nr_grant_frames = d->max_grant_frames = 0;
     d->tot_pages = d->max_pages = 0;
     d->generation++;

@@ -6,7 +6,7 @@
  * a slot of a multi-page ring may lie in two frames. A handle is re-validated against the
  * domain's p2m whenever that changed: an unmapped or revoked page is EFAULT, not a stray write.
  */
-#include "access.h"
+#include "domain.h"
 
 #define RING_HEADER 64u
 #define RING_MAX_PAGES 16u
