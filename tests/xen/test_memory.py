@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.xen.conftest import NR_FRAMES, domain
-from xenpv.abi._kernel import lib
+from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import PAGE_SIZE, RAM_FIRST_PFN, Domain
 from xenpv.xen.hypervisor import Hypervisor
@@ -59,6 +59,60 @@ def test_decrease_reservation_scrubs_and_stops_at_a_hole(
     at = frame * PAGE_SIZE
     assert hypervisor.arena.views[at : at + PAGE_SIZE] == bytes(PAGE_SIZE)
     assert lib.frame_refs(hypervisor.machine, frame) == 0
+
+
+def test_a_held_page_outlives_decrease_reservation(hypervisor: Hypervisor, guest: Domain) -> None:
+    pfn = guest.pages.alloc()
+    guest.write(pfn, 0, b"vcpu_info")
+    frame = lib.p2m_lookup(guest.kernel, pfn, 0)
+    free = lib.machine_free_pages(hypervisor.machine)
+    pages = lib.domain_tot_pages(guest.kernel)
+    page = lib.page_hold(guest.kernel, pfn)
+    assert lib.domain_depopulate(guest.kernel, pfn, 1) == 1
+    assert bytes(ffi.buffer(page, 9)) == b"vcpu_info"
+    assert lib.machine_free_pages(hypervisor.machine) == free
+    assert lib.domain_tot_pages(guest.kernel) == pages
+    lib.page_drop(guest.kernel, page)
+    assert lib.frame_refs(hypervisor.machine, frame) == 0
+    assert lib.machine_free_pages(hypervisor.machine) == free + 1
+    assert lib.domain_tot_pages(guest.kernel) == pages - 1
+    assert lib.page_hold(guest.kernel, pfn) == ffi.NULL
+    assert lib.page_hold(guest.kernel, 0xFFFFFFFF) == ffi.NULL
+
+
+def test_a_mapped_page_counts_until_its_last_map_goes(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain
+) -> None:
+    pfn = guest.pages.alloc()
+    assert lib.grant_entry_set(guest.kernel, 9, 0, pfn, 1) == 0
+    here = dom0.holes.alloc()
+    handle = dom0.gnttab.map(guest.domid, 9, here)
+    dom0.write(here, 0, b"in flight")
+    free = lib.machine_free_pages(hypervisor.machine)
+    assert lib.domain_depopulate(guest.kernel, pfn, 1) == 1
+    assert dom0.read(here, 0, 9) == b"in flight"
+    assert lib.machine_free_pages(hypervisor.machine) == free
+    dom0.gnttab.unmap(handle, here)
+    assert lib.machine_free_pages(hypervisor.machine) == free + 1
+
+
+def test_a_dead_domain_keeps_only_the_frames_that_others_hold(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain
+) -> None:
+    pfn = guest.pages.alloc(2)
+    guest.write(pfn, 0, b"kept")
+    guest.write(pfn + 1, 0, b"freed")
+    assert lib.grant_entry_set(guest.kernel, 9, 0, pfn, 1) == 0
+    here = dom0.holes.alloc()
+    handle = dom0.gnttab.map(guest.domid, 9, here)
+    free = lib.machine_free_pages(hypervisor.machine)
+    hypervisor.destroy_domain(guest)
+    assert lib.domain_shared_frames(guest.kernel) == 1
+    assert lib.machine_free_pages(hypervisor.machine) == free + 256 - 1
+    assert dom0.read(here, 0, 4) == b"kept"
+    dom0.gnttab.unmap(handle, here)
+    assert lib.domain_shared_frames(guest.kernel) == 0
+    assert hypervisor.dead == []
 
 
 def test_domains_see_no_page_of_each_other(hypervisor: Hypervisor, guest: Domain) -> None:

@@ -271,7 +271,7 @@ class Domain:
 
     def unpinned(self) -> None:
         """A page of this domain was unmapped elsewhere: if it is dead, perhaps the last."""
-        if self.dead and not self.gnttab.pinned():
+        if self.dead and not lib.domain_shared_frames(self.kernel):
             self._hypervisor.vanish(self)
 
     # failures of kernel calls

@@ -84,10 +84,11 @@ class Hypervisor:
             timer.cancel()
         domain.gnttab.release_maps()
         domain.evtchn.close_all()
+        lib.domain_relinquish(domain.kernel)
         del self.domains[domain.domid]
         domain.dead = True
         self.loop.trace.record(Event.DOMAIN, domain.domid, 3)
-        if domain.gnttab.pinned():
+        if lib.domain_shared_frames(domain.kernel):
             self.dead.append(domain)
         else:
             self._release(domain)

@@ -29,8 +29,10 @@
 typedef int (*access_hook)(void *context, uint32_t actor, uint32_t kind,
                            uint32_t frame, uint32_t offset, uint32_t size);
 
+struct domain;
+
 struct frame_info {
-    uint32_t refs;      /* 0: free; the owner holds one, every mapping and ring handle one more */
+    uint32_t refs;      /* 0: free; the owner holds one, each map, pin and page_hold one more */
     uint16_t owner;     /* domid, DOMID_XEN for frames of the hypervisor */
     uint16_t pad;
 };
@@ -43,6 +45,7 @@ struct machine {
     uint32_t nr_free_list;
     uint32_t high_water;    /* frames at or above were never handed out */
     uint32_t free_pages;    /* not promised to any domain: reservations count before they are touched */
+    struct domain **domains;    /* by domid, dead ones too: whose tot_pages a freed frame leaves */
     int forked;
     access_hook hook;
     void *hook_context;

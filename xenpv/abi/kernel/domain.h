@@ -15,6 +15,7 @@
 #define P2M_FRAME_MASK ((1u << P2M_TYPE_SHIFT) - 1)
 #define P2M_LEAF 512u
 #define OWNER_XEN 0x7ff2
+#define NR_DOMIDS 0x7ff0u          /* DOMID_FIRST_RESERVED */
 #define MAX_VCPUS 128u           /* HVM_MAX_VCPUS */
 
 struct extent {
@@ -34,6 +35,7 @@ struct domain {
     uint32_t nr_leaves, nr_extents;
     uint32_t generation;          /* changes whenever a p2m entry stops being what it was */
     uint32_t tot_pages, max_pages;
+    uint32_t nr_frames;           /* of tot_pages those that a frame stands for: touched once */
     uint16_t domid;
     uint8_t is_32bit;
     uint8_t *shared_info;

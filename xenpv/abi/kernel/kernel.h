@@ -44,6 +44,8 @@ uint32_t frame_refs(machine *, uint32_t frame);
 int frame_owner(machine *, uint32_t frame);
 
 domain *domain_new(machine *, uint32_t domid, int is_32bit);
+void domain_relinquish(domain *);
+uint32_t domain_shared_frames(domain *);
 void domain_release(domain *);
 void domain_free(domain *);
 int domain_limits(domain *, uint32_t max_pages, uint32_t max_grant_frames);
@@ -55,6 +57,8 @@ int64_t domain_alloc_xen_frame(domain *);
 int domain_unmap(domain *, uint32_t pfn);
 int64_t p2m_lookup(domain *, uint32_t pfn, int populate);
 int p2m_type(domain *, uint32_t pfn);
+uint8_t *page_hold(domain *, uint32_t pfn);
+void page_drop(domain *, uint8_t *page);
 
 int64_t page_read(domain *, uint32_t pfn, uint32_t offset, void *out, uint32_t size);
 int64_t page_write(domain *, uint32_t pfn, uint32_t offset, const void *data, uint32_t size);

@@ -7,6 +7,14 @@
  */
 #include "domain.h"
 
+static void machine_delete(machine *m)
+{
+    free(m->frames);
+    free(m->free_list);
+    free(m->domains);
+    free(m);
+}
+
 static machine *machine_new(void *base, uint32_t nr_frames)
 {
     machine *m = calloc(1, sizeof(*m));
@@ -18,20 +26,12 @@ static machine *machine_new(void *base, uint32_t nr_frames)
     /* Large callocs are fresh zero mappings: no page of these is touched before its frame is. */
     m->frames = calloc(nr_frames, sizeof(*m->frames));
     m->free_list = calloc(nr_frames, sizeof(*m->free_list));
-    if (!m->frames || !m->free_list) {
-        free(m->frames);
-        free(m->free_list);
-        free(m);
+    m->domains = calloc(NR_DOMIDS, sizeof(*m->domains));
+    if (!m->frames || !m->free_list || !m->domains) {
+        machine_delete(m);
         return NULL;
     }
     return m;
-}
-
-static void machine_delete(machine *m)
-{
-    free(m->frames);
-    free(m->free_list);
-    free(m);
 }
 
 static void machine_forked(machine *m)
@@ -92,10 +92,21 @@ static uint32_t frame_alloc(machine *m, uint16_t owner)
     return frame;
 }
 
+/*
+ * Drop a reference. The last one scrubs and frees the frame, and only then it leaves its
+ * owner's tot_pages (put_page and free_domheap_pages of Xen).
+ */
 static void frame_put(machine *m, uint32_t frame)
 {
+    uint16_t owner = m->frames[frame].owner;
+
     if (--m->frames[frame].refs)
         return;
+    if (owner != OWNER_XEN) {
+        m->domains[owner]->nr_frames--;
+        m->domains[owner]->tot_pages--;
+    }
+    m->free_pages++;
     memset(frame_address(m, frame), 0, FRAME_SIZE);
     m->free_list[m->nr_free_list++] = frame;
 }
@@ -112,13 +123,14 @@ static int frame_owner(machine *m, uint32_t frame)
 
 static domain *domain_new(machine *m, uint32_t domid, int is_32bit)
 {
-    domain *d = calloc(1, sizeof(*d));
+    domain *d = domid < NR_DOMIDS ? calloc(1, sizeof(*d)) : NULL;
 
     if (!d)
         return NULL;
     d->m = m;
     d->domid = (uint16_t)domid;
     d->is_32bit = !!is_32bit;
+    m->domains[domid] = d;
     return d;
 }
 
@@ -200,6 +212,7 @@ static uint32_t p2m_touch(domain *d, uint32_t pfn)
     frame = frame_alloc(d->m, d->domid);
     if (frame == FRAME_NONE)
         return 0;
+    d->nr_frames++;
     *slot = (P2M_RAM << P2M_TYPE_SHIFT) | frame;
     return *slot;
 }
@@ -268,6 +281,13 @@ static int64_t domain_populate(domain *d, uint32_t pfn, uint32_t count)
     return count;
 }
 
+/* Take back a page that was never touched, so that no frame stands for it. */
+static void page_unpromise(domain *d)
+{
+    d->tot_pages--;
+    d->m->free_pages++;
+}
+
 /* decrease_reservation: stops at a pfn without RAM of its own. */
 static int64_t domain_depopulate(domain *d, uint32_t pfn, uint32_t count)
 {
@@ -284,10 +304,10 @@ static int64_t domain_depopulate(domain *d, uint32_t pfn, uint32_t count)
             break;
         if (*slot)
             frame_put(d->m, *slot & P2M_FRAME_MASK);
+        else
+            page_unpromise(d);
         *slot = P2M_HOLE << P2M_TYPE_SHIFT;
         d->generation++;
-        d->tot_pages--;
-        d->m->free_pages++;
     }
     return done;
 }
@@ -307,10 +327,26 @@ static int64_t domain_alloc_xen_frame(domain *d)
     return frame;
 }
 
-static void xen_frame_put(machine *m, uint32_t frame)
+static void xen_frame_put(machine *m, uint32_t frame) { frame_put(m, frame); }
+
+/*
+ * A reference on a page of the domain's own RAM, so that it outlives decrease_reservation:
+ * vcpu_info and FIFO pages (get_page_and_type of Xen). NULL if there is no such RAM. Every
+ * hold is dropped, by the address it gave, before domain_relinquish.
+ */
+static uint8_t *page_hold(domain *d, uint32_t pfn)
 {
-    m->free_pages += m->frames[frame].refs == 1;
-    frame_put(m, frame);
+    uint32_t entry = p2m_touch(d, pfn);
+
+    if ((entry >> P2M_TYPE_SHIFT) != P2M_RAM)
+        return NULL;
+    d->m->frames[entry & P2M_FRAME_MASK].refs++;
+    return frame_address(d->m, entry & P2M_FRAME_MASK);
+}
+
+static void page_drop(domain *d, uint8_t *page)
+{
+    frame_put(d->m, (uint32_t)((page - d->m->base) >> FRAME_SHIFT));
 }
 
 /* Drop what a pfn holds, whatever it is; the entry becomes a hole. */
@@ -324,14 +360,7 @@ static int p2m_clear(domain *d, uint32_t pfn)
     type = *slot >> P2M_TYPE_SHIFT;
     if (type == P2M_HOLE)
         return -ENOENT;
-    if (type == P2M_XEN)
-        xen_frame_put(d->m, *slot & P2M_FRAME_MASK);
-    else
-        frame_put(d->m, *slot & P2M_FRAME_MASK);
-    if (type == P2M_RAM) {
-        d->tot_pages--;
-        d->m->free_pages++;
-    }
+    frame_put(d->m, *slot & P2M_FRAME_MASK);
     *slot = p2m_in_extent(d, pfn) ? P2M_HOLE << P2M_TYPE_SHIFT : 0;
     d->generation++;
     return 0;
@@ -370,42 +399,58 @@ static int64_t domain_add_xen_frame(domain *d, uint32_t pfn, uint32_t frame)
 }
 
 /*
- * Give back all memory. What is left is a shell in which nothing is mapped: handles on its
- * rings answer EFAULT, and the last reference frees it.
+ * The domain's own references go: RAM and whatever it had mapped (relinquish_memory of
+ * Xen). Frames that others still hold stay, and count as domain_shared_frames. Its grant
+ * table and shared_info stay too, for the releases that are still to come.
  */
-static void domain_release(domain *d)
+static void domain_relinquish(domain *d)
 {
+    d->m->free_pages += d->tot_pages - d->nr_frames;
+    d->tot_pages = d->nr_frames;
     for (uint32_t leaf = 0; leaf < d->nr_leaves; leaf++) {
         if (!d->leaves[leaf])
             continue;
         for (uint32_t i = 0; i < P2M_LEAF; i++) {
             uint32_t entry = d->leaves[leaf][i], type = entry >> P2M_TYPE_SHIFT;
 
-            if (type == P2M_XEN)
-                xen_frame_put(d->m, entry & P2M_FRAME_MASK);
-            else if (entry && type != P2M_HOLE)
+            if (entry && type != P2M_HOLE)
                 frame_put(d->m, entry & P2M_FRAME_MASK);
         }
         free(d->leaves[leaf]);
     }
+    free(d->leaves);
+    free(d->extents);
+    d->leaves = NULL;
+    d->extents = NULL;
+    d->nr_leaves = d->nr_extents = 0;
+    d->max_pages = 0;
+    d->generation++;
+}
+
+/* Frames of a relinquished domain that others hold: by grant maps or foreign maps. */
+static uint32_t domain_shared_frames(domain *d) { return d->tot_pages; }
+
+/*
+ * Give back all memory. What is left is a shell in which nothing is mapped: handles on its
+ * rings answer EFAULT, and the last reference frees it.
+ */
+static void domain_release(domain *d)
+{
+    domain_relinquish(d);
     for (uint32_t i = 0; i < d->nr_grant_frames; i++)
         xen_frame_put(d->m, d->grant_frames[i]);
     if (d->shared_info)
         xen_frame_put(d->m, (uint32_t)((d->shared_info - d->m->base) >> FRAME_SHIFT));
-    d->m->free_pages += d->tot_pages;
-    free(d->leaves);
-    free(d->extents);
     free(d->grant_frames);
     free(d->active);
-    d->leaves = NULL;
-    d->extents = NULL;
     d->grant_frames = NULL;
     d->active = NULL;
     d->shared_info = NULL;
     memset(d->vcpu_info, 0, sizeof(d->vcpu_info));
-    d->nr_leaves = d->nr_extents = d->nr_grant_frames = d->max_grant_frames = 0;
-    d->tot_pages = d->max_pages = 0;
+    d->nr_grant_frames = d->max_grant_frames = 0;
     d->generation++;
+    if (d->m->domains[d->domid] == d)
+        d->m->domains[d->domid] = NULL;
 }
 
 static void domain_free(domain *d) { free(d); }
