@@ -77,7 +77,7 @@ def make(seed: int = 1) -> World:
         (HVM_PARAM.CONSOLE_EVTCHN, 0, CONSOLE_PFN),
         (HVM_PARAM.STORE_EVTCHN, 1, XENSTORE_PFN),
     ):
-        guest.hvm_params[param] = guest.evtchn.alloc_unbound(0)
+        dom0.hvm.set_param(guest.domid, param, guest.evtchn.alloc_unbound(0))
         guest.check(lib.grant_entry_set(guest.kernel, ref, 0, pfn, 1))
     guest.unpause()
     world = World(

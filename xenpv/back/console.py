@@ -116,14 +116,18 @@ class ConsoleDaemon:
 
     def _look(self, _path: str) -> None:
         present = self.store.directory("/local/domain")
-        for domid in [domid for domid in self._watches if self.domain.find(domid) is None]:
+        for domid in [domid for domid in self._watches if not self._lives(domid)]:
             self._remove(domid)
         for name in present:
             domid = number_of(name, 0)
-            if domid and domid not in self._watches and self.domain.find(domid) is not None:
+            if domid and domid not in self._watches and self._lives(domid):
                 # The toolstack writes the console after it introduced the domain.
                 path = f"/local/domain/{domid}/console/port"
                 self._watches[domid] = self.store.watch(path, self._adopt)
+
+    def _lives(self, domid: int) -> bool:
+        found = self.domain.find(domid)
+        return found is not None and not found.dead
 
     def _adopt(self, path: str) -> None:
         domid = number_of(path.split("/")[3], 0)

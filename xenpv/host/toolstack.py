@@ -101,14 +101,16 @@ class Toolstack:
         """Everything up to the moment before unpause. Raises ToolstackError, undone."""
         if any(one.config.name == config.name for one in self.created.values()):
             raise LocalProtocolError(f"a domain named {config.name!r} exists")
+        config = self._completed(config)
         domain = self.control.domctl.create_domain(
             vcpus=config.vcpus,
             max_pages=config.maxmem_mib * PAGES_PER_MIB + SLACK_PAGES + SPECIAL_NR_PAGES,
             max_grant_frames=config.max_grant_frames,
             max_maptrack_frames=config.max_maptrack_frames,
             max_event_channels=config.max_event_channels,
+            handle=bytes.fromhex((config.uuid or "").replace("-", "")),
         )
-        made = Created(config=self._completed(config), domain=domain)
+        made = Created(config=config, domain=domain)
         self.created[domain.domid] = made
         try:
             self.xs.transaction(lambda t: self._write_tree(made, t))
@@ -178,11 +180,13 @@ class Toolstack:
         domain.populate_special()
         store_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenstored"))
         console_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenconsoled"))
-        parameters = domain.hvm_params
-        parameters[HVM_PARAM.STORE_PFN] = XENSTORE_PFN
-        parameters[HVM_PARAM.STORE_EVTCHN] = store_port
-        parameters[HVM_PARAM.CONSOLE_PFN] = CONSOLE_PFN
-        parameters[HVM_PARAM.CONSOLE_EVTCHN] = console_port
+        for index, value in (
+            (HVM_PARAM.STORE_PFN, XENSTORE_PFN),
+            (HVM_PARAM.STORE_EVTCHN, store_port),
+            (HVM_PARAM.CONSOLE_PFN, CONSOLE_PFN),
+            (HVM_PARAM.CONSOLE_EVTCHN, console_port),
+        ):
+            self.control.hvm.set_param(domain.domid, index, value)
         for ref, pfn in (
             (GNTTAB_RESERVED_CONSOLE, CONSOLE_PFN),
             (GNTTAB_RESERVED_XENSTORE, XENSTORE_PFN),

@@ -177,7 +177,8 @@ class StoreDaemon:
         dispatcher.bind(port, "xenstored DOM_EXC", self.poll_domains)
 
     def exists(self, domid: int) -> bool:
-        return self.domain.find(domid) is not None
+        found = self.domain.find(domid)
+        return found is not None and not found.dead
 
     def unique_id(self, domid: int) -> int:
         found = self.domain.find(domid)
@@ -219,7 +220,11 @@ class StoreDaemon:
         """VIRQ_DOM_EXC: find who shut down or died, and let the server say so."""
         for domid, known in list(self.server.known.items()):
             found = self.domain.find(domid)
-            if found is None or (known.unique_id and found.unique_id != known.unique_id):
+            if (
+                found is None
+                or found.dead
+                or (known.unique_id and found.unique_id != known.unique_id)
+            ):
                 self.unmap_ring(domid)
                 self.server.domain_died(domid)
             elif found.is_shutdown:

@@ -7,16 +7,20 @@ hypervisor. What they share with the other end lies in frames, ports and the sto
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from errno import EFAULT, EINVAL, ENOMEM, EPERM
+from errno import EFAULT, EINVAL, ENOMEM, EOVERFLOW
 from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.sched import SHUTDOWN
 from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
+from xenpv.xen.domctl import CDF, CreateDomain, Domctl
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
+from xenpv.xen.hvm import Hvm
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import PagePool
 from xenpv.xen.trace import Event, Trace
+from xenpv.xen.version import XenVersion
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
@@ -33,7 +37,7 @@ CONSOLE_PFN: Final = SPECIAL_FIRST_PFN + 7
 HOLE_FIRST_PFN: Final = 0x100000
 HOLE_END_PFN: Final = 0x200000
 
-HVM_NR_PARAMS: Final[int] = lib.HVM_NR_PARAMS
+PAUSE_COUNT_MAX: Final = 255  # so that a toolstack cannot overflow Xen's own count
 
 
 class Domain:
@@ -50,45 +54,62 @@ class Domain:
         hypervisor: Hypervisor,
         domid: int,
         unique_id: int,
-        *,
-        vcpus: int,
-        max_pages: int,
-        is_32bit: bool = False,
-        max_grant_frames: int = GRANT_FRAMES_MAX,
-        max_maptrack_frames: int = MAPTRACK_FRAMES_MAX,
-        max_event_channels: int = 1023,
+        config: CreateDomain,
     ) -> None:
         self._hypervisor = hypervisor
         self.domid = domid
         self.unique_id = unique_id
-        self.vcpus = vcpus
-        self.is_32bit = is_32bit
+        self.flags = config.flags
+        self.handle = config.handle
+        self.max_vcpus = config.max_vcpus
+        self.vcpus = 0  # until XEN_DOMCTL_max_vcpus
+        self.is_32bit = config.has_32bit_shinfo
+        self.max_grant_version = config.max_grant_version
         self.loop: Loop = hypervisor.loop
         self.trace: Trace = hypervisor.loop.trace
-        kernel = lib.domain_new(hypervisor.machine, domid, is_32bit)
+        kernel = lib.domain_new(hypervisor.machine, domid, self.is_32bit)
         if kernel == ffi.NULL:
             raise MemoryError(f"no memory for domain {domid}")
         self.kernel: Any = ffi.gc(kernel, lib.domain_free)
         self.dying = False
         self.dead = False
         self.pause_count = 0
+        self.creation_finished = False
         self.shutdown_code: int | None = None
+        self.is_shutting_down = False
         self.is_shutdown = False
-        self.hvm_params = [0] * HVM_NR_PARAMS
+        self.suspend_evtchn = 0  # XEN_DOMCTL_subscribe
+        self.suspend_result = 0
+        self._suspended: Task | None = None
+        self._deferring: list[int] = []
         self.target: Domain | None = None  # XEN_DOMCTL_set_target: it is that one's device model
+        self.device_models = 0  # domains that have this one as their target
+        self.max_pages = 0  # until XEN_DOMCTL_max_mem
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
+        self.upcalls: list[Task] = []
         self._deliver: Callable[[int], bool] | None = None
-        self.check(lib.domain_limits(self.kernel, max_pages, max_grant_frames))
-        shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
-        self.check(lib.evtchn_attach(self.kernel, shared_info, vcpus))
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
-        self.upcalls = [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(vcpus)]
-        self.evtchn = EventChannels(self, max_event_channels)
-        self.gnttab = GrantTable(
-            self, max_frames=max_grant_frames, max_maptrack_frames=max_maptrack_frames
-        )
+        self.hvm = Hvm(self)
+        try:
+            self._attach(config)
+        except BaseException:
+            lib.domain_release(self.kernel)
+            raise
+
+    def _attach(self, config: CreateDomain) -> None:
+        """What takes memory of the machine: shared_info and the first grant frame."""
+        grants, maptrack = config.max_grant_frames, config.max_maptrack_frames
+        if grants < 0:
+            grants = GRANT_FRAMES_MAX
+        if maptrack < 0:
+            maptrack = MAPTRACK_FRAMES_MAX
+        self.check(lib.domain_limits(self.kernel, 0, grants))
+        self._shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
+        self.check(lib.evtchn_attach(self.kernel, self._shared_info, 0))
+        self.evtchn = EventChannels(self, config.max_evtchn_port)
+        self.gnttab = GrantTable(self, max_frames=grants, max_maptrack_frames=maptrack)
 
     def __repr__(self) -> str:
         return f"<Domain {self.domid}>"
@@ -182,7 +203,12 @@ class Domain:
     def task(self, name: str, run: Callable[[], object]) -> Task:
         """Something of this domain that can be woken; it goes when the domain goes."""
         task = Task(self.loop, self.domid, name, run)
+        if self.dying:
+            task.retire()
+            return task
         if self.pause_count:
+            task.hold()
+        if self.is_shutting_down:
             task.hold()
         self.tasks.append(task)
         return task
@@ -209,20 +235,21 @@ class Domain:
     def deliver(self, port: int) -> bool:
         return self._deliver is not None and not self.pause_count and self._deliver(port)
 
-    # life
+    # privilege
 
     @property
-    def domctl(self) -> Hypervisor:
-        """What only a control domain may call; EPERM for every other."""
-        if self.domid != 0:
-            raise HypercallError(EPERM, f"domain {self.domid} is no control domain")
-        return self._hypervisor
+    def domctl(self) -> Domctl:
+        """What only a control domain may call; each call is EPERM for every other."""
+        return Domctl(self._hypervisor, self)
 
-    def hvm_param(self, index: int) -> int:
-        """HVMOP_get_param."""
-        if not 0 <= index < HVM_NR_PARAMS:
-            raise HypercallError(EINVAL, f"HVM parameter {index}")
-        return self.hvm_params[index]
+    @property
+    def xen(self) -> XenVersion:
+        """The Xen below it."""
+        return self._hypervisor.version
+
+    @property
+    def is_hvm(self) -> bool:
+        return bool(self.flags & CDF.hvm)
 
     @property
     def is_control(self) -> bool:
@@ -237,44 +264,169 @@ class Domain:
         return self.is_control or other is self.target
 
     def find(self, domid: int) -> Domain | None:
-        """The domain of that number, DOMID_SELF included; None if there is none or it is dead."""
+        """The domain of that number, DOMID_SELF included; None if there is none.
+
+        It may be dead: as long as something refers to it, its number names it.
+        """
         return self if domid == self.DOMID_SELF else self._hypervisor.domains.get(domid)
 
+    def hvm_param(self, index: int) -> int:
+        """HVMOP_get_param of its own."""
+        return self.hvm.get_param(self.DOMID_SELF, index)
+
+    # life (xen/common/domain.c)
+
+    def set_vcpus(self, count: int) -> None:
+        """XEN_DOMCTL_max_vcpus; EINVAL unless `count` is what createdomain was told."""
+        if count != self.max_vcpus:
+            raise self._refused(EINVAL, f"created for {self.max_vcpus}", "max_vcpus", max=count)
+        self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
+        self.vcpus = count
+        self.upcalls += [
+            self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(len(self.upcalls), count)
+        ]
+
+    def set_max_pages(self, count: int) -> None:
+        """XEN_DOMCTL_max_mem, in pages."""
+        self.check(lib.domain_limits(self.kernel, count, 0))
+        self.max_pages = count
+
+    @property
+    def tot_pages(self) -> int:
+        """Pages it owns now."""
+        return int(lib.domain_tot_pages(self.kernel))
+
     def pause(self) -> None:
-        """XEN_DOMCTL_pausedomain; counts nest."""
+        """XEN_DOMCTL_pausedomain; counts nest, EOVERFLOW above 255."""
+        if self.pause_count == PAUSE_COUNT_MAX:
+            raise self._refused(EOVERFLOW, f"paused {PAUSE_COUNT_MAX} times", "pausedomain")
         self.pause_count += 1
         if self.pause_count == 1:
             for task in self.tasks:
                 task.hold()
 
     def unpause(self) -> None:
-        """XEN_DOMCTL_unpausedomain; EINVAL if it is not paused."""
+        """XEN_DOMCTL_unpausedomain; EINVAL if it is not paused. The first ends creation."""
         if not self.pause_count:
-            raise HypercallError(EINVAL, f"domain {self.domid} is not paused")
+            raise self._refused(EINVAL, "it is not paused", "unpausedomain")
         self.pause_count -= 1
         if not self.pause_count:
+            self.creation_finished = True
             for task in self.tasks:
                 task.release()
 
-    def shutdown(self, reason: int) -> None:
-        """SCHEDOP_shutdown: the first reason latches, every vcpu stops, DOM_EXC is raised."""
+    def latch_shutdown_code(self, reason: int) -> None:
+        """SCHEDOP_shutdown_code: the low 8 bits, if no code is latched."""
         if self.shutdown_code is None:
             self.shutdown_code = reason & 0xFF
-        if not self.is_shutdown:
-            self.is_shutdown = True
-            self.trace.record(Event.DOMAIN, self.domid, 2, self.shutdown_code)
-            for task in self.tasks:
-                task.hold()
-            for timer in self.timers:
-                timer.cancel()
-            self._hypervisor.raise_dom_exc()
+
+    def shutdown(self, reason: int) -> None:
+        """SCHEDOP_shutdown: the first reason latches, every vcpu stops, then DOM_EXC.
+
+        Timers stop too and go on at resume. It is complete when no vcpu defers it.
+        """
+        self.latch_shutdown_code(reason)
+        if self.is_shutting_down:
+            return
+        self.is_shutting_down = True
+        if self.shutdown_code == SHUTDOWN.crash:
+            self._deferring.clear()
+        for task in self.tasks:
+            task.hold()
+        for timer in self.timers:
+            timer.freeze()
+        self._finish_shutdown()
+
+    def _finish_shutdown(self) -> None:
+        if self._deferring or self.is_shutdown:
+            return
+        self.is_shutdown = True
+        code = self.shutdown_code
+        assert code is not None
+        self.trace.record(Event.DOMAIN, self.domid, 2, code)
+        if code != SHUTDOWN.suspend or not self.suspend_evtchn:
+            self._hypervisor.raise_dom_exc(self.domid)
+            return
+        self._hypervisor.note_change(self.domid)
+        try:
+            self.evtchn.send(self.suspend_evtchn)
+        except HypercallError:
+            return  # Xen does not look at it either: the toolstack waits in vain
+
+    def start_shutdown_deferral(self, vcpu: int) -> bool:
+        """A vcpu's I/O is at its device model: a shutdown waits for it. False if it came first."""
+        if self.is_shutting_down:
+            return False
+        if vcpu not in self._deferring:
+            self._deferring.append(vcpu)
+        return True
+
+    def end_shutdown_deferral(self, vcpu: int) -> None:
+        """The vcpu's I/O is complete, and with it perhaps the shutdown."""
+        if vcpu in self._deferring:
+            self._deferring.remove(vcpu)
+        if self.is_shutting_down:
+            self._finish_shutdown()
+
+    def crash(self, why: str) -> None:
+        """domain_crash(): SHUTDOWN_crash, unless it is going down already."""
+        if not self.is_shutting_down:
+            self.trace.note(self.domid, f"domain crash: {why}")
+        self.shutdown(SHUTDOWN.crash)
+
+    def suspend(self, waiter: Task) -> None:
+        """SCHEDOP_shutdown(suspend), a call that returns when the domain is resumed.
+
+        `waiter` is woken then, and `suspend_result` is what the call returned: 0 after an
+        uncooperative resume, 1 if the toolstack set the return register first (cancelled).
+        In a domain restored from the image it is 0, and whoever restores wakes the waiter.
+        """
+        self._suspended = waiter
+        self.suspend_result = 0
+        self.shutdown(SHUTDOWN.suspend)
+
+    def resume(self) -> None:
+        """XEN_DOMCTL_resumedomain: the code is forgotten, vcpus and timers go on."""
+        self.shutdown_code = None
+        if not self.is_shutting_down:
+            return
+        self.is_shutting_down = self.is_shutdown = False
+        self.trace.record(Event.DOMAIN, self.domid, 4)
+        for task in self.tasks:
+            task.release()
+        for timer in self.timers:
+            timer.thaw()
+        waiter, self._suspended = self._suspended, None
+        if waiter is not None:
+            waiter.wake()
+
+    def stop(self) -> None:
+        """At its death: nothing of it runs again, and nothing that ran is held on to."""
+        for timer in self.timers:
+            timer.cancel()
+        for task in self.tasks:
+            task.retire()
+            task.run = _no_upcall
+        self.timers.clear()
+        self.tasks.clear()
+        self._suspended = None
+        self._deliver = None
+
+    def pinned(self) -> int:
+        """Pages of this dead domain that others hold, by grant maps or foreign maps."""
+        return int(lib.domain_shared_frames(self.kernel))
 
     def unpinned(self) -> None:
         """A page of this domain was unmapped elsewhere: if it is dead, perhaps the last."""
-        if self.dead and not lib.domain_shared_frames(self.kernel):
+        if self.dead:
             self._hypervisor.vanish(self)
 
-    # failures of kernel calls
+    # failures
+
+    def _refused(self, errno: int, reason: str, name: str, **arguments: int) -> HypercallError:
+        operation = f"XEN_DOMCTL_{name}"
+        given = {"domain": self.domid, **arguments}
+        return HypercallError(errno, reason, operation=operation, arguments=given)
 
     def check(self, result: int) -> int:
         """A kernel result, or the exception that it stands for."""

@@ -213,6 +213,10 @@ class EventChannels:
         self.raise_port(port)
         return True
 
+    def virq_port(self, virq: int, vcpu: int = 0) -> int | None:
+        """The port that a VIRQ is bound to."""
+        return self._virqs.get((virq, vcpu))
+
     def status(self, port: int) -> PortStatus:
         """EVTCHNOP_status."""
         channel = self._port(port)

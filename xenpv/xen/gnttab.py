@@ -50,7 +50,7 @@ class GrantTable:
     def __init__(self, domain: Domain, *, max_frames: int, max_maptrack_frames: int) -> None:
         self.domain = domain
         self.max_frames = max_frames
-        self.max_handles = max_maptrack_frames * HANDLES_PER_FRAME - domain.vcpus
+        self.max_handles = max_maptrack_frames * HANDLES_PER_FRAME - domain.max_vcpus
         self.maptrack: dict[int, Mapping] = {}
         self._fresh_handle = 0
         self._freed_handles: deque[int] = deque()

@@ -6,108 +6,193 @@ from collections.abc import Callable
 from errno import EEXIST, EINVAL, ENOMEM
 from typing import Any, Final
 
+import attrs
+
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen import arena as arenas
 from xenpv.xen.domain import Domain
-from xenpv.xen.evtchn import VIRQ_DOM_EXC
+from xenpv.xen.domctl import CDF, CreateDomain
+from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
+from xenpv.xen.evtchn import VIRQ_DOM_EXC, Port
 from xenpv.xen.loop import Loop
 from xenpv.xen.trace import Event
+from xenpv.xen.version import XenVersion
 
-DOMID_FIRST_RESERVED: Final = 0x7FF0
+PAGES_TO_START: Final = 4  # shared_info, a grant frame, and some to go on with
 FRAMES_DEFAULT: Final = 1 << 22  # 16 GiB, sparse
 
 # (actor's domid, ACCESS_* kind, frame, offset in bytes, size in bytes)
 AccessHook = Callable[[int, int, int, int, int], None]
 
+CDF_ALL: Final = int(sum(CDF))
+
 
 class Hypervisor:
-    """Machine memory and domains. `close` gives the memory back; nothing works after it."""
+    """Machine memory and domains. `close` gives the memory back; nothing works after it.
 
-    def __init__(self, loop: Loop, *, nr_frames: int = FRAMES_DEFAULT) -> None:
+    `domains` holds whoever can be named by domid, ascending by age: also the dead that
+    something still refers to. `version` is what XENVER_* say.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        nr_frames: int = FRAMES_DEFAULT,
+        version: XenVersion | None = None,
+        first_reserved: int = DOMID_FIRST_RESERVED,
+    ) -> None:
         self.loop = loop
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
+        self.version = XenVersion() if version is None else version
         self.domains: dict[int, Domain] = {}
-        self.dead: list[Domain] = []
         self.closed = False
-        self._last_domid = 0
+        self._domids = DomidAllocator(first_reserved)
         self._unique_ids = 0
+        self._changed: dict[int, None] = {}
+        self._told: Port | None = None
         self._hook: AccessHook | None = None
         self._hook_handle: Any = None
         self._hook_error: BaseException | None = None
 
-    def create_domain(self, domid: int | None = None, **parameters: Any) -> Domain:
-        """XEN_DOMCTL_createdomain: paused once; `parameters` are those of Domain.
+    # creation
 
-        Without a domid, the next free one above the last given, wrapping to 1. Raises
-        HypercallError EEXIST (domid in use or none left), ENOMEM, EINVAL.
-        """
-        if parameters.get("vcpus", 1) < 1:
-            raise HypercallError(EINVAL, "a domain needs a vcpu")
-        if domid is None:
-            domid = self._next_domid()
-        elif domid in self.domains or any(one.domid == domid for one in self.dead):
-            raise HypercallError(EEXIST, f"domain {domid} exists")
-        elif not 0 <= domid < DOMID_FIRST_RESERVED:
-            raise HypercallError(EINVAL, f"domid {domid}")
-        if lib.machine_free_pages(self.machine) < 4:
-            raise HypercallError(ENOMEM, "the machine has no free memory")
+    def create(self, domid: int, config: CreateDomain) -> Domain:
+        """XEN_DOMCTL_createdomain without its caller; errors as Domctl.createdomain."""
+        found = self._domids.alloc(domid)
+        if found == DOMID_INVALID:
+            raise _refused(EEXIST, "in use, or none is left", domid, config)
+        try:
+            self._sanitise(domid, config)
+            domain = Domain(self, found, self._unique_ids + 1, config)
+        except BaseException:
+            self._domids.free(found)
+            raise
         self._unique_ids += 1
-        domain = Domain(self, domid, self._unique_ids, **parameters)
-        self.domains[domid] = domain
-        self.loop.trace.record(Event.DOMAIN, domid, 1)
+        self.domains[found] = domain
+        self.loop.trace.record(Event.DOMAIN, found, 1)
         domain.pause()
+        self._changed[found] = None
         return domain
 
-    def _next_domid(self) -> int:
-        taken = {one.domid for one in self.dead}
-        for step in range(1, DOMID_FIRST_RESERVED):
-            candidate = (self._last_domid + step) % DOMID_FIRST_RESERVED
-            if candidate and candidate not in self.domains and candidate not in taken:
-                self._last_domid = candidate
-                return candidate
-        raise HypercallError(EEXIST, "no domid is left")
+    def _sanitise(self, domid: int, config: CreateDomain) -> None:
+        """sanitise_domain_config and what grant_table_init checks."""
+        if config.flags & ~CDF_ALL:
+            raise _refused(EINVAL, "unknown flags", domid, config)
+        if not 1 <= config.max_vcpus <= lib.HVM_MAX_VCPUS:
+            raise _refused(EINVAL, "a domain has 1 to 128 vcpus", domid, config)
+        if config.flags & CDF.hap and not config.flags & CDF.hvm:
+            raise _refused(EINVAL, "HAP is for HVM guests", domid, config)
+        if config.max_grant_version not in (1, 2):
+            raise _refused(EINVAL, "grant tables have versions 1 and 2", domid, config)
+        if config.max_grant_frames == 0:
+            raise _refused(EINVAL, "a grant table has a frame", domid, config)
+        if lib.machine_free_pages(self.machine) < PAGES_TO_START:
+            raise _refused(ENOMEM, "the machine has no free memory", domid, config)
+
+    def create_domain(
+        self,
+        domid: int | None = None,
+        *,
+        vcpus: int = 1,
+        max_pages: int,
+        is_32bit: bool = False,
+        max_event_channels: int = 1023,
+        **config: Any,
+    ) -> Domain:
+        """A domain with vcpus and room for memory: createdomain, max_vcpus, max_mem.
+
+        Paused once; `config` are further fields of CreateDomain. Without a domid, the next
+        free one. HypercallError as createdomain.
+        """
+        domain = self.create(
+            DOMID_ANY if domid is None else domid,
+            CreateDomain(
+                max_vcpus=vcpus,
+                max_evtchn_port=max_event_channels,
+                has_32bit_shinfo=is_32bit,
+                **config,
+            ),
+        )
+        domain.set_vcpus(vcpus)
+        domain.set_max_pages(max_pages)
+        return domain
+
+    # death
 
     def destroy_domain(self, domain: Domain) -> None:
-        """XEN_DOMCTL_destroydomain; a repeat does nothing.
+        """XEN_DOMCTL_destroydomain (domain_kill); a repeat does nothing.
 
-        Its maps are released and its ports closed first. While somebody maps a page of
-        it, it stays dead but its frames stay too, and its domid is taken.
+        Its maps are released, its ports closed, its memory freed. While somebody holds a
+        page of it, or a device model it, it stays: dead, but its domid is taken.
         """
-        if domain.dying:
+        if domain.dead:
             return
         domain.dying = True
-        for task in domain.tasks:
-            task.retire()
-        for timer in domain.timers:
-            timer.cancel()
+        domain.stop()
         domain.gnttab.release_maps()
         domain.evtchn.close_all()
         lib.domain_relinquish(domain.kernel)
-        del self.domains[domain.domid]
         domain.dead = True
         self.loop.trace.record(Event.DOMAIN, domain.domid, 3)
-        if lib.domain_shared_frames(domain.kernel):
-            self.dead.append(domain)
-        else:
-            self._release(domain)
-        self.raise_dom_exc()
+        self.raise_dom_exc(domain.domid)
+        self.vanish(domain)
 
     def vanish(self, domain: Domain) -> None:
-        """The last foreign mapping of a dead domain went."""
-        self.dead.remove(domain)
-        self._release(domain)
-        self.raise_dom_exc()
-
-    def _release(self, domain: Domain) -> None:
+        """A reference to a dead domain went: if it was the last, forget the domain."""
+        if domain.pinned() or domain.device_models or self.domains.get(domain.domid) is not domain:
+            return
+        del self.domains[domain.domid]
+        self._domids.free(domain.domid)
         lib.domain_release(domain.kernel)
+        self.loop.trace.record(Event.DOMAIN, domain.domid, 5)
+        if self._handler_port() is None:
+            self._changed.pop(domain.domid, None)  # there was nobody to keep it for
+        self.raise_dom_exc(domain.domid)
+        target, domain.target = domain.target, None
+        if target is not None:
+            target.device_models -= 1
+            target.unpinned()
 
-    def raise_dom_exc(self) -> None:
-        """VIRQ_DOM_EXC to the control domain: some domain's state changed."""
+    @property
+    def dead(self) -> list[Domain]:
+        """Domains that are dead and did not vanish yet."""
+        return [domain for domain in self.domains.values() if domain.dead]
+
+    # what changed
+
+    def raise_dom_exc(self, domid: int) -> None:
+        """VIRQ_DOM_EXC to the control domain: the state of `domid` changed."""
+        self.note_change(domid)
         control = self.domains.get(0)
         if control is not None:
             control.evtchn.raise_virq(VIRQ_DOM_EXC)
+
+    def note_change(self, domid: int) -> None:
+        """domain_changed_state(): get_domain_state will tell of it, if anybody can ask."""
+        if domid in self.domains or self._handler_port() is not None:
+            self._changed[domid] = None
+
+    def _handler_port(self) -> Port | None:
+        """The port to which the control domain bound VIRQ_DOM_EXC."""
+        control = self.domains.get(0)
+        port = None if control is None else control.evtchn.virq_port(VIRQ_DOM_EXC)
+        return None if control is None or port is None else control.evtchn.ports[port]
+
+    def take_changed(self) -> int | None:
+        """The lowest domid with a change not told yet. A new handler is told of everybody."""
+        handler = self._handler_port()
+        if handler is not self._told:
+            if self._told is not None:
+                self._changed = dict.fromkeys(self.domains)
+            self._told = handler
+        if not self._changed:
+            return None
+        domid = min(self._changed)
+        del self._changed[domid]
+        return domid
 
     def set_hook(self, hook: AccessHook | None) -> None:
         """Call `hook` before each access to memory that another domain may see.
@@ -137,9 +222,9 @@ class Hypervisor:
         self.set_hook(None)
         for domain in list(self.domains.values())[::-1]:
             self.destroy_domain(domain)
-        for domain in self.dead:
-            self._release(domain)
-        self.dead.clear()
+        for domain in self.dead:  # device models of each other
+            lib.domain_release(domain.kernel)
+        self.domains.clear()
         return self.arena.give_back()
 
     def call_hook(self, actor: int, kind: int, frame: int, offset: int, size: int) -> int:
@@ -150,6 +235,11 @@ class Hypervisor:
             self._hook_error = error
             return 1
         return 0
+
+
+def _refused(errno: int, reason: str, domid: int, config: CreateDomain) -> HypercallError:
+    arguments = {"domain": domid, **attrs.asdict(config)}
+    return HypercallError(errno, reason, operation="XEN_DOMCTL_createdomain", arguments=arguments)
 
 
 @ffi.def_extern(error=1)  # type: ignore[untyped-decorator]  # cffi has no types for it

@@ -16,6 +16,7 @@ from xenpv.errors import Livelock, LocalProtocolError
 from xenpv.xen.trace import CHUNK_WORDS, Event, Trace, mark
 
 TASKS_PER_RUN: Final = 5_000_000
+STALE_TIMERS_MAX: Final = 64
 
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
@@ -113,13 +114,15 @@ class Task:
 class Timer:
     """Wakes a task at a virtual time; with a period, again and again."""
 
-    __slots__ = ("_armed", "loop", "period_ns", "task")
+    __slots__ = ("_armed", "_deadline", "_frozen", "loop", "period_ns", "task")
 
     def __init__(self, loop: Loop, task: Task, period_ns: int = 0) -> None:
         self.loop = loop
         self.task = task
         self.period_ns = period_ns
         self._armed = 0  # the sequence number of the heap entry that counts, 0 if none does
+        self._deadline = 0
+        self._frozen = False
 
     @property
     def armed(self) -> bool:
@@ -128,12 +131,23 @@ class Timer:
     def arm(self, after_ns: int) -> None:
         """(Re)start: fires `after_ns` from now."""
         self.cancel()
+        self._deadline = self.loop.now + after_ns
         self._armed = self.loop.push_timer(self, after_ns)
 
     def cancel(self) -> None:
         if self._armed:
             self._armed = 0
             self.loop.dropped_timer(self)
+
+    def freeze(self) -> None:
+        """Its domain shut down: stop, until `thaw` lets it fire when it was due, or at once."""
+        self._frozen = self.armed
+        self.cancel()
+
+    def thaw(self) -> None:
+        if self._frozen:
+            self._frozen = False
+            self.arm(self._deadline - self.loop.now)
 
     def fires(self, sequence: int) -> bool:
         return self._armed == sequence
@@ -145,8 +159,8 @@ class Timer:
 class Loop:
     """Run queue and clock of one or more platforms."""
 
-    __slots__ = ("_oneshots", "_running", "_sequence", "_timers", "chooser", "ready", "seed",
-                 "tasks_made", "trace")  # fmt: skip
+    __slots__ = ("_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser", "ready",
+                 "seed", "tasks_made", "trace")  # fmt: skip
 
     def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
         self.seed = seed
@@ -156,6 +170,7 @@ class Loop:
         self.tasks_made = 0
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = 0
+        self._stale = 0
         self._oneshots = 0
         self._running = False
 
@@ -172,6 +187,12 @@ class Loop:
 
     def dropped_timer(self, timer: Timer) -> None:
         self._oneshots -= not timer.period_ns
+        # Entries of cancelled timers go when they come to the top, or when they are many.
+        self._stale += 1
+        if self._stale > STALE_TIMERS_MAX and 2 * self._stale > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].fires(entry[1])]
+            heapq.heapify(self._timers)
+            self._stale = 0
 
     def run(self, limit: int = TASKS_PER_RUN) -> int:
         """Until nothing is runnable and only periodic timers remain; tasks run.
