@@ -20,7 +20,7 @@ from xenpv.xen.hvm import Hvm
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import PagePool
 from xenpv.xen.trace import Event, Trace
-from xenpv.xen.version import XenVersion
+from xenpv.xen.version import XenVersion, xen_version
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
@@ -233,7 +233,8 @@ class Domain:
         self._deliver = deliver
 
     def deliver(self, port: int) -> bool:
-        return self._deliver is not None and not self.pause_count and self._deliver(port)
+        stopped = self.pause_count or self.is_shutting_down
+        return self._deliver is not None and not stopped and self._deliver(port)
 
     # privilege
 
@@ -270,6 +271,10 @@ class Domain:
         """
         return self if domid == self.DOMID_SELF else self._hypervisor.domains.get(domid)
 
+    def xen_version(self, command: int, argument: int | None = None) -> int | bytes:
+        """The hypercall; see version.xen_version."""
+        return xen_version(self, command, argument)
+
     def hvm_param(self, index: int) -> int:
         """HVMOP_get_param of its own."""
         return self.hvm.get_param(self.DOMID_SELF, index)
@@ -280,11 +285,11 @@ class Domain:
         """XEN_DOMCTL_max_vcpus; EINVAL unless `count` is what createdomain was told."""
         if count != self.max_vcpus:
             raise self._refused(EINVAL, f"created for {self.max_vcpus}", "max_vcpus", max=count)
+        if self.vcpus:
+            return  # they are there; Xen makes those that are missing
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
         self.vcpus = count
-        self.upcalls += [
-            self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(len(self.upcalls), count)
-        ]
+        self.upcalls += [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(count)]
 
     def set_max_pages(self, count: int) -> None:
         """XEN_DOMCTL_max_mem, in pages."""

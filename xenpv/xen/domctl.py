@@ -306,7 +306,7 @@ class Domctl:
             return domain_state(self._domain("get_domain_state", domid))
         self._permit("get_domain_state", domain=domid)
         hypervisor = self._hypervisor
-        if self._caller.evtchn.virq_port(VIRQ_DOM_EXC) is None:
+        if not self._caller.evtchn.virq_port(VIRQ_DOM_EXC):
             reason = "for the handler of VIRQ_DOM_EXC only"
             raise self._fail(EACCES, reason, "get_domain_state", domain=domid)
         changed = hypervisor.take_changed()

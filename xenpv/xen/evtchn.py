@@ -213,9 +213,9 @@ class EventChannels:
         self.raise_port(port)
         return True
 
-    def virq_port(self, virq: int, vcpu: int = 0) -> int | None:
-        """The port that a VIRQ is bound to."""
-        return self._virqs.get((virq, vcpu))
+    def virq_port(self, virq: int, vcpu: int = 0) -> int:
+        """The port that a VIRQ is bound to; 0 if it is not."""
+        return self._virqs.get((virq, vcpu), 0)
 
     def status(self, port: int) -> PortStatus:
         """EVTCHNOP_status."""

@@ -178,8 +178,8 @@ class Hypervisor:
     def _handler_port(self) -> Port | None:
         """The port to which the control domain bound VIRQ_DOM_EXC."""
         control = self.domains.get(0)
-        port = None if control is None else control.evtchn.virq_port(VIRQ_DOM_EXC)
-        return None if control is None or port is None else control.evtchn.ports[port]
+        port = 0 if control is None else control.evtchn.virq_port(VIRQ_DOM_EXC)
+        return None if control is None or not port else control.evtchn.ports[port]
 
     def take_changed(self) -> int | None:
         """The lowest domid with a change not told yet. A new handler is told of everybody."""
