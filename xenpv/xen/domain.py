@@ -37,6 +37,7 @@ CONSOLE_PFN: Final = SPECIAL_FIRST_PFN + 7
 HOLE_FIRST_PFN: Final = 0x100000
 HOLE_END_PFN: Final = 0x200000
 
+CDF_HVM: Final = int(CDF.hvm)
 PAUSE_COUNT_MAX: Final = 255  # so that a toolstack cannot overflow Xen's own count
 
 
@@ -60,6 +61,7 @@ class Domain:
         self.domid = domid
         self.unique_id = unique_id
         self.flags = config.flags
+        self.is_hvm = bool(config.flags & CDF_HVM)
         self.handle = config.handle
         self.max_vcpus = config.max_vcpus
         self.vcpus = 0  # until XEN_DOMCTL_max_vcpus
@@ -247,10 +249,6 @@ class Domain:
     def xen(self) -> XenVersion:
         """The Xen below it."""
         return self._hypervisor.version
-
-    @property
-    def is_hvm(self) -> bool:
-        return bool(self.flags & CDF.hvm)
 
     @property
     def is_control(self) -> bool:

@@ -17,7 +17,7 @@ class DomidAllocator:
 
     def __init__(self, first_reserved: int = DOMID_FIRST_RESERVED) -> None:
         self.first_reserved = first_reserved
-        self._taken = bytearray(first_reserved)
+        self._taken: set[int] = set()
         self._last = 0
 
     def alloc(self, domid: int) -> int:
@@ -26,18 +26,22 @@ class DomidAllocator:
         The search goes up from the last number it gave, wraps to 1 and never gives 0. Any
         reserved number asks for it, not only DOMID_ANY.
         """
-        if 0 <= domid < self.first_reserved:
-            if self._taken[domid]:
-                return DOMID_INVALID
-        else:
-            domid = self._taken.find(0, self._last + 1)
-            if domid < 0:
-                domid = self._taken.find(0, 1)
-            if domid < 0:
-                return DOMID_INVALID
+        if not 0 <= domid < self.first_reserved:
+            domid = self._next()
+            if domid == DOMID_INVALID:
+                return domid
             self._last = domid
-        self._taken[domid] = 1
+        elif domid in self._taken:
+            return DOMID_INVALID
+        self._taken.add(domid)
         return domid
 
+    def _next(self) -> int:
+        for span in (range(self._last + 1, self.first_reserved), range(1, self.first_reserved)):
+            for domid in span:
+                if domid not in self._taken:
+                    return domid
+        return DOMID_INVALID
+
     def free(self, domid: int) -> None:
-        self._taken[domid] = 0
+        self._taken.discard(domid)

@@ -17,7 +17,7 @@ from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, Domi
 from xenpv.xen.evtchn import VIRQ_DOM_EXC, Port
 from xenpv.xen.loop import Loop
 from xenpv.xen.trace import Event
-from xenpv.xen.version import XenVersion
+from xenpv.xen.version import XEN, XenVersion
 
 PAGES_TO_START: Final = 4  # shared_info, a grant frame, and some to go on with
 FRAMES_DEFAULT: Final = 1 << 22  # 16 GiB, sparse
@@ -26,6 +26,8 @@ FRAMES_DEFAULT: Final = 1 << 22  # 16 GiB, sparse
 AccessHook = Callable[[int, int, int, int, int], None]
 
 CDF_ALL: Final = int(sum(CDF))
+CDF_HVM: Final = int(CDF.hvm)
+CDF_HAP: Final = int(CDF.hap)
 
 
 class Hypervisor:
@@ -40,13 +42,13 @@ class Hypervisor:
         loop: Loop,
         *,
         nr_frames: int = FRAMES_DEFAULT,
-        version: XenVersion | None = None,
+        version: XenVersion = XEN,
         first_reserved: int = DOMID_FIRST_RESERVED,
     ) -> None:
         self.loop = loop
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
-        self.version = XenVersion() if version is None else version
+        self.version = version
         self.domains: dict[int, Domain] = {}
         self.closed = False
         self._domids = DomidAllocator(first_reserved)
@@ -83,7 +85,7 @@ class Hypervisor:
             raise _refused(EINVAL, "unknown flags", domid, config)
         if not 1 <= config.max_vcpus <= lib.HVM_MAX_VCPUS:
             raise _refused(EINVAL, "a domain has 1 to 128 vcpus", domid, config)
-        if config.flags & CDF.hap and not config.flags & CDF.hvm:
+        if config.flags & (CDF_HVM | CDF_HAP) == CDF_HAP:
             raise _refused(EINVAL, "HAP is for HVM guests", domid, config)
         if config.max_grant_version not in (1, 2):
             raise _refused(EINVAL, "grant tables have versions 1 and 2", domid, config)

@@ -65,6 +65,9 @@ class XenVersion:
     build_id: bytes = b""
 
 
+XEN: Final = XenVersion()
+
+
 def _field(text: str, size: int) -> bytes:
     return text.encode()[: size - 1].ljust(size, b"\0")
 
