@@ -12,6 +12,7 @@ from tests.world import World, make
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
 from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
 from xenpv.store.ring import REQ, RSP
 from xenpv.xen.domain import XENSTORE_PFN
 
@@ -149,6 +150,27 @@ def test_death_closes_the_ring_and_fires_release(world: World) -> None:
     assert world.daemon.rings == {}
     assert world.hypervisor.dead == []
     assert world.client.call(XS.IS_DOMAIN_INTRODUCED, b"1\0") == b"F\0"
+
+
+def test_a_dead_domain_that_is_mapped_is_released_at_its_death_and_not_again(world: World) -> None:
+    dom0, guest = world.dom0, world.guest
+    guest.check(lib.grant_entry_set(guest.kernel, 9, 0, 0x100, 1))
+    handle = dom0.gnttab.map(1, 9, 0x1F0000)
+    watcher = world.server.connect_local("watcher")
+    watcher.call(XS.WATCH, b"@releaseDomain\0t\0")
+    watcher.events.clear()
+    dom0.domctl.destroydomain(1)
+    world.loop.run()
+    assert [path for path, _ in watcher.events] == [b"@releaseDomain"]
+    assert world.daemon.rings == {}
+    assert dom0.find(1) is guest  # dead, and still there
+    with pytest.raises(StoreError, match="EINVAL"):
+        world.client.call(XS.INTRODUCE, b"1\0%d\0002\0" % XENSTORE_PFN)
+    watcher.events.clear()
+    dom0.gnttab.unmap(handle, 0x1F0000)
+    world.loop.run()
+    assert dom0.find(1) is None
+    assert not watcher.events
 
 
 @given(st.lists(st.binary(max_size=600), max_size=8), st.binary(max_size=64))

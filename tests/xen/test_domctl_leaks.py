@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
+from errno import EFAULT
 
 from xenpv.abi._kernel import lib
 from xenpv.host.image import MemoryImage
@@ -116,6 +117,23 @@ def test_a_dead_domain_is_freed_with_the_machine_that_still_maps_it() -> None:
     assert life.hypervisor.dead == [guest]
     assert life.hypervisor.close()
     del guest
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_ring_keeps_the_domain_that_it_points_to() -> None:
+    life = Life()
+    guest = life.hypervisor.create_domain(max_pages=64)
+    guest.populate(32)
+    ring = guest.ring([0x102], 112, 16)
+    kept = weakref.ref(guest)
+    life.dom0.domctl.destroydomain(guest.domid)
+    assert life.hypervisor.close()
+    del guest, life
+    gc.collect()
+    assert kept() is not None
+    assert lib.front_push(ring, bytes(112), 1, 112) == -EFAULT
+    del ring
     gc.collect()
     assert kept() is None
 

@@ -189,7 +189,11 @@ class Domain:
         handle = lib.ring_attach(self.kernel, list(pfns), len(pfns), entry_size, rsp_size)
         if handle == ffi.NULL:
             raise HypercallError(EFAULT, f"a ring of {entry_size}-byte entries at {list(pfns)}")
-        return ffi.gc(handle, lib.ring_detach)
+        # Not lib.ring_detach itself: the handle has a pointer to this domain and must keep it.
+        return ffi.gc(handle, self._detach)
+
+    def _detach(self, ring: Any) -> None:
+        lib.ring_detach(ring)
 
     def add_to_physmap_grant(self, index: int, pfn: int) -> None:
         """XENMEM_add_to_physmap, space 1: grant table frame `index` at `pfn`; grows the table."""
