@@ -268,6 +268,31 @@ def test_death_goes_in_order(
     assert dom_exc.take()
 
 
+def test_a_death_that_is_interrupted_is_dying_and_goes_on(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain
+) -> None:
+    port = dom0.evtchn.bind_interdomain(1, guest.evtchn.alloc_unbound(0))
+
+    def refuse(*_access: int) -> None:
+        raise Interrupted
+
+    hypervisor.set_hook(refuse)
+    with pytest.raises(Interrupted):
+        dom0.domctl.destroydomain(1)
+    hypervisor.set_hook(None)
+    assert dom0.domctl.get_domain_state(1).state == 1 | 4
+    assert not guest.dead
+    with pytest.raises(HypercallError, match="EINVAL"):
+        guest.evtchn.alloc_unbound(0)
+    dom0.domctl.destroydomain(1)
+    assert dom0.find(1) is None
+    assert dom0.evtchn.status(port).status == PortState.UNBOUND
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: what a hook may raise at any time
+    pass
+
+
 def test_a_held_domain_is_dead_until_it_vanishes(
     hypervisor: Hypervisor, dom0: Domain, guest: Domain, dom_exc: DomExc
 ) -> None:

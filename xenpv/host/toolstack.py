@@ -108,6 +108,7 @@ class Toolstack:
             max_grant_frames=config.max_grant_frames,
             max_maptrack_frames=config.max_maptrack_frames,
             max_event_channels=config.max_event_channels,
+            max_grant_version=config.max_grant_version,
             handle=bytes.fromhex((config.uuid or "").replace("-", "")),
         )
         made = Created(config=config, domain=domain)
