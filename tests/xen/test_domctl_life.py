@@ -383,3 +383,26 @@ def _full(of: Hypervisor) -> Hypervisor:
     left = lib.machine_free_pages(of.machine) - 3
     assert lib.domain_populate(control.kernel, 0x200000, left) == left
     return of
+
+
+def test_xsa_496_a_failed_bind_of_dom_exc_takes_nothing_from_its_handler(
+    dom0: Domain, guest: Domain, dom_exc: DomExc
+) -> None:
+    with pytest.raises(HypercallError, match="EEXIST"):
+        dom0.evtchn.bind_virq(VIRQ_DOM_EXC)
+    guest.shutdown(POWEROFF)
+    assert dom_exc.take()
+    assert [dom0.domctl.get_domain_state().domid for _ in range(2)] == [0, 1]
+
+
+def test_a_handler_that_binds_again_hears_of_everybody_again(
+    dom0: Domain, guest: Domain, dom_exc: DomExc
+) -> None:
+    assert [dom0.domctl.get_domain_state().domid for _ in range(2)] == [0, 1]
+    with pytest.raises(HypercallError, match="ENOENT"):
+        dom0.domctl.get_domain_state()
+    dom0.evtchn.close(dom_exc.port)
+    with pytest.raises(HypercallError, match="EACCES"):
+        dom0.domctl.get_domain_state()
+    dom0.evtchn.bind_virq(VIRQ_DOM_EXC)
+    assert [dom0.domctl.get_domain_state().domid for _ in range(2)] == [0, 1]
