@@ -19,6 +19,7 @@ from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
 from xenpv.xen.hvm import Hvm
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import PagePool
+from xenpv.xen.physmap import DOMID_SELF, Physmap, XENMAPSPACE_grant_table
 from xenpv.xen.trace import Event, Trace
 from xenpv.xen.version import XenVersion, xen_version
 
@@ -48,7 +49,7 @@ class Domain:
     the domain's kernel says what they run with `set_upcall`.
     """
 
-    DOMID_SELF: Final = 0x7FF0
+    DOMID_SELF: Final = DOMID_SELF
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Domain:
         self.unique_id = unique_id
         self.flags = config.flags
         self.is_hvm = bool(config.flags & CDF_HVM)
+        self.translated = self.is_hvm  # paging_mode_translate; a PV domain has no physmap
         self.handle = config.handle
         self.max_vcpus = config.max_vcpus
         self.vcpus = 0  # until XEN_DOMCTL_max_vcpus
@@ -93,6 +95,7 @@ class Domain:
         self._deliver: Callable[[int], bool] | None = None
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
+        self.memory = Physmap(self)
         self.hvm = Hvm(self)
         try:
             self._attach(config)
@@ -119,10 +122,15 @@ class Domain:
     # memory
 
     def populate(self, nr_pages: int) -> None:
-        """XENMEM_populate_physmap of `nr_pages` from RAM_FIRST_PFN, at creation."""
+        """RAM of `nr_pages` from RAM_FIRST_PFN, at creation; HypercallError(ENOMEM) if short."""
         done = self.check(lib.domain_populate(self.kernel, RAM_FIRST_PFN, nr_pages))
         if done != nr_pages:
-            raise HypercallError(ENOMEM, f"{done} of {nr_pages} pages: the machine has no more")
+            raise HypercallError(
+                ENOMEM,
+                f"{done} of {nr_pages} pages: the machine or max_pages has no more",
+                operation="XENMEM_populate_physmap",
+                arguments={"domid": self.domid, "nr_extents": nr_pages},
+            )
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + nr_pages)
 
     def populate_special(self) -> None:
@@ -197,12 +205,7 @@ class Domain:
 
     def add_to_physmap_grant(self, index: int, pfn: int) -> None:
         """XENMEM_add_to_physmap, space 1: grant table frame `index` at `pfn`; grows the table."""
-        if index >= self.gnttab.max_frames:
-            raise HypercallError(EINVAL, f"grant frame {index} of {self.gnttab.max_frames}")
-        if index >= self.gnttab.nr_frames:
-            self.gnttab.grow(index + 1)
-        frame = self.check(lib.grant_table_frame(self.kernel, index))
-        self.check(lib.domain_add_xen_frame(self.kernel, pfn, frame))
+        self.memory.add_to_physmap(DOMID_SELF, XENMAPSPACE_grant_table, index, pfn)
 
     # tasks and time
 
@@ -295,7 +298,7 @@ class Domain:
 
     def set_max_pages(self, count: int) -> None:
         """XEN_DOMCTL_max_mem, in pages."""
-        self.check(lib.domain_limits(self.kernel, count, 0))
+        self.check(lib.domain_set_max_pages(self.kernel, count))
         self.max_pages = count
 
     @property
@@ -427,6 +430,12 @@ class Domain:
         """A page of this domain was unmapped elsewhere: if it is dead, perhaps the last."""
         if self.dead:
             self._hypervisor.vanish(self)
+
+    def unmapped(self) -> None:
+        """It let go of foreign pages: dead domains of which that was the last page vanish."""
+        if lib.machine_take_drained(self._hypervisor.machine):
+            for one in self._hypervisor.dead:
+                one.unpinned()
 
     # failures
 

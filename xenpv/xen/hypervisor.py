@@ -136,7 +136,7 @@ class Hypervisor:
         domain.stop()
         domain.gnttab.release_maps()
         domain.evtchn.close_all()
-        lib.domain_relinquish(domain.kernel)
+        domain.memory.relinquish()
         domain.dead = True
         self.loop.trace.record(Event.DOMAIN, domain.domid, 3)
         self.raise_dom_exc(domain.domid)

@@ -34,7 +34,8 @@ struct domain;
 struct frame_info {
     uint32_t refs;      /* 0: free; the owner holds one, each map, pin and page_hold one more */
     uint16_t owner;     /* domid, DOMID_XEN for frames of the hypervisor */
-    uint16_t pad;
+    uint16_t domid;     /* whose page it is: the owner, or for whom Xen made it */
+    uint32_t link;      /* of Xen's: the pfn where that domain sees it; unhooked: the next such */
 };
 
 struct machine {
@@ -45,6 +46,8 @@ struct machine {
     uint32_t nr_free_list;
     uint32_t high_water;    /* frames at or above were never handed out */
     uint32_t free_pages;    /* not promised to any domain: reservations count before they are touched */
+    uint32_t outstanding_claims;    /* of free_pages those that XENMEM_claim_pages set aside */
+    uint32_t drained;       /* a relinquished domain lost its last shared frame; who reads it, clears it */
     struct domain **domains;    /* by domid, dead ones too: whose tot_pages a freed frame leaves */
     int forked;
     access_hook hook;

@@ -6,7 +6,7 @@
 
 #define P2M_NONE 0
 #define P2M_RAM 1
-#define P2M_HOLE 2        /* inside an extent, but ballooned out */
+#define P2M_LAZY 2        /* RAM that was never touched: no frame stands for it yet */
 #define P2M_GRANT_RW 3
 #define P2M_GRANT_RO 4
 #define P2M_FOREIGN 5
@@ -14,13 +14,11 @@
 #define P2M_TYPE_SHIFT 29
 #define P2M_FRAME_MASK ((1u << P2M_TYPE_SHIFT) - 1)
 #define P2M_LEAF 512u
+#define P2M_PFNS (1u << 28)        /* no pfn at or above: 1 TiB */
+#define P2M_TABLES_MIN 4096u       /* leaf tables whatever max_pages is: see domain_set_max_pages */
 #define OWNER_XEN 0x7ff2
 #define NR_DOMIDS 0x7ff0u          /* DOMID_FIRST_RESERVED */
 #define MAX_VCPUS 128u           /* HVM_MAX_VCPUS */
-
-struct extent {
-    uint32_t start, end;
-};
 
 struct active_entry {
     uint16_t domid;
@@ -30,12 +28,19 @@ struct active_entry {
 
 struct domain {
     machine *m;
-    uint32_t **leaves;
-    struct extent *extents;
-    uint32_t nr_leaves, nr_extents;
+    /* p2m.c, memory.c */
+    uint32_t **leaves;            /* by pfn / P2M_LEAF; NULL: nothing there */
+    uint32_t *owned;              /* leaf numbers of the tables that are this domain's own */
+    uint32_t nr_leaves, nr_owned, room_owned;
+    uint32_t nr_tables, max_tables;    /* leaves that are not NULL, and their limit */
     uint32_t generation;          /* changes whenever a p2m entry stops being what it was */
     uint32_t tot_pages, max_pages;
     uint32_t nr_frames;           /* of tot_pages those that a frame stands for: touched once */
+    uint32_t outstanding_pages;   /* claimed and not yet populated */
+    uint32_t unhooked;            /* its RAM frames at no pfn any more, by frame_info.link */
+    uint32_t foreign_special;     /* maps by others of frames that Xen made for it */
+    uint8_t relinquished;         /* no more memory is given to it */
+    uint32_t max_gpfn;            /* the highest pfn that was ever in use */
     uint16_t domid;
     uint8_t is_32bit;
     uint8_t *shared_info;

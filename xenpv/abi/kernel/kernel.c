@@ -1,5 +1,8 @@
 /* One translation unit: the functions are static and small, and inline into each other. */
+#include "machine.c"
+#include "p2m.c"
 #include "memory.c"
+#include "page.c"
 #include "ring.c"
 #include "grant.c"
 #include "blk.c"

@@ -17,7 +17,6 @@
 #define FRAME_NONE ...
 #define P2M_NONE ...
 #define P2M_RAM ...
-#define P2M_HOLE ...
 #define P2M_GRANT_RW ...
 #define P2M_GRANT_RO ...
 #define P2M_FOREIGN ...
@@ -31,7 +30,7 @@ typedef struct machine machine;
 typedef struct domain domain;
 typedef struct ring ring;
 
-/* memory.c */
+/* machine.c */
 machine *machine_new(void *base, uint32_t nr_frames);
 void machine_delete(machine *);
 void machine_forked(machine *);
@@ -40,26 +39,45 @@ int machine_hook(machine *, access_hook, void *context);
 uint32_t machine_free_pages(machine *);
 uint32_t machine_used_frames(machine *);
 uint32_t machine_high_water(machine *);
+uint32_t machine_take_drained(machine *);
 uint32_t frame_refs(machine *, uint32_t frame);
 int frame_owner(machine *, uint32_t frame);
 
+/* memory.c */
 domain *domain_new(machine *, uint32_t domid, int is_32bit);
 void domain_relinquish(domain *);
 uint32_t domain_shared_frames(domain *);
 void domain_release(domain *);
 void domain_free(domain *);
 int domain_limits(domain *, uint32_t max_pages, uint32_t max_grant_frames);
+int domain_set_max_pages(domain *, uint32_t max_pages);
+int domain_claim(domain *, uint64_t pages);
 uint32_t domain_tot_pages(domain *);
+uint32_t domain_max_pages(domain *);
+uint32_t domain_max_gpfn(domain *);
+uint32_t domain_outstanding_pages(domain *);
+int64_t memory_populate(domain *, const uint64_t *gpfns, uint32_t n, uint32_t order, int *why);
+int64_t memory_increase(domain *, uint32_t n, uint32_t order, uint64_t *mfns);
+int64_t memory_decrease(domain *, const uint64_t *gpfns, uint32_t n, uint32_t order);
 int64_t domain_populate(domain *, uint32_t pfn, uint32_t count);
 int64_t domain_depopulate(domain *, uint32_t pfn, uint32_t count);
-int64_t domain_add_xen_frame(domain *, uint32_t pfn, uint32_t frame);
 int64_t domain_alloc_xen_frame(domain *);
+int64_t domain_add_xen_frame(domain *, uint64_t gpfn, uint32_t frame);
+int64_t domain_shared_info_frame(domain *);
 int domain_unmap(domain *, uint32_t pfn);
+int physmap_move(domain *, uint64_t from, uint64_t to);
+int physmap_add_foreign(domain *, uint64_t gpfn, domain *owner, uint64_t gfn);
+int physmap_acquire(domain *, uint64_t gpfn, uint32_t frame);
+int physmap_remove(domain *, uint64_t gpfn);
+
+/* p2m.c */
 int64_t p2m_lookup(domain *, uint32_t pfn, int populate);
 int p2m_type(domain *, uint32_t pfn);
+uint32_t p2m_tables(domain *);
+
+/* page.c */
 uint8_t *page_hold(domain *, uint32_t pfn);
 void page_drop(domain *, uint8_t *page);
-
 int64_t page_read(domain *, uint32_t pfn, uint32_t offset, void *out, uint32_t size);
 int64_t page_write(domain *, uint32_t pfn, uint32_t offset, const void *data, uint32_t size);
 int64_t page_load32(domain *, uint32_t pfn, uint32_t offset);

@@ -1,125 +1,11 @@
 /*
- * Machine memory: frames of one arena, and each domain's pfn -> mfn table.
+ * A domain's reservation and physmap: what memory_op does to them (xen/common/memory.c and
+ * xen/arch/x86/mm/p2m.c as told by public/memory.h), and what is left when a domain dies.
  *
- * A reservation costs nothing until it is touched: an extent says which pfns are RAM, a
- * frame is taken at the first access. Freed frames are scrubbed, so a fresh page reads
- * zero as in a release build of Xen. p2m entries are u32: type in the top three bits.
+ * tot_pages counts what is promised, touched or not. A RAM frame leaves it with its last
+ * reference, so a ballooned page that somebody maps still counts.
  */
 #include "domain.h"
-
-static void machine_delete(machine *m)
-{
-    free(m->frames);
-    free(m->free_list);
-    free(m->domains);
-    free(m);
-}
-
-static machine *machine_new(void *base, uint32_t nr_frames)
-{
-    machine *m = calloc(1, sizeof(*m));
-
-    if (!m)
-        return NULL;
-    m->base = base;
-    m->nr_frames = m->free_pages = nr_frames;
-    /* Large callocs are fresh zero mappings: no page of these is touched before its frame is. */
-    m->frames = calloc(nr_frames, sizeof(*m->frames));
-    m->free_list = calloc(nr_frames, sizeof(*m->free_list));
-    m->domains = calloc(NR_DOMIDS, sizeof(*m->domains));
-    if (!m->frames || !m->free_list || !m->domains) {
-        machine_delete(m);
-        return NULL;
-    }
-    return m;
-}
-
-static void machine_forked(machine *m)
-{
-    m->forked = 1;
-}
-
-/*
- * Back to a fresh machine, so that the next platform hands out the same frame numbers.
- * Frames still referenced are scrubbed all the same; says how many there were.
- */
-static uint32_t machine_reset(machine *m)
-{
-    uint32_t leaked = 0;
-
-    for (uint32_t frame = 0; frame < m->high_water; frame++) {
-        if (!m->frames[frame].refs)
-            continue;
-        memset(m->base + ((size_t)frame << FRAME_SHIFT), 0, FRAME_SIZE);
-        m->frames[frame].refs = 0;
-        leaked++;
-    }
-    m->nr_free_list = m->high_water = 0;
-    m->free_pages = m->nr_frames;
-    m->hook = NULL;
-    return leaked;
-}
-
-static int machine_hook(machine *m, access_hook hook, void *context)
-{
-    KERNEL_ENTER(m);
-    m->hook = hook;
-    m->hook_context = context;
-    return 0;
-}
-
-static uint32_t machine_free_pages(machine *m) { return m->free_pages; }
-static uint32_t machine_used_frames(machine *m) { return m->high_water - m->nr_free_list; }
-static uint32_t machine_high_water(machine *m) { return m->high_water; }
-
-static inline uint8_t *frame_address(machine *m, uint32_t frame)
-{
-    return m->base + ((size_t)frame << FRAME_SHIFT);
-}
-
-static uint32_t frame_alloc(machine *m, uint16_t owner)
-{
-    uint32_t frame;
-
-    if (m->nr_free_list)
-        frame = m->free_list[--m->nr_free_list];
-    else if (m->high_water < m->nr_frames)
-        frame = m->high_water++;
-    else
-        return FRAME_NONE;
-    m->frames[frame].refs = 1;
-    m->frames[frame].owner = owner;
-    return frame;
-}
-
-/*
- * Drop a reference. The last one scrubs and frees the frame, and only then it leaves its
- * owner's tot_pages (put_page and free_domheap_pages of Xen).
- */
-static void frame_put(machine *m, uint32_t frame)
-{
-    uint16_t owner = m->frames[frame].owner;
-
-    if (--m->frames[frame].refs)
-        return;
-    if (owner != OWNER_XEN) {
-        m->domains[owner]->nr_frames--;
-        m->domains[owner]->tot_pages--;
-    }
-    m->free_pages++;
-    memset(frame_address(m, frame), 0, FRAME_SIZE);
-    m->free_list[m->nr_free_list++] = frame;
-}
-
-static uint32_t frame_refs(machine *m, uint32_t frame)
-{
-    return frame < m->nr_frames ? m->frames[frame].refs : 0;
-}
-
-static int frame_owner(machine *m, uint32_t frame)
-{
-    return frame < m->high_water && m->frames[frame].refs ? m->frames[frame].owner : -ENOENT;
-}
 
 static domain *domain_new(machine *m, uint32_t domid, int is_32bit)
 {
@@ -130,8 +16,21 @@ static domain *domain_new(machine *m, uint32_t domid, int is_32bit)
     d->m = m;
     d->domid = (uint16_t)domid;
     d->is_32bit = !!is_32bit;
+    d->unhooked = FRAME_NONE;
     m->domains[domid] = d;
     return d;
+}
+
+/*
+ * XEN_DOMCTL_max_mem; below tot_pages it only keeps the domain from growing. The tables for
+ * it are 8 KiB per MiB as xl reckons a paging pool, and enough for what is mapped.
+ */
+static int domain_set_max_pages(domain *d, uint32_t max_pages)
+{
+    KERNEL_ENTER(d->m);
+    d->max_pages = max_pages;
+    d->max_tables = P2M_TABLES_MIN + max_pages / 128;
+    return 0;
 }
 
 static int domain_limits(domain *d, uint32_t max_pages, uint32_t max_grant_frames)
@@ -140,7 +39,7 @@ static int domain_limits(domain *d, uint32_t max_pages, uint32_t max_grant_frame
     struct active_entry *active;
 
     KERNEL_ENTER(d->m);
-    d->max_pages = max_pages;
+    domain_set_max_pages(d, max_pages);
     if (max_grant_frames <= d->max_grant_frames)
         return 0;
     frames = realloc(d->grant_frames, max_grant_frames * sizeof(*frames));
@@ -161,154 +60,192 @@ static int domain_limits(domain *d, uint32_t max_pages, uint32_t max_grant_frame
 
 static uint32_t domain_tot_pages(domain *d) { return d->tot_pages; }
 
-static uint32_t *p2m_slot(domain *d, uint32_t pfn, int create)
+static uint32_t domain_max_pages(domain *d) { return d->max_pages; }
+static uint32_t domain_outstanding_pages(domain *d) { return d->outstanding_pages; }
+
+/* XENMEM_maximum_gpfn of a translated domain: it never falls again. */
+static uint32_t domain_max_gpfn(domain *d) { return d->max_gpfn; }
+
+/* Whether `count` more pages may be given to it: max_pages, and what others claimed. */
+static int domain_room(const domain *d, uint32_t count)
 {
-    uint32_t leaf = pfn / P2M_LEAF;
+    const machine *m = d->m;
 
-    if (leaf >= d->nr_leaves) {
-        uint32_t **leaves, nr;
-
-        if (!create || pfn >= (1u << 28))
-            return NULL;
-        nr = leaf + 1 < 2 * d->nr_leaves ? 2 * d->nr_leaves : leaf + 1;
-        leaves = realloc(d->leaves, nr * sizeof(*leaves));
-        if (!leaves)
-            return NULL;
-        memset(leaves + d->nr_leaves, 0, (nr - d->nr_leaves) * sizeof(*leaves));
-        d->leaves = leaves;
-        d->nr_leaves = nr;
-    }
-    if (!d->leaves[leaf]) {
-        if (!create)
-            return NULL;
-        d->leaves[leaf] = calloc(P2M_LEAF, sizeof(uint32_t));
-        if (!d->leaves[leaf])
-            return NULL;
-    }
-    return &d->leaves[leaf][pfn % P2M_LEAF];
+    if (d->relinquished || d->tot_pages > d->max_pages || count > d->max_pages - d->tot_pages)
+        return 0;
+    return count <= d->outstanding_pages ||
+           (m->free_pages >= m->outstanding_claims &&
+            count <= m->free_pages - m->outstanding_claims);
 }
 
-static int p2m_in_extent(const domain *d, uint32_t pfn)
+/* XENMEM_claim_pages: set aside what is missing to `pages` in all; 0 gives the claim up. */
+static int domain_claim(domain *d, uint64_t pages)
 {
-    for (uint32_t i = 0; i < d->nr_extents; i++)
-        if (pfn >= d->extents[i].start && pfn < d->extents[i].end)
-            return 1;
+    machine *m = d->m;
+
+    KERNEL_ENTER(m);
+    if (!pages) {
+        m->outstanding_claims -= d->outstanding_pages;
+        d->outstanding_pages = 0;
+        return 0;
+    }
+    if (d->outstanding_pages || pages <= d->tot_pages || pages > d->max_pages)
+        return -EINVAL;
+    pages -= d->tot_pages;
+    if (pages > m->free_pages - m->outstanding_claims)
+        return -ENOMEM;
+    d->outstanding_pages = (uint32_t)pages;
+    m->outstanding_claims += (uint32_t)pages;
     return 0;
 }
 
-/* The entry of a pfn, RAM taken from the arena at the first touch; 0 if there is none. */
-static uint32_t p2m_touch(domain *d, uint32_t pfn)
+/* EPERM where a grant or foreign page is in [pfn, pfn + count), ENOMEM without tables. */
+static int extent_check(domain *d, uint32_t pfn, uint32_t count)
 {
-    uint32_t *slot = p2m_slot(d, pfn, 0);
-    uint32_t frame;
+    uint32_t last = (pfn + count - 1) / P2M_LEAF, tables = 0;
 
-    if (slot && *slot)
-        return (*slot >> P2M_TYPE_SHIFT) == P2M_HOLE ? 0 : *slot;
-    if (!p2m_in_extent(d, pfn))
-        return 0;
-    slot = p2m_slot(d, pfn, 1);
-    if (!slot)
-        return 0;
-    frame = frame_alloc(d->m, d->domid);
-    if (frame == FRAME_NONE)
-        return 0;
-    d->nr_frames++;
-    *slot = (P2M_RAM << P2M_TYPE_SHIFT) | frame;
-    return *slot;
-}
+    for (uint32_t leaf = pfn / P2M_LEAF; leaf <= last; leaf++) {
+        uint32_t *entries = leaf < d->nr_leaves ? d->leaves[leaf] : NULL;
+        uint32_t from = leaf == pfn / P2M_LEAF ? pfn % P2M_LEAF : 0;
+        uint32_t to = leaf == last ? (pfn + count - 1) % P2M_LEAF : P2M_LEAF - 1;
 
-static inline uint8_t *page_address(domain *d, uint32_t pfn, int write)
-{
-    uint32_t leaf = pfn / P2M_LEAF, entry = 0;
-
-    if (leaf < d->nr_leaves && d->leaves[leaf])
-        entry = d->leaves[leaf][pfn % P2M_LEAF];
-    if (__builtin_expect((entry >> P2M_TYPE_SHIFT) != P2M_RAM, 0)) {
-        entry = p2m_touch(d, pfn);
-        if (!entry || (write && (entry >> P2M_TYPE_SHIFT) == P2M_GRANT_RO))
-            return NULL;
+        tables += !entries;
+        if (!entries || entries == leaf_untouched)
+            continue;
+        for (uint32_t i = from; i <= to; i++)
+            if (p2m_is_foreign(entries[i]))
+                return -EPERM;
     }
-    return frame_address(d->m, entry & P2M_FRAME_MASK);
+    return tables && d->nr_tables + tables > d->max_tables ? -ENOMEM : 0;
 }
 
-static int64_t p2m_lookup(domain *d, uint32_t pfn, int populate)
+/*
+ * RAM for [pfn, pfn + count), all or nothing: ENOMEM, EINVAL, or EPERM, for which the domain
+ * is crashed. RAM that was there is unhooked, not freed.
+ */
+static int extent_populate(domain *d, uint64_t gpfn, uint32_t count)
 {
-    uint32_t *slot, entry;
+    uint32_t pfn = (uint32_t)gpfn, end = pfn + count, leaf;
+    int error;
+
+    if (gpfn >= P2M_PFNS || count > P2M_PFNS - gpfn)
+        return -EINVAL;
+    if (!domain_room(d, count))
+        return -ENOMEM;
+    error = extent_check(d, pfn, count);
+    if (error)
+        return error;
+    while (pfn < end) {
+        leaf = pfn / P2M_LEAF;
+        if (leaf >= d->nr_leaves && leaves_grow(d, leaf))
+            return -ENOMEM;
+        if (pfn % P2M_LEAF || end - pfn < P2M_LEAF || d->leaves[leaf]) {
+            if (p2m_exchange(d, pfn, LAZY_ENTRY, 0))
+                return -ENOMEM;
+            pages_promise(d, 1);
+            pfn++;
+            continue;
+        }
+        d->leaves[leaf] = leaf_untouched;
+        d->nr_tables++;
+        pages_promise(d, P2M_LEAF);
+        pfn += P2M_LEAF;
+    }
+    if (end - 1 > d->max_gpfn)
+        d->max_gpfn = end - 1;
+    return 0;
+}
+
+/*
+ * XENMEM_populate_physmap of n extents of 2^order pages: how many were done. *why is what
+ * stopped it, -EPERM where Xen crashes the domain.
+ */
+static int64_t memory_populate(domain *d, const uint64_t *gpfns, uint32_t n, uint32_t order,
+                               int *why)
+{
+    uint32_t done;
 
     KERNEL_ENTER(d->m);
-    if (populate) {
-        entry = p2m_touch(d, pfn);
-    } else {
-        slot = p2m_slot(d, pfn, 0);
-        entry = slot ? *slot : 0;
+    *why = 0;
+    for (done = 0; done < n; done++) {
+        *why = extent_populate(d, gpfns[done], 1u << order);
+        if (*why)
+            break;
     }
-    if (!entry || (entry >> P2M_TYPE_SHIFT) == P2M_HOLE)
-        return -ENOENT;
-    return entry & P2M_FRAME_MASK;
-}
-
-static int p2m_type(domain *d, uint32_t pfn)
-{
-    uint32_t *slot = p2m_slot(d, pfn, 0);
-
-    if (slot && *slot)
-        return (int)(*slot >> P2M_TYPE_SHIFT);
-    return p2m_in_extent(d, pfn) ? P2M_RAM : P2M_NONE;
+    return done;
 }
 
 /* Give RAM to [pfn, pfn + count); a short count where memory or max_pages ends. */
 static int64_t domain_populate(domain *d, uint32_t pfn, uint32_t count)
 {
-    struct extent *extents;
+    uint32_t free_pages = d->m->free_pages - d->m->outstanding_claims;
     uint32_t room = d->max_pages > d->tot_pages ? d->max_pages - d->tot_pages : 0;
 
     KERNEL_ENTER(d->m);
     if (count > room)
         count = room;
-    if (count > d->m->free_pages)
-        count = d->m->free_pages;
-    if (!count)
-        return 0;
-    extents = realloc(d->extents, (d->nr_extents + 1) * sizeof(*extents));
-    if (!extents)
-        return 0;
-    d->extents = extents;
-    extents[d->nr_extents].start = pfn;
-    extents[d->nr_extents].end = pfn + count;
-    d->nr_extents++;
-    d->tot_pages += count;
-    d->m->free_pages -= count;
-    return count;
+    if (count > free_pages && count > d->outstanding_pages)
+        count = free_pages > d->outstanding_pages ? free_pages : d->outstanding_pages;
+    return count && !extent_populate(d, pfn, count) ? count : 0;
 }
 
-/* Take back a page that was never touched, so that no frame stands for it. */
-static void page_unpromise(domain *d)
+/*
+ * XENMEM_increase_reservation: pages at no pfn. With `mfns` they are taken from the arena
+ * and each extent's first one is written there, as a PV guest is told.
+ */
+static int64_t memory_increase(domain *d, uint32_t n, uint32_t order, uint64_t *mfns)
 {
-    d->tot_pages--;
-    d->m->free_pages++;
+    uint32_t done;
+
+    KERNEL_ENTER(d->m);
+    for (done = 0; done < n && domain_room(d, 1u << order); done++) {
+        pages_promise(d, 1u << order);
+        for (uint32_t i = 0; mfns && i < 1u << order; i++) {
+            uint32_t frame = frame_alloc(d->m, d->domid, d->domid);
+
+            d->m->frames[frame].link = d->unhooked;
+            d->unhooked = frame;
+            if (!i)
+                mfns[done] = frame;
+        }
+    }
+    return done;
 }
 
-/* decrease_reservation: stops at a pfn without RAM of its own. */
+/* guest_remove_page: RAM is freed, a page of Xen's unhooked; what is foreign stays. */
+static int guest_remove_page(domain *d, uint64_t gpfn)
+{
+    uint32_t entry = gpfn < P2M_PFNS ? p2m_entry(d, (uint32_t)gpfn) : 0;
+
+    if (!entry)
+        return -ENOENT;
+    if (p2m_is_foreign(entry))
+        return -ENXIO;
+    return p2m_exchange(d, (uint32_t)gpfn, 0, 1);
+}
+
+/*
+ * XENMEM_decrease_reservation of n extents: how many were done. It stops at the first page
+ * that cannot go; those before it in the same extent are gone.
+ */
+static int64_t memory_decrease(domain *d, const uint64_t *gpfns, uint32_t n, uint32_t order)
+{
+    KERNEL_ENTER(d->m);
+    for (uint32_t done = 0; done < n; done++)
+        for (uint32_t i = 0; i < 1u << order; i++)
+            if (guest_remove_page(d, gpfns[done] + i))
+                return done;
+    return n;
+}
+
 static int64_t domain_depopulate(domain *d, uint32_t pfn, uint32_t count)
 {
     uint32_t done;
 
     KERNEL_ENTER(d->m);
-    for (done = 0; done < count; done++) {
-        uint32_t *slot;
-
-        if (p2m_type(d, pfn + done) != P2M_RAM)
+    for (done = 0; done < count; done++)
+        if (guest_remove_page(d, pfn + done))
             break;
-        slot = p2m_slot(d, pfn + done, 1);
-        if (!slot)
-            break;
-        if (*slot)
-            frame_put(d->m, *slot & P2M_FRAME_MASK);
-        else
-            page_unpromise(d);
-        *slot = P2M_HOLE << P2M_TYPE_SHIFT;
-        d->generation++;
-    }
     return done;
 }
 
@@ -318,9 +255,9 @@ static int64_t domain_alloc_xen_frame(domain *d)
     uint32_t frame;
 
     KERNEL_ENTER(d->m);
-    if (!d->m->free_pages)
+    if (d->m->free_pages <= d->m->outstanding_claims)
         return -ENOMEM;
-    frame = frame_alloc(d->m, OWNER_XEN);
+    frame = frame_alloc(d->m, OWNER_XEN, d->domid);
     if (frame == FRAME_NONE)
         return -ENOMEM;
     d->m->free_pages--;
@@ -329,73 +266,135 @@ static int64_t domain_alloc_xen_frame(domain *d)
 
 static void xen_frame_put(machine *m, uint32_t frame) { frame_put(m, frame); }
 
-/*
- * A reference on a page of the domain's own RAM, so that it outlives decrease_reservation:
- * vcpu_info and FIFO pages (get_page_and_type of Xen). NULL if there is no such RAM. Every
- * hold is dropped, by the address it gave, before domain_relinquish.
- */
-static uint8_t *page_hold(domain *d, uint32_t pfn)
-{
-    uint32_t entry = p2m_touch(d, pfn);
-
-    if ((entry >> P2M_TYPE_SHIFT) != P2M_RAM)
-        return NULL;
-    d->m->frames[entry & P2M_FRAME_MASK].refs++;
-    return frame_address(d->m, entry & P2M_FRAME_MASK);
-}
-
-static void page_drop(domain *d, uint8_t *page)
-{
-    frame_put(d->m, (uint32_t)((page - d->m->base) >> FRAME_SHIFT));
-}
-
-/* Drop what a pfn holds, whatever it is; the entry becomes a hole. */
-static int p2m_clear(domain *d, uint32_t pfn)
-{
-    uint32_t *slot = p2m_slot(d, pfn, 0);
-    uint32_t type;
-
-    if (!slot || !*slot)
-        return -ENOENT;
-    type = *slot >> P2M_TYPE_SHIFT;
-    if (type == P2M_HOLE)
-        return -ENOENT;
-    frame_put(d->m, *slot & P2M_FRAME_MASK);
-    *slot = p2m_in_extent(d, pfn) ? P2M_HOLE << P2M_TYPE_SHIFT : 0;
-    d->generation++;
-    return 0;
-}
-
 static int domain_unmap(domain *d, uint32_t pfn)
 {
     KERNEL_ENTER(d->m);
     return p2m_clear(d, pfn);
 }
 
-/* Put an already referenced frame at a pfn; RAM that was there is freed. */
-static int p2m_place(domain *d, uint32_t pfn, uint32_t frame, uint32_t type)
+/* Whether something may be put at a pfn: EINVAL, ENXIO at another domain's RAM. */
+static int physmap_check(const domain *d, uint64_t gpfn)
 {
-    uint32_t *slot;
+    uint32_t old;
 
-    if (p2m_type(d, pfn) == P2M_RAM && domain_depopulate(d, pfn, 1) != 1)
-        return -ENOMEM;
-    slot = p2m_slot(d, pfn, 1);
-    if (!slot)
-        return -ENOMEM;
-    if (*slot && (*slot >> P2M_TYPE_SHIFT) != P2M_HOLE)
-        return -EBUSY;
-    *slot = (type << P2M_TYPE_SHIFT) | frame;
-    d->m->frames[frame].refs++;
-    d->generation++;
+    if (gpfn >= P2M_PFNS)
+        return -EINVAL;
+    old = p2m_entry(d, (uint32_t)gpfn);
+    if (p2m_is_foreign(old) && d->m->frames[old & P2M_FRAME_MASK].owner != OWNER_XEN)
+        return -ENXIO;
     return 0;
 }
 
-static int64_t domain_add_xen_frame(domain *d, uint32_t pfn, uint32_t frame)
+/*
+ * Put `entry` at a pfn as xenmem_add_to_physmap_one does: RAM that is there is freed, a page
+ * of Xen's, whoever's, only unhooked. ENOMEM: no tables.
+ */
+static int physmap_add(domain *d, uint64_t gpfn, uint32_t entry)
 {
+    int error = physmap_check(d, gpfn);
+
+    return error ? error : p2m_exchange(d, (uint32_t)gpfn, entry, 1);
+}
+
+/* XENMAPSPACE_shared_info, _grant_table: a frame of Xen's is at one pfn at a time. */
+static int64_t domain_add_xen_frame(domain *d, uint64_t gpfn, uint32_t frame)
+{
+    uint32_t old;
+    int error;
+
     KERNEL_ENTER(d->m);
     if (frame >= d->m->high_water || !d->m->frames[frame].refs)
         return -EINVAL;
-    return p2m_place(d, pfn, frame, P2M_XEN);
+    frame_get(d->m, frame);
+    error = physmap_add(d, gpfn, ((uint32_t)P2M_XEN << P2M_TYPE_SHIFT) | frame);
+    if (error) {
+        frame_put(d->m, frame);
+        return error;
+    }
+    old = d->m->frames[frame].link;
+    if (old != FRAME_NONE)
+        p2m_exchange(d, old, 0, 0);
+    d->m->frames[frame].link = (uint32_t)gpfn;
+    return 0;
+}
+
+static int64_t domain_shared_info_frame(domain *d)
+{
+    return d->shared_info ? (d->shared_info - d->m->base) >> FRAME_SHIFT : -EINVAL;
+}
+
+/* XENMAPSPACE_gmfn: move a page of RAM. EACCES unless it is RAM, EINVAL out of range. */
+static int physmap_move(domain *d, uint64_t from, uint64_t to)
+{
+    uint32_t entry, type;
+    int error;
+
+    KERNEL_ENTER(d->m);
+    entry = from < P2M_PFNS ? p2m_entry(d, (uint32_t)from) : 0;
+    type = entry >> P2M_TYPE_SHIFT;
+    if (type != P2M_RAM && type != P2M_LAZY)
+        return -EACCES;
+    if (from == to)
+        return 0;
+    if (!leaf_own(d, (uint32_t)from / P2M_LEAF))
+        return -ENOMEM;
+    error = physmap_add(d, to, entry);
+    return error ? error : p2m_set(d, (uint32_t)from, 0);
+}
+
+/*
+ * A foreign page: `owner`'s page at `gfn` for the caller's physmap; EINVAL where it has no
+ * RAM. Not a grant: no entry of its table says so, it is a privilege (XSM) of the mapper.
+ */
+static int physmap_add_foreign(domain *d, uint64_t gpfn, domain *owner, uint64_t gfn)
+{
+    uint32_t entry, frame;
+    int error;
+
+    KERNEL_ENTER(d->m);
+    entry = gfn < P2M_PFNS ? p2m_entry(owner, (uint32_t)gfn) : 0;
+    if (!entry || p2m_is_foreign(entry))
+        return -EINVAL;
+    error = physmap_check(d, gpfn);
+    if (error)
+        return error;
+    entry = p2m_touch(owner, (uint32_t)gfn);
+    if (!entry)
+        return -ENOMEM;
+    frame = entry & P2M_FRAME_MASK;
+    frame_get(d->m, frame);
+    error = physmap_add(d, gpfn, ((uint32_t)P2M_FOREIGN << P2M_TYPE_SHIFT) | frame);
+    if (error)
+        frame_put(d->m, frame);
+    else
+        owner->foreign_special += d->m->frames[frame].owner == OWNER_XEN;
+    return error;
+}
+
+/*
+ * XENMEM_acquire_resource: a frame that Xen made for another domain, as a foreign page. RAM
+ * there is unhooked; EPERM at a grant or foreign page, for which the caller is crashed.
+ */
+static int physmap_acquire(domain *d, uint64_t gpfn, uint32_t frame)
+{
+    int error;
+
+    KERNEL_ENTER(d->m);
+    if (gpfn >= P2M_PFNS)
+        return -EINVAL;
+    error = p2m_place(d, (uint32_t)gpfn, frame, P2M_FOREIGN);
+    if (!error)
+        d->m->domains[d->m->frames[frame].domid]->foreign_special++;
+    return error == -EBUSY ? -EPERM : error;
+}
+
+/* XENMEM_remove_from_physmap: whatever is there is unhooked; RAM stays in tot_pages. */
+static int physmap_remove(domain *d, uint64_t gpfn)
+{
+    KERNEL_ENTER(d->m);
+    if (gpfn >= P2M_PFNS || !p2m_entry(d, (uint32_t)gpfn))
+        return -ENOENT;
+    return p2m_exchange(d, (uint32_t)gpfn, 0, 0);
 }
 
 /*
@@ -405,30 +404,36 @@ static int64_t domain_add_xen_frame(domain *d, uint32_t pfn, uint32_t frame)
  */
 static void domain_relinquish(domain *d)
 {
+    domain_claim(d, 0);
     d->m->free_pages += d->tot_pages - d->nr_frames;
     d->tot_pages = d->nr_frames;
-    for (uint32_t leaf = 0; leaf < d->nr_leaves; leaf++) {
-        if (!d->leaves[leaf])
-            continue;
-        for (uint32_t i = 0; i < P2M_LEAF; i++) {
-            uint32_t entry = d->leaves[leaf][i], type = entry >> P2M_TYPE_SHIFT;
+    while (d->nr_owned) {
+        uint32_t leaf = d->owned[--d->nr_owned], *entries = d->leaves[leaf];
 
-            if (entry && type != P2M_HOLE)
-                frame_put(d->m, entry & P2M_FRAME_MASK);
+        for (uint32_t i = 0; entries[LEAF_USED]; i++) {
+            entries[LEAF_USED] -= entries[i] != 0;
+            if (entries[i] != LAZY_ENTRY)
+                p2m_dispose(d, leaf * P2M_LEAF + i, entries[i], 1);
         }
-        free(d->leaves[leaf]);
+        free(entries);
+    }
+    while (d->unhooked != FRAME_NONE) {
+        uint32_t frame = d->unhooked;
+
+        d->unhooked = d->m->frames[frame].link;
+        frame_put(d->m, frame);
     }
     free(d->leaves);
-    free(d->extents);
+    free(d->owned);
     d->leaves = NULL;
-    d->extents = NULL;
-    d->nr_leaves = d->nr_extents = 0;
-    d->max_pages = 0;
+    d->owned = NULL;
+    d->nr_leaves = d->nr_tables = d->room_owned = 0;
+    d->relinquished = 1;
     d->generation++;
 }
 
-/* Frames of a relinquished domain that others hold: by grant maps or foreign maps. */
-static uint32_t domain_shared_frames(domain *d) { return d->tot_pages; }
+/* Frames of a relinquished domain that others hold: by grants, foreign or resource maps. */
+static uint32_t domain_shared_frames(domain *d) { return d->tot_pages + d->foreign_special; }
 
 /*
  * Give back all memory. What is left is a shell in which nothing is mapped: handles on its
@@ -454,94 +459,3 @@ static void domain_release(domain *d)
 }
 
 static void domain_free(domain *d) { free(d); }
-
-static int64_t page_copy(domain *d, uint32_t pfn, uint32_t offset, uint8_t *private, uint32_t size,
-                         int write)
-{
-    struct call c = call_begin(d->m, d->domid, 0);
-
-    KERNEL_ENTER(d->m);
-    pfn += offset >> FRAME_SHIFT;
-    offset &= FRAME_SIZE - 1;
-    for (uint32_t done = 0; done < size;) {
-        uint32_t n = FRAME_SIZE - offset < size - done ? FRAME_SIZE - offset : size - done;
-        uint8_t *page = page_address(d, pfn, write);
-
-        if (!page)
-            return -EFAULT;
-        if (write)
-            shared_copy_in(&c, page + offset, private + done, n);
-        else
-            shared_copy_out(&c, private + done, page + offset, n);
-        done += n;
-        offset = 0;
-        pfn++;
-    }
-    return call_end(&c, size);
-}
-
-static int64_t page_read(domain *d, uint32_t pfn, uint32_t offset, void *out, uint32_t size)
-{
-    return page_copy(d, pfn, offset, out, size, 0);
-}
-
-static int64_t page_write(domain *d, uint32_t pfn, uint32_t offset, const void *data, uint32_t size)
-{
-    return page_copy(d, pfn, offset, (uint8_t *)data, size, 1);
-}
-
-static int64_t page_load32(domain *d, uint32_t pfn, uint32_t offset)
-{
-    struct call c = call_begin(d->m, d->domid, 0);
-    uint8_t *page;
-    uint32_t value;
-
-    KERNEL_ENTER(d->m);
-    page = page_address(d, pfn, 0);
-    if (!page || offset > FRAME_SIZE - 4 || offset % 4)
-        return -EFAULT;
-    value = shared_load32(&c, page + offset);
-    return call_end(&c, value);
-}
-
-static int page_store32(domain *d, uint32_t pfn, uint32_t offset, uint32_t value)
-{
-    struct call c = call_begin(d->m, d->domid, 0);
-    uint8_t *page;
-
-    KERNEL_ENTER(d->m);
-    page = page_address(d, pfn, 1);
-    if (!page || offset > FRAME_SIZE - 4 || offset % 4)
-        return -EFAULT;
-    shared_store32(&c, page + offset, value);
-    return (int)call_end(&c, 0);
-}
-
-static int64_t page_list(domain *d, const uint32_t *list, uint32_t n, uint8_t *private,
-                         uint32_t size, int write)
-{
-    uint32_t done = 0;
-
-    for (uint32_t i = 0; i < n; i++, list += 3) {
-        int64_t result;
-
-        if (list[2] > size - done)
-            return -EINVAL;
-        result = page_copy(d, list[0], list[1], private + done, list[2], write);
-        if (result < 0)
-            return result;
-        done += list[2];
-    }
-    return done;
-}
-
-static int64_t page_gather(domain *d, const uint32_t *list, uint32_t n, void *out, uint32_t size)
-{
-    return page_list(d, list, n, out, size, 0);
-}
-
-static int64_t page_scatter(domain *d, const uint32_t *list, uint32_t n, const void *data,
-                            uint32_t size)
-{
-    return page_list(d, list, n, (uint8_t *)data, size, 1);
-}
