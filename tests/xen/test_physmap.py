@@ -170,7 +170,7 @@ def test_a_dead_domain_gives_back_what_was_at_no_pfn(hypervisor: Hypervisor, dom
 @pytest.mark.parametrize("translated", [True, False], ids=["pvh", "pv"])
 def test_resource(hypervisor: Hypervisor, dom0: Domain, translated: bool) -> None:
     """tools/tests/resource/test-resource.c: a grant table of 40 frames, acquired and used."""
-    guest = domain(hypervisor, max_grant_frames=40, translated=translated)
+    guest = domain(hypervisor, max_grant_frames=40, flags=3 if translated else 0)
     memory = dom0.memory
     assert memory.acquire_resource(guest.domid, 1, 0) == 40
     table = dom0.holes.alloc(40)
@@ -194,7 +194,7 @@ def test_resource(hypervisor: Hypervisor, dom0: Domain, translated: bool) -> Non
 
 
 def test_a_pv_caller_gets_frames_instead_of_pages(hypervisor: Hypervisor, guest: Domain) -> None:
-    caller = domain(hypervisor, translated=False)
+    caller = domain(hypervisor, flags=0)
     caller.target = guest
     frames = [0, 0]
     assert caller.memory.acquire_resource(guest.domid, 1, 0, nr_frames=2, gpfns=frames) == 2

@@ -45,7 +45,7 @@ class World:
         self.other = domain(make, 2)
         self.stub = domain(make, 3)
         self.stub.target = self.guest
-        self.pv = domain(make, 4, translated=False)
+        self.pv = domain(make, 4, flags=0)
         self.guest.write(0x1F8, 0, b"touched")
         self.guest.memory.add_to_physmap(DOMID_SELF, SHARED_INFO, 0, SPECIAL_AT)
         self.guest.memory.add_to_physmap(DOMID_SELF, GRANT_TABLE, 0, GRANT_FRAME_AT)
@@ -287,6 +287,7 @@ RESOURCES: list[Row] = [
     ("resource: id 2", lambda w: w.dom0.memory.acquire_resource(1, 1, 2), "EINVAL"),
     ("resource: list of none", lambda w: w.dom0.memory.acquire_resource(1, 1, 0, gpfns=[]), "EINVAL"),
     ("resource: frames without a list", lambda w: w.dom0.memory.acquire_resource(1, 1, 0, nr_frames=1), "EINVAL"),
+    ("resource: a list that is shorter", lambda w: w.dom0.memory.acquire_resource(1, 1, 0, nr_frames=2, gpfns=[FREE]), "EFAULT"),
     ("resource: beyond the maximum", lambda w: w.dom0.memory.acquire_resource(1, 1, 0, frame=4, nr_frames=1, gpfns=[FREE]), "EINVAL"),
     ("resource: status frames in v1", lambda w: w.dom0.memory.acquire_resource(1, 1, 1, nr_frames=1, gpfns=[FREE]), "EINVAL"),
     ("resource: pfn beyond 28 bits", lambda w: w.dom0.memory.acquire_resource(1, 1, 0, nr_frames=1, gpfns=[1 << 28]), "EINVAL"),

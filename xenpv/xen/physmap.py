@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from errno import (
     EACCES,
+    EFAULT,
     EINVAL,
     EIO,
     ENOSYS,
@@ -356,7 +357,7 @@ class Physmap:
         the status frames also in version 1). Else nr_frames, of which the list has one pfn
         each; a caller that is not translated finds the frames there. In this order: EINVAL
         (pad, frame beyond 32 bits), ESRCH (SELF too), EPERM for its own, EPERM, EINVAL
-        (type, id, list, nothing asked, a frame beyond the maximum, status in version 1). A
+        (type, id, list, nothing asked; EFAULT for a list that is shorter; a frame beyond the maximum, status in version 1). A
         grant or foreign page at a pfn crashes the caller: EPERM. At another than the first
         of each 32 frames every failure is EIO; what was mapped before stays.
         """
@@ -376,8 +377,10 @@ class Physmap:
             _fail(operation, EINVAL, "no such resource", **asked)
         if gpfns is None and not nr_frames:
             return maximum
-        if gpfns is None or not 0 < nr_frames <= NR_EXTENTS_MAX or len(gpfns) < nr_frames:
+        if gpfns is None or not 0 < nr_frames <= NR_EXTENTS_MAX:
             _fail(operation, EINVAL, "the list", **asked)
+        if len(gpfns) < nr_frames:
+            _fail(operation, EFAULT, "the list is shorter", **asked)
         for start in range(0, nr_frames, RESOURCE_STRIDE):
             stop = min(start + RESOURCE_STRIDE, nr_frames)
             frames = _resource(target, id_, frame + start, stop - start)
