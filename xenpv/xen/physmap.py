@@ -357,9 +357,10 @@ class Physmap:
         the status frames also in version 1). Else nr_frames, of which the list has one pfn
         each; a caller that is not translated finds the frames there. In this order: EINVAL
         (pad, frame beyond 32 bits), ESRCH (SELF too), EPERM for its own, EPERM, EINVAL
-        (type, id, list, nothing asked; EFAULT for a list that is shorter; a frame beyond the maximum, status in version 1). A
-        grant or foreign page at a pfn crashes the caller: EPERM. At another than the first
-        of each 32 frames every failure is EIO; what was mapped before stays.
+        (type, id, no list, nothing asked), EFAULT (a list that ends early), EINVAL (a frame
+        beyond the maximum, status in version 1). A grant or foreign page at a pfn crashes
+        the caller: EPERM. At another than the first of each 32 frames every failure is EIO;
+        what was mapped before stays.
         """
         operation = "XENMEM_acquire_resource"
         asked = {"domid": domid, "type": type_, "id": id_, "frame": frame, "nr_frames": nr_frames}
