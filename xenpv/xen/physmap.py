@@ -201,7 +201,7 @@ class Physmap:
         target = self.domain.find(domid)
         if target is None:
             _fail(operation, ESRCH, "no such domain", domid=domid)
-        self._permit(operation, target, domid=domid)
+        self._permit(operation, target, {"domid": domid})
         return target
 
     def claim_pages(self, domid: int, nr_pages: int, *, order: int = 0, mem_flags: int = 0) -> None:
@@ -240,20 +240,15 @@ class Physmap:
         target = self._translated(operation, domid, space, asked)
         if gpfn == INVALID_GFN:
             _fail(operation, EINVAL, "INVALID_GFN", **asked)
-        pairs = [(idx, gpfn)]
-        if space == XENMAPSPACE_gmfn_range:
+        if space != XENMAPSPACE_gmfn_range:
+            error = self._add(target, space, idx, gpfn, None)
+        else:
             if idx + size > INVALID_GFN or gpfn + size > INVALID_GFN:
                 _fail(operation, EOVERFLOW, "the range wraps", **asked)
-            space = XENMAPSPACE_gmfn
-            pairs = [(idx + i, gpfn + i) for i in range(size)]
-            if idx < gpfn < idx + size:
-                pairs.reverse()  # so that no page is moved onto one that is still to be moved
-        for source, destination in pairs:
-            error = self._add(target, space, source, destination, None)
-            if error:
-                self.domain.unmapped()
-                _fail(operation, error, "the page cannot be there", **asked)
+            error = _move_range(target, idx, gpfn, size)
         self.domain.unmapped()
+        if error:
+            _fail(operation, error, "the page cannot be there", **asked)
 
     def add_to_physmap_batch(
         self,
@@ -307,7 +302,7 @@ class Physmap:
             _fail(operation, EACCES, "a PV domain has no physmap", **asked)
         if space == XENMAPSPACE_dev_mmio and not (target.is_control and target is self.domain):
             _fail(operation, EACCES, "MMIO is the hardware domain's", **asked)
-        self._permit(operation, target, **asked)
+        self._permit(operation, target, asked)
         return target
 
     def _add(
@@ -404,7 +399,7 @@ class Physmap:
             if error:
                 _fail(operation, EIO if index else error, f"entry {start + index}", **asked)
 
-    def _permit(self, operation: str, target: Domain, **asked: int) -> None:
+    def _permit(self, operation: str, target: Domain, asked: dict[str, int]) -> None:
         """XSM_TARGET: oneself, or privileged over the target."""
         if target is not self.domain and not self.domain.controls(target):
             _fail(operation, EPERM, "no privilege over the domain", **asked)
@@ -434,13 +429,28 @@ def _mem_flags_okay(mem_flags: int, *, privileged: bool) -> bool:
     return not mem_flags & XENMEMF_exact_node_request
 
 
+def _move_range(target: Domain, idx: int, gpfn: int, size: int) -> int:
+    """gmfn_range: 0, or the errno at which it stopped."""
+    steps = range(size)
+    if idx < gpfn < idx + size:
+        steps = steps[::-1]  # so that no page is moved onto one that is still to be moved
+    for step in steps:
+        error = _errno(target, lib.physmap_move(target.kernel, idx + step, gpfn + step))
+        if error:
+            return error
+    return 0
+
+
 def _grant_frame(target: Domain, index: int) -> int:
     """gnttab_map_frame: the frame, the table grown if need be; negative where there is none."""
-    table = target.gnttab
-    if table.nr_frames <= index < table.max_frames:
+    if index >= target.gnttab.max_frames:
+        return -EINVAL
+    frame = int(lib.grant_table_frame(target.kernel, index))
+    if frame < 0:
         # Short of memory the table stays as it is, and then Xen says EINVAL too.
         lib.grant_table_grow(target.kernel, index + 1)
-    return int(lib.grant_table_frame(target.kernel, index)) if index < table.nr_frames else -EINVAL
+        frame = int(lib.grant_table_frame(target.kernel, index))
+    return frame
 
 
 def _resource_max(target: Domain, type_: int, id_: int) -> int:

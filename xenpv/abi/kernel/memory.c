@@ -119,13 +119,38 @@ static int extent_check(domain *d, uint32_t pfn, uint32_t count)
     return tables && d->nr_tables + tables > d->max_tables ? -ENOMEM : 0;
 }
 
+/* Untouched RAM from pfn on, as much as can be entered at once; 0: no memory for the table. */
+static uint32_t leaf_populate(domain *d, uint32_t pfn, uint32_t count)
+{
+    uint32_t leaf = pfn / P2M_LEAF, at = pfn % P2M_LEAF, *entries;
+
+    if (leaf >= d->nr_leaves && leaves_grow(d, leaf))
+        return 0;
+    if (d->leaves[leaf])
+        return !p2m_exchange(d, pfn, LAZY_ENTRY, 0);
+    if (count >= P2M_LEAF && !at) {
+        d->leaves[leaf] = leaf_untouched;
+        d->nr_tables++;
+        return P2M_LEAF;
+    }
+    entries = leaf_own(d, leaf);
+    if (!entries)
+        return 0;
+    if (count > P2M_LEAF - at)
+        count = P2M_LEAF - at;
+    for (uint32_t i = 0; i < count; i++)
+        entries[at + i] = LAZY_ENTRY;
+    entries[LEAF_USED] = count;
+    return count;
+}
+
 /*
  * RAM for [pfn, pfn + count), all or nothing: ENOMEM, EINVAL, or EPERM, for which the domain
  * is crashed. RAM that was there is unhooked, not freed.
  */
 static int extent_populate(domain *d, uint64_t gpfn, uint32_t count)
 {
-    uint32_t pfn = (uint32_t)gpfn, end = pfn + count, leaf;
+    uint32_t pfn = (uint32_t)gpfn, end = pfn + count;
     int error;
 
     if (gpfn >= P2M_PFNS || count > P2M_PFNS - gpfn)
@@ -135,21 +160,11 @@ static int extent_populate(domain *d, uint64_t gpfn, uint32_t count)
     error = extent_check(d, pfn, count);
     if (error)
         return error;
-    while (pfn < end) {
-        leaf = pfn / P2M_LEAF;
-        if (leaf >= d->nr_leaves && leaves_grow(d, leaf))
+    for (uint32_t done; pfn < end; pfn += done) {
+        done = leaf_populate(d, pfn, end - pfn);
+        if (!done)
             return -ENOMEM;
-        if (pfn % P2M_LEAF || end - pfn < P2M_LEAF || d->leaves[leaf]) {
-            if (p2m_exchange(d, pfn, LAZY_ENTRY, 0))
-                return -ENOMEM;
-            pages_promise(d, 1);
-            pfn++;
-            continue;
-        }
-        d->leaves[leaf] = leaf_untouched;
-        d->nr_tables++;
-        pages_promise(d, P2M_LEAF);
-        pfn += P2M_LEAF;
+        pages_promise(d, done);
     }
     if (end - 1 > d->max_gpfn)
         d->max_gpfn = end - 1;
