@@ -4,4 +4,5 @@
 #include "grant.c"
 #include "blk.c"
 #include "evtchn.c"
+#include "vcpu.c"
 #include "checksum.c"

@@ -7,6 +7,9 @@
  */
 #include "domain.h"
 
+static void vcpu_unregister_all(domain *d);
+static void vcpu_release(domain *d);
+
 static void machine_delete(machine *m)
 {
     free(m->frames);
@@ -405,6 +408,7 @@ static int64_t domain_add_xen_frame(domain *d, uint32_t pfn, uint32_t frame)
  */
 static void domain_relinquish(domain *d)
 {
+    vcpu_unregister_all(d);
     d->m->free_pages += d->tot_pages - d->nr_frames;
     d->tot_pages = d->nr_frames;
     for (uint32_t leaf = 0; leaf < d->nr_leaves; leaf++) {
@@ -437,6 +441,7 @@ static uint32_t domain_shared_frames(domain *d) { return d->tot_pages; }
 static void domain_release(domain *d)
 {
     domain_relinquish(d);
+    vcpu_release(d);
     for (uint32_t i = 0; i < d->nr_grant_frames; i++)
         xen_frame_put(d->m, d->grant_frames[i]);
     if (d->shared_info)
