@@ -57,4 +57,8 @@ struct domain {
 
 typedef struct domain domain;
 
+/* vcpu.c; a dying domain's memory goes after what these hold. */
+static void vcpu_unregister_all(domain *d);
+static void vcpu_release(domain *d);
+
 #endif

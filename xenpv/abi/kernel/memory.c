@@ -7,9 +7,6 @@
  */
 #include "domain.h"
 
-static void vcpu_unregister_all(domain *d);
-static void vcpu_release(domain *d);
-
 static void machine_delete(machine *m)
 {
     free(m->frames);
