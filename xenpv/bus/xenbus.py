@@ -105,6 +105,8 @@ class XenBus:
 
     def start(self) -> None:
         """D3 to D0."""
+        # Windows started its processors before it loaded a driver.
+        self.domain.start_vcpus()
         self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from errno import EFAULT, EINVAL, ENOMEM, EOVERFLOW
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.sched import SHUTDOWN
@@ -20,11 +20,16 @@ from xenpv.xen.hvm import Hvm
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import PagePool
 from xenpv.xen.physmap import DOMID_SELF, Physmap, XENMAPSPACE_grant_table
+from xenpv.xen.sched import Sched
 from xenpv.xen.trace import Event, Trace
+from xenpv.xen.vcpu import Upcall, Vcpu
+from xenpv.xen.vcpu_op import VcpuOp
 from xenpv.xen.version import XenVersion, xen_version
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
+
+T = TypeVar("T", bound=Task)
 
 PAGE_SIZE: Final = 4096
 
@@ -97,6 +102,11 @@ class Domain:
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
         self.memory = Physmap(self)
         self.hvm = Hvm(self)
+        self.clock = hypervisor.clock
+        self.time_offset_seconds = 0
+        self.vcpu: list[Vcpu] = []
+        self.vcpu_op = VcpuOp(self)
+        self.sched = Sched(self)
         try:
             self._attach(config)
         except BaseException:
@@ -113,6 +123,7 @@ class Domain:
         self.check(lib.domain_limits(self.kernel, 0, grants))
         self._shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, 0))
+        self.publish_wallclock()
         self.evtchn = EventChannels(self, config.max_evtchn_port)
         self.gnttab = GrantTable(self, max_frames=grants, max_maptrack_frames=maptrack)
 
@@ -207,11 +218,36 @@ class Domain:
         """XENMEM_add_to_physmap, space 1: grant table frame `index` at `pfn`; grows the table."""
         self.memory.add_to_physmap(DOMID_SELF, XENMAPSPACE_grant_table, index, pfn)
 
-    # tasks and time
+    # vcpus and time
 
-    def task(self, name: str, run: Callable[[], object]) -> Task:
+    def start_vcpus(self) -> None:
+        """Bring up every vcpu, as the kernel of an HVM domain does on vcpu 0: INIT and SIPI."""
+        for vcpu in self.vcpu:
+            vcpu.start()
+
+    def reschedule(self) -> None:
+        """What decides whether vcpus run has changed: pause count, shutdown, death."""
+        for vcpu in self.vcpu:
+            vcpu.reschedule()
+
+    def rdtsc(self) -> int:
+        """The instruction: ticks of the machine's TSC."""
+        return self.clock.rdtsc()
+
+    def publish_wallclock(self) -> None:
+        """update_domain_wallclock_time: at creation, settimeoffset and settime64."""
+        sec = (self.clock.wc_sec + self.time_offset_seconds) & 0xFFFF_FFFF_FFFF_FFFF
+        self.check(lib.wallclock_update(self.kernel, sec, self.clock.wc_nsec))
+
+    # tasks
+
+    @overload
+    def task(self, name: str, run: Callable[[], object]) -> Task: ...
+    @overload
+    def task(self, name: str, run: Callable[[], object], kind: type[T]) -> T: ...
+    def task(self, name: str, run: Callable[[], object], kind: type[Task] = Task) -> Task:
         """Something of this domain that can be woken; it goes when the domain goes."""
-        task = Task(self.loop, self.domid, name, run)
+        task = kind(self.loop, self.domid, name, run)
         if self.dying:
             task.retire()
             return task
@@ -234,8 +270,11 @@ class Domain:
         task.retire()
 
     def set_upcall(self, vcpu: int, run: Callable[[], object]) -> None:
-        """What runs when events are pending for `vcpu` (HVMOP_set_evtchn_upcall_vector)."""
-        self.upcalls[vcpu].run = run
+        """What runs when events are pending for `vcpu` (HVMOP_set_evtchn_upcall_vector).
+
+        It runs while that vcpu is up: start_vcpus.
+        """
+        self.vcpu[vcpu].upcall.run = run
 
     def set_deliver(self, deliver: Callable[[int], bool]) -> None:
         """How a waiting peer makes this domain handle one port now; see EventChannels.poll."""
@@ -294,7 +333,11 @@ class Domain:
             return  # they are there; Xen makes those that are missing
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
         self.vcpus = count
-        self.upcalls += [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(count)]
+        self.check(lib.vcpu_attach(self.kernel, count))
+        for number in range(count):
+            upcall = self.task(f"upcall{number}", _no_upcall, Upcall)
+            self.upcalls.append(upcall)
+            self.vcpu.append(Vcpu(self, number, upcall))
 
     def set_max_pages(self, count: int) -> None:
         """XEN_DOMCTL_max_mem, in pages."""
@@ -314,6 +357,7 @@ class Domain:
         if self.pause_count == 1:
             for task in self.tasks:
                 task.hold()
+            self.reschedule()
 
     def unpause(self) -> None:
         """XEN_DOMCTL_unpausedomain; EINVAL if it is not paused. The first ends creation."""
@@ -322,6 +366,7 @@ class Domain:
         self.pause_count -= 1
         if not self.pause_count:
             self.creation_finished = True
+            self.reschedule()
             for task in self.tasks:
                 task.release()
 
@@ -345,6 +390,7 @@ class Domain:
             task.hold()
         for timer in self.timers:
             timer.freeze()
+        self.reschedule()
         self._finish_shutdown()
 
     def _finish_shutdown(self) -> None:
@@ -402,6 +448,7 @@ class Domain:
             return
         self.is_shutting_down = self.is_shutdown = False
         self.trace.record(Event.DOMAIN, self.domid, 4)
+        self.reschedule()
         for task in self.tasks:
             task.release()
         for timer in self.timers:
@@ -412,6 +459,9 @@ class Domain:
 
     def stop(self) -> None:
         """At its death: nothing of it runs again, and nothing that ran is held on to."""
+        for vcpu in self.vcpu:
+            vcpu.destroy()
+        self.sched.destroy()
         for timer in self.timers:
             timer.cancel()
         for task in self.tasks:

@@ -121,7 +121,7 @@ class DomainState:
 
 def domain_info(domain: Domain, *, running: bool = False) -> DomainInfo:
     """getdomaininfo() of xen/common/domctl.c. `running`: the caller itself is asked about."""
-    online = domain.vcpus
+    online = sum(not vcpu.down for vcpu in domain.vcpu)
     code = SHUTDOWN_NONE if domain.shutdown_code is None else domain.shutdown_code
     blocked = not running and not any(task.queued or task.due for task in domain.tasks)
     vcpu_flags = DOMINF.blocked * blocked | DOMINF.running * running if online else 0
@@ -277,6 +277,11 @@ class Domctl:
         The port is not looked at before it is due; one that cannot send loses the event.
         """
         self._domain("subscribe", domid, port=port).suspend_evtchn = port
+
+    def settimeoffset(self, domid: int, time_offset_seconds: int) -> None:
+        """XEN_DOMCTL_settimeoffset (24): of the domain's wall clock, signed."""
+        domain = self._domain("settimeoffset", domid, time_offset_seconds=time_offset_seconds)
+        self._hypervisor.set_time_offset(domain, time_offset_seconds)
 
     # asking
 

@@ -11,6 +11,7 @@ import attrs
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen import arena as arenas
+from xenpv.xen.clock import TSC_KHZ, Clock
 from xenpv.xen.domain import Domain
 from xenpv.xen.domctl import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
@@ -43,9 +44,11 @@ class Hypervisor:
         *,
         nr_frames: int = FRAMES_DEFAULT,
         version: XenVersion = XEN,
+        tsc_khz: int = TSC_KHZ,
         first_reserved: int = DOMID_FIRST_RESERVED,
     ) -> None:
         self.loop = loop
+        self.clock = Clock(loop, tsc_khz)
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
         self.version = version
@@ -162,6 +165,26 @@ class Hypervisor:
     def dead(self) -> list[Domain]:
         """Domains that are dead and did not vanish yet."""
         return [domain for domain in self.domains.values() if domain.dead]
+
+    # time
+
+    def set_time_offset(self, domain: Domain, seconds: int) -> None:
+        """XEN_DOMCTL_settimeoffset: of that domain's wall clock, signed."""
+        domain.time_offset_seconds = seconds
+        domain.publish_wallclock()
+
+    def settime64(self, secs: int, nsecs: int, system_time: int, mbz: int = 0) -> None:
+        """XENPF_settime64: UTC was secs and nsecs when system time was `system_time` ns.
+
+        EINVAL unless `mbz` is 0. Every domain's wall clock is written again.
+        """
+        arguments = {"secs": secs, "nsecs": nsecs, "system_time": system_time, "mbz": mbz}
+        if mbz or not 0 <= nsecs < 1 << 32:
+            reason = "mbz is not 0" if mbz else "nsecs is a u32"
+            raise HypercallError(EINVAL, reason, operation="XENPF_settime64", arguments=arguments)
+        self.clock.settime(secs, nsecs, system_time)
+        for domain in self.domains.values():
+            domain.publish_wallclock()
 
     # what changed
 

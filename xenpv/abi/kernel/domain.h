@@ -26,6 +26,12 @@ struct active_entry {
     uint32_t frame;
 };
 
+/* vcpu.c: where a guest asked to have them; NULL: nowhere. Their pages are held. */
+struct vcpu_areas {
+    uint8_t *info_page, *runstate, *time;
+    uint64_t runstate_guest, time_guest;    /* by guest address, all ones: nowhere */
+};
+
 struct domain {
     machine *m;
     /* p2m.c, memory.c */
@@ -48,8 +54,16 @@ struct domain {
     uint32_t *grant_frames;
     struct active_entry *active;
     uint32_t nr_grant_frames, max_grant_frames;
+    /* vcpu.c */
+    struct vcpu_areas *vcpu_areas;
+    uint8_t *dummy_vcpu_info;     /* of every vcpu >= 32 that registered none; NULL: no such vcpu */
+    uint32_t nr_vcpu_areas;
 };
 
 typedef struct domain domain;
+
+/* vcpu.c; a dying domain's memory goes after what these hold. */
+static void vcpu_unregister_all(domain *d);
+static void vcpu_release(domain *d);
 
 #endif

@@ -7,4 +7,5 @@
 #include "grant.c"
 #include "blk.c"
 #include "evtchn.c"
+#include "vcpu.c"
 #include "checksum.c"

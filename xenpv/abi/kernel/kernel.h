@@ -148,6 +148,20 @@ int64_t evtchn_guest_unmask(domain *, uint32_t port);
 int64_t evtchn_scan(domain *, uint32_t vcpu, uint32_t *ports, uint32_t max, int ack);
 int64_t evtchn_upcall_pending(domain *, uint32_t vcpu);
 
+/* vcpu.c */
+int vcpu_attach(domain *, uint32_t nr_vcpus);
+int vcpu_info_register(domain *, uint32_t vcpu, uint64_t pfn, uint32_t offset);
+int vcpu_area_register(domain *, uint32_t vcpu, int is_time, uint64_t address);
+int vcpu_guest_area(domain *, uint32_t vcpu, int is_time, uint64_t address);
+int vcpu_time_update(domain *, uint32_t vcpu, uint64_t tsc, uint64_t system_time,
+                     uint32_t mul, int32_t shift, uint32_t flags, int force);
+int vcpu_time_populate(domain *, uint32_t vcpu, uint64_t tsc, uint64_t system_time,
+                       uint32_t mul, int32_t shift, uint32_t flags);
+int vcpu_runstate_update(domain *, uint32_t vcpu, int32_t state, uint64_t entry_time,
+                         const uint64_t *times, int flag);
+int wallclock_update(domain *, uint64_t sec, uint32_t nsec);
+int vcpu_unmask_upcall(domain *, uint32_t vcpu);
+
 /* checksum.c */
 uint32_t checksum_internet(const void *data, uint32_t size, uint32_t initial);
 uint32_t toeplitz(const void *key, uint32_t key_size, const void *input, uint32_t size);

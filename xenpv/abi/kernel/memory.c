@@ -420,6 +420,7 @@ static int physmap_remove(domain *d, uint64_t gpfn)
 static void domain_relinquish(domain *d)
 {
     domain_claim(d, 0);
+    vcpu_unregister_all(d);
     d->m->free_pages += d->tot_pages - d->nr_frames;
     d->tot_pages = d->nr_frames;
     while (d->nr_owned) {
@@ -457,6 +458,7 @@ static uint32_t domain_shared_frames(domain *d) { return d->tot_pages + d->forei
 static void domain_release(domain *d)
 {
     domain_relinquish(d);
+    vcpu_release(d);
     for (uint32_t i = 0; i < d->nr_grant_frames; i++)
         xen_frame_put(d->m, d->grant_frames[i]);
     if (d->shared_info)
