@@ -67,6 +67,7 @@ class Domain:
         self.vcpus = 0  # until XEN_DOMCTL_max_vcpus
         self.is_32bit = config.has_32bit_shinfo
         self.max_grant_version = config.max_grant_version
+        self.translated = self.is_hvm  # PVH counts as HVM; a PV guest has no physmap
         self.loop: Loop = hypervisor.loop
         self.trace: Trace = hypervisor.loop.trace
         kernel = lib.domain_new(hypervisor.machine, domid, self.is_32bit)
@@ -111,7 +112,12 @@ class Domain:
         self._shared_info = self.check(lib.domain_alloc_xen_frame(self.kernel))
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, 0))
         self.evtchn = EventChannels(self, config.max_evtchn_port)
-        self.gnttab = GrantTable(self, max_frames=grants, max_maptrack_frames=maptrack)
+        self.gnttab = GrantTable(
+            self,
+            max_frames=grants,
+            max_maptrack_frames=maptrack,
+            max_version=config.max_grant_version,
+        )
 
     def __repr__(self) -> str:
         return f"<Domain {self.domid}>"

@@ -1,7 +1,10 @@
 /* One translation unit: the functions are static and small, and inline into each other. */
 #include "memory.c"
 #include "ring.c"
-#include "grant.c"
+#include "grant_table.c"
+#include "grant_entry.c"
+#include "grant_map.c"
+#include "grant_copy.c"
 #include "blk.c"
 #include "evtchn.c"
 #include "checksum.c"
