@@ -155,7 +155,8 @@ class GrantTable:
         readonly: bool = False, device: bool = False, host: bool = True, vcpu: int = 0,
     ) -> int:  # fmt: skip
         """GNTTABOP_map_grant_ref of one entry of `domid` at `pfn`; its handle."""
-        op = ffi.new("struct gnttab_map_grant_ref *")
+        ops = ffi.new("struct gnttab_map_grant_ref[1]")
+        op = ops[0]
         op.host_addr = pfn << 12
         op.flags = GNTMAP.host_map * host | GNTMAP.device_map * device | GNTMAP.readonly * readonly
         op.ref = ref
@@ -199,7 +200,8 @@ class GrantTable:
 
     def transfer(self, frame: int, domid: int, ref: int) -> None:
         """GNTTABOP_transfer of a page: an mfn of a PV guest, a gfn of another (which fails)."""
-        op = ffi.new("struct gnttab_transfer *")
+        ops = ffi.new("struct gnttab_transfer[1]")
+        op = ops[0]
         op.mfn = frame
         op.domid = domid
         op.ref = ref

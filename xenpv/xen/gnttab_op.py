@@ -52,7 +52,7 @@ def _map(table: GrantTable, op: Any, vcpu: int) -> int:
     handle = table.track.take(vcpu)
     if handle is None:
         return GNTST.no_space
-    status = lib.grant_map(mapper.kernel, granter.kernel, op)
+    status = lib.grant_map(mapper.kernel, granter.kernel, ffi.addressof(op))
     if status:
         table.track.give_back(handle)
         if status == _CRASH:
@@ -243,7 +243,7 @@ def get_version(table: GrantTable, op: Any) -> int:
 
 def transfer(table: GrantTable, op: Any) -> None:
     """`struct gnttab_transfer`: the status."""
-    status = lib.grant_transfer(table.domain.kernel, op)
+    status = lib.grant_transfer(table.domain.kernel, ffi.addressof(op))
     table.domain.fail_unless_gntst(status)
     op.status = status
 
@@ -298,7 +298,7 @@ def grant_table_op(table: GrantTable, cmd: int, ops: Any, count: int, vcpu: int 
 
 def _map_all(table: GrantTable, ops: Any, count: int, vcpu: int) -> None:
     for index in range(count):
-        map_grant_ref(table, ffi.addressof(ops, index), vcpu)
+        map_grant_ref(table, ops[index], vcpu)
 
 
 def copy(table: GrantTable, ops: Any, count: int) -> int:
