@@ -203,11 +203,7 @@ class Domain:
 
     def add_to_physmap_grant(self, index: int, pfn: int) -> None:
         """XENMEM_add_to_physmap, space 1: grant table frame `index` at `pfn`; grows the table."""
-        if index >= self.gnttab.max_frames:
-            raise HypercallError(EINVAL, f"grant frame {index} of {self.gnttab.max_frames}")
-        if index >= self.gnttab.nr_frames:
-            self.gnttab.grow(index + 1)
-        frame = self.check(lib.grant_table_frame(self.kernel, index))
+        frame = self.gnttab.physmap_frame(index)
         self.check(lib.domain_add_xen_frame(self.kernel, pfn, frame))
 
     # tasks and time

@@ -27,6 +27,8 @@ GRANT_FRAMES_MAX: Final = 64
 MAPTRACK_FRAMES_MAX: Final = 1024
 ENTRIES_PER_FRAME: Final = 512  # of version 1; version 2 has half as many
 RESERVED_ENTRIES: Final = 8
+GRANT_FRAMES_PER_STATUS_FRAME: Final = 8
+STATUS_FRAME: Final = 1 << 31  # XENMAPIDX_grant_table_status
 DOMID_SELF: Final = 0x7FF0
 GNTTAB_RESERVED_CONSOLE: Final[int] = lib.GNTTAB_RESERVED_CONSOLE
 GNTTAB_RESERVED_XENSTORE: Final[int] = lib.GNTTAB_RESERVED_XENSTORE
@@ -125,6 +127,25 @@ class GrantTable:
     def grow(self, nr_frames: int) -> None:
         """More frames, up to max_frames; raises HypercallError(EINVAL) beyond, or ENOMEM."""
         self.domain.check(lib.grant_table_grow(self.domain.kernel, nr_frames))
+
+    def physmap_frame(self, index: int) -> int:
+        """The machine frame that XENMEM_add_to_physmap's `idx` of space grant_table means.
+
+        Bit 31: a status frame, in version 2. The table grows as far as that needs. Raises
+        HypercallError EINVAL beyond the maximum, ENOMEM.
+        """
+        kernel = self.domain.kernel
+        if self.version == 2 and index & STATUS_FRAME:
+            number = index & ~STATUS_FRAME
+            if number >= self.nr_status_frames:
+                self.grow((number + 1) * GRANT_FRAMES_PER_STATUS_FRAME)
+            return int(lib.grant_table_status_frame(kernel, number))
+        if not 0 <= index < self.max_frames:
+            reason = f"grant frame {index} of {self.max_frames}"
+            raise HypercallError(EINVAL, reason, operation="XENMEM_add_to_physmap")
+        if index >= self.nr_frames:
+            self.grow(index + 1)
+        return int(lib.grant_table_frame(kernel, index))
 
     # the hypercall
 
