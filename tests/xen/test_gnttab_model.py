@@ -51,7 +51,7 @@ class Grants(RuleBasedStateMachine):
 
     def made(self, domid: int | None = None) -> Domain:
         new = domain(self.hypervisor, domid, max_grant_frames=4)
-        ram = {pfn: bytearray([new.domid * 16 + pfn - 0xFF] * 4096) for pfn in PFNS}
+        ram = {pfn: bytearray([(new.domid * 16 + pfn - 0xFF) % 256] * 4096) for pfn in PFNS}
         for pfn, content in ram.items():
             new.write(pfn, 0, content)
         self.model.owners[new.domid] = Owner(new.domid, ram)
@@ -68,6 +68,12 @@ class Grants(RuleBasedStateMachine):
     def name(self, seat: int) -> int:
         """Seats are drawn; whoever sits there now has a domid."""
         return self.seats[seat].domid if seat < 3 else seat
+
+    def named_side(self, side: tuple[int, int, int, bool]) -> tuple[int, int, int, bool]:
+        name, seat, offset, is_ref = side
+        if not is_ref and name == 300:  # RAM of which the model keeps no bytes
+            name = 0x90000
+        return name, self.name(seat), offset, is_ref
 
     def same(self, call: Callable[[], Any], model: Callable[[], Any]) -> None:
         """Both succeed, with one result, or both fail, with one code."""
@@ -193,7 +199,7 @@ class Grants(RuleBasedStateMachine):
     def copy(self, seat: int, wanted: list[Any]) -> None:
         by, owner = self.seats[seat], self.owner(seat)
         named = [
-            (*((name, self.name(dom), *rest) for name, dom, *rest in (source, dest)), size)
+            (*(self.named_side(side) for side in (source, dest)), size)
             for source, dest, size in wanted
         ]
         ops = copies(*named)
