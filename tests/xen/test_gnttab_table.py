@@ -388,7 +388,7 @@ class PV(Scene):
     """dom0 and the guest are PV: dom0 may map for devices and give pages away."""
 
     def __init__(self, hypervisor: Hypervisor, version: int) -> None:
-        super().__init__(hypervisor, version, translated=False)
+        super().__init__(hypervisor, version, flags=0)
         lib.grant_table_pv(self.guest.kernel, 1)
         self.mfn = lib.p2m_lookup(self.dom0.kernel, 0x108, 0)
         self.theirs = lib.p2m_lookup(self.guest.kernel, 0x108, 0)

@@ -106,7 +106,6 @@ class Toolstack:
             vcpus=config.vcpus,
             max_pages=config.maxmem_mib * PAGES_PER_MIB + SLACK_PAGES + SPECIAL_NR_PAGES,
             max_grant_frames=config.max_grant_frames,
-            max_grant_version=config.max_grant_version,
             max_maptrack_frames=config.max_maptrack_frames,
             max_event_channels=config.max_event_channels,
             max_grant_version=config.max_grant_version,
