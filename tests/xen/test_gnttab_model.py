@@ -181,6 +181,39 @@ class Grants(RuleBasedStateMachine):
             lambda: self.model.map(owner, theirs, ref, readonly, place),
         )
 
+    def granted(self, which: int) -> tuple[int, int, int] | None:
+        """One of the entries that permit something: (who may, whose, ref), by seat."""
+        seat_of = {domain.domid: seat for seat, domain in enumerate(self.seats)}
+        found = [
+            (seat_of[entry.domid], seat, ref)
+            for seat in range(3)
+            for ref, entry in self.owner(seat).entries.items()
+            if entry.flags & 3 and entry.domid in seat_of and self.owner(seat).has(ref)
+        ]
+        return found[which % len(found)] if found else None
+
+    @rule(which=st.integers(0, 30), readonly=st.booleans(), place=st.sampled_from(PLACES))
+    def map_what_is_granted(self, which: int, readonly: bool, place: int) -> None:
+        granted = self.granted(which)
+        if granted:
+            self.map(*granted, readonly, place)
+
+    @rule(
+        which=st.integers(0, 30),
+        to_it=st.booleans(),
+        mine=st.sampled_from([*PFNS, *PLACES[:2]]),
+        offset=offsets,
+        size=sizes,
+    )
+    def copy_what_is_granted(
+        self, which: int, to_it: bool, mine: int, offset: int, size: int
+    ) -> None:
+        granted = self.granted(which)
+        if granted:
+            seat, granter, ref = granted
+            sides = [(ref, granter, offset, True), (mine, SELF, 0, False)]
+            self.copy(seat, [(*(sides[::-1] if to_it else sides), size)])
+
     @rule(seat=seats, which=st.integers(0, 9), elsewhere=st.none() | st.sampled_from(PLACES))
     def unmap(self, seat: int, which: int, elsewhere: int | None) -> None:
         by, owner = self.seats[seat], self.owner(seat)
@@ -247,6 +280,8 @@ class Grants(RuleBasedStateMachine):
     @invariant()
     def handles(self) -> None:
         for owner in self.model.owners.values():
+            track = self.domains[owner.domid].gnttab.track
+            assert track.free_handles + len(owner.handles) == 256 * track.nr_frames
             found = {
                 handle: (mapping.granter.domid, mapping.ref, bool(mapping.flags & 4))
                 for handle, mapping in self.domains[owner.domid].gnttab.maptrack.items()
