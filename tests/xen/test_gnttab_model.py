@@ -27,7 +27,7 @@ SELF = 0x7FF0
 seats = st.integers(0, 2)
 refs = st.sampled_from([8, 9, 10, 0, 7, 300, 600])
 inside = st.sampled_from([8, 9, 10, 0, 7])
-frames = st.sampled_from([*PFNS, 0x90000, 1 << 33])
+frames = st.sampled_from([*PFNS, *PFNS, 0x90000, 1 << 33])
 offsets = st.sampled_from([0, 1, 64, 127, 128, 4095, 4096])
 sizes = st.sampled_from([0, 1, 64, 128, 4096, 0xFFFF])
 sides = st.tuples(
@@ -151,8 +151,10 @@ class Grants(RuleBasedStateMachine):
         granter, owner = self.seats[seat], self.owner(seat)
         self.same(lambda: granter.gnttab.swap(a, b), lambda: self.model.swap(owner, a, b))
 
-    @rule(seat=seats, version=st.integers(0, 3))
-    def set_version(self, seat: int, version: int) -> None:
+    @rule(seat=seats, version=st.integers(0, 3), chance=st.integers(0, 2))
+    def set_version(self, seat: int, version: int, chance: int) -> None:
+        if chance:
+            return  # most of the time it would empty the table
         granter, owner = self.seats[seat], self.owner(seat)
         self.same(
             lambda: granter.gnttab.set_version(version),
@@ -197,6 +199,16 @@ class Grants(RuleBasedStateMachine):
         granted = self.granted(which)
         if granted:
             self.map(*granted, readonly, place)
+
+    @rule(
+        seat=seats, to=seats, ref=inside, pfn=st.sampled_from(PFNS), places=st.permutations(PLACES)
+    )
+    def grant_and_map_twice(
+        self, seat: int, to: int, ref: int, pfn: int, places: list[int]
+    ) -> None:
+        self.grant(seat, to, ref, pfn, readonly=False)
+        self.map(to, seat, ref, True, places[0])
+        self.map(to, seat, ref, False, places[1])
 
     @rule(
         which=st.integers(0, 30),
