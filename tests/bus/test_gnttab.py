@@ -72,3 +72,23 @@ def test_foreign_pages_are_mapped_and_given_back(world: World) -> None:
         gnttab.map_foreign_page(0, 9)
     again, _ = gnttab.map_foreign_page(0, 8)
     assert again == pfn
+
+
+def test_a_reference_that_could_not_be_revoked_is_not_given_out_again(world: World) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc()
+    ref = gnttab.permit_foreign_access(0, pfn)
+    world.dom0.gnttab.map(1, ref, world.dom0.holes.alloc(), readonly=True)
+    for _ in range(101):
+        assert not gnttab.revoke_foreign_access(ref)
+    left = 512 - RESERVED_REFS - 1
+    assert ref not in [gnttab.permit_foreign_access(0, pfn) for _ in range(left)]
+    assert len(gnttab.frame_pfns) == 1
+
+
+def test_a_pfn_that_an_entry_cannot_say_costs_no_reference(world: World) -> None:
+    gnttab = world.gnttab()
+    with pytest.raises(HypercallError, match="^ERANGE"):
+        gnttab.permit_foreign_access(0, 1 << 32)
+    assert gnttab.permitted == 0
+    assert gnttab.permit_foreign_access(0, world.guest.pages.alloc()) == RESERVED_REFS

@@ -9,6 +9,7 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.gnttab import GNTST
 from xenpv.errors import GrantError, HypercallError
 from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.gnttab import CopySide
 from xenpv.xen.hypervisor import Hypervisor
 
 PERMIT = 1
@@ -281,3 +282,252 @@ def test_ring_handle_on_an_unmapped_grant_is_efault(dom0: Domain, guest: Domain,
     dom0.gnttab.unmap(handle, here)
     assert lib.back_final_check(ring) == -14
     assert lib.ring_init(ring) == -14
+
+
+# the granter's own rules
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_readonly_goes_freely_and_comes_only_without_writers(
+    dom0: Domain, guest: Domain, page: int, version: int
+) -> None:
+    guest.gnttab.set_version(version)
+    grant(guest, 8, page, PERMIT | READONLY)
+    handle = dom0.gnttab.map(guest.domid, 8, 0x100000, readonly=True)
+    assert lib.grant_entry_readonly(guest.kernel, 8, 0) == 0
+    writer = dom0.gnttab.map(guest.domid, 8, 0x100001)
+    assert lib.grant_entry_readonly(guest.kernel, 8, 1) == -16
+    assert flags(guest, 8) & READONLY == 0
+    dom0.gnttab.unmap(writer, 0x100001)
+    assert lib.grant_entry_readonly(guest.kernel, 8, 1) == 0
+    assert status_of(dom0.gnttab.map, guest.domid, 8, 0x100001) == GNTST.general_error
+    dom0.gnttab.unmap(handle, 0x100000)
+    assert lib.grant_entry_readonly(guest.kernel, 600000, 1) == -22
+
+
+def test_version_2_revokes_new_uses_at_once_and_says_who_is_left(
+    dom0: Domain, guest: Domain, page: int
+) -> None:
+    guest.gnttab.set_version(2)
+    grant(guest, 8, page)
+    handle = dom0.gnttab.map(guest.domid, 8, 0x100000, readonly=True)
+    assert lib.grant_entry_revoke(guest.kernel, 8) == -16
+    assert flags(guest, 8) == 0
+    assert lib.grant_entry_status(guest.kernel, 8) == READING
+    dom0.gnttab.unmap(handle, 0x100000)
+    assert lib.grant_entry_revoke(guest.kernel, 8) == 0
+    assert status_of(dom0.gnttab.map, guest.domid, 8, 0x100000) == GNTST.general_error
+
+
+def test_a_sub_page_entry_lies_in_the_table_as_in_the_header(guest: Domain) -> None:
+    guest.gnttab.set_version(2)
+    assert lib.grant_entry_set_sub_page(guest.kernel, 9, 5, 1 << 33, 100, 50, PERMIT) == 0
+    assert lib.grant_entry_set_transitive(guest.kernel, 10, 5, 7, 300, READONLY) == 0
+    guest.add_to_physmap_grant(0, 0x90)
+    sub_page = ffi.new("union grant_entry_v2 *", {"sub_page": ((0x101, 5), 100, 50, 1 << 33)})
+    assert guest.read(0x90, 9 * 16, 16) == bytes(ffi.buffer(sub_page))
+    transitive = ffi.new("union grant_entry_v2 *", {"transitive": ((3 | READONLY, 5), 7, 0, 300)})
+    assert guest.read(0x90, 10 * 16, 12) == bytes(ffi.buffer(transitive))[:12]
+
+
+def test_only_version_2_has_sub_pages_hops_and_wide_frames(guest: Domain) -> None:
+    assert lib.grant_entry_set_sub_page(guest.kernel, 9, 5, 0x100, 100, 50, PERMIT) == -22
+    assert lib.grant_entry_set_transitive(guest.kernel, 9, 5, 7, 300, 0) == -22
+    assert lib.grant_entry_set(guest.kernel, 9, 5, 1 << 32, PERMIT) == -34
+    assert flags(guest, 9) == 0
+
+
+# versions and growth
+
+
+def test_reserved_entries_outlive_the_version_and_others_do_not(
+    dom0: Domain, guest: Domain, page: int
+) -> None:
+    grant(guest, 0, page)
+    grant(guest, 7, page, PERMIT | READONLY)
+    grant(guest, 8, page)
+    handle = dom0.gnttab.map(guest.domid, 0, 0x100000)
+    for version in (2, 1, 2):
+        guest.gnttab.set_version(version)
+        assert guest.gnttab.get_version() == version
+        in_flags = READING | WRITING if version == 1 else 0
+        assert flags(guest, 0) == PERMIT | in_flags
+        assert lib.grant_entry_status(guest.kernel, 0) == READING | WRITING
+        assert (flags(guest, 7), flags(guest, 8)) == (PERMIT | READONLY, 0)
+    dom0.gnttab.unmap(handle, 0x100000)
+    assert lib.grant_entry_status(guest.kernel, 0) == 0
+    dom0.gnttab.map(guest.domid, 7, 0x100000, readonly=True)
+
+
+def test_going_to_version_1_zeroes_reserved_entries_that_accept_a_transfer(guest: Domain) -> None:
+    guest.gnttab.set_version(2)
+    grant(guest, 3, 0x100, 2)
+    guest.gnttab.set_version(1)
+    guest.add_to_physmap_grant(0, 0x90)
+    assert guest.read(0x90, 0, PAGE_SIZE) == bytes(PAGE_SIZE)
+
+
+def test_status_frames_grow_with_the_table(hypervisor: Hypervisor) -> None:
+    owner = domain(hypervisor, max_grant_frames=20)
+    assert (owner.gnttab.nr_entries, owner.gnttab.nr_status_frames) == (512, 0)
+    owner.gnttab.set_version(2)
+    assert (owner.gnttab.nr_entries, owner.gnttab.nr_status_frames) == (256, 1)
+    for nr, status in ((8, 1), (9, 2), (17, 3)):
+        owner.gnttab.setup_table(nr)
+        assert (owner.gnttab.nr_frames, owner.gnttab.nr_status_frames) == (nr, status)
+    with pytest.raises(HypercallError, match="EINVAL"):
+        owner.add_to_physmap_grant(1 << 31 | 3, 0x90)
+    free = lib.machine_free_pages(hypervisor.machine)
+    owner.gnttab.set_version(1)
+    assert lib.machine_free_pages(hypervisor.machine) == free + 3
+    assert owner.gnttab.nr_status_frames == 0
+
+
+def test_placing_a_status_frame_grows_the_table(hypervisor: Hypervisor) -> None:
+    owner = domain(hypervisor, max_grant_frames=20)
+    owner.gnttab.set_version(2)
+    owner.add_to_physmap_grant(1 << 31 | 1, 0x90)
+    assert (owner.gnttab.nr_frames, owner.gnttab.nr_status_frames) == (16, 2)
+
+
+def test_setup_table_tells_where_the_frames_are(guest: Domain) -> None:
+    guest.add_to_physmap_grant(1, 0x91)
+    op = ffi.new("struct gnttab_setup_table[1]", [(Domain.DOMID_SELF, 2, 7, 0x100 << 12 | 4088)])
+    guest.gnttab.hypercall(2, op)
+    assert op[0].status == 0
+    nowhere = (1 << 64) - 1
+    assert guest.read(0x100, 4088, 16) == nowhere.to_bytes(8, "little") + b"\x91" + bytes(7)
+
+
+def test_no_memory_for_a_bigger_table_changes_nothing(dom0: Domain, guest: Domain) -> None:
+    machine = guest._hypervisor.machine
+    hog = domain(guest._hypervisor, max_pages=1 << 20)
+    hog.populate(lib.machine_free_pages(machine) - 2)
+    for version, error in ((1, GNTST.general_error), (2, GNTST.general_error)):
+        free = lib.machine_free_pages(machine)
+        assert status_of(guest.gnttab.setup_table, 5) == error
+        assert (guest.gnttab.nr_frames, lib.machine_free_pages(machine)) == (1, free)
+        if version == 1:
+            guest.gnttab.set_version(2)
+
+
+# death
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_bits_are_cleared_when_the_mapper_dies(
+    hypervisor: Hypervisor, guest: Domain, page: int, version: int
+) -> None:
+    guest.gnttab.set_version(version)
+    mapper = domain(hypervisor)
+    grant(guest, 8, page, domid=mapper.domid)
+    mapper.gnttab.map(guest.domid, 8, 0x100000)
+    mapper.gnttab.map(guest.domid, 8, 0x100001, readonly=True)
+    frame = lib.p2m_lookup(guest.kernel, page, 0)
+    assert lib.frame_refs(hypervisor.machine, frame) == 5
+    hypervisor.destroy_domain(mapper)
+    assert lib.grant_entry_status(guest.kernel, 8) == 0
+    assert lib.grant_pins(guest.kernel, 8) == 0
+    assert lib.frame_refs(hypervisor.machine, frame) == 1
+
+
+def test_a_dead_mapper_frees_a_dead_granter(hypervisor: Hypervisor, guest: Domain) -> None:
+    mapper = domain(hypervisor)
+    grant(guest, 8, 0x100, domid=mapper.domid)
+    mapper.gnttab.map(guest.domid, 8, 0x100000)
+    hypervisor.destroy_domain(guest)
+    assert hypervisor.dead == [guest]
+    hypervisor.destroy_domain(mapper)
+    assert hypervisor.dead == []
+
+
+def test_nothing_new_is_mapped_of_a_dead_granter(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain, page: int
+) -> None:
+    grant(guest, 8, page)
+    grant(guest, 9, page)
+    handle = dom0.gnttab.map(guest.domid, 8, 0x100000)
+    hypervisor.destroy_domain(guest)
+    for ref in (8, 9):
+        with pytest.raises(GrantError):
+            dom0.gnttab.map(guest.domid, ref, 0x100001)
+    assert lib.grant_pins(guest.kernel, 8) == 1
+    dom0.gnttab.unmap(handle, 0x100000)
+    assert hypervisor.dead == []
+
+
+def test_an_unmap_at_the_place_of_another_handle_of_the_page(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain, page: int
+) -> None:
+    """Xen looks at the frame there and not at the handle's address."""
+    grant(guest, 8, page)
+    first = dom0.gnttab.map(guest.domid, 8, 0x100000)
+    second = dom0.gnttab.map(guest.domid, 8, 0x100001)
+    dom0.gnttab.unmap(first, 0x100001)
+    assert dom0.read(0x100000, 0, 1) == b"\0"
+    assert status_of(dom0.gnttab.unmap, second, 0x100001) == GNTST.general_error
+    hypervisor.destroy_domain(guest)
+    dom0.gnttab.release_maps()
+    assert hypervisor.dead == []
+    with pytest.raises(HypercallError, match="EFAULT"):
+        dom0.read(0x100000, 0, 1)
+
+
+def test_a_page_under_a_mapping_is_unhooked_and_not_freed(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain, page: int
+) -> None:
+    mapper = domain(hypervisor)
+    grant(guest, 8, page, domid=mapper.domid)
+    mapper.write(0x100, 0, b"under it")
+    pages = lib.domain_tot_pages(mapper.kernel)
+    free = lib.machine_free_pages(hypervisor.machine)
+    handle = mapper.gnttab.map(guest.domid, 8, 0x100)
+    mapper.gnttab.map(guest.domid, 8, 0x180)  # a page that was never touched
+    mapper.gnttab.unmap(handle, 0x100)
+    with pytest.raises(HypercallError, match="EFAULT"):
+        mapper.read(0x100, 0, 1)
+    assert lib.domain_tot_pages(mapper.kernel) == pages
+    assert lib.machine_free_pages(hypervisor.machine) == free
+    hypervisor.destroy_domain(mapper)
+    assert hypervisor.dead == []
+    assert lib.machine_free_pages(hypervisor.machine) >= free + pages
+
+
+# what a caller is told
+
+
+def test_a_failed_operation_says_which_with_what_and_why(dom0: Domain, guest: Domain) -> None:
+    table = dom0.gnttab
+    calls = {
+        "map_grant_ref": lambda: table.map(guest.domid, 8, 0x100000),
+        "unmap_grant_ref": lambda: table.unmap(3, 0x100000),
+        "unmap_and_replace": lambda: table.unmap_and_replace(3, 0x100000, 5),
+        "setup_table": lambda: table.setup_table(65),
+        "query_size": lambda: table.query_size(99),
+        "transfer": lambda: table.transfer(0x100, guest.domid, 8),
+        "copy": lambda: table.copy_bytes(CopySide(gmfn=0x100), CopySide(domid=1, ref=8), 8),
+        "swap_grant_ref": lambda: table.swap(8, 9999),
+    }
+    for name, call in calls.items():
+        with pytest.raises(GrantError) as caught:
+            call()
+        assert caught.value.operation == f"GNTTABOP_{name}"
+        assert caught.value.arguments
+        assert caught.value.reason
+    for name, refused in {
+        "set_version": lambda: table.set_version(3), "get_version": lambda: table.get_version(99)
+    }.items():  # fmt: skip
+        with pytest.raises(HypercallError) as hypercall:
+            refused()
+        assert hypercall.value.operation == f"GNTTABOP_{name}"
+        assert hypercall.value.arguments
+    text = str(caught.value)
+    assert text.startswith("GNTST_bad_gntref: GNTTABOP_swap_grant_ref(ref_a=8, ref_b=9999): ")
+
+
+def test_copy_bytes_moves_them(dom0: Domain, guest: Domain, page: int) -> None:
+    grant(guest, 8, page)
+    dom0.gnttab.copy_bytes(
+        CopySide(domid=guest.domid, ref=8, offset=16), CopySide(gmfn=0x100, offset=4), 8
+    )
+    assert dom0.read(0x100, 4, 8) == bytes(range(16, 24))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.xen.conftest import domain
+from tests.xen.grants import HOLE, HOST, Scene, copies
 from tests.xen.test_ring import REQ, Pair, pair, requests
-from xenpv.abi._kernel import lib
+from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.hypervisor import Hypervisor
 
 Access = tuple[int, int, int, int]  # actor, kind, offset, size
@@ -143,3 +144,198 @@ def test_the_hook_may_run_the_other_end_in_between(hypervisor: Hypervisor, ring:
     hypervisor.set_hook(None)
     assert pushed
     assert more
+
+
+# grant operations: accesses to (table, status or page; offset), in order
+
+HELD = lib.ACCESS_HYPERVISOR
+READ, WRITE, ATOMIC = lib.ACCESS_READ, lib.ACCESS_WRITE, lib.ACCESS_ATOMIC
+MINE = (0x104, 0x7FF0, 0, False)
+# One acquisition and one release of entry 8: of its table, of its status array.
+PIN = {
+    1: [("table", READ | HELD, 64, 4), ("table", ATOMIC | HELD, 64, 4), ("table", READ | HELD, 68, 4)],
+    2: [
+        ("table", READ | HELD, 128, 4), ("status", ATOMIC | HELD, 16, 2),
+        ("table", READ | HELD, 128, 4), ("table", READ | HELD, 136, 8),
+    ],
+}  # fmt: skip
+UNPIN = {1: [("table", ATOMIC | HELD, 64, 2)], 2: [("status", ATOMIC | HELD, 16, 2)]}
+
+
+def watched(scene: Scene) -> list[tuple[str, int, int, int]]:
+    """What the hook is told from here on; None of it may be of another frame."""
+    kernel = scene.guest.kernel
+    names = {
+        int(lib.grant_table_frame(kernel, 0)): "table",
+        int(lib.p2m_lookup(kernel, scene.page, 0)): "page",
+        int(lib.p2m_lookup(scene.dom0.kernel, 0x104, 0)): "mine",
+    }
+    if scene.version == 2:
+        names[int(lib.grant_table_status_frame(kernel, 0))] = "status"
+    seen: list[tuple[str, int, int, int]] = []
+    scene.hypervisor.set_hook(
+        lambda actor, kind, frame, offset, size: seen.append((names[frame], kind, offset, size))
+    )
+    return seen
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_access_of_map_and_unmap_is_seen(hypervisor: Hypervisor, version: int) -> None:
+    scene = Scene(hypervisor, version)
+    entry = 8 * (8 if version == 1 else 16)
+    seen = watched(scene)
+    assert scene.map() == 0
+    assert seen == [*PIN[version], ("table", READ | HELD, entry, 2)]
+    seen.clear()
+    assert scene.unmap(0, HOLE << 12) == 0
+    assert seen == UNPIN[version]
+    hypervisor.set_hook(None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_access_of_a_copy_is_seen_and_its_data_without_the_lock(
+    hypervisor: Hypervisor, version: int
+) -> None:
+    scene = Scene(hypervisor, version)
+    entry = 8 * (8 if version == 1 else 16)
+    kind_of_entry = [] if version == 1 else [("table", READ | HELD, entry, 2)]
+    pin = [*kind_of_entry, *PIN[version][:-1], *kind_of_entry, PIN[version][-1]]
+    seen = watched(scene)
+    assert scene.copy((8, 1, 100, True), MINE, 32) == 0
+    data = [("page", READ, 100, 32), ("mine", WRITE, 0, 32)]
+    assert seen == [*pin, *data, *UNPIN[version]]
+    seen.clear()
+    ops = copies((MINE, (8, 1, 100, True), 32), (MINE, (8, 1, 200, True), 16))
+    assert scene.dom0.gnttab.copy(ops) == 0
+    first = [("mine", READ, 0, 32), ("page", WRITE, 100, 32)]
+    second = [("mine", READ, 0, 16), ("page", WRITE, 200, 16)]
+    assert seen == [*pin, *first, *second, *UNPIN[version]]
+    hypervisor.set_hook(None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_access_of_a_local_copy_is_seen(hypervisor: Hypervisor, version: int) -> None:
+    scene = Scene(hypervisor, version)
+    seen = watched(scene)
+    status = ffi.new("int8_t[1]")
+    buffer = bytearray(64)
+    lib.grant_copy_local(
+        scene.dom0.kernel, scene.guest.kernel, 0, [8, 100 | 64 << 16, 0], 1,
+        ffi.from_buffer(buffer), 64, status,
+    )  # fmt: skip
+    assert ("page", READ, 100, 64) in seen
+    assert all(kind & HELD for name, kind, *_ in seen if name != "page")
+    hypervisor.set_hook(None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_access_of_the_granter_is_seen(hypervisor: Hypervisor, version: int) -> None:
+    scene = Scene(hypervisor, version)
+    entry = 8 * (8 if version == 1 else 16)
+    seen = watched(scene)
+    scene.entry(8)
+    frame = ("table", WRITE, entry + 4, 4) if version == 1 else ("table", WRITE, entry + 8, 8)
+    assert seen == [("table", WRITE, entry + 2, 2), frame, ("table", WRITE, entry, 2)]
+    seen.clear()
+    assert lib.grant_entry_revoke(scene.guest.kernel, 8) == 0
+    assert seen == (
+        [("table", READ, entry, 2), ("table", ATOMIC, entry, 2)]
+        if version == 1
+        else [("table", WRITE, entry, 2), ("status", READ, 16, 2)]
+    )
+    seen.clear()
+    assert scene.swap(8, 9) == 0
+    words = 2 if version == 1 else 4
+    assert len(seen) == 4 * words + (4 if version == 2 else 0)
+    assert all(kind & HELD for _, kind, *_ in seen)
+    hypervisor.set_hook(None)
+
+
+def stop_at(hypervisor: Hypervisor, number: int) -> None:
+    """Raise KeyError at the access of that number."""
+    count = 0
+
+    def stop(*_: int) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise KeyError(number)
+
+    hypervisor.set_hook(stop)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_grant_operation_that_the_hook_ends_leaves_no_pin_and_no_bit(
+    hypervisor: Hypervisor, version: int
+) -> None:
+    scene = Scene(hypervisor, version)
+    scene.map()
+    for operation in (
+        lambda: scene.copy((9, 1, 0, True), (8, 1, 0, True)),
+        lambda: scene.map(9, HOST | 4, addr=(HOLE + 1) << 12),
+        lambda: scene.swap(20, 21),
+    ):
+        before = {**scene.snapshot(), "arena": None}  # the data of a copy may be half there
+        bits = [lib.grant_entry_status(scene.guest.kernel, ref) for ref in (8, 9)]
+        for number in range(1, 30):
+            stop_at(hypervisor, number)
+            try:
+                operation()
+                break
+            except KeyError:
+                assert {**scene.snapshot(), "arena": None} == before
+                kernel = scene.guest.kernel
+                assert bits == [lib.grant_entry_status(kernel, ref) for ref in (8, 9)]
+        hypervisor.set_hook(None)
+        assert number > 4
+
+
+# races that the hook plays: the granter acts between the accesses of an operation
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_revoke_at_any_moment_of_a_map_wins_or_loses_whole(
+    hypervisor: Hypervisor, version: int, at: int
+) -> None:
+    scene = Scene(hypervisor, version)
+    count = 0
+    revoked: list[int] = []
+
+    def race(*_: int) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            hypervisor.set_hook(None)
+            revoked.append(lib.grant_entry_revoke(scene.guest.kernel, 8))
+
+    hypervisor.set_hook(race)
+    status = scene.map()
+    hypervisor.set_hook(None)
+    if not revoked:
+        assert status == 0
+        return
+    if revoked == [0]:  # the granter may use its page again
+        assert status == -1
+    if status == 0:
+        assert revoked == [-16]
+    assert lib.grant_entry_status(scene.guest.kernel, 8) == (0 if status else 0x18)
+    assert lib.grant_pins(scene.guest.kernel, 8) == (0 if status else 1)
+
+
+def test_an_entry_that_never_stays_the_same_is_refused(hypervisor: Hypervisor) -> None:
+    scene = Scene(hypervisor, 1)
+    table = scene.guest.gnttab.physmap_frame(0)
+
+    def flicker(_actor: int, kind: int, frame: int, offset: int, _size: int) -> None:
+        if frame == table and offset == 64 and kind & 3 == ATOMIC:
+            hypervisor.set_hook(None)
+            flags = lib.grant_entry_flags(scene.guest.kernel, 8)
+            scene.entry(8, flags ^ 0x20)
+            hypervisor.set_hook(flicker)
+
+    hypervisor.set_hook(flicker)
+    assert scene.copy((8, 1, 0, True), MINE) == -1
+    hypervisor.set_hook(None)
+    assert lib.grant_pins(scene.guest.kernel, 8) == 0
+    assert scene.copy((8, 1, 0, True), MINE) == 0

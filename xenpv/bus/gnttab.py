@@ -6,7 +6,7 @@ driver the rest for its crash path.
 
 from __future__ import annotations
 
-from errno import EBUSY
+from errno import EBUSY, ENOSPC
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -30,7 +30,12 @@ class GnttabInterface:
     def _expand(self) -> None:
         index = len(self.frame_pfns)
         if index >= self.domain.gnttab.max_frames:
-            raise HypercallError(28, f"all {index} grant frames are in use")  # ENOSPC
+            raise HypercallError(
+                ENOSPC,
+                f"all {index} grant frames are in use",
+                operation="XENMEM_add_to_physmap",
+                arguments={"space": "grant_table", "idx": index},
+            )
         pfn = self.domain.holes.alloc()
         self.domain.add_to_physmap_grant(index, pfn)
         self.frame_pfns.append(pfn)
@@ -41,7 +46,8 @@ class GnttabInterface:
     def permit_foreign_access(self, domid: int, pfn: int, *, readonly: bool = False) -> int:
         """A reference by which `domid` may map or copy page `pfn`.
 
-        Raises HypercallError(ENOSPC) when every reference is out.
+        Raises HypercallError ENOSPC when every reference is out, ERANGE for a pfn beyond the
+        32 bits of a version 1 entry.
         """
         if not self._free:
             self._expand()
@@ -49,6 +55,7 @@ class GnttabInterface:
         flags = GTF_permit_access | GTF_readonly if readonly else GTF_permit_access
         done = lib.grant_entry_set(self.domain.kernel, ref, domid, pfn, flags)
         if done < 0:
+            self._free.append(ref)
             self.domain.check(done)
         self._permitted += 1
         return ref
@@ -56,7 +63,9 @@ class GnttabInterface:
     def revoke_foreign_access(self, ref: int) -> bool:
         """Take a reference back; False while the peer still maps it.
 
-        Then the reference stays the caller's, and so must the page (XSA-396).
+        Then the reference stays the caller's, and so must the page (XSA-396). The driver tries
+        100 times and takes the 101st failure for success: here a reference that is mapped is
+        never given out again.
         """
         done = lib.grant_entry_revoke(self.domain.kernel, ref)
         if done < 0:

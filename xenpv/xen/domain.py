@@ -125,7 +125,12 @@ class Domain:
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, 0))
         self.publish_wallclock()
         self.evtchn = EventChannels(self, config.max_evtchn_port)
-        self.gnttab = GrantTable(self, max_frames=grants, max_maptrack_frames=maptrack)
+        self.gnttab = GrantTable(
+            self,
+            max_frames=grants,
+            max_maptrack_frames=maptrack,
+            max_version=config.max_grant_version,
+        )
 
     def __repr__(self) -> str:
         return f"<Domain {self.domid}>"

@@ -443,14 +443,10 @@ def _move_range(target: Domain, idx: int, gpfn: int, size: int) -> int:
 
 def _grant_frame(target: Domain, index: int) -> int:
     """gnttab_map_frame: the frame, the table grown if need be; negative where there is none."""
-    if index >= target.gnttab.max_frames:
-        return -EINVAL
-    frame = int(lib.grant_table_frame(target.kernel, index))
-    if frame < 0:
-        # Short of memory the table stays as it is, and then Xen says EINVAL too.
-        lib.grant_table_grow(target.kernel, index + 1)
-        frame = int(lib.grant_table_frame(target.kernel, index))
-    return frame
+    try:
+        return target.gnttab.physmap_frame(index)
+    except HypercallError:
+        return -EINVAL  # also short of memory: the table stays as it is
 
 
 def _resource_max(target: Domain, type_: int, id_: int) -> int:
@@ -465,9 +461,15 @@ def _resource_max(target: Domain, type_: int, id_: int) -> int:
 
 
 def _resource(target: Domain, id_: int, first: int, count: int) -> list[int] | None:
-    """gnttab_acquire_resource; None: no such frames."""
-    if id_ != XENMEM_resource_grant_table_id_shared:
+    """gnttab_acquire_resource; None: no such frames, or status frames of version 1."""
+    kind = 0
+    if id_ == XENMEM_resource_grant_table_id_status:
+        if target.gnttab.version != 2:
+            return None
+        kind = XENMAPIDX_grant_table_status
+    elif id_ != XENMEM_resource_grant_table_id_shared:
         return None
-    if _grant_frame(target, first + count - 1) < 0:
+    # The last one first: it makes the table grow, or there is none of them.
+    if _grant_frame(target, kind | first + count - 1) < 0:
         return None
-    return [int(lib.grant_table_frame(target.kernel, first + index)) for index in range(count)]
+    return [_grant_frame(target, kind | first + index) for index in range(count)]

@@ -20,10 +20,23 @@
 #define NR_DOMIDS 0x7ff0u          /* DOMID_FIRST_RESERVED */
 #define MAX_VCPUS 128u           /* HVM_MAX_VCPUS */
 
+/* Xen's pin word: four counters of 8 bits, each at most 128 (xen/common/grant_table.c). */
+#define PIN_HOST_WRITE 1u
+#define PIN_HOST_READ (1u << 8)
+#define PIN_DEVICE_WRITE (1u << 16)
+#define PIN_DEVICE_READ (1u << 24)
+#define PIN_WRITERS 0x00ff00ffu
+#define PIN_OVERFLOW_SHIFT 7            /* an increment, shifted, is the bit that says 128 */
+
+/* A pinned grant entry: what it was when it was pinned, whatever its granter writes since. */
 struct active_entry {
-    uint16_t domid;
-    uint8_t readers, writers;     /* host-mapping and copy pins, at most 128 each */
+    uint32_t pin;
     uint32_t frame;
+    uint16_t domid;                 /* for whom */
+    uint16_t start, length;         /* bytes of the page that may be copied */
+    uint8_t is_sub_page;            /* a transitive entry counts as one: neither can be mapped */
+    uint32_t hop_ref;
+    struct domain *hop;             /* whose entry a transitive one stands for, or NULL */
 };
 
 /* vcpu.c: where a guest asked to have them; NULL: nowhere. Their pages are held. */
@@ -51,13 +64,18 @@ struct domain {
     uint8_t is_32bit;
     uint8_t *shared_info;
     uint8_t *vcpu_info[MAX_VCPUS];    /* in shared_info or where it was registered; NULL: no vcpu */
-    uint32_t *grant_frames;
-    struct active_entry *active;
-    uint32_t nr_grant_frames, max_grant_frames;
     /* vcpu.c */
     struct vcpu_areas *vcpu_areas;
     uint8_t *dummy_vcpu_info;     /* of every vcpu >= 32 that registered none; NULL: no such vcpu */
     uint32_t nr_vcpu_areas;
+    /* grant_table.c */
+    uint32_t *grant_frames, *status_frames;
+    struct active_entry **active;     /* 512 a chunk, a chunk a frame */
+    uint32_t nr_grant_frames, max_grant_frames, nr_status_frames;
+    uint8_t grant_version;            /* 1 or 2 */
+    uint8_t is_dying;                 /* nothing new is granted from here */
+    uint8_t grant_ops;                /* operations on its entries under way */
+    uint8_t is_pv;                    /* not translated: its frame numbers are the machine's */
 };
 
 typedef struct domain domain;

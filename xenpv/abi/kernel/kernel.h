@@ -110,20 +110,41 @@ int64_t stream_put(domain *, uint32_t pfn, uint32_t base, uint32_t size,
 int64_t stream_get(domain *, uint32_t pfn, uint32_t base, uint32_t size,
                    uint32_t cons_offset, uint32_t prod_offset, void *out, uint32_t max);
 
-/* grant.c */
+/* grant_table.c */
 int grant_table_grow(domain *, uint32_t nr_frames);
+int grant_table_dying(domain *);
+int grant_table_pv(domain *, int is_pv);
 uint32_t grant_table_frames(domain *);
+uint32_t grant_table_status_frames(domain *);
+uint32_t grant_table_entries(domain *);
 int64_t grant_table_frame(domain *, uint32_t index);
-int grant_entry_set(domain *, uint32_t ref, uint32_t domid, uint32_t frame, uint32_t flags);
+int64_t grant_table_status_frame(domain *, uint32_t index);
+int64_t grant_frame_gfn(domain *, uint32_t frame);
+uint32_t grant_table_version(domain *);
+int grant_table_set_version(domain *, uint32_t version);
+int grant_swap(domain *, uint32_t ref_a, uint32_t ref_b);
+int grant_entry_set(domain *, uint32_t ref, uint32_t domid, uint64_t frame, uint32_t flags);
+int grant_entry_set_sub_page(domain *, uint32_t ref, uint32_t domid, uint64_t frame,
+                             uint32_t page_off, uint32_t length, uint32_t flags);
+int grant_entry_set_transitive(domain *, uint32_t ref, uint32_t domid, uint32_t trans_domid,
+                               uint32_t trans_ref, uint32_t flags);
 int64_t grant_entry_flags(domain *, uint32_t ref);
+int64_t grant_entry_status(domain *, uint32_t ref);
 int grant_entry_revoke(domain *, uint32_t ref);
-int64_t grant_acquire(domain *granter, uint32_t mapper_domid, uint32_t ref, int readonly);
-int grant_release(domain *granter, uint32_t ref, int readonly);
-int64_t grant_map(domain *mapper, domain *granter, uint32_t ref, int readonly, uint32_t pfn);
-int grant_unmap(domain *mapper, domain *granter, uint32_t ref, int readonly, uint32_t pfn);
+int grant_entry_readonly(domain *, uint32_t ref, int readonly);
 uint32_t grant_pins(domain *, uint32_t ref);
+int64_t grant_pinned_frame(domain *, uint32_t ref);
 uint32_t grant_pinned_refs(domain *);
-int64_t grant_copy(domain *self, domain *source, domain *dest, void *ops, uint32_t n);
+
+/* grant_map.c */
+int64_t grant_map(domain *mapper, domain *granter, void *map_grant_ref);
+int64_t grant_unmap(domain *mapper, domain *granter, uint32_t ref, uint32_t flags, uint64_t host_addr,
+                    uint64_t dev_bus_addr, uint64_t new_addr, uint32_t *done);
+int grant_unpin(domain *mapper, domain *granter, uint32_t ref, uint32_t done);
+int64_t grant_transfer(domain *from, void *transfer);
+
+/* grant_copy.c */
+int64_t grant_copy(domain *self, void *ops, uint32_t n, int allow_transitive);
 int64_t grant_copy_local(domain *self, domain *granter, int to_guest, const uint32_t *ops,
                          uint32_t n, void *local, uint64_t local_size, int8_t *status);
 

@@ -7,6 +7,10 @@
  */
 #include "domain.h"
 
+/* grant_table.c */
+static int grant_table_limit(domain *d, uint32_t max_grant_frames);
+static void grant_table_free(domain *d);
+
 static domain *domain_new(machine *m, uint32_t domid, int is_32bit)
 {
     domain *d = domid < NR_DOMIDS ? calloc(1, sizeof(*d)) : NULL;
@@ -35,27 +39,9 @@ static int domain_set_max_pages(domain *d, uint32_t max_pages)
 
 static int domain_limits(domain *d, uint32_t max_pages, uint32_t max_grant_frames)
 {
-    uint32_t *frames;
-    struct active_entry *active;
-
     KERNEL_ENTER(d->m);
     domain_set_max_pages(d, max_pages);
-    if (max_grant_frames <= d->max_grant_frames)
-        return 0;
-    frames = realloc(d->grant_frames, max_grant_frames * sizeof(*frames));
-    if (!frames)
-        return -ENOMEM;
-    d->grant_frames = frames;
-    active = calloc((size_t)max_grant_frames * (FRAME_SIZE / 8), sizeof(*active));
-    if (!active)
-        return -ENOMEM;
-    if (d->active)
-        memcpy(active, d->active,
-               (size_t)d->nr_grant_frames * (FRAME_SIZE / 8) * sizeof(*active));
-    free(d->active);
-    d->active = active;
-    d->max_grant_frames = max_grant_frames;
-    return 0;
+    return grant_table_limit(d, max_grant_frames);
 }
 
 static uint32_t domain_tot_pages(domain *d) { return d->tot_pages; }
@@ -459,17 +445,11 @@ static void domain_release(domain *d)
 {
     domain_relinquish(d);
     vcpu_release(d);
-    for (uint32_t i = 0; i < d->nr_grant_frames; i++)
-        xen_frame_put(d->m, d->grant_frames[i]);
+    grant_table_free(d);
     if (d->shared_info)
         xen_frame_put(d->m, (uint32_t)((d->shared_info - d->m->base) >> FRAME_SHIFT));
-    free(d->grant_frames);
-    free(d->active);
-    d->grant_frames = NULL;
-    d->active = NULL;
     d->shared_info = NULL;
     memset(d->vcpu_info, 0, sizeof(d->vcpu_info));
-    d->nr_grant_frames = d->max_grant_frames = 0;
     d->generation++;
     if (d->m->domains[d->domid] == d)
         d->m->domains[d->domid] = NULL;

@@ -176,6 +176,13 @@ static void page_unpromise(domain *d)
     d->m->free_pages++;
 }
 
+/* Keep a frame of the domain's RAM that is at no pfn, until the domain dies. */
+static void frame_unhook(domain *d, uint32_t frame)
+{
+    d->m->frames[frame].link = d->unhooked;
+    d->unhooked = frame;
+}
+
 /*
  * Let go of what an entry held. RAM is freed, or only unhooked: then it is at no pfn, but
  * stays the domain's and in its tot_pages until it dies.
@@ -194,8 +201,7 @@ static void p2m_dispose(domain *d, uint32_t pfn, uint32_t entry, int free_ram)
         return;
     case P2M_RAM:
         if (!free_ram) {
-            info->link = d->unhooked;
-            d->unhooked = frame;
+            frame_unhook(d, frame);
             return;
         }
         break;
