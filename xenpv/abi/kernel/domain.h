@@ -61,7 +61,7 @@ struct domain {
     uint8_t is_dying;                 /* nothing new is granted from here */
     uint8_t grant_ops;                /* operations on its entries under way */
     uint8_t is_pv;                    /* not translated: its frame numbers are the machine's */
-    /* grant_map.c: own frames that a mapping pushed out of the p2m */
+    /* memory.c: own frames that a mapping pushed out of the p2m */
     uint32_t *unhooked;
     uint32_t nr_unhooked, room_unhooked;
 };

@@ -7,47 +7,10 @@
 
 #define MAP_CRASH 1             /* the caller did what crashes a domain in Xen */
 
-/* Take a page of RAM out of the p2m and keep it: it stays in tot_pages until the domain dies. */
-static int p2m_unhook(domain *d, uint32_t *slot)
-{
-    if (d->nr_unhooked == d->room_unhooked) {
-        uint32_t room = d->room_unhooked ? 2 * d->room_unhooked : 8;
-        uint32_t *grown = realloc(d->unhooked, room * sizeof(*grown));
-
-        if (!grown)
-            return -ENOMEM;
-        d->unhooked = grown;
-        d->room_unhooked = room;
-    }
-    if (*slot)                  /* else it was never touched: no frame stands for it yet */
-        d->unhooked[d->nr_unhooked++] = *slot & P2M_FRAME_MASK;
-    *slot = P2M_HOLE << P2M_TYPE_SHIFT;
-    d->generation++;
-    return 0;
-}
-
-/* Room at a pfn for a foreign page; EBUSY where a grant or foreign page already is. */
-static int p2m_make_room(domain *d, uint32_t pfn, uint32_t **slot)
-{
-    int type = p2m_type(d, pfn);
-
-    if (type == P2M_GRANT_RW || type == P2M_GRANT_RO || type == P2M_FOREIGN)
-        return -EBUSY;
-    *slot = p2m_slot(d, pfn, 1);
-    if (!*slot)
-        return -ENOMEM;
-    if (type == P2M_RAM)
-        return p2m_unhook(d, *slot);
-    if (type == P2M_XEN)
-        p2m_clear(d, pfn);
-    return 0;
-}
-
 /* A GNTST, or MAP_CRASH with the status of that. */
 static int map_host(domain *mapper, const struct gnttab_map_grant_ref *op, uint16_t entry_flags,
                     uint32_t frame)
 {
-    uint32_t *slot;
     int error;
 
     if (op->host_addr >> FRAME_SHIFT >= 1u << 28)
@@ -55,12 +18,10 @@ static int map_host(domain *mapper, const struct gnttab_map_grant_ref *op, uint1
     if (!mapper->is_pv && ((entry_flags & (GTF_PWT | GTF_PCD | GTF_PAT)) ||
                            (op->flags & ~(uint32_t)(GNTMAP_readonly | GNTMAP_host_map))))
         return GNTST_general_error;
-    error = p2m_make_room(mapper, (uint32_t)(op->host_addr >> FRAME_SHIFT), &slot);
+    error = p2m_place(mapper, (uint32_t)(op->host_addr >> FRAME_SHIFT), frame,
+                      op->flags & GNTMAP_readonly ? P2M_GRANT_RO : P2M_GRANT_RW);
     if (error)
         return error == -EBUSY && !mapper->is_pv ? MAP_CRASH : GNTST_general_error;
-    *slot = (op->flags & GNTMAP_readonly ? P2M_GRANT_RO : P2M_GRANT_RW) << P2M_TYPE_SHIFT | frame;
-    mapper->m->frames[frame].refs++;
-    mapper->generation++;
     return GNTST_okay;
 }
 
@@ -125,11 +86,10 @@ static int64_t grant_unmap(domain *mapper, domain *granter, uint32_t ref, uint32
         return GNTST_bad_dev_addr;
     if (host_addr && (flags & GNTMAP_host_map)) {
         uint64_t pfn = host_addr >> FRAME_SHIFT;
-        uint32_t *slot = pfn < 1u << 28 ? p2m_slot(mapper, (uint32_t)pfn, 0) : NULL;
-        uint32_t type = slot ? *slot >> P2M_TYPE_SHIFT : P2M_NONE;
+        int type = pfn < 1u << 28 ? p2m_type(mapper, (uint32_t)pfn) : P2M_NONE;
 
         if (new_addr || (type != P2M_GRANT_RW && type != P2M_GRANT_RO) ||
-            (*slot & P2M_FRAME_MASK) != e.active->frame)
+            p2m_lookup(mapper, (uint32_t)pfn, 0) != e.active->frame)
             return GNTST_general_error;
         p2m_clear(mapper, (uint32_t)pfn);
         *done |= GNTMAP_host_map;
@@ -167,33 +127,29 @@ static int transfer_commit(struct call *c, const struct grant_entry *e, uint16_t
     return 0;
 }
 
-/* The page is `to`'s from here on: at the pfn that its entry names, if there is room. */
-static void transfer_give(struct call *c, domain *from, domain *to, const struct grant_entry *e,
-                          uint32_t frame)
+/* The page is `to`'s from here on, at the pfn that its entry names; lost if it cannot be there. */
+static int transfer_give(struct call *c, domain *from, domain *to, const struct grant_entry *e,
+                         uint32_t frame)
 {
     uint64_t pfn = entry_gfn(c, to, e);
-    uint32_t *slot = NULL;
+    int error;
 
     from->tot_pages--;
     from->nr_frames--;
     to->tot_pages++;
     to->nr_frames++;
     to->m->frames[frame].owner = to->domid;
-    if (pfn < 1u << 28 && !p2m_make_room(to, (uint32_t)pfn, &slot)) {
-        *slot = (P2M_RAM << P2M_TYPE_SHIFT) | frame;
-        to->generation++;
-    } else {
-        uint32_t nowhere = frame;
-
-        if (p2m_unhook(to, &nowhere))
-            frame_put(to->m, frame);
-    }
+    error = pfn < 1u << 28 ? p2m_place(to, (uint32_t)pfn, frame, P2M_RAM) : -EINVAL;
+    frame_put(to->m, frame);
+    if (error)
+        return GNTST_general_error;
     if (to->is_pv && to->grant_version == 1)
         shared_store32(c, e->shared + 4, frame);
     else if (to->is_pv)
         shared_store64(c, e->shared + 8, frame);
     barrier_write();
     shared_fetch_or16(c, e->shared, GTF_transfer_completed);
+    return GNTST_okay;
 }
 
 /*
@@ -228,6 +184,5 @@ static int64_t grant_transfer(domain *from, void *transfer)
         frame_put(from->m, frame);
         return call_end(&c, to ? GNTST_general_error : GNTST_bad_domain);
     }
-    transfer_give(&c, from, to, &e, frame);
-    return call_end(&c, GNTST_okay);
+    return call_end(&c, transfer_give(&c, from, to, &e, frame));
 }

@@ -358,29 +358,55 @@ static int domain_unmap(domain *d, uint32_t pfn)
     return p2m_clear(d, pfn);
 }
 
-/* Put an already referenced frame at a pfn; RAM that was there is freed. */
+/* Take a page of RAM out of the p2m and keep it: it stays in tot_pages until the domain dies. */
+static int p2m_unhook(domain *d, uint32_t *slot)
+{
+    if (d->nr_unhooked == d->room_unhooked) {
+        uint32_t room = d->room_unhooked ? 2 * d->room_unhooked : 8;
+        uint32_t *grown = realloc(d->unhooked, room * sizeof(*grown));
+
+        if (!grown)
+            return -ENOMEM;
+        d->unhooked = grown;
+        d->room_unhooked = room;
+    }
+    if (*slot)                  /* else it was never touched: no frame stands for it yet */
+        d->unhooked[d->nr_unhooked++] = *slot & P2M_FRAME_MASK;
+    *slot = P2M_HOLE << P2M_TYPE_SHIFT;
+    d->generation++;
+    return 0;
+}
+
+/*
+ * A reference on `frame` for a new entry at a pfn. RAM or a page of Xen's there is unhooked;
+ * EBUSY where a grant or a foreign page is mapped: Xen crashes the mapper for that.
+ */
 static int p2m_place(domain *d, uint32_t pfn, uint32_t frame, uint32_t type)
 {
+    int there = p2m_type(d, pfn);
     uint32_t *slot;
 
-    if (p2m_type(d, pfn) == P2M_RAM && domain_depopulate(d, pfn, 1) != 1)
-        return -ENOMEM;
-    slot = p2m_slot(d, pfn, 1);
-    if (!slot)
-        return -ENOMEM;
-    if (*slot && (*slot >> P2M_TYPE_SHIFT) != P2M_HOLE)
+    if (there == P2M_GRANT_RW || there == P2M_GRANT_RO || there == P2M_FOREIGN)
         return -EBUSY;
+    slot = p2m_slot(d, pfn, 1);
+    if (!slot || (there == P2M_RAM && p2m_unhook(d, slot)))
+        return -ENOMEM;
+    if (there == P2M_XEN)
+        p2m_clear(d, pfn);
     *slot = (type << P2M_TYPE_SHIFT) | frame;
     d->m->frames[frame].refs++;
     d->generation++;
     return 0;
 }
 
+/* add_to_physmap: RAM at the pfn is freed. */
 static int64_t domain_add_xen_frame(domain *d, uint32_t pfn, uint32_t frame)
 {
     KERNEL_ENTER(d->m);
     if (frame >= d->m->high_water || !d->m->frames[frame].refs)
         return -EINVAL;
+    if (p2m_type(d, pfn) == P2M_RAM && domain_depopulate(d, pfn, 1) != 1)
+        return -ENOMEM;
     return p2m_place(d, pfn, frame, P2M_XEN);
 }
 
