@@ -210,6 +210,20 @@ class Grants(RuleBasedStateMachine):
         self.map(to, seat, ref, True, places[0])
         self.map(to, seat, ref, False, places[1])
 
+    @rule(which=st.integers(0, 9), pfn=st.sampled_from(PFNS), to=seats, mine=st.sampled_from(PFNS))
+    def change_a_pinned_entry_and_write(self, which: int, pfn: int, to: int, mine: int) -> None:
+        seat_of = {domain.domid: seat for seat, domain in enumerate(self.seats)}
+        pinned = [
+            (seat_of[pins.by], seat, ref)
+            for seat in range(3)
+            for ref, pins in self.owner(seat).pins.items()
+            if self.owner(seat).has(ref) and pins.by in seat_of
+        ]
+        if pinned:
+            by, seat, ref = pinned[which % len(pinned)]
+            self.grant(seat, to, ref, pfn, readonly=False)
+            self.copy(by, [((mine, SELF, 0, False), (ref, seat, 0, True), 64)])
+
     @rule(
         which=st.integers(0, 30),
         to_it=st.booleans(),

@@ -99,10 +99,11 @@ static inline int granted_frame(domain *granter, uint64_t gfn, uint32_t *frame)
         return GNTST_bad_page;
     if (leaf < granter->nr_leaves && granter->leaves[leaf])
         entry = granter->leaves[leaf][gfn % P2M_LEAF];
-    if (__builtin_expect(entry >> P2M_TYPE_SHIFT != P2M_RAM, 0))
+    if (__builtin_expect(entry >> P2M_TYPE_SHIFT != P2M_RAM, 0)) {
         entry = p2m_touch(granter, (uint32_t)gfn);
-    if (entry >> P2M_TYPE_SHIFT != P2M_RAM)
-        return GNTST_bad_page;
+        if (entry >> P2M_TYPE_SHIFT != P2M_RAM)
+            return GNTST_bad_page;
+    }
     *frame = entry & P2M_FRAME_MASK;
     return GNTST_okay;
 }

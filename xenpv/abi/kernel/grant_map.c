@@ -11,7 +11,6 @@
 static int map_host(domain *mapper, const struct gnttab_map_grant_ref *op, uint16_t entry_flags,
                     uint32_t frame)
 {
-    uint32_t type = op->flags & GNTMAP_readonly ? P2M_GRANT_RO : P2M_GRANT_RW;
     int error;
 
     if (op->host_addr >> FRAME_SHIFT >= P2M_PFNS)
@@ -19,7 +18,8 @@ static int map_host(domain *mapper, const struct gnttab_map_grant_ref *op, uint1
     if (!mapper->is_pv && ((entry_flags & (GTF_PWT | GTF_PCD | GTF_PAT)) ||
                            (op->flags & ~(uint32_t)(GNTMAP_readonly | GNTMAP_host_map))))
         return GNTST_general_error;
-    error = p2m_place(mapper, (uint32_t)(op->host_addr >> FRAME_SHIFT), frame, type);
+    error = p2m_place(mapper, (uint32_t)(op->host_addr >> FRAME_SHIFT), frame,
+                      op->flags & GNTMAP_readonly ? P2M_GRANT_RO : P2M_GRANT_RW);
     if (error)
         return error == -EBUSY && !mapper->is_pv ? MAP_CRASH : GNTST_general_error;
     return GNTST_okay;
@@ -128,27 +128,29 @@ static int transfer_commit(struct call *c, const struct grant_entry *e, uint16_t
     return 0;
 }
 
-/* The page is `to`'s from here on: at the pfn that its entry names, if there is room. */
-static void transfer_give(struct call *c, domain *from, domain *to, const struct grant_entry *e,
-                          uint32_t frame)
+/* The page is `to`'s from here on, at the pfn that its entry names; lost if it cannot be there. */
+static int transfer_give(struct call *c, domain *from, domain *to, const struct grant_entry *e,
+                         uint32_t frame)
 {
     uint64_t pfn = entry_gfn(c, to, e);
-    uint32_t entry = ((uint32_t)P2M_RAM << P2M_TYPE_SHIFT) | frame;
+    int error;
 
     from->tot_pages--;
     from->nr_frames--;
     to->tot_pages++;
     to->nr_frames++;
     to->m->frames[frame].owner = to->m->frames[frame].domid = to->domid;
-    if (pfn >= P2M_PFNS || p2m_is_foreign(p2m_entry(to, (uint32_t)pfn)) ||
-        p2m_exchange(to, (uint32_t)pfn, entry, 0))
-        frame_unhook(to, frame);
+    error = pfn < P2M_PFNS ? p2m_place(to, (uint32_t)pfn, frame, P2M_RAM) : -EINVAL;
+    frame_put(to->m, frame);
+    if (error)
+        return GNTST_general_error;
     if (to->is_pv && to->grant_version == 1)
         shared_store32(c, e->shared + 4, frame);
     else if (to->is_pv)
         shared_store64(c, e->shared + 8, frame);
     barrier_write();
     shared_fetch_or16(c, e->shared, GTF_transfer_completed);
+    return GNTST_okay;
 }
 
 /*
@@ -183,6 +185,5 @@ static int64_t grant_transfer(domain *from, void *transfer)
         frame_put(from->m, frame);
         return call_end(&c, to ? GNTST_general_error : GNTST_bad_domain);
     }
-    transfer_give(&c, from, to, &e, frame);
-    return call_end(&c, GNTST_okay);
+    return call_end(&c, transfer_give(&c, from, to, &e, frame));
 }
