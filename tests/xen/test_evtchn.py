@@ -4,9 +4,9 @@ import pytest
 
 from tests.xen.conftest import domain
 from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.evtchn import EVTCHNSTAT, VIRQ
 from xenpv.errors import HypercallError
 from xenpv.xen.domain import Domain
-from xenpv.xen.evtchn import VIRQ_DOM_EXC, PortState
 from xenpv.xen.hypervisor import Hypervisor
 from xenpv.xen.upcall import Dispatcher
 
@@ -85,7 +85,7 @@ def test_close_turns_the_peer_unbound_without_an_event(
     here, there = channel
     dom0.evtchn.close(there)
     status = guest.evtchn.status(here)
-    assert (status.status, status.remote_domid) == (PortState.UNBOUND, 0)
+    assert (status.status, status.remote_domid) == (EVTCHNSTAT.unbound, 0)
     assert scan(guest) == []
     again = dom0.evtchn.bind_interdomain(guest.domid, here)
     assert guest.evtchn.status(here).remote_port == again
@@ -93,7 +93,7 @@ def test_close_turns_the_peer_unbound_without_an_event(
 
 def test_close_of_a_free_port_is_einval(guest: Domain) -> None:
     assert errno_of(guest.evtchn.close, 5) == "EINVAL"
-    assert guest.evtchn.status(5).status is PortState.FREE
+    assert guest.evtchn.status(5).status is EVTCHNSTAT.closed
     assert errno_of(guest.evtchn.status, 64) == "EINVAL"
 
 
@@ -197,15 +197,15 @@ def test_scan_puts_back_what_did_not_fit(guest: Domain) -> None:
 
 
 def test_virq_rules(guest: Domain) -> None:
-    port = guest.evtchn.bind_virq(VIRQ_DOM_EXC)
-    assert errno_of(guest.evtchn.bind_virq, VIRQ_DOM_EXC) == "EEXIST"
+    port = guest.evtchn.bind_virq(VIRQ.ARGO)
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.ARGO) == "EEXIST"
     assert errno_of(guest.evtchn.bind_virq, 24) == "EINVAL"
-    assert errno_of(guest.evtchn.bind_virq, VIRQ_DOM_EXC, 1) == "EINVAL"
-    assert errno_of(guest.evtchn.bind_virq, 0, 5) == "ENOENT"
-    assert guest.evtchn.raise_virq(VIRQ_DOM_EXC)
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.ARGO, 1) == "EINVAL"
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.TIMER, 5) == "ENOENT"
+    assert guest.evtchn.raise_virq(VIRQ.ARGO)
     assert scan(guest) == [port]
     guest.evtchn.close(port)
-    assert not guest.evtchn.raise_virq(VIRQ_DOM_EXC)
+    assert not guest.evtchn.raise_virq(VIRQ.ARGO)
 
 
 def test_ipi_comes_back_to_its_sender(guest: Domain) -> None:
@@ -221,7 +221,7 @@ def test_death_unbinds_every_peer(
 ) -> None:
     _, there = channel
     hypervisor.destroy_domain(guest)
-    assert dom0.evtchn.status(there).status is PortState.UNBOUND
+    assert dom0.evtchn.status(there).status is EVTCHNSTAT.unbound
     dom0.evtchn.send(there)
     dom0.evtchn.close(there)
     assert dom0.evtchn.bound() == 0

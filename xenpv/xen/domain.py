@@ -21,6 +21,7 @@ from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import PagePool
 from xenpv.xen.trace import Event, Trace
 from xenpv.xen.version import XenVersion, xen_version
+from xenpv.xen.virq import GlobalVirqs
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
@@ -69,6 +70,7 @@ class Domain:
         self.max_grant_version = config.max_grant_version
         self.loop: Loop = hypervisor.loop
         self.trace: Trace = hypervisor.loop.trace
+        self.global_virqs: GlobalVirqs = hypervisor.global_virqs
         kernel = lib.domain_new(hypervisor.machine, domid, self.is_32bit)
         if kernel == ffi.NULL:
             raise MemoryError(f"no memory for domain {domid}")

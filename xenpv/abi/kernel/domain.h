@@ -17,6 +17,7 @@
 #define OWNER_XEN 0x7ff2
 #define NR_DOMIDS 0x7ff0u          /* DOMID_FIRST_RESERVED */
 #define MAX_VCPUS 128u           /* HVM_MAX_VCPUS */
+#define PORTS_PER_BUCKET 64u     /* EVTCHNS_PER_BUCKET of an x86-64 Xen */
 
 struct extent {
     uint32_t start, end;
@@ -39,12 +40,22 @@ struct domain {
     uint16_t domid;
     uint8_t is_32bit;
     uint8_t *shared_info;
-    uint8_t *vcpu_info[MAX_VCPUS];    /* in shared_info or where it was registered; NULL: no vcpu */
+    uint8_t *vcpu_info[MAX_VCPUS];    /* in shared_info or where it was registered; NULL: neither */
+    /* evtchn.c, evtchn_fifo.c */
+    struct evtchn **ports;        /* buckets of PORTS_PER_BUCKET; NULL before evtchn_grow */
+    uint32_t nr_ports;            /* valid ports; never fewer again (XSA-338) */
+    uint32_t nr_vcpus;
+    uint8_t polling;              /* some vcpu waits in SCHEDOP_poll */
+    struct fifo *fifo;            /* NULL: 2-level ABI */
     uint32_t *grant_frames;
     struct active_entry *active;
     uint32_t nr_grant_frames, max_grant_frames;
 };
 
 typedef struct domain domain;
+
+/* evtchn.c: what domain_release and domain_free give back of event channels. */
+static void evtchn_release(domain *d);
+static void evtchn_free_ports(domain *d);
 
 #endif

@@ -3,5 +3,7 @@
 #include "ring.c"
 #include "grant.c"
 #include "blk.c"
+#include "evtchn_2l.c"
+#include "evtchn_fifo.c"
 #include "evtchn.c"
 #include "checksum.c"

@@ -436,6 +436,7 @@ static uint32_t domain_shared_frames(domain *d) { return d->tot_pages; }
  */
 static void domain_release(domain *d)
 {
+    evtchn_release(d);
     domain_relinquish(d);
     for (uint32_t i = 0; i < d->nr_grant_frames; i++)
         xen_frame_put(d->m, d->grant_frames[i]);
@@ -453,7 +454,11 @@ static void domain_release(domain *d)
         d->m->domains[d->domid] = NULL;
 }
 
-static void domain_free(domain *d) { free(d); }
+static void domain_free(domain *d)
+{
+    evtchn_free_ports(d);
+    free(d);
+}
 
 static int64_t page_copy(domain *d, uint32_t pfn, uint32_t offset, uint8_t *private, uint32_t size,
                          int write)
