@@ -27,6 +27,9 @@ _GNTST = {
     -13: "GNTST_no_space",
 }
 
+# Python calls 95 by its other name, ENOTSUP, which Xen's errno.h does not have.
+_ERRNO = {**_errno.errorcode, _errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
 
 def _call(operation: str, arguments: Mapping[str, object]) -> str:
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
@@ -66,7 +69,7 @@ class HypercallError(XenpvError):
         arguments: Mapping[str, object] | None = None,
     ) -> None:
         self.errno = errno
-        self.name = _errno.errorcode.get(errno, str(errno))
+        self.name = _ERRNO.get(errno, str(errno))
         self.operation = operation
         self.arguments = dict(arguments or {})
         self.reason = reason
