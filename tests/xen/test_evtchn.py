@@ -143,21 +143,31 @@ def test_upcall_is_raised_once_until_it_is_taken(
     assert there != far
 
 
-@pytest.mark.parametrize("is_32bit", [False, True])
-@pytest.mark.parametrize("port", [1, 31, 32, 33, 63, 64, 65, 1022, 1023])
-def test_bits_lie_where_xen_puts_them(hypervisor: Hypervisor, is_32bit: bool, port: int) -> None:
-    made = domain(hypervisor, is_32bit=is_32bit)
+@pytest.mark.parametrize("vcpu", [0, 1, 31])
+@pytest.mark.parametrize(
+    ("is_32bit", "port"),
+    [(wide, port) for wide in (False, True) for port in (1, 31, 32, 33, 63, 64, 65, 1022, 1023)]
+    + [(False, 1024), (False, 4095)],
+)
+def test_bits_lie_where_xen_puts_them(
+    hypervisor: Hypervisor, is_32bit: bool, port: int, vcpu: int
+) -> None:
+    made = domain(hypervisor, is_32bit=is_32bit, vcpus=32)
     width = 32 if is_32bit else 64
     info = _shared_info_view(hypervisor, made)
-    assert lib.evtchn_set_pending(made.kernel, port, 0) == 3
+    assert lib.evtchn_set_pending(made.kernel, port, vcpu) == 3
     at = 0x800 + port // 8
     assert info[at] == 1 << port % 8
-    assert info[0] == 1  # upcall_pending
-    selector = int.from_bytes(info[4:8] if is_32bit else info[8:16], "little")
-    assert selector == 1 << port // width
+    base = 64 * vcpu  # its vcpu_info: upcall_pending first, upcall_mask next
+    assert (info[base], info[base + 1]) == (1, 0)
+    selector = info[base + 4 : base + 8] if is_32bit else info[base + 8 : base + 16]
+    assert int.from_bytes(selector, "little") == 1 << port // width
     lib.evtchn_mask(made.kernel, port)
-    assert info[(0x880 if is_32bit else 0xA00) + port // 8] == 1 << port % 8
-    del info
+    masks = 0x880 if is_32bit else 0xA00
+    assert info[masks + port // 8] == 1 << port % 8
+    # and nothing else
+    assert sum(info[0:0xC00]) == info[base] + sum(selector) + 2 * info[at]
+    del info, selector
 
 
 def _shared_info_view(hypervisor: Hypervisor, made: Domain) -> memoryview:
