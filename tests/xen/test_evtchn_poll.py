@@ -159,9 +159,9 @@ def test_who_is_interrupted(
         guest.set_upcall(vcpu, lambda vcpu=vcpu: ran.append(vcpu))
     ports = [guest.evtchn.bind_ipi(vcpu) for vcpu in (0, 1)]
     if via is not None:
-        guest.evtchn.callbacks.set_via(via)
+        guest.hvm.set_param(0x7FF0, 0, via)
     for vcpu in vectors:
-        guest.evtchn.callbacks.set_vector(vcpu, 0x30)
+        guest.hvm.set_evtchn_upcall_vector(vcpu, 0x30)
     guest.loop.run()
     assert sorted(ran) == list(vectors)  # Xen injects a vector as soon as it is set
     ran.clear()
@@ -176,10 +176,10 @@ def test_a_line_is_raised_for_what_is_pending_when_it_is_set(hypervisor: Hypervi
     guest = domain(hypervisor)
     ran: list[int] = []
     guest.set_upcall(0, lambda: ran.append(0))
-    guest.evtchn.callbacks.set_via(0)
+    guest.hvm.set_param(0x7FF0, 0, 0)
     guest.evtchn.send(guest.evtchn.bind_ipi(0))
     guest.loop.run()
     assert ran == []
-    guest.evtchn.callbacks.set_via(GSI)
+    guest.hvm.set_param(0x7FF0, 0, GSI)
     guest.loop.run()
     assert ran == [0]

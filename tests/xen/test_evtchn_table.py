@@ -68,7 +68,7 @@ def after(first: Callable[[Ports], object], call: Callable[[Ports], object]) -> 
 
 
 def handler_is_other(w: Ports) -> None:
-    w.hypervisor.set_global_virq_handler(w.other, VIRQ.CONSOLE)
+    w.dom0.domctl.set_virq_handler(2, VIRQ.CONSOLE)
 
 
 def pages(w: Ports, count: int) -> None:
@@ -147,12 +147,12 @@ ROWS: list[Row] = [
     ("bind_virq", "no port left", full(lambda w: w.guest.evtchn.bind_virq(VIRQ.DEBUG)), "ENOSPC", BOTH),
     ("bind_virq", "dying", dying(lambda w: w.guest.evtchn.bind_virq(VIRQ.DEBUG)), "EINVAL", BOTH),
     # set_virq_handler
-    ("set_virq_handler", "V", lambda w: w.hypervisor.set_global_virq_handler(w.other, VIRQ.TIMER), "EINVAL", TWO),
-    ("set_virq_handler", "D", lambda w: w.hypervisor.set_global_virq_handler(w.other, VIRQ.ARGO), "EINVAL", TWO),
-    ("set_virq_handler", "number 24", lambda w: w.hypervisor.set_global_virq_handler(w.other, 24), "EINVAL", TWO),
-    ("set_virq_handler", "a dying domain", dying(lambda w: w.hypervisor.set_global_virq_handler(w.guest, VIRQ.CONSOLE)), "EINVAL", TWO),
-    ("set_virq_handler", "bound by the present handler", after(lambda w: w.dom0.evtchn.bind_virq(VIRQ.CONSOLE), lambda w: w.hypervisor.set_global_virq_handler(w.other, VIRQ.CONSOLE)), "EBUSY", TWO),
-    ("set_virq_handler", "the handler it has", lambda w: w.hypervisor.set_global_virq_handler(w.dom0, VIRQ.CONSOLE), None, TWO),
+    ("set_virq_handler", "V", lambda w: w.dom0.domctl.set_virq_handler(2, VIRQ.TIMER), "EINVAL", TWO),
+    ("set_virq_handler", "D", lambda w: w.dom0.domctl.set_virq_handler(2, VIRQ.ARGO), "EINVAL", TWO),
+    ("set_virq_handler", "number 24", lambda w: w.dom0.domctl.set_virq_handler(2, 24), "EINVAL", TWO),
+    ("set_virq_handler", "a dying domain", dying(lambda w: w.dom0.domctl.set_virq_handler(1, VIRQ.CONSOLE)), "EINVAL", TWO),
+    ("set_virq_handler", "bound by the present handler", after(lambda w: w.dom0.evtchn.bind_virq(VIRQ.CONSOLE), lambda w: w.dom0.domctl.set_virq_handler(2, VIRQ.CONSOLE)), "EBUSY", TWO),
+    ("set_virq_handler", "the handler it has", lambda w: w.dom0.domctl.set_virq_handler(0, VIRQ.CONSOLE), None, TWO),
     # bind_pirq
     ("bind_pirq", "in range", lambda w: w.guest.evtchn.bind_pirq(6), 8, BOTH),
     ("bind_pirq", "the last", lambda w: w.guest.evtchn.bind_pirq(255), 8, BOTH),
@@ -279,11 +279,13 @@ ROWS: list[Row] = [
     ("sched_poll", "port 0", lambda w: w.guest.evtchn.sched_poll([0], wake=w.guest.tasks[0]), "EINVAL", BOTH),
     ("sched_poll", "128 idle ports sleep", lambda w: w.guest.evtchn.sched_poll([w.inter] * 128, wake=w.guest.tasks[0]), False, BOTH),
     ("sched_poll", "no port sleeps", lambda w: w.guest.evtchn.sched_poll([], wake=w.guest.tasks[0]), False, BOTH),
+    ("set_virq_handler", "no such domain", lambda w: w.dom0.domctl.set_virq_handler(77, VIRQ.CONSOLE), "ESRCH", TWO),
+    ("set_virq_handler", "by a guest", lambda w: w.guest.domctl.set_virq_handler(1, VIRQ.CONSOLE), "EPERM", TWO),
     # HVMOP_set_evtchn_upcall_vector
-    ("set_vector", "15 is no vector for devices", lambda w: w.guest.evtchn.callbacks.set_vector(0, 15), "EINVAL", TWO),
-    ("set_vector", "256", lambda w: w.guest.evtchn.callbacks.set_vector(0, 256), "EINVAL", TWO),
-    ("set_vector", "no such vcpu", lambda w: w.guest.evtchn.callbacks.set_vector(2, 32), "ENOENT", TWO),
-    ("set_vector", "16", lambda w: w.guest.evtchn.callbacks.set_vector(1, 16), None, TWO),
+    ("set_vector", "15 is no vector for devices", lambda w: w.guest.hvm.set_evtchn_upcall_vector(0, 15), "EINVAL", TWO),
+    ("set_vector", "256", lambda w: w.guest.hvm.set_evtchn_upcall_vector(0, 256), "EINVAL", TWO),
+    ("set_vector", "no such vcpu", lambda w: w.guest.hvm.set_evtchn_upcall_vector(2, 32), "ENOENT", TWO),
+    ("set_vector", "16", lambda w: w.guest.hvm.set_evtchn_upcall_vector(1, 16), None, TWO),
 ]  # fmt: skip
 
 CASES = [
@@ -321,7 +323,7 @@ def test_evtchnop(hypervisor: Hypervisor, row: Row, fifo: bool) -> None:
 def test_a_global_virq_goes_to_its_handler_and_follows_bind_vcpu(hypervisor: Hypervisor) -> None:
     w = make(hypervisor, fifo=False)
     assert not hypervisor.global_virqs.send(VIRQ.CONSOLE)
-    hypervisor.set_global_virq_handler(w.guest, VIRQ.CONSOLE)
+    w.dom0.domctl.set_virq_handler(1, VIRQ.CONSOLE)
     port = w.guest.evtchn.bind_virq(VIRQ.CONSOLE)
     w.guest.evtchn.bind_vcpu(port, 1)
     assert hypervisor.global_virqs.send(VIRQ.CONSOLE)
@@ -342,7 +344,7 @@ def test_a_per_vcpu_virq_goes_to_the_vcpu_it_was_bound_on(hypervisor: Hypervisor
 
 def test_a_dead_handlers_virq_goes_back_to_the_hardware_domain(hypervisor: Hypervisor) -> None:
     w = make(hypervisor, fifo=False)
-    hypervisor.set_global_virq_handler(w.other, VIRQ.CONSOLE)
+    w.dom0.domctl.set_virq_handler(2, VIRQ.CONSOLE)
     hypervisor.destroy_domain(w.other)
     assert w.dom0.evtchn.bind_virq(VIRQ.CONSOLE)
 

@@ -65,7 +65,7 @@ class EvtchnInterface:
             domain.set_upcall(vcpu, self.abi.upcall(vcpu))
         domain.set_deliver(self._deliver)
         for vcpu in range(domain.vcpus if vectors else 0):
-            domain.evtchn.callbacks.set_vector(vcpu, FIRST_VECTOR + vcpu)
+            domain.hvm.set_evtchn_upcall_vector(vcpu, FIRST_VECTOR + vcpu)
 
     @property
     def is_fifo(self) -> bool:
@@ -98,7 +98,8 @@ class EvtchnInterface:
                     kept.append((param, status.remote_domid, status.remote_port))
         domain.evtchn.reset()
         for param, domid, port in kept:
-            domain.hvm_params[param] = domain.evtchn.bind_interdomain(domid, port)
+            local = domain.evtchn.bind_interdomain(domid, port)
+            domain.hvm.set_param(domain.DOMID_SELF, param, local)
 
     def release(self) -> None:
         """Back to the 2-level ABI with every channel gone (EvtchnRelease): before a new

@@ -8,18 +8,15 @@ wherever its kernel called `Domain.set_upcall`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EINVAL, ENOENT
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
-from xenpv.errors import HypercallError
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
 
 VIA_TYPE_SHIFT: Final = 56  # HVM_PARAM_CALLBACK_IRQ_TYPE_MASK
 VIA_VECTOR: Final = 2
-FIRST_VECTOR: Final = 16  # below are exceptions of the processor
 
 
 class Callbacks:
@@ -31,7 +28,9 @@ class Callbacks:
         self.vectors: dict[int, int] = {}
 
     def kick(self, vcpu: int) -> Callable[[], None]:
-        """What interrupts that vcpu."""
+        """What interrupts that vcpu; nothing, before there are vcpus."""
+        if vcpu >= len(self.domain.upcalls):
+            return _nobody
         wake = self.domain.upcalls[vcpu].wake
         if vcpu in self.vectors or (self.via is None and not self.vectors):
             return wake
@@ -40,18 +39,7 @@ class Callbacks:
         return _nobody
 
     def set_vector(self, vcpu: int, vector: int) -> None:
-        """HVMOP_set_evtchn_upcall_vector: the vcpu is interrupted at once, and from then on.
-
-        EINVAL for a vector below 16, ENOENT for a vcpu that is not there.
-        """
-        arguments = {"vcpu": vcpu, "vector": vector}
-        operation = "HVMOP_set_evtchn_upcall_vector"
-        if not FIRST_VECTOR <= vector <= 0xFF:
-            raise HypercallError(
-                EINVAL, "no vector for devices", operation=operation, arguments=arguments
-            )
-        if not 0 <= vcpu < self.domain.vcpus:
-            raise HypercallError(ENOENT, "no such vcpu", operation=operation, arguments=arguments)
+        """The vcpu is interrupted at once, pending or not, and at each upcall from then on."""
         self.vectors[vcpu] = vector
         self.domain.evtchn.callbacks_changed()
         self.domain.upcalls[vcpu].wake()

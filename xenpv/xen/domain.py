@@ -294,6 +294,7 @@ class Domain:
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
         self.vcpus = count
         self.upcalls += [self.task(f"upcall{vcpu}", _no_upcall) for vcpu in range(count)]
+        self.evtchn.callbacks_changed()
 
     def set_max_pages(self, count: int) -> None:
         """XEN_DOMCTL_max_mem, in pages."""

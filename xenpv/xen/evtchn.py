@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from errno import (
-    EACCES, EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, ESRCH,
+    EACCES,
+    EAGAIN,
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    ESRCH,
 )  # fmt: skip
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +26,14 @@ from xenpv.abi._kernel import lib
 from xenpv.errors import HypercallError
 from xenpv.xen.callback import Callbacks
 from xenpv.xen.evtchn_port import (
-    FREE, MAX_PORTS, MAX_PORTS_FIFO, STATUS, Port, PortState, PortStatus, PortTable,
+    FREE,
+    MAX_PORTS,
+    MAX_PORTS_FIFO,
+    STATUS,
+    Port,
+    PortState,
+    PortStatus,
+    PortTable,
 )  # fmt: skip
 from xenpv.xen.poll import Pollers
 from xenpv.xen.trace import Event, mark

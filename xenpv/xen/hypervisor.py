@@ -174,10 +174,6 @@ class Hypervisor:
         self.note_change(domid)
         self.global_virqs.send(VIRQ_DOM_EXC)
 
-    def set_global_virq_handler(self, domain: Domain, virq: int) -> None:
-        """XEN_DOMCTL_set_virq_handler: EINVAL, EBUSY; see GlobalVirqs.set_handler."""
-        self.global_virqs.set_handler(domain, virq)
-
     def note_change(self, domid: int) -> None:
         """domain_changed_state(): get_domain_state will tell of it, if anybody can ask."""
         if domid in self.domains or self._handler_port() is not None:

@@ -27,9 +27,7 @@ class VirqClass(enum.Enum):
     GLOBAL = "G"
 
 
-CLASS_OF: Final[dict[int, VirqClass]] = {
-    virq: VirqClass.GLOBAL for virq in range(NR_VIRQS)
-} | {
+CLASS_OF: Final[dict[int, VirqClass]] = dict.fromkeys(range(NR_VIRQS), VirqClass.GLOBAL) | {
     VIRQ.TIMER: VirqClass.VCPU,
     VIRQ.DEBUG: VirqClass.VCPU,
     VIRQ.XENOPROF: VirqClass.VCPU,
