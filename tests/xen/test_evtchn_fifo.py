@@ -63,7 +63,9 @@ def test_an_event_is_a_word_a_head_a_ready_bit_and_an_upcall(dom0: Domain, fifo:
     assert head(fifo, 7) == 2  # only Xen writes it, at the next event
 
 
-def test_a_second_event_before_the_first_is_taken_changes_nothing(dom0: Domain, fifo: Domain) -> None:
+def test_a_second_event_before_the_first_is_taken_changes_nothing(
+    dom0: Domain, fifo: Domain
+) -> None:
     dom0.evtchn.send(2)
     before = fifo.read(ARRAY_PFN, 0, 4096), fifo.read(CONTROL_PFN, 0, 4096)
     dom0.evtchn.send(2)
@@ -99,7 +101,9 @@ def test_a_new_vcpu_affects_later_linking_only(dom0: Domain, fifo: Domain) -> No
     assert consume(fifo, 1) == [1]
 
 
-def test_a_tail_that_moved_to_another_queue_is_no_tail_of_the_old_one(dom0: Domain, fifo: Domain) -> None:
+def test_a_tail_that_moved_to_another_queue_is_no_tail_of_the_old_one(
+    dom0: Domain, fifo: Domain
+) -> None:
     dom0.evtchn.send(1)
     assert consume(fifo) == [1]
     fifo.evtchn.set_priority(1, 3)
@@ -130,7 +134,9 @@ def test_a_masked_event_is_not_linked_until_it_is_unmasked(dom0: Domain, fifo: D
     assert consume(fifo) == [2]
 
 
-def test_a_masked_event_on_a_queue_is_unlinked_and_stays_pending(dom0: Domain, fifo: Domain) -> None:
+def test_a_masked_event_on_a_queue_is_unlinked_and_stays_pending(
+    dom0: Domain, fifo: Domain
+) -> None:
     dom0.evtchn.send(2)
     lib.evtchn_mask(fifo.kernel, 2)
     assert consume(fifo) == []
@@ -202,7 +208,9 @@ def test_an_event_for_a_vcpu_without_control_block_is_dropped(
     assert consume(guest, 1) == [port]
 
 
-def test_a_first_init_control_that_fails_leaves_the_2_level_abi(dom0: Domain, guest: Domain) -> None:
+def test_a_first_init_control_that_fails_leaves_the_2_level_abi(
+    dom0: Domain, guest: Domain
+) -> None:
     with pytest.raises(HypercallError, match="EINVAL"):
         guest.evtchn.init_control(0x9999, 0, 0)
     assert not guest.evtchn.fifo
@@ -212,7 +220,9 @@ def test_a_first_init_control_that_fails_leaves_the_2_level_abi(dom0: Domain, gu
 
 
 @pytest.mark.parametrize("port", [1023, 1024, 2047, 2048, 65_535, 131_071])
-def test_words_of_far_ports_lie_in_their_page(hypervisor: Hypervisor, dom0: Domain, port: int) -> None:
+def test_words_of_far_ports_lie_in_their_page(
+    hypervisor: Hypervisor, dom0: Domain, port: int
+) -> None:
     guest = domain(hypervisor, vcpus=1, max_event_channels=200_000)
     enable_fifo(guest, pages=128)
     while guest.evtchn.alloc_unbound(0) < port:

@@ -88,7 +88,11 @@ class Model:
     """EVTCHNOP_* on MDomains: a value, or the name of an errno."""
 
     def __init__(self) -> None:
-        self.domains = {0: MDomain(0, False, 1), 1: MDomain(1, False, VCPUS), 2: MDomain(2, True, VCPUS)}
+        self.domains = {
+            0: MDomain(0, False, 1),
+            1: MDomain(1, False, VCPUS),
+            2: MDomain(2, True, VCPUS),
+        }
 
     def alloc_unbound(self, me: int, remote: int) -> int | str:
         number = self.domains[me].lowest()
@@ -124,7 +128,11 @@ class Model:
             if port.kind == VIRQ and port.virq == virq and (not per_vcpu or port.vcpu == vcpu):
                 return "EEXIST"
         number = here.lowest()
-        return number if isinstance(number, str) else here.bind(number, MPort(VIRQ, virq=virq, vcpu=vcpu))
+        return (
+            number
+            if isinstance(number, str)
+            else here.bind(number, MPort(VIRQ, virq=virq, vcpu=vcpu))
+        )
 
     def bind_ipi(self, me: int, vcpu: int) -> int | str:
         here = self.domains[me]
@@ -393,7 +401,10 @@ class EventChannelMachine(RuleBasedStateMachine):
 
     def same(self, pair: dict[int, tuple[int, int]]) -> bool:
         """Whether the two ports had one history: no number of it was used for another since."""
-        return sum(pair[1][0] == other[1][0] or pair[2][0] == other[2][0] for other in self.channels) == 1
+        return (
+            sum(pair[1][0] == other[1][0] or pair[2][0] == other[2][0] for other in self.channels)
+            == 1
+        )
 
     @rule()
     def consume_dom0(self) -> None:

@@ -94,7 +94,9 @@ def test_xsa_338_a_valid_port_stays_valid(hypervisor: Hypervisor, dom0: Domain) 
     assert guest.evtchn.status(5000).status is EVTCHNSTAT.closed
 
 
-def test_xsa_342_a_32_bit_guest_has_no_port_above_1023(hypervisor: Hypervisor, dom0: Domain) -> None:
+def test_xsa_342_a_32_bit_guest_has_no_port_above_1023(
+    hypervisor: Hypervisor, dom0: Domain
+) -> None:
     guest = domain(hypervisor, is_32bit=True, max_event_channels=100_000)
     for port in range(1, 1024):
         assert guest.evtchn.alloc_unbound(0) == port
@@ -178,7 +180,9 @@ def test_xsa_358_359_what_is_written_before_what(hypervisor: Hypervisor, advisor
         assert lib.fifo_read_word(w.guest.kernel, w.inter) == PENDING | LINKED
 
 
-def test_xsa_496_a_failed_bind_of_dom_exc_does_not_unhook_its_handler(hypervisor: Hypervisor) -> None:
+def test_xsa_496_a_failed_bind_of_dom_exc_does_not_unhook_its_handler(
+    hypervisor: Hypervisor,
+) -> None:
     w = make(hypervisor, fifo=False)
     port = w.dom0.evtchn.bind_virq(VIRQ.DOM_EXC)
     with pytest.raises(HypercallError, match="EBUSY"):

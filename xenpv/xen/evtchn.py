@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
     from xenpv.xen.loop import Task
 
-__all__ = ["VIRQ_DEBUG", "VIRQ_DOM_EXC", "VIRQ_TIMER", "EventChannels", "PortState", "PortStatus"]
-
 VIRQ_TIMER: Final = 0
 VIRQ_DEBUG: Final = 1
 VIRQ_DOM_EXC: Final = 3
@@ -63,9 +61,7 @@ NEW_AND_KICK: Final[int] = RAISED_NEW | RAISED_KICK
 
 
 def _refused(operation: str, errno: int, reason: str, **arguments: object) -> HypercallError:
-    return HypercallError(
-        errno, reason, operation=f"EVTCHNOP_{operation}", arguments=arguments
-    )
+    return HypercallError(errno, reason, operation=f"EVTCHNOP_{operation}", arguments=arguments)
 
 
 class EventChannels:
@@ -115,9 +111,7 @@ class EventChannels:
             raise _refused(operation, EINVAL, "the domain is dying", **arguments)
         number = self._table.lowest_free()
         if number >= self.limit:
-            raise _refused(
-                operation, ENOSPC, f"all {self.limit - 1} ports are in use", **arguments
-            )
+            raise _refused(operation, ENOSPC, f"all {self.limit - 1} ports are in use", **arguments)
         return number
 
     def _bind(self, number: int, state: PortState, **fields: Any) -> Port:

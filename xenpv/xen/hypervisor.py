@@ -14,7 +14,8 @@ from xenpv.xen import arena as arenas
 from xenpv.xen.domain import Domain
 from xenpv.xen.domctl import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
-from xenpv.xen.evtchn import VIRQ_DOM_EXC, Port
+from xenpv.xen.evtchn import VIRQ_DOM_EXC
+from xenpv.xen.evtchn_port import Port
 from xenpv.xen.loop import Loop
 from xenpv.xen.trace import Event
 from xenpv.xen.version import XEN, XenVersion

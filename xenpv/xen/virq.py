@@ -52,9 +52,7 @@ class GlobalVirqs:
         arguments = {"domain": domain.domid, "virq": virq}
         operation = "XEN_DOMCTL_set_virq_handler"
         if CLASS_OF.get(virq) is not VirqClass.GLOBAL:
-            raise HypercallError(
-                EINVAL, "no global VIRQ", operation=operation, arguments=arguments
-            )
+            raise HypercallError(EINVAL, "no global VIRQ", operation=operation, arguments=arguments)
         now = self.handler(virq)
         if now is domain:
             return
