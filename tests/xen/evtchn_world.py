@@ -100,7 +100,7 @@ def snapshot(w: Ports) -> object:
                     for port in range(len(one.evtchn.ports))
                 ],
                 [lib.evtchn_upcall_pending(one.kernel, vcpu) for vcpu in range(one.vcpus)],
-                [(port, far.number) for port, far in sorted(one.evtchn._far.items())],
+                [(port, route[2].number) for port, route in sorted(one.evtchn._routes.items())],
                 sorted(one.evtchn._virqs.items()),
                 sorted(one.evtchn._pirqs.items()),
                 sorted(one.evtchn.pollers.asleep),

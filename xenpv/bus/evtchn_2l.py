@@ -41,10 +41,12 @@ class Processor2L:
     def upcall(self) -> None:
         port = upcall_take(self.handle)
         if port > 0:  # the only one due, masked if it is to be and acknowledged
-            channel = self._channels.get(port)
-            if channel is not None:
-                channel.count = (channel.count + 1) & 0xFFFFFFFF
-                channel.callback()
+            try:
+                channel = self._channels[port]
+            except KeyError:
+                return  # nobody's, but acknowledged
+            channel.count = (channel.count + 1) & 0xFFFFFFFF
+            channel.callback()
         elif port:
             self._several(port)
 

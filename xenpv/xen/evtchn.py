@@ -82,11 +82,12 @@ class EventChannels:
         self.pollers = Pollers(domain)
         self._table = PortTable(domain)
         self.ports = self._table.list
-        self._far: dict[int, Port] = {}  # where a send on a port goes: the hot path's only look-up
+        # A send's only look-up: the far end's handle, the trace's record, the far end.
+        self._routes: dict[int, tuple[Any, int, Port]] = {}
         self._virqs: dict[tuple[int, int], int] = {}
         self._pirqs: dict[int, int] = {}
         self._resetting = False
-        self._words = domain.trace.words
+        self._record = domain.trace.words.append
         self._sends = mark(Event.SEND, domain.domid)
 
     @property
@@ -119,6 +120,9 @@ class EventChannels:
         port.kick = self.callbacks.kick(port.vcpu)
         self._table.bind(port)
         return port
+
+    def _route(self, near: Port, far: Port) -> None:
+        self._routes[near.number] = (far.handle, self._sends | near.number, far)
 
     def _has_vcpu(self, vcpu: int) -> bool:
         return 0 <= vcpu < self.domain.vcpus
@@ -191,8 +195,8 @@ class EventChannels:
         far.remote = self.domain
         far.remote_port = number
         if far.consumer is None:
-            self._far[number] = far
-            remote.evtchn._far[remote_port] = near
+            self._route(near, far)
+            remote.evtchn._route(far, near)
         self._raise(near)
         return number
 
@@ -235,7 +239,8 @@ class EventChannels:
         if not self._has_vcpu(vcpu):
             raise _refused("bind_ipi", ENOENT, "no such vcpu", vcpu=vcpu)
         number = self._allocate("bind_ipi", vcpu=vcpu)
-        self._far[number] = self._bind(number, PortState.IPI, vcpu=vcpu)
+        ipi = self._bind(number, PortState.IPI, vcpu=vcpu)
+        self._route(ipi, ipi)
         return number
 
     def close(self, port: int) -> None:
@@ -256,7 +261,7 @@ class EventChannels:
         if state is PortState.INTERDOMAIN and channel.remote is not None:
             peer = channel.remote.evtchn
             far = peer.ports[channel.remote_port]
-            peer._far.pop(far.number, None)
+            peer._routes.pop(far.number, None)
             far.state = PortState.UNBOUND
             far.remote = None
             far.remote_port = 0
@@ -266,7 +271,7 @@ class EventChannels:
             del self._virqs[channel.irq, channel.vcpu if per_vcpu else 0]
         elif state is PortState.PIRQ:
             del self._pirqs[channel.irq]
-        self._far.pop(number, None)
+        self._routes.pop(number, None)
         self._table.free(channel)
 
     # EVTCHNOP: events
@@ -277,13 +282,13 @@ class EventChannels:
         EINVAL for what is free, reserved, Xen's own, a VIRQ or a PIRQ.
         """
         try:
-            far = self._far[port]
+            handle, record, far = self._routes[port]
         except KeyError:
             self._send_elsewhere(port)
             return
-        self._words.append(self._sends | port)
+        self._record(record)
         # _raise of the peer, spelt out: a call less on the hottest path there is.
-        raised = raise_port_now(far.handle)
+        raised = raise_port_now(handle)
         if raised == NEW_AND_KICK:
             far.kick()
         elif raised > RAISED_NEW or raised < 0:
@@ -299,7 +304,7 @@ class EventChannels:
             assert channel.remote is not None
             far = channel.remote.evtchn.ports[channel.remote_port]
             assert far.consumer is not None
-            self._words.append(self._sends | port)
+            self._record(self._sends | port)
             far.consumer(far.number)
             return
         owner = "Xen's" if channel.consumer is not None else channel.state.name.lower()
