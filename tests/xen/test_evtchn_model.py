@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -443,4 +443,9 @@ class EventChannelMachine(RuleBasedStateMachine):
 
 
 TestEventChannels = EventChannelMachine.TestCase
-TestEventChannels.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestEventChannels.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
