@@ -88,6 +88,12 @@ OPERATIONS = {
     "set_virq_handler": "XEN_DOMCTL_set_virq_handler",
     "set_vector": "HVMOP_set_evtchn_upcall_vector",
 }
+
+
+def device_model(w: Ports) -> None:
+    w.dom0.domctl.set_target(2, 1)
+
+
 BOTH, TWO, FIFO = "both", "2-level", "fifo"
 
 ROWS: list[Row] = [
@@ -106,6 +112,8 @@ ROWS: list[Row] = [
     ("alloc_unbound", "no port left comes before EPERM", full(lambda w: w.other.evtchn.alloc_unbound(0, dom=1)), "ENOSPC", BOTH),
     ("alloc_unbound", "dying", dying(lambda w: w.guest.evtchn.alloc_unbound(0)), "EINVAL", BOTH),
     ("alloc_unbound", "dying comes before EPERM", dying(lambda w: w.other.evtchn.alloc_unbound(0, dom=1)), "EINVAL", BOTH),
+    ("alloc_unbound", "in a guest by its device model", after(device_model, lambda w: w.other.evtchn.alloc_unbound(SELF, dom=1)), 8, BOTH),
+    ("alloc_unbound", "in its device model by a guest", after(device_model, lambda w: w.guest.evtchn.alloc_unbound(SELF, dom=2)), "EPERM", BOTH),
     # bind_interdomain
     ("bind_interdomain", "an unbound port", lambda w: w.dom0.evtchn.bind_interdomain(1, w.unbound), 3, BOTH),
     ("bind_interdomain", "no such domain", lambda w: w.guest.evtchn.bind_interdomain(77, 1), "ESRCH", BOTH),
@@ -213,6 +221,7 @@ ROWS: list[Row] = [
     ("status", "beyond the valid ports", lambda w: w.guest.evtchn.status(BEYOND), "EINVAL", BOTH),
     ("status", "beyond comes before EPERM", lambda w: w.guest.evtchn.status(BEYOND, 0), "EINVAL", BOTH),
     ("status", "of dom0 by a guest", lambda w: w.guest.evtchn.status(1, 0), "EPERM", BOTH),
+    ("status", "of a guest by its device model", after(device_model, lambda w: w.other.evtchn.status(w.ipi, 1)), status(EVTCHNSTAT.ipi, 1), BOTH),
     # bind_vcpu
     ("bind_vcpu", "interdomain", lambda w: w.guest.evtchn.bind_vcpu(w.inter, 1), None, BOTH),
     ("bind_vcpu", "unbound", lambda w: w.guest.evtchn.bind_vcpu(w.unbound, 1), None, BOTH),
@@ -241,6 +250,7 @@ ROWS: list[Row] = [
     ("reset", "a guest that runs", lambda w: w.dom0.evtchn.reset(1), "EINVAL", BOTH),
     ("reset", "a guest that the toolstack paused", after(lambda w: w.guest.pause(), lambda w: w.dom0.evtchn.reset(1)), None, BOTH),
     ("reset", "one in progress", after(lambda w: setattr(w.guest.evtchn, "_resetting", True), lambda w: w.guest.evtchn.reset()), "EBUSY", BOTH),
+    ("reset", "a guest that runs, by its device model", after(device_model, lambda w: w.other.evtchn.reset(1)), "EINVAL", BOTH),
     # init_control
     ("init_control", "first", lambda w: w.guest.evtchn.init_control(CONTROL_PFN, 0, 0), 17, TWO),
     ("init_control", "first for vcpu 1", lambda w: w.guest.evtchn.init_control(CONTROL_PFN, 8, 1), 17, TWO),
