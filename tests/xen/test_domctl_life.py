@@ -8,9 +8,10 @@ import pytest
 
 from tests.xen.conftest import domain as make_domain
 from xenpv.abi._kernel import lib
+from xenpv.abi.evtchn import EVTCHNSTAT
 from xenpv.errors import HypercallError
 from xenpv.xen.domain import Domain
-from xenpv.xen.evtchn import VIRQ_DOM_EXC, PortState
+from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.hypervisor import Hypervisor
 from xenpv.xen.loop import NS_PER_S, Task
 
@@ -264,7 +265,7 @@ def test_death_goes_in_order(
         ("raise_dom_exc", True, True, 0),
         ("raise_dom_exc", True, True, 0),  # it vanished
     ]
-    assert dom0.evtchn.status(far).status == PortState.UNBOUND
+    assert dom0.evtchn.status(far).status == EVTCHNSTAT.unbound
     assert dom_exc.take()
 
 
@@ -286,7 +287,7 @@ def test_a_death_that_is_interrupted_is_dying_and_goes_on(
         guest.evtchn.alloc_unbound(0)
     dom0.domctl.destroydomain(1)
     assert dom0.find(1) is None
-    assert dom0.evtchn.status(port).status == PortState.UNBOUND
+    assert dom0.evtchn.status(port).status == EVTCHNSTAT.unbound
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: what a hook may raise at any time

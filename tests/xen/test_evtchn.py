@@ -4,9 +4,9 @@ import pytest
 
 from tests.xen.conftest import domain
 from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.evtchn import EVTCHNSTAT, VIRQ
 from xenpv.errors import HypercallError
 from xenpv.xen.domain import Domain
-from xenpv.xen.evtchn import VIRQ_DOM_EXC, PortState
 from xenpv.xen.hypervisor import Hypervisor
 from xenpv.xen.upcall import Dispatcher
 
@@ -85,7 +85,7 @@ def test_close_turns_the_peer_unbound_without_an_event(
     here, there = channel
     dom0.evtchn.close(there)
     status = guest.evtchn.status(here)
-    assert (status.status, status.remote_domid) == (PortState.UNBOUND, 0)
+    assert (status.status, status.remote_domid) == (EVTCHNSTAT.unbound, 0)
     assert scan(guest) == []
     again = dom0.evtchn.bind_interdomain(guest.domid, here)
     assert guest.evtchn.status(here).remote_port == again
@@ -93,7 +93,7 @@ def test_close_turns_the_peer_unbound_without_an_event(
 
 def test_close_of_a_free_port_is_einval(guest: Domain) -> None:
     assert errno_of(guest.evtchn.close, 5) == "EINVAL"
-    assert guest.evtchn.status(5).status is PortState.FREE
+    assert guest.evtchn.status(5).status is EVTCHNSTAT.closed
     assert errno_of(guest.evtchn.status, 64) == "EINVAL"
 
 
@@ -143,21 +143,32 @@ def test_upcall_is_raised_once_until_it_is_taken(
     assert there != far
 
 
-@pytest.mark.parametrize("is_32bit", [False, True])
-@pytest.mark.parametrize("port", [1, 31, 32, 33, 63, 64, 65, 1022, 1023])
-def test_bits_lie_where_xen_puts_them(hypervisor: Hypervisor, is_32bit: bool, port: int) -> None:
-    made = domain(hypervisor, is_32bit=is_32bit)
+@pytest.mark.parametrize("vcpu", [0, 1, 31])
+@pytest.mark.parametrize(
+    ("is_32bit", "port"),
+    [(wide, port) for wide in (False, True) for port in (1, 31, 32, 33, 63, 64, 65, 1022, 1023)]
+    + [(False, 1024), (False, 4095)],
+)
+def test_bits_lie_where_xen_puts_them(
+    hypervisor: Hypervisor, is_32bit: bool, port: int, vcpu: int
+) -> None:
+    made = domain(hypervisor, is_32bit=is_32bit, vcpus=32)
     width = 32 if is_32bit else 64
     info = _shared_info_view(hypervisor, made)
-    assert lib.evtchn_set_pending(made.kernel, port, 0) == 3
+    before = sum(info[0:0xC00])  # the time of each vcpu
+    assert lib.evtchn_set_pending(made.kernel, port, vcpu) == 3
     at = 0x800 + port // 8
     assert info[at] == 1 << port % 8
-    assert info[0] == 1  # upcall_pending
-    selector = int.from_bytes(info[4:8] if is_32bit else info[8:16], "little")
-    assert selector == 1 << port // width
+    base = 64 * vcpu  # its vcpu_info: upcall_pending first, upcall_mask next
+    assert (info[base], info[base + 1]) == (1, 0)
+    selector = info[base + 4 : base + 8] if is_32bit else info[base + 8 : base + 16]
+    assert int.from_bytes(selector, "little") == 1 << port // width
     lib.evtchn_mask(made.kernel, port)
-    assert info[(0x880 if is_32bit else 0xA00) + port // 8] == 1 << port % 8
-    del info
+    masks = 0x880 if is_32bit else 0xA00
+    assert info[masks + port // 8] == 1 << port % 8
+    # and nothing else
+    assert sum(info[0:0xC00]) - before == info[base] + sum(selector) + 2 * info[at]
+    del info, selector
 
 
 def _shared_info_view(hypervisor: Hypervisor, made: Domain) -> memoryview:
@@ -197,15 +208,15 @@ def test_scan_puts_back_what_did_not_fit(guest: Domain) -> None:
 
 
 def test_virq_rules(guest: Domain) -> None:
-    port = guest.evtchn.bind_virq(VIRQ_DOM_EXC)
-    assert errno_of(guest.evtchn.bind_virq, VIRQ_DOM_EXC) == "EEXIST"
+    port = guest.evtchn.bind_virq(VIRQ.ARGO)
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.ARGO) == "EEXIST"
     assert errno_of(guest.evtchn.bind_virq, 24) == "EINVAL"
-    assert errno_of(guest.evtchn.bind_virq, VIRQ_DOM_EXC, 1) == "EINVAL"
-    assert errno_of(guest.evtchn.bind_virq, 0, 5) == "ENOENT"
-    assert guest.evtchn.raise_virq(VIRQ_DOM_EXC)
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.ARGO, 1) == "EINVAL"
+    assert errno_of(guest.evtchn.bind_virq, VIRQ.TIMER, 5) == "ENOENT"
+    assert guest.evtchn.raise_virq(VIRQ.ARGO)
     assert scan(guest) == [port]
     guest.evtchn.close(port)
-    assert not guest.evtchn.raise_virq(VIRQ_DOM_EXC)
+    assert not guest.evtchn.raise_virq(VIRQ.ARGO)
 
 
 def test_ipi_comes_back_to_its_sender(guest: Domain) -> None:
@@ -221,7 +232,7 @@ def test_death_unbinds_every_peer(
 ) -> None:
     _, there = channel
     hypervisor.destroy_domain(guest)
-    assert dom0.evtchn.status(there).status is PortState.UNBOUND
+    assert dom0.evtchn.status(there).status is EVTCHNSTAT.unbound
     dom0.evtchn.send(there)
     dom0.evtchn.close(there)
     assert dom0.evtchn.bound() == 0

@@ -94,8 +94,8 @@ def dead_granter(s: Scene) -> None:
 
 
 def status_frame_elsewhere(s: Scene) -> None:
-    frame = lib.grant_table_status_frame(s.guest.kernel, 0)
-    assert lib.domain_add_xen_frame(s.dom0.kernel, HOLE + 0x80, frame) == 0
+    resource = s.dom0.memory.acquire_resource
+    assert resource(s.guest.domid, 1, 1, nr_frames=1, gpfns=[HOLE + 0x80]) == 1
 
 
 def reserved(flags: int, domid: int = 0, frame: int = 0x102) -> Step:

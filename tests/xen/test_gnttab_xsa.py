@@ -153,12 +153,13 @@ def test_xsa_255_379_486_501_live_status_frames_stop_the_version_switch(
 ) -> None:
     scene = Scene(hypervisor, 2)
     frame = lib.grant_table_status_frame(scene.guest.kernel, 0)
-    assert lib.domain_add_xen_frame(scene.dom0.kernel, HOLE, frame) == 0
+    domid, resource = scene.guest.domid, scene.dom0.memory.acquire_resource
+    assert resource(domid, 1, 1, nr_frames=1, gpfns=[HOLE]) == 1
     before = scene.snapshot()
     assert scene.set_version(1) == "EBUSY"
     assert scene.version_told == 2
     assert scene.snapshot() == before
-    assert lib.domain_unmap(scene.dom0.kernel, HOLE) == 0
+    scene.dom0.memory.remove_from_physmap(0, HOLE)
     assert scene.set_version(1) == 0
     assert lib.frame_refs(hypervisor.machine, frame) == 0
 

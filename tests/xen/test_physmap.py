@@ -8,7 +8,7 @@ import pytest
 
 from tests.xen.conftest import domain
 from xenpv.abi._kernel import lib
-from xenpv.errors import HypercallError, LocalProtocolError
+from xenpv.errors import GrantError, HypercallError, LocalProtocolError
 from xenpv.xen.domain import RAM_FIRST_PFN, Domain
 from xenpv.xen.hypervisor import Hypervisor
 from xenpv.xen.physmap import DOMID_SELF, XENMAPSPACE_gmfn_foreign
@@ -205,3 +205,38 @@ def test_a_pv_caller_gets_frames_instead_of_pages(hypervisor: Hypervisor, guest:
     gpfns = [0x900, 0x901]
     assert caller.memory.populate_physmap(DOMID_SELF, gpfns) == 2
     assert gpfns == [lib.p2m_lookup(caller.kernel, pfn, 0) for pfn in (0x900, 0x901)]
+
+
+def test_status_frames_of_version_2_are_placed_and_acquired(dom0: Domain, guest: Domain) -> None:
+    guest.gnttab.set_version(2)
+    status = 1 << 31
+    guest.memory.add_to_physmap(DOMID_SELF, 1, status, 0x900)
+    guest.memory.add_to_physmap(DOMID_SELF, 1, status | 7, 0x901)  # grows to 64 grant frames
+    assert guest.gnttab.nr_frames == 64
+    with pytest.raises(HypercallError, match="EINVAL"):
+        guest.memory.add_to_physmap(DOMID_SELF, 1, status | 8, 0x902)
+    assert dom0.memory.acquire_resource(guest.domid, 1, 1) == 8
+    assert dom0.memory.acquire_resource(guest.domid, 1, 1, frame=7, nr_frames=1, gpfns=[0x900]) == 1
+    dom0.write(0x900, 0, b"status")
+    assert guest.read(0x901, 0, 6) == b"status"
+    with pytest.raises(HypercallError, match="EBUSY"):
+        guest.gnttab.set_version(1)
+    dom0.memory.remove_from_physmap(DOMID_SELF, 0x900)
+    guest.gnttab.set_version(1)
+    assert lib.p2m_type(guest.kernel, 0x901) == lib.P2M_NONE
+
+
+def test_a_grant_taken_out_of_the_physmap_is_released_at_death(
+    hypervisor: Hypervisor, dom0: Domain, guest: Domain
+) -> None:
+    """remove_from_physmap takes it; unmap_grant_ref then finds nothing there, death does."""
+    stub = domain(hypervisor)
+    assert lib.grant_entry_set(guest.kernel, 9, stub.domid, RAM_FIRST_PFN, 1) == 0
+    handle = stub.gnttab.map(guest.domid, 9, 0x900)
+    stub.memory.remove_from_physmap(DOMID_SELF, 0x900)
+    with pytest.raises(GrantError, match="GNTST_general_error"):
+        stub.gnttab.unmap(handle, 0x900)
+    hypervisor.destroy_domain(stub)
+    assert guest.gnttab.pinned() == 0
+    hypervisor.destroy_domain(guest)
+    assert hypervisor.dead == []

@@ -1,8 +1,8 @@
-"""XenBus' EVTCHN interface: channels with callbacks over the guest's 2-level bits.
+"""XenBus' EVTCHN interface: channels with callbacks over the bits of either ABI.
 
-win-xenbus evtchn.c, evtchn_2l.c: an upcall scans, then drains: mask if the channel is
-auto-masked, acknowledge, count, call back. The acknowledgement strictly precedes the count,
-which a waiter samples.
+win-xenbus evtchn.c: an upcall finds ports, then drains: mask if the channel is auto-masked,
+acknowledge, count, call back. The acknowledgement strictly precedes the count, which a
+waiter samples.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import Final
 
 import attrs
 
-from xenpv.abi._kernel import ffi, lib
+from xenpv.abi._kernel import lib
+from xenpv.abi.evtchn import EVTCHNSTAT
+from xenpv.abi.hvm import HVM_PARAM
+from xenpv.bus.evtchn_2l import Evtchn2L
+from xenpv.bus.evtchn_fifo import EvtchnFifo
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import Domain
 
-SCAN_PORTS: Final = 64
+# The ports that the toolstack bound: a reset must not lose them.
+FIXED_PORTS: Final = (HVM_PARAM.STORE_EVTCHN, HVM_PARAM.CONSOLE_EVTCHN)
+FIRST_VECTOR: Final = 0x30  # of the vectors that this guest gives its upcalls, one per vcpu
 
 
 class ChannelType(enum.IntEnum):
@@ -37,28 +43,93 @@ class Channel:
     type: ChannelType
     callback: Callable[[], object]
     auto_mask: bool
+    vcpu: int = 0
     active: bool = True
     count: int = 0
 
 
 class EvtchnInterface:
-    """Event channels of one guest. Takes the guest's upcall on vcpu 0."""
+    """Event channels of one guest. Takes the upcalls of all its vcpus.
 
-    def __init__(self, domain: Domain) -> None:
+    `fifo` asks for the FIFO ABI (UseEvtchnFifoAbi); if Xen refuses, the guest resets and
+    stays with the 2-level one: `is_fifo` says which it is. `vectors` gives every vcpu an
+    upcall vector of its own (UseEvtchnUpcall); Xen raises each as soon as it is set.
+    """
+
+    def __init__(self, domain: Domain, *, fifo: bool = False, vectors: bool = False) -> None:
         self.domain = domain
         self._channels: dict[int, Channel] = {}
-        self._ports = ffi.new("uint32_t[]", SCAN_PORTS)
-        domain.set_upcall(0, self.upcall)
+        self._send = domain.evtchn.send
+        self.abi: Evtchn2L | EvtchnFifo = self._acquire(fifo)
+        for vcpu in range(domain.vcpus):
+            domain.set_upcall(vcpu, self.abi.upcall(vcpu))
         domain.set_deliver(self._deliver)
+        for vcpu in range(domain.vcpus if vectors else 0):
+            domain.hvm.set_evtchn_upcall_vector(vcpu, FIRST_VECTOR + vcpu)
+
+    @property
+    def is_fifo(self) -> bool:
+        return isinstance(self.abi, EvtchnFifo)
+
+    def _acquire(self, fifo: bool) -> Evtchn2L | EvtchnFifo:
+        if fifo:
+            abi = EvtchnFifo(self.domain, self._channels, self._drain)
+            try:
+                abi.acquire()
+            except HypercallError:
+                self._reset()
+                abi.release()
+            else:
+                return abi
+        return Evtchn2L(self.domain, self._channels, self._drain)
+
+    def _reset(self) -> None:
+        """EVTCHNOP_reset, with the store's and the console's channel bound again after it.
+
+        Their local ports change, and so do the HVM parameters that say which they are.
+        """
+        domain = self.domain
+        kept = []
+        for param in FIXED_PORTS:
+            port = domain.hvm_param(param)
+            if port:
+                status = domain.evtchn.status(port)
+                if status.status is EVTCHNSTAT.interdomain:
+                    kept.append((param, status.remote_domid, status.remote_port))
+        domain.evtchn.reset()
+        for param, domid, port in kept:
+            local = domain.evtchn.bind_interdomain(domid, port)
+            domain.hvm.set_param(domain.DOMID_SELF, param, local)
+
+    def release(self) -> None:
+        """Back to the 2-level ABI with every channel gone (EvtchnRelease): before a new
+        interface takes over. The fixed ports have new numbers in the HVM parameters."""
+        for channel in self.channels():
+            self.close(channel)
+        if isinstance(self.abi, EvtchnFifo):
+            self._reset()
+            self.abi.release()
 
     def _open(
-        self, port: int, kind: ChannelType, callback: Callable[[], object], auto_mask: bool
+        self,
+        port: int,
+        kind: ChannelType,
+        callback: Callable[[], object],
+        auto_mask: bool,
+        vcpu: int = 0,
     ) -> Channel:
         if port in self._channels:
             raise LocalProtocolError(f"port {port} has a channel already")
-        channel = Channel(port=port, type=kind, callback=callback, auto_mask=auto_mask)
+        try:
+            self.abi.port_enable(port)
+        except HypercallError:
+            if kind is not ChannelType.FIXED:
+                self.domain.evtchn.close(port)
+            raise
+        channel = Channel(port=port, type=kind, callback=callback, auto_mask=auto_mask, vcpu=vcpu)
         # New channels are masked: the owner unmasks when it is ready for the callback.
         self.domain.check(lib.evtchn_mask(self.domain.kernel, port))
+        self.abi.port_bind(port, vcpu, auto_mask)
         self._channels[port] = channel
         return channel
 
@@ -90,7 +161,18 @@ class EvtchnInterface:
     def open_virq(self, virq: int, callback: Callable[[], object], *, vcpu: int = 0) -> Channel:
         """EVTCHNOP_bind_virq. Raises HypercallError."""
         port = self.domain.evtchn.bind_virq(virq, vcpu)
-        return self._open(port, ChannelType.VIRQ, callback, False)
+        return self._open(port, ChannelType.VIRQ, callback, False, vcpu)
+
+    def bind(self, channel: Channel, vcpu: int) -> None:
+        """EVTCHNOP_bind_vcpu: later events are delivered on `vcpu`. Raises HypercallError.
+
+        Nothing happens to an inactive channel, or one that is there already.
+        """
+        if not channel.active or channel.vcpu == vcpu:
+            return
+        self.domain.evtchn.bind_vcpu(channel.port, vcpu)
+        channel.vcpu = vcpu
+        self.abi.port_bind(channel.port, vcpu, channel.auto_mask)
 
     def unmask(self, channel: Channel, *, in_callback: bool = False, force: bool = False) -> bool:
         """Clear the mask bit. True: an event is pending and the caller has to act now.
@@ -117,7 +199,7 @@ class EvtchnInterface:
         if not channel.active:
             return
         try:
-            self.domain.evtchn.send(channel.port)
+            self._send(channel.port)
         except HypercallError:
             return  # the peer's end may be gone: its watch says so, not the channel
 
@@ -134,6 +216,7 @@ class EvtchnInterface:
             return
         channel.active = False
         del self._channels[channel.port]
+        self.abi.port_disable(channel.port)
         self.domain.check(lib.evtchn_mask(self.domain.kernel, channel.port))
         if channel.type is not ChannelType.FIXED:
             self.domain.evtchn.close(channel.port)
@@ -141,28 +224,6 @@ class EvtchnInterface:
     def channels(self) -> list[Channel]:
         """Open channels in the order of their opening; for leak checks and dumps."""
         return list(self._channels.values())
-
-    def upcall(self) -> None:
-        domain = self.domain
-        ports = self._ports
-        while True:
-            count = lib.evtchn_scan(domain.kernel, 0, ports, SCAN_PORTS, 0)
-            if count <= 0:
-                if count < 0:
-                    domain.check(count)
-                return
-            due = []
-            for port in ffi.unpack(ports, count):
-                channel = self._channels.get(port)
-                if channel is not None:
-                    due.append(channel)
-                else:
-                    # Nobody owns it: acknowledged, or the scan would find it for ever.
-                    domain.check(lib.evtchn_clear_pending(domain.kernel, port))
-            for channel in due:
-                self._drain(channel)
-            if count < SCAN_PORTS:
-                return
 
     def _drain(self, channel: Channel) -> None:
         if not channel.active:

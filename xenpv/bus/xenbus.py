@@ -72,7 +72,7 @@ class XenBus:
     """What a guest's kernel brings up first. `drivers` are the classes it has drivers for.
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
-    and whose kernel answers control/shutdown itself.
+    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
     """
 
     def __init__(
@@ -81,12 +81,13 @@ class XenBus:
         drivers: Mapping[str, ClassDriverFactory],
         *,
         personality: str = "windows",
+        fifo: bool = False,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.personality = personality
         self.pdos: dict[str, Pdo] = {}
-        self.evtchn = EvtchnInterface(domain)
+        self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)

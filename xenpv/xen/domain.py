@@ -25,6 +25,7 @@ from xenpv.xen.trace import Event, Trace
 from xenpv.xen.vcpu import Upcall, Vcpu
 from xenpv.xen.vcpu_op import VcpuOp
 from xenpv.xen.version import XenVersion, xen_version
+from xenpv.xen.virq import GlobalVirqs
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
@@ -76,6 +77,7 @@ class Domain:
         self.max_grant_version = config.max_grant_version
         self.loop: Loop = hypervisor.loop
         self.trace: Trace = hypervisor.loop.trace
+        self.global_virqs: GlobalVirqs = hypervisor.global_virqs
         kernel = lib.domain_new(hypervisor.machine, domid, self.is_32bit)
         if kernel == ffi.NULL:
             raise MemoryError(f"no memory for domain {domid}")
@@ -343,6 +345,7 @@ class Domain:
             upcall = self.task(f"upcall{number}", _no_upcall, Upcall)
             self.upcalls.append(upcall)
             self.vcpu.append(Vcpu(self, number, upcall))
+        self.evtchn.callbacks_changed()
 
     def set_max_pages(self, count: int) -> None:
         """XEN_DOMCTL_max_mem, in pages."""

@@ -283,6 +283,15 @@ class Domctl:
         domain = self._domain("settimeoffset", domid, time_offset_seconds=time_offset_seconds)
         self._hypervisor.set_time_offset(domain, time_offset_seconds)
 
+    def set_virq_handler(self, domid: int, virq: int) -> None:
+        """XEN_DOMCTL_set_virq_handler (66): who may bind a global VIRQ and hears it.
+
+        EINVAL: not a global VIRQ, or the domain is dying; EBUSY: the present handler has it
+        bound.
+        """
+        domain = self._domain("set_virq_handler", domid, virq=virq)
+        self._hypervisor.global_virqs.set_handler(domain, virq)
+
     # asking
 
     def getdomaininfo(self, domid: int) -> DomainInfo:

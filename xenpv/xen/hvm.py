@@ -65,13 +65,12 @@ VALUES: Final[dict[int, Callable[[int], bool]]] = {
 class Hvm:
     """The parameters of `domain`; every method is a hypercall that this domain makes.
 
-    `upcall_vectors` are by vcpu; a vcpu without one takes its upcalls as CALLBACK_IRQ says.
+    What a vector or CALLBACK_IRQ does is in xen.callback.
     """
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.params = [0] * HVM_NR_PARAMS
-        self.upcall_vectors: dict[int, int] = {}
 
     def set_param(self, domid: int, index: int, value: int) -> None:
         """HVMOP_set_param {domid, index, value}.
@@ -96,6 +95,8 @@ class Hvm:
         if not 0 <= value < 1 << 64 or (valid is not None and not valid(value)):
             raise fail(EINVAL, "no such value")
         params[index] = value
+        if index == HVM_PARAM.CALLBACK_IRQ:
+            target.evtchn.callbacks.set_via(value)
 
     def get_param(self, domid: int, index: int) -> int:
         """HVMOP_get_param {domid, index}: the value. Errors as for set_param."""
@@ -138,8 +139,7 @@ class Hvm:
             raise HypercallError(EINVAL, "no vector", operation=operation, arguments=arguments)
         if not 0 <= vcpu < domain.vcpus:
             raise HypercallError(ENOENT, "no vcpu", operation=operation, arguments=arguments)
-        self.upcall_vectors[vcpu] = vector
-        domain.upcalls[vcpu].wake()
+        domain.evtchn.callbacks.set_vector(vcpu, vector)
 
     def pagetable_dying(self, domid: int, gpa: int) -> None:
         """HVMOP_pagetable_dying {domid, gpa}: a hint for shadow paging; accepted, unused."""

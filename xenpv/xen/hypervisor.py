@@ -15,10 +15,12 @@ from xenpv.xen.clock import TSC_KHZ, Clock
 from xenpv.xen.domain import Domain
 from xenpv.xen.domctl import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
-from xenpv.xen.evtchn import VIRQ_DOM_EXC, Port
+from xenpv.xen.evtchn import VIRQ_DOM_EXC
+from xenpv.xen.evtchn_port import Port
 from xenpv.xen.loop import Loop
 from xenpv.xen.trace import Event
 from xenpv.xen.version import XEN, XenVersion
+from xenpv.xen.virq import GlobalVirqs
 
 PAGES_TO_START: Final = 4  # shared_info, a grant frame, and some to go on with
 FRAMES_DEFAULT: Final = 1 << 22  # 16 GiB, sparse
@@ -53,6 +55,7 @@ class Hypervisor:
         self.machine: Any = self.arena.machine
         self.version = version
         self.domains: dict[int, Domain] = {}
+        self.global_virqs = GlobalVirqs()
         self.closed = False
         self._domids = DomidAllocator(first_reserved)
         self._unique_ids = 0
@@ -77,6 +80,8 @@ class Hypervisor:
             raise
         self._unique_ids += 1
         self.domains[found] = domain
+        if found == 0:
+            self.global_virqs.hardware_domain = domain
         self.loop.trace.record(Event.DOMAIN, found, 1)
         domain.pause()
         self._changed[found] = None
@@ -189,11 +194,9 @@ class Hypervisor:
     # what changed
 
     def raise_dom_exc(self, domid: int) -> None:
-        """VIRQ_DOM_EXC to the control domain: the state of `domid` changed."""
+        """VIRQ_DOM_EXC to its handler: the state of `domid` changed."""
         self.note_change(domid)
-        control = self.domains.get(0)
-        if control is not None:
-            control.evtchn.raise_virq(VIRQ_DOM_EXC)
+        self.global_virqs.send(VIRQ_DOM_EXC)
 
     def note_change(self, domid: int) -> None:
         """domain_changed_state(): get_domain_state will tell of it, if anybody can ask."""
@@ -201,10 +204,10 @@ class Hypervisor:
             self._changed[domid] = None
 
     def _handler_port(self) -> Port | None:
-        """The port to which the control domain bound VIRQ_DOM_EXC."""
-        control = self.domains.get(0)
-        port = 0 if control is None else control.evtchn.virq_port(VIRQ_DOM_EXC)
-        return None if control is None or not port else control.evtchn.ports[port]
+        """The port to which its handler bound VIRQ_DOM_EXC."""
+        handler = self.global_virqs.handler(VIRQ_DOM_EXC)
+        port = 0 if handler is None else handler.evtchn.virq_port(VIRQ_DOM_EXC)
+        return None if handler is None or not port else handler.evtchn.ports[port]
 
     def take_changed(self) -> int | None:
         """The lowest domid with a change not told yet. A new handler is told of everybody."""

@@ -446,7 +446,7 @@ def _grant_frame(target: Domain, index: int) -> int:
     try:
         return target.gnttab.physmap_frame(index)
     except HypercallError:
-        return -EINVAL  # also short of memory: the table stays as it is
+        return -EINVAL  # short of memory to grow, too: the frame is then not there
 
 
 def _resource_max(target: Domain, type_: int, id_: int) -> int:
@@ -461,15 +461,13 @@ def _resource_max(target: Domain, type_: int, id_: int) -> int:
 
 
 def _resource(target: Domain, id_: int, first: int, count: int) -> list[int] | None:
-    """gnttab_acquire_resource; None: no such frames, or status frames of version 1."""
-    kind = 0
-    if id_ == XENMEM_resource_grant_table_id_status:
-        if target.gnttab.version != 2:
-            return None
-        kind = XENMAPIDX_grant_table_status
-    elif id_ != XENMEM_resource_grant_table_id_shared:
+    """gnttab_acquire_resource; None: no such frames, or status frames in version 1."""
+    status = XENMAPIDX_grant_table_status if id_ == XENMEM_resource_grant_table_id_status else 0
+    if status and target.gnttab.version != 2:
         return None
-    # The last one first: it makes the table grow, or there is none of them.
-    if _grant_frame(target, kind | first + count - 1) < 0:
+    if first + count > (_resource_max(target, XENMEM_resource_grant_table, id_)):
         return None
-    return [_grant_frame(target, kind | first + index) for index in range(count)]
+    # The last one first: the table grows once.
+    if _grant_frame(target, status | (first + count - 1)) < 0:
+        return None
+    return [_grant_frame(target, status | (first + index)) for index in range(count)]

@@ -14,7 +14,8 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
-SCAN_PORTS: Final = 64
+SCAN_PORTS: Final[int] = lib.UPCALL_PORTS
+upcall_take: Final = lib.upcall_take
 
 
 class Dispatcher:
@@ -23,7 +24,11 @@ class Dispatcher:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self._tasks: dict[int, Task] = {}
-        self._ports = ffi.new("uint32_t[]", SCAN_PORTS)
+        handle = lib.upcall_new(domain.kernel, 0, 1)  # 1: acknowledge what the scan finds
+        if handle == ffi.NULL:
+            raise MemoryError("no memory for an upcall")
+        self._handle = ffi.gc(handle, lib.upcall_free)
+        self._ports = lib.upcall_ports(handle)
         domain.set_upcall(0, self.upcall)
         domain.set_deliver(self.deliver)
 
@@ -48,18 +53,18 @@ class Dispatcher:
             self.domain.forget(task)
 
     def upcall(self) -> None:
-        ports = self._ports
         tasks = self._tasks
         while True:
-            count = lib.evtchn_scan(self.domain.kernel, 0, ports, SCAN_PORTS, 1)
-            if count == 1:
-                task = tasks.get(ports[0])
+            port = upcall_take(self._handle)
+            if port >= 0:  # one, or none: the usual upcall
+                task = tasks.get(port)
                 if task is not None:
                     task.wake()
                 return
-            if count < 0:
-                self.domain.check(count)
-            for port in ffi.unpack(ports, count):
+            if port <= lib.KERNEL_E_FORKED:
+                self.domain.check(port)
+            count = -1 - port
+            for port in ffi.unpack(self._ports, count):
                 task = tasks.get(port)
                 if task is not None:
                     task.wake()

@@ -19,6 +19,7 @@
 #define OWNER_XEN 0x7ff2
 #define NR_DOMIDS 0x7ff0u          /* DOMID_FIRST_RESERVED */
 #define MAX_VCPUS 128u           /* HVM_MAX_VCPUS */
+#define PORTS_PER_BUCKET 64u     /* EVTCHNS_PER_BUCKET of an x86-64 Xen */
 
 /* Xen's pin word: four counters of 8 bits, each at most 128 (xen/common/grant_table.c). */
 #define PIN_HOST_WRITE 1u
@@ -64,6 +65,12 @@ struct domain {
     uint8_t is_32bit;
     uint8_t *shared_info;
     uint8_t *vcpu_info[MAX_VCPUS];    /* in shared_info or where it was registered; NULL: no vcpu */
+    /* evtchn.c, evtchn_fifo.c */
+    struct evtchn **ports;        /* buckets of PORTS_PER_BUCKET; NULL before evtchn_grow */
+    uint32_t nr_ports;            /* valid ports; never fewer again (XSA-338) */
+    uint32_t nr_vcpus;
+    uint8_t polling;              /* some vcpu waits in SCHEDOP_poll */
+    struct fifo *fifo;            /* NULL: 2-level ABI */
     /* vcpu.c */
     struct vcpu_areas *vcpu_areas;
     uint8_t *dummy_vcpu_info;     /* of every vcpu >= 32 that registered none; NULL: no such vcpu */
@@ -83,5 +90,8 @@ typedef struct domain domain;
 /* vcpu.c; a dying domain's memory goes after what these hold. */
 static void vcpu_unregister_all(domain *d);
 static void vcpu_release(domain *d);
+/* evtchn.c: what domain_release and domain_free give back of event channels. */
+static void evtchn_release(domain *d);
+static void evtchn_free_ports(domain *d);
 
 #endif

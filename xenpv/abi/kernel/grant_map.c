@@ -174,7 +174,7 @@ static int64_t grant_transfer(domain *from, void *transfer)
     }
     if (op->mfn >= from->m->high_water || from->m->frames[frame].refs != 1)
         return GNTST_bad_page;
-    pfn = p2m_find(from, frame, P2M_RAM, 0);
+    pfn = p2m_find(from, frame);
     if (pfn == P2M_FRAME_MASK)
         return GNTST_bad_page;
     from->m->frames[frame].refs++;

@@ -164,49 +164,39 @@ static int64_t grant_table_status_frame(domain *d, uint32_t index)
     return index < d->nr_status_frames ? (int64_t)d->status_frames[index] : -EINVAL;
 }
 
-/* The first pfn from `start` on that holds a frame as `type`, or P2M_FRAME_MASK. */
-static uint32_t p2m_find(domain *d, uint32_t frame, uint32_t type, uint32_t start)
+/* The pfn that holds a frame of RAM (the machine-to-phys table), or P2M_FRAME_MASK. */
+static uint32_t p2m_find(domain *d, uint32_t frame)
 {
-    uint32_t wanted = (type << P2M_TYPE_SHIFT) | frame;
+    uint32_t wanted = ((uint32_t)P2M_RAM << P2M_TYPE_SHIFT) | frame;
 
-    for (uint64_t pfn = start; pfn < (uint64_t)d->nr_leaves * P2M_LEAF;) {
-        uint32_t *leaf = d->leaves[pfn / P2M_LEAF];
-
-        if (!leaf)
-            pfn = (pfn / P2M_LEAF + 1) * P2M_LEAF;
-        else if (leaf[pfn % P2M_LEAF] == wanted)
-            return (uint32_t)pfn;
-        else
-            pfn++;
-    }
+    for (uint32_t i = 0; i < d->nr_owned; i++)
+        for (uint32_t at = 0; at < P2M_LEAF; at++)
+            if (d->leaves[d->owned[i]][at] == wanted)
+                return d->owned[i] * P2M_LEAF + at;
     return P2M_FRAME_MASK;
 }
 
 /* Where a frame of Xen's lies in the physmap (mfn_to_gfn); ENOENT: nowhere. A PV guest: there. */
 static int64_t grant_frame_gfn(domain *d, uint32_t frame)
 {
-    uint32_t pfn = d->is_pv ? frame : p2m_find(d, frame, P2M_XEN, 0);
+    uint32_t pfn = d->is_pv ? frame : d->m->frames[frame].link;
 
-    return pfn == P2M_FRAME_MASK ? -ENOENT : (int64_t)pfn;
+    return pfn == FRAME_NONE ? -ENOENT : (int64_t)pfn;
 }
 
 /* EBUSY if somebody else has a status frame mapped; else they leave the physmap and go. */
 static int status_frames_unplace(domain *d)
 {
     for (uint32_t i = 0; i < d->nr_status_frames; i++) {
-        uint32_t frame = d->status_frames[i], own = 1, pfn = 0;
+        const struct frame_info *info = &d->m->frames[d->status_frames[i]];
 
-        while ((pfn = p2m_find(d, frame, P2M_XEN, pfn)) != P2M_FRAME_MASK) {
-            own++;
-            pfn++;
-        }
-        if (d->m->frames[frame].refs != own)
+        if (info->refs != 1u + (info->link != FRAME_NONE))
             return -EBUSY;
     }
     for (uint32_t i = 0; i < d->nr_status_frames; i++) {
-        uint32_t pfn;
+        uint32_t pfn = d->m->frames[d->status_frames[i]].link;
 
-        while ((pfn = p2m_find(d, d->status_frames[i], P2M_XEN, 0)) != P2M_FRAME_MASK)
+        if (pfn != FRAME_NONE)
             p2m_clear(d, pfn);
     }
     status_frames_drop(d, 0);

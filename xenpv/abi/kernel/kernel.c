@@ -9,6 +9,8 @@
 #include "grant_map.c"
 #include "grant_copy.c"
 #include "blk.c"
+#include "evtchn_2l.c"
+#include "evtchn_fifo.c"
 #include "evtchn.c"
 #include "vcpu.c"
 #include "checksum.c"

@@ -29,6 +29,13 @@ extern "Python" int kernel_hook(void *, uint32_t, uint32_t, uint32_t, uint32_t, 
 typedef struct machine machine;
 typedef struct domain domain;
 typedef struct ring ring;
+typedef struct evtchn evtchn;
+typedef struct upcall upcall;
+
+#define RAISED_NEW ...            /* evtchn_raise: was not pending */
+#define RAISED_KICK ...           /* upcall_pending rose */
+#define RAISED_POLL ...           /* and somebody waits in SCHEDOP_poll */
+#define UPCALL_PORTS ...
 
 /* machine.c */
 machine *machine_new(void *base, uint32_t nr_frames);
@@ -158,16 +165,47 @@ int64_t blk_respond(ring *, const void *requests, uint32_t n, int is_x86_32, con
 
 /* evtchn.c */
 int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);
+int evtchn_grow(domain *);
+evtchn *evtchn_port(domain *, uint32_t port);
+int evtchn_init(evtchn *, uint32_t vcpu);
+int evtchn_set_vcpu(evtchn *, uint32_t vcpu);
+int evtchn_set_priority(evtchn *, uint32_t priority);
+uint32_t evtchn_get_priority(evtchn *);
+int evtchn_is_saved(evtchn *);
+void evtchn_set_polling(domain *, int polling);
+int64_t evtchn_raise(evtchn *);
 int64_t evtchn_set_pending(domain *, uint32_t port, uint32_t vcpu);
+int64_t evtchn_unmask(evtchn *);
+int64_t evtchn_clear(evtchn *);
+int64_t evtchn_is_busy(evtchn *);
+int64_t evtchn_polls_pending(evtchn *);
+int64_t evtchn_save_pending(domain *);
+int64_t evtchn_next_saved(domain *, uint32_t from, uint32_t to);
 int64_t evtchn_is_pending(domain *, uint32_t port);
 int64_t evtchn_is_masked(domain *, uint32_t port);
 int evtchn_clear_pending(domain *, uint32_t port);
 int evtchn_take_pending(domain *, uint32_t port);
 int evtchn_mask(domain *, uint32_t port);
-int64_t evtchn_unmask(domain *, uint32_t port, uint32_t vcpu);
 int64_t evtchn_guest_unmask(domain *, uint32_t port);
 int64_t evtchn_scan(domain *, uint32_t vcpu, uint32_t *ports, uint32_t max, int ack);
 int64_t evtchn_upcall_pending(domain *, uint32_t vcpu);
+int64_t evtchn_take_upcall(domain *, uint32_t vcpu);
+int64_t evtchn_deliverable(domain *, uint32_t vcpu);
+upcall *upcall_new(domain *, uint32_t vcpu, int ack);
+void upcall_free(upcall *);
+uint32_t *upcall_ports(upcall *);
+void upcall_port(upcall *, uint32_t port, int mine, int automask);
+int64_t upcall_take(upcall *);
+
+/* evtchn_fifo.c */
+int fifo_init_control(domain *, uint32_t pfn, uint32_t offset, uint32_t vcpu);
+int64_t fifo_expand_array(domain *, uint32_t pfn);
+int fifo_destroy(domain *);
+int evtchn_is_fifo(domain *);
+int64_t fifo_take_ready(domain *, uint32_t vcpu);
+int64_t fifo_head(domain *, uint32_t vcpu, uint32_t priority);
+int64_t fifo_unlink(domain *, uint32_t port);
+int64_t fifo_read_word(domain *, uint32_t port);
 
 /* vcpu.c */
 int vcpu_attach(domain *, uint32_t nr_vcpus);

@@ -443,6 +443,7 @@ static uint32_t domain_shared_frames(domain *d) { return d->tot_pages + d->forei
  */
 static void domain_release(domain *d)
 {
+    evtchn_release(d);
     domain_relinquish(d);
     vcpu_release(d);
     grant_table_free(d);
@@ -455,4 +456,8 @@ static void domain_release(domain *d)
         d->m->domains[d->domid] = NULL;
 }
 
-static void domain_free(domain *d) { free(d); }
+static void domain_free(domain *d)
+{
+    evtchn_free_ports(d);
+    free(d);
+}
