@@ -1,5 +1,6 @@
 /* One translation unit: the functions are static and small, and inline into each other. */
 #include "memory.c"
+#include "log.c"
 #include "ring.c"
 #include "grant.c"
 #include "blk.c"

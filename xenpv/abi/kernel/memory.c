@@ -6,9 +6,11 @@
  * zero as in a release build of Xen. p2m entries are u32: type in the top three bits.
  */
 #include "domain.h"
+#include "log.h"
 
 static void machine_delete(machine *m)
 {
+    machine_unlog(m);
     free(m->frames);
     free(m->free_list);
     free(m->domains);
@@ -56,6 +58,7 @@ static uint32_t machine_reset(machine *m)
     }
     m->nr_free_list = m->high_water = 0;
     m->free_pages = m->nr_frames;
+    machine_unlog(m);
     m->hook = NULL;
     return leaked;
 }
@@ -63,6 +66,10 @@ static uint32_t machine_reset(machine *m)
 static int machine_hook(machine *m, access_hook hook, void *context)
 {
     KERNEL_ENTER(m);
+    if (m->log) {
+        log_chain(m->log, hook, context);
+        return 0;
+    }
     m->hook = hook;
     m->hook_context = context;
     return 0;
