@@ -6,6 +6,7 @@ hypervisor. What they share with the other end lies in frames, ports and the sto
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from errno import EFAULT, EINVAL, ENOMEM, EOVERFLOW
 from typing import TYPE_CHECKING, Any, Final
@@ -90,6 +91,8 @@ class Domain:
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
         self.upcalls: list[Task] = []
+        # Every ring handle that lives, and what it is over: how the test kit finds the rings.
+        self.rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int]] = {}
         self._deliver: Callable[[int], bool] | None = None
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
@@ -190,7 +193,9 @@ class Domain:
         if handle == ffi.NULL:
             raise HypercallError(EFAULT, f"a ring of {entry_size}-byte entries at {list(pfns)}")
         # Not lib.ring_detach itself: the handle has a pointer to this domain and must keep it.
-        return ffi.gc(handle, self._detach)
+        handle = ffi.gc(handle, self._detach)
+        self.rings[weakref.ref(handle, self.rings.pop)] = (tuple(pfns), entry_size, rsp_size)
+        return handle
 
     def _detach(self, ring: Any) -> None:
         lib.ring_detach(ring)

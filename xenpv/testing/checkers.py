@@ -1,0 +1,225 @@
+"""Laws of conservation over a whole platform: what holds between any two deliveries.
+
+Each checker returns what it finds wrong, one line each; `check_all` raises them together.
+`hostile` names domains whose own writes are not to be trusted: what only they can have
+spoilt (the bits of their grant entries, their producer indices) is not looked at.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection
+from struct import iter_unpack
+from typing import Any, Final
+
+from xenpv.abi._kernel import lib
+from xenpv.errors import XenpvError
+from xenpv.platform import Platform
+from xenpv.testing.rings import (
+    REQ_EVENT,
+    REQ_PROD,
+    RSP_EVENT,
+    RSP_PROD,
+    End,
+    KnownRing,
+    peek,
+    rings,
+    u32,
+)
+from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.evtchn import PortState
+
+GTF_reading: Final[int] = lib.GTF_reading
+GTF_writing: Final[int] = lib.GTF_writing
+# Entries of a version 1 table: flags, domid, frame.
+GRANT_ENTRY: Final = "<HHI"
+
+# Rings that a test drives by hand: nobody is there who could miss a wake-up, or be wrong
+# about an index. A weak set of the ends' ring objects.
+_by_hand: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def by_hand(ring: Any) -> None:
+    """A test is this end (FrontRing or BackRing): `check_rings` asks nothing of it."""
+    _by_hand.add(ring.handle)
+
+
+class CheckFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened, as Livelock
+    """A law does not hold; `findings` are the lines."""
+
+    def __init__(self, findings: list[str]) -> None:
+        self.findings = findings
+        super().__init__("\n".join(findings))
+
+
+def check_all(platform: Platform, *, quiescent: bool = True, hostile: Collection[int] = ()) -> None:
+    """Every checker. `quiescent`: nothing is runnable, so nothing may wait for a wake-up.
+
+    Raises CheckFailed.
+    """
+    findings = [
+        *check_grants(platform, hostile=hostile),
+        *check_ports(platform),
+        *check_slots(platform, hostile=hostile),
+        *(check_wakeups(platform) if quiescent else ()),
+    ]
+    if findings:
+        raise CheckFailed(findings)
+
+
+def _domains(platform: Platform) -> list[Domain]:
+    hypervisor = platform.hypervisor
+    return [*hypervisor.domains.values(), *hypervisor.dead]
+
+
+def check_grants(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+    """Pins of every granter are the maptrack entries of every mapper, and the bits in its
+    table say so.
+    """
+    mapped: dict[tuple[int, int], list[int]] = {}
+    for mapper in _domains(platform):
+        for mapping in mapper.gnttab.maptrack.values():
+            pins = mapped.setdefault((mapping.granter.unique_id, mapping.ref), [0, 0])
+            pins[0 if mapping.readonly else 1] += 1
+    findings = []
+    for granter in _domains(platform):
+        findings += _grants_of(platform, granter, mapped, trusted=granter.domid not in hostile)
+    return findings
+
+
+def _grants_of(
+    platform: Platform, granter: Domain, mapped: dict[tuple[int, int], list[int]], *, trusted: bool
+) -> list[str]:
+    findings = []
+    ref = 0
+    kernel = granter.kernel
+    pinned = int(lib.grant_pinned_refs(kernel))
+    for index in range(granter.gnttab.nr_frames):
+        frame = int(lib.grant_table_frame(kernel, index))
+        entries = peek(platform.hypervisor, frame, 0, PAGE_SIZE)
+        for flags, _domid, _frame in iter_unpack(GRANT_ENTRY, entries):
+            bits = flags & (GTF_reading | GTF_writing)
+            readers, writers = mapped.pop((granter.unique_id, ref), (0, 0))
+            if readers or writers or pinned or bits:
+                pins = int(lib.grant_pins(kernel, ref))
+                pinned -= pins != 0
+                name = f"d{granter.domid} ref {ref}"
+                if pins != (readers << 8 | writers):
+                    findings.append(
+                        f"{name}: pinned by {pins >> 8} readers and {pins & 0xFF} writers, "
+                        f"maptrack has {readers} and {writers}"
+                    )
+                expected = (GTF_writing if writers else 0) | (
+                    GTF_reading if readers or writers else 0
+                )
+                if trusted and bits != expected:
+                    findings.append(f"{name}: bits {bits:#x}, expected {expected:#x}")
+            ref += 1
+    return findings + [
+        f"d{granter.domid} ref {number}: mapped, but beyond its table"
+        for unique, number in mapped
+        if unique == granter.unique_id
+    ]
+
+
+def check_ports(platform: Platform) -> list[str]:
+    """Both ends of every interdomain channel name each other, and nobody names a domain that
+    is gone.
+    """
+    findings = []
+    domains = platform.hypervisor.domains
+    for domain in domains.values():
+        for number, port in enumerate(domain.evtchn.ports):
+            if port.state is not PortState.INTERDOMAIN:
+                continue
+            name = f"d{domain.domid} port {number}"
+            remote = port.remote
+            if remote is None or domains.get(remote.domid) is not remote:
+                findings.append(f"{name}: bound to a domain that is gone")
+                continue
+            ports = remote.evtchn.ports
+            far = ports[port.remote_port] if port.remote_port < len(ports) else None
+            if (
+                far is None
+                or far.state is not PortState.INTERDOMAIN
+                or far.remote is not domain
+                or far.remote_port != number
+            ):
+                state = "no port" if far is None else far.state.name.lower()
+                findings.append(
+                    f"{name}: bound to d{remote.domid} port {port.remote_port}, which is {state} "
+                    "and does not name it"
+                )
+    return findings
+
+
+def _connected(platform: Platform) -> list[KnownRing]:
+    """Rings with both ends on them, whose device is not broken."""
+    broken = [
+        (device.frontend_domid, device.kind)
+        for device in platform.backends.devices.values()
+        if device.broken
+    ]
+    return [
+        ring
+        for ring in rings(platform.hypervisor)
+        if ring.front is not None
+        and ring.back is not None
+        and (ring.domid, ring.kind.device) not in broken
+    ]
+
+
+def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+    """Indices keep their order: no more responses than requests taken, none taken twice, no
+    more in flight than the ring has entries.
+    """
+    findings = []
+    for ring in _connected(platform):
+        front, back = ring.front, ring.back
+        assert front is not None and back is not None
+        if front.domain.domid in hostile or back.domain.domid in hostile:
+            continue
+        if front.handle in _by_hand or back.handle in _by_hand:
+            continue
+        order = [
+            ("consumed responses", front.cons),
+            ("responses", ring.word(RSP_PROD)),
+            ("taken requests", back.cons),
+            ("requests", ring.word(REQ_PROD)),
+        ]
+        for (less, low), (more, high) in zip(order, order[1:], strict=False):
+            if u32(high - low) > ring.size:
+                findings.append(f"{ring.name}: {low:#x} {less}, but {high:#x} {more}")
+        if u32(order[3][1] - order[0][1]) > ring.size:
+            findings.append(f"{ring.name}: more in flight than its {ring.size} entries")
+        if front.index != order[3][1]:
+            findings.append(f"{ring.name}: req_prod is not what its frontend published")
+        if back.index != order[1][1]:
+            findings.append(f"{ring.name}: rsp_prod is not what its backend published")
+    return findings
+
+
+def check_wakeups(platform: Platform) -> list[str]:
+    """At quiescence: whoever sleeps has consumed everything, or has asked for a later index."""
+    findings = []
+    for ring in _connected(platform):
+        front, back = ring.front, ring.back
+        assert front is not None and back is not None
+        if not ring.kind.wait:
+            findings += _asleep(ring, back, "request", ring.word(REQ_PROD), ring.word(REQ_EVENT))
+        findings += _asleep(ring, front, "response", ring.word(RSP_PROD), ring.word(RSP_EVENT))
+    return findings
+
+
+def _asleep(ring: KnownRing, consumer: End, what: str, prod: int, event: int) -> list[str]:
+    domain = consumer.domain
+    if domain.pause_count or domain.is_shutdown or domain.dying or consumer.handle in _by_hand:
+        return []
+    left = u32(prod - consumer.cons)
+    asked_later = u32(event - prod - 1) < ring.size
+    if not left or left > ring.size or asked_later:
+        return []
+    return [
+        f"{ring.name}: lost wake-up: d{domain.domid} sleeps with {left} {what}s unconsumed "
+        f"({what} producer {prod:#x}, consumer {consumer.cons:#x}, event index {event:#x})"
+    ]
