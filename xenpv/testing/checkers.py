@@ -7,10 +7,8 @@ spoilt (the bits of their grant entries, their producer indices) is not looked a
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection
-from struct import iter_unpack
-from typing import Any, Final
+from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import XenpvError
@@ -28,21 +26,10 @@ from xenpv.testing.rings import (
 )
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.evtchn import PortState
+from xenpv.xen.gnttab import ENTRIES_PER_FRAME
 
 GTF_reading: Final[int] = lib.GTF_reading
 GTF_writing: Final[int] = lib.GTF_writing
-# Entries of a version 1 table: flags, domid, frame.
-GRANT_ENTRY: Final = "<HHI"
-
-# Rings that a test drives by hand: nobody is there who could miss a wake-up, or be wrong
-# about an index. A weak set of the ends' ring objects.
-_by_hand: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def by_hand(ring: Any) -> None:
-    """A test is this end (FrontRing or BackRing): `check_rings` asks nothing of it."""
-    _by_hand.add(ring.handle)
-
 
 class CheckFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened, as Livelock
     """A law does not hold; `findings` are the lines."""
@@ -61,7 +48,7 @@ def check_all(platform: Platform, *, quiescent: bool = True, hostile: Collection
         *check_grants(platform, hostile=hostile),
         *check_ports(platform),
         *check_slots(platform, hostile=hostile),
-        *(check_wakeups(platform) if quiescent else ()),
+        *(check_wakeups(platform, hostile=hostile) if quiescent else ()),
     ]
     if findings:
         raise CheckFailed(findings)
@@ -91,35 +78,40 @@ def _grants_of(
     platform: Platform, granter: Domain, mapped: dict[tuple[int, int], list[int]], *, trusted: bool
 ) -> list[str]:
     findings = []
-    ref = 0
     kernel = granter.kernel
-    pinned = int(lib.grant_pinned_refs(kernel))
+    own = {ref: pins for (unique, ref), pins in mapped.items() if unique == granter.unique_id}
+    bits = _busy_bits(platform, granter)
+    refs = sorted({*own, *bits})
+    if lib.grant_pinned_refs(kernel) != len(own):
+        refs = list(range(granter.gnttab.nr_frames * ENTRIES_PER_FRAME))
+    for ref in refs:
+        readers, writers = own.get(ref, (0, 0))
+        pins = int(lib.grant_pins(kernel, ref))
+        name = f"d{granter.domid} ref {ref}"
+        if pins != (readers << 8 | writers):
+            findings.append(
+                f"{name}: pinned by {pins >> 8} readers and {pins & 0xFF} writers, "
+                f"maptrack has {readers} and {writers}"
+            )
+        expected = (GTF_writing if writers else 0) | (GTF_reading if readers or writers else 0)
+        if trusted and bits.get(ref, 0) != expected:
+            findings.append(f"{name}: bits {bits.get(ref, 0):#x}, expected {expected:#x}")
+    return findings
+
+
+def _busy_bits(platform: Platform, granter: Domain) -> dict[int, int]:
+    """GTF_reading and GTF_writing of each entry that has one of them."""
+    busy = GTF_reading | GTF_writing
+    found = {}
     for index in range(granter.gnttab.nr_frames):
-        frame = int(lib.grant_table_frame(kernel, index))
-        entries = peek(platform.hypervisor, frame, 0, PAGE_SIZE)
-        for flags, _domid, _frame in iter_unpack(GRANT_ENTRY, entries):
-            bits = flags & (GTF_reading | GTF_writing)
-            readers, writers = mapped.pop((granter.unique_id, ref), (0, 0))
-            if readers or writers or pinned or bits:
-                pins = int(lib.grant_pins(kernel, ref))
-                pinned -= pins != 0
-                name = f"d{granter.domid} ref {ref}"
-                if pins != (readers << 8 | writers):
-                    findings.append(
-                        f"{name}: pinned by {pins >> 8} readers and {pins & 0xFF} writers, "
-                        f"maptrack has {readers} and {writers}"
-                    )
-                expected = (GTF_writing if writers else 0) | (
-                    GTF_reading if readers or writers else 0
-                )
-                if trusted and bits != expected:
-                    findings.append(f"{name}: bits {bits:#x}, expected {expected:#x}")
-            ref += 1
-    return findings + [
-        f"d{granter.domid} ref {number}: mapped, but beyond its table"
-        for unique, number in mapped
-        if unique == granter.unique_id
-    ]
+        frame = int(lib.grant_table_frame(granter.kernel, index))
+        flags = memoryview(peek(platform.hypervisor, frame, 0, PAGE_SIZE)).cast("H")[::4]
+        found |= {
+            index * ENTRIES_PER_FRAME + at: one & busy
+            for at, one in enumerate(flags.tolist())
+            if one & busy
+        }
+    return found
 
 
 def check_ports(platform: Platform) -> list[str]:
@@ -179,7 +171,7 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
         assert front is not None and back is not None
         if front.domain.domid in hostile or back.domain.domid in hostile:
             continue
-        if front.handle in _by_hand or back.handle in _by_hand:
+        if front.by_hand or back.by_hand:
             continue
         order = [
             ("consumed responses", front.cons),
@@ -199,12 +191,14 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
     return findings
 
 
-def check_wakeups(platform: Platform) -> list[str]:
+def check_wakeups(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
     """At quiescence: whoever sleeps has consumed everything, or has asked for a later index."""
     findings = []
     for ring in _connected(platform):
         front, back = ring.front, ring.back
         assert front is not None and back is not None
+        if front.domain.domid in hostile or back.domain.domid in hostile:
+            continue
         if not ring.kind.wait:
             findings += _asleep(ring, back, "request", ring.word(REQ_PROD), ring.word(REQ_EVENT))
         findings += _asleep(ring, front, "response", ring.word(RSP_PROD), ring.word(RSP_EVENT))
@@ -213,7 +207,7 @@ def check_wakeups(platform: Platform) -> list[str]:
 
 def _asleep(ring: KnownRing, consumer: End, what: str, prod: int, event: int) -> list[str]:
     domain = consumer.domain
-    if domain.pause_count or domain.is_shutdown or domain.dying or consumer.handle in _by_hand:
+    if domain.pause_count or domain.is_shutdown or domain.dying or consumer.by_hand:
         return []
     left = u32(prod - consumer.cons)
     asked_later = u32(event - prod - 1) < ring.size
