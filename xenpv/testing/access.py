@@ -148,7 +148,9 @@ class AccessLog:
         try:
             self.platform.dom0.check(lib.machine_log(self._machine, self.capacity))
         except HypercallError as error:
-            raise LocalProtocolError(f"an access log of {self.capacity} entries: {error}") from error
+            raise LocalProtocolError(
+                f"an access log of {self.capacity} entries: {error}"
+            ) from error
         if self.platform.loop.scheduler is None:
             self.platform.loop.scheduler = LoggedOrder(self._machine)
             self._seated = True

@@ -76,7 +76,7 @@ class Adversary:
         if owner == DOMID_XEN:
             return self._grant_frames.get(frame, actor) != actor
         # The owner's reference is one; a peer's mapping is another.
-        return owner != actor or lib.frame_refs(self.hypervisor.machine, frame) > 1
+        return bool(owner != actor or lib.frame_refs(self.hypervisor.machine, frame) > 1)
 
     def _words(self, load: Load) -> list[tuple[int, int]]:
         """(offset in the frame, size) of the words that a change may be of."""

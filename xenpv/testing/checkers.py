@@ -8,6 +8,7 @@ spoilt (the bits of their grant entries, their producer indices) is not looked a
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -30,6 +31,7 @@ from xenpv.xen.gnttab import ENTRIES_PER_FRAME
 
 GTF_reading: Final[int] = lib.GTF_reading
 GTF_writing: Final[int] = lib.GTF_writing
+
 
 class CheckFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened, as Livelock
     """A law does not hold; `findings` are the lines."""
@@ -102,7 +104,7 @@ def _grants_of(
 def _busy_bits(platform: Platform, granter: Domain) -> dict[int, int]:
     """GTF_reading and GTF_writing of each entry that has one of them."""
     busy = GTF_reading | GTF_writing
-    found = {}
+    found: dict[int, int] = {}
     for index in range(granter.gnttab.nr_frames):
         frame = int(lib.grant_table_frame(granter.kernel, index))
         flags = memoryview(peek(platform.hypervisor, frame, 0, PAGE_SIZE)).cast("H")[::4]
@@ -168,7 +170,8 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
     findings = []
     for ring in _connected(platform):
         front, back = ring.front, ring.back
-        assert front is not None and back is not None
+        assert front is not None
+        assert back is not None
         if front.domain.domid in hostile or back.domain.domid in hostile:
             continue
         if front.by_hand or back.by_hand:
@@ -179,7 +182,7 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
             ("taken requests", back.cons),
             ("requests", ring.word(REQ_PROD)),
         ]
-        for (less, low), (more, high) in zip(order, order[1:], strict=False):
+        for (less, low), (more, high) in pairwise(order):
             if u32(high - low) > ring.size:
                 findings.append(f"{ring.name}: {low:#x} {less}, but {high:#x} {more}")
         if u32(order[3][1] - order[0][1]) > ring.size:
@@ -196,7 +199,8 @@ def check_wakeups(platform: Platform, *, hostile: Collection[int] = ()) -> list[
     findings = []
     for ring in _connected(platform):
         front, back = ring.front, ring.back
-        assert front is not None and back is not None
+        assert front is not None
+        assert back is not None
         if front.domain.domid in hostile or back.domain.domid in hostile:
             continue
         if not ring.kind.wait:
@@ -213,7 +217,6 @@ def _asleep(ring: KnownRing, consumer: End, what: str, prod: int, event: int) ->
     asked_later = u32(event - prod - 1) < ring.size
     if not left or left > ring.size or asked_later:
         return []
-    return [
-        f"{ring.name}: lost wake-up: d{domain.domid} sleeps with {left} {what}s unconsumed "
-        f"({what} producer {prod:#x}, consumer {consumer.cons:#x}, event index {event:#x})"
-    ]
+    indices = f"{what} producer {prod:#x}, consumer {consumer.cons:#x}, event index {event:#x}"
+    sleeper = f"d{domain.domid} sleeps with {left} {what}s unconsumed"
+    return [f"{ring.name}: lost wake-up: {sleeper} ({indices})"]

@@ -57,10 +57,11 @@ class Result:
         run = self.run
         if run is None:
             return [f"{self.scenario}: nothing found in {self.examples} examples, seed {self.seed}"]
+        shrunk = f"shrunk to {len(run.taken)} steps in {self.shrinking} runs"
         lines = [
             f"{self.scenario} fails: {run.failure_text}",
-            f"found at example {self.examples} with seed {self.seed}, shrunk to "
-            f"{len(run.taken)} steps in {self.shrinking} runs, digest {run.digest}",
+            f"found at example {self.examples} with seed {self.seed}, {shrunk}, "
+             f"digest {run.digest}",
         ]
         if self.defects:
             lines.append(f"with the defect {', '.join(self.defects)}")

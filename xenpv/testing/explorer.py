@@ -25,11 +25,11 @@ import attrs
 from xenpv.abi._kernel import lib
 from xenpv.errors import Livelock
 from xenpv.platform import Platform
+from xenpv.testing import reports
 from xenpv.testing.access import AccessLog, DoubleFetch
 from xenpv.testing.adversary import Adversary, Load
 from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.interleave import Handler, Interleaver, Runnable
-from xenpv.testing.rings import rings_of
 from xenpv.testing.schedule import Action, Point, Schedule, Step
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 ACCESSES_MAX: Final = 1_000_000  # of one run, before it counts as a livelock
 HANDLERS_MAX: Final = 100_000
 LOG_CAPACITY: Final = 1 << 12
-TAIL_LINES: Final = 20
 
 READ: Final[int] = lib.ACCESS_READ
 HYPERVISOR: Final[int] = lib.ACCESS_HYPERVISOR
@@ -172,8 +171,10 @@ class Explorer:
         for step in self._steps.get(at, ()) if at is not None else ():
             index = step.argument % len(options)
             if step.action is Action.RUN and index:
-                self._took(attrs.evolve(step, argument=index), f"run {_name(options[index])} "
-                           f"before {_name(options[0])}")  # fmt: skip
+                self._took(
+                    attrs.evolve(step, argument=index),
+                    f"run {_name(options[index])} before {_name(options[0])}",
+                )
                 return index
         return 0
 
@@ -251,24 +252,15 @@ class Explorer:
 
     def tail(self) -> list[str]:
         """The last events of every platform, oldest first."""
-        return [
-            line for world in self._worlds for line in world.platform.loop.trace.tail(TAIL_LINES)
-        ]
+        return [line for world in self._worlds for line in reports.tail(world.platform)]
 
     def tables(self) -> list[str]:
         """Every ring of every platform, its entries decoded."""
-        return [
-            line for world in self._worlds for ring in rings_of(world.platform)
-            for line in ring.table()
-        ]  # fmt: skip
+        return [line for world in self._worlds for line in reports.tables(world.platform)]
 
     def stores(self) -> list[str]:
         """The store of every platform: a node a line."""
-        lines = []
-        for world in self._worlds:
-            nodes = world.platform.xenstored.tree.nodes
-            lines += [f"{path.decode()} = {nodes[path].value!r}" for path in sorted(nodes)]
-        return lines
+        return [line for world in self._worlds for line in reports.store(world.platform)]
 
     def stop(self) -> None:
         """No decisions any more: what is looked at from now on is looked at as it is."""

@@ -12,7 +12,7 @@ it; if that domain's handler was stopped itself, it is finished first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -20,9 +20,6 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from xenpv.errors import Livelock
 from xenpv.xen.loop import Loop, Task
 from xenpv.xen.trace import CHUNK_WORDS, Event, mark
-
-if TYPE_CHECKING:
-    from greenlet import greenlet as Greenlet
 
 RETIRED: Final = 1 << 29  # a retired task's `held` is above any count of pauses
 
@@ -32,7 +29,7 @@ class Handler:
     """One run of a task; `greenlet` is where it stands."""
 
     task: Task
-    greenlet: Greenlet
+    greenlet: Any
 
     def __str__(self) -> str:
         return f"d{self.task.domid} {self.task.name}"
@@ -57,7 +54,7 @@ class Interleaver:
         self.current: Handler | None = None
         self.stopped: list[Handler] = []
         self.failure: BaseException | None = None
-        self._hub: Greenlet | None = None
+        self._hub: Any = None
         self._inline = 0
 
     # the loop's side

@@ -147,9 +147,14 @@ class Replay:
         return path
 
     def find(self) -> Scenario:
-        """The scenario's function. ConfigError if there is none; what importing it raises."""
+        """The scenario's function. ConfigError if there is none, or it cannot be imported."""
         name, _, function = self.scenario.partition(":")
-        module = _module(name, self.file)
+        try:
+            module = _module(name, self.file)
+        except Exception as error:
+            raise ConfigError(
+                f"scenario {self.scenario!r}: importing it: {type(error).__name__}: {error}"
+            ) from error
         found = getattr(module, function, None) if module is not None else None
         if not callable(found):
             raise ConfigError(f"unknown scenario {self.scenario!r}: no such function to import")

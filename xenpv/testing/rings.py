@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
 
 # The header is that of every ring (io/ring.h); netif_tx's stands for all.
-HEADER: Final = {
-    name: offsetof("netif_tx_sring", name) for name in ("req_prod", "req_event", "rsp_prod", "rsp_event")
-}  # fmt: skip
+WORDS: Final = ("req_prod", "req_event", "rsp_prod", "rsp_event")
+HEADER: Final = {name: offsetof("netif_tx_sring", name) for name in WORDS}
 REQ_PROD: Final = HEADER["req_prod"]
 REQ_EVENT: Final = HEADER["req_event"]
 RSP_PROD: Final = HEADER["rsp_prod"]
@@ -71,7 +70,8 @@ def fields(struct: str) -> tuple[tuple[str, int, int], ...]:
 def _leaves(of: Any, offset: int, path: str) -> Iterator[tuple[str, int, int]]:
     if of.kind == "struct":
         for name, field in of.fields:
-            yield from _leaves(field.type, offset + field.offset, f"{path}.{name}" if path else name)
+            inner = f"{path}.{name}" if path else name
+            yield from _leaves(field.type, offset + field.offset, inner)
     elif of.kind == "array":
         for at in range(of.length):
             yield from _leaves(of.item, offset + at * ffi.sizeof(of.item), f"{path}[{at}]")
@@ -200,6 +200,8 @@ class KnownRing:
         """Header and the entries in use as lines; at most ROWS_MAX entries."""
         words = ", ".join(f"{name} {self.word(at):#x}" for name, at in HEADER.items())
         lines = [f"{self.name}, {self.size} entries: {words}"]
+        if not self.word(REQ_PROD) and not self.word(RSP_PROD):
+            return lines
         for side, end in (("frontend", self.front), ("backend", self.back)):
             if end is not None:
                 lines.append(
@@ -208,11 +210,12 @@ class KnownRing:
                 )
         requests, responses = self.word(REQ_PROD), self.word(RSP_PROD)
         used = min(u32(requests - responses), self.size)
-        for at in range(min(used, ROWS_MAX)):
-            lines.append(self._row(u32(responses + at), self.kind.request))
+        shown = range(min(used, ROWS_MAX))
+        lines += [self._row(u32(responses + at), self.kind.request) for at in shown]
         answered = min(responses, self.size - used, 4)
-        for at in range(answered):
-            lines.append(self._row(u32(responses - answered + at), self.kind.response))
+        lines += [
+            self._row(u32(responses - answered + at), self.kind.response) for at in range(answered)
+        ]
         if used > ROWS_MAX:
             lines.append(f"  and {used - ROWS_MAX} more requests")
         return lines

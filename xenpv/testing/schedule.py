@@ -64,15 +64,15 @@ class Point:
         ]
 
 
+def _in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
+    return tuple(sorted(steps))
+
+
 @attrs.frozen
 class Schedule:
     """Steps in the order of their decisions."""
 
-    steps: tuple[Step, ...] = attrs.field(default=(), converter=lambda steps: tuple(sorted(steps)))
-
-    @classmethod
-    def of(cls, steps: Iterable[Step]) -> Self:
-        return cls(tuple(steps))
+    steps: tuple[Step, ...] = attrs.field(default=(), converter=_in_order)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
