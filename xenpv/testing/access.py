@@ -161,9 +161,18 @@ class AccessLog:
             return
         closed = self._hypervisor.closed
         self._kept = ([], []) if closed else (self._entries(), self._double_fetches())
+        self._end()
+
+    def drop(self) -> None:
+        """End, and keep nothing."""
+        self._kept = ([], [])
+        self._end()
+
+    def _end(self) -> None:
         lib.machine_unlog(self._machine)
         if self._seated:
             self.platform.loop.scheduler = None
+            self._seated = False
 
     @property
     def total(self) -> int:

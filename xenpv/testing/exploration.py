@@ -58,10 +58,10 @@ class Result:
         if run is None:
             return [f"{self.scenario}: nothing found in {self.examples} examples, seed {self.seed}"]
         shrunk = f"shrunk to {len(run.taken)} steps in {self.shrinking} runs"
+        found = f"found at example {self.examples} with seed {self.seed}"
         lines = [
             f"{self.scenario} fails: {run.failure_text}",
-            f"found at example {self.examples} with seed {self.seed}, {shrunk}, "
-             f"digest {run.digest}",
+            f"{found}, {shrunk}, digest {run.digest}",
         ]
         if self.defects:
             lines.append(f"with the defect {', '.join(self.defects)}")

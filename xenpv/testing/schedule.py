@@ -65,7 +65,11 @@ class Point:
 
 
 def _in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
-    return tuple(sorted(steps))
+    """By decision; of two steps that do the same thing at one decision, the first."""
+    found: dict[tuple[int, Action], Step] = {}
+    for step in steps:
+        found.setdefault((step.at, step.action), step)
+    return tuple(sorted(found.values()))
 
 
 @attrs.frozen

@@ -69,11 +69,10 @@ int64_t page_scatter(domain *, const uint32_t *pfn_offset_size, uint32_t n, cons
 
 /* log.c */
 struct access_entry {
-    uint64_t delivery;
+    uint32_t delivery;
     uint32_t frame;
-    uint32_t offset, size;
-    uint16_t actor;
-    uint16_t kind;
+    uint16_t offset, size;
+    uint16_t actor, kind;
 };
 struct double_fetch {
     uint64_t delivery;

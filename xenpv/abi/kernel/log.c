@@ -17,11 +17,10 @@
 #define LOG_ACTORS 32768u               /* domids end at DOMID_FIRST_RESERVED */
 
 struct access_entry {
-    uint64_t delivery;
+    uint32_t delivery;
     uint32_t frame;
-    uint32_t offset, size;
-    uint16_t actor;
-    uint16_t kind;
+    uint16_t offset, size;
+    uint16_t actor, kind;
 };
 
 struct double_fetch {
@@ -85,11 +84,15 @@ static void log_double(struct access_log *log, uint32_t actor, uint32_t kind, ui
     at->count = 1;
 }
 
-static struct seen *log_seen(struct access_log *log, uint32_t actor, uint32_t frame)
+/* NULL: a write of a frame of which nothing was read has nothing to clear. */
+static inline struct seen *log_seen(struct access_log *log, uint32_t actor, uint32_t kind,
+                                    uint32_t frame)
 {
     struct seen *seen = &log->seen[(frame ^ actor * 0x9e5u) & (SEEN_SLOTS - 1)];
 
     if (seen->frame != frame || seen->actor != actor || seen->delivery != log->current[actor]) {
+        if ((kind & 3) != ACCESS_READ)
+            return NULL;
         memset(seen->bits, 0, sizeof(seen->bits));
         seen->frame = frame;
         seen->actor = actor;
@@ -102,9 +105,11 @@ static struct seen *log_seen(struct access_log *log, uint32_t actor, uint32_t fr
 static void log_mark(struct access_log *log, uint32_t actor, uint32_t kind, uint32_t frame,
                      uint32_t offset, uint32_t size)
 {
-    struct seen *seen = log_seen(log, actor, frame);
+    struct seen *seen = log_seen(log, actor, kind, frame);
     uint32_t at = offset, end = offset + size, first = FRAME_NONE, last = 0;
 
+    if (!seen)
+        return;
     while (at < end) {
         uint32_t bit = at % 64, n = 64 - bit < end - at ? 64 - bit : end - at;
         uint64_t mask = word_mask(bit, n), *word = &seen->bits[at / 64];
@@ -134,10 +139,10 @@ static int log_hook(void *context, uint32_t actor, uint32_t kind, uint32_t frame
     struct access_entry *entry = &log->entries[log->total++ & log->mask];
 
     actor &= LOG_ACTORS - 1;
-    entry->delivery = log->current[actor];
+    entry->delivery = (uint32_t)log->current[actor];
     entry->frame = frame;
-    entry->offset = offset;
-    entry->size = size;
+    entry->offset = (uint16_t)offset;
+    entry->size = (uint16_t)(size > 0xffff ? 0xffff : size);
     entry->actor = (uint16_t)actor;
     entry->kind = (uint16_t)kind;
     if ((kind & 3) != ACCESS_ATOMIC && offset < FRAME_SIZE && size <= FRAME_SIZE - offset)
