@@ -31,7 +31,7 @@ def values(old: int, size: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(value for value in wanted if value != old))
 
 
-NR_VALUES: Final = 6  # at least as many as `values` gives distinct ones, taken modulo
+NR_VALUES: Final = 7  # as many as `values` gives at most, so that each can be reached
 
 
 @attrs.frozen
