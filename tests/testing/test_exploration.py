@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from xenpv.testing import (
     zoo,
 )
 from xenpv.testing.schedule import ACTIONS, Point, randomly, systematically
+from xenpv.vbd.disk import DiskError
 
 EVENT_LATE = "ring-event-late"
 
@@ -59,7 +61,9 @@ def test_the_same_seed_finds_the_same_also_in_another_process() -> None:
 
 
 def test_a_schedule_gives_the_same_run_to_the_bit() -> None:
-    schedule = Schedule((Step(3, Action.RUN, 1), Step(30, Action.PREEMPT), Step(61, Action.PREEMPT)))
+    schedule = Schedule(
+        (Step(3, Action.RUN, 1), Step(30, Action.PREEMPT), Step(61, Action.PREEMPT))
+    )
     one, two = (run_schedule(scenarios.blk_requests, schedule) for _ in "ab")
     assert (one.digest, one.taken, one.words, one.points) == (
         two.digest,
@@ -265,6 +269,26 @@ def test_a_producer_index_that_runs_away_breaks_the_device_and_nothing_else() ->
         for index in range(point.pokes):
             assert run_schedule(scenario, Schedule((Step(at, Action.POKE, index),))).failure is None
     assert any("runs past the ring" in text for text in broken)
+
+
+def attacked_frontends(x: Explorer) -> None:
+    """Our XenVbd and XenVif under a backend whose memory changes at any moment."""
+    world = x.world_back()
+    x.attack(world.guest.created.domain)
+    x.begin()
+    frame = b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50)
+    world.net.send(frame)
+    app = world.guest.created.domain.task("app", lambda: world.net.send(frame))
+    app.wake()
+    with suppress(DiskError, LocalProtocolError):
+        world.disk.read(0, 8)
+    x.run()
+
+
+def test_our_frontends_survive_a_backend_that_changes_what_they_load() -> None:
+    result = explore(attacked_frontends, examples=120, strategy=randomly(3))
+    result.check()
+    assert result.examples == 120
 
 
 # results

@@ -65,7 +65,10 @@ def orders(*steps: Step) -> tuple[str, Run]:
         ([Step(1, Action.PREEMPT)], "b1 b2 a1 a2"),
         ([Step(2, Action.PREEMPT), Step(4, Action.PREEMPT)], "a1 b1 a2 b2"),
         ([Step(1, Action.PREEMPT), Step(3, Action.PREEMPT)], "b1 a1 a2 b2"),
-        ([Step(1, Action.PREEMPT), Step(3, Action.PREEMPT), Step(4, Action.PREEMPT)], "b1 a1 b2 a2"),
+        (
+            [Step(1, Action.PREEMPT), Step(3, Action.PREEMPT), Step(4, Action.PREEMPT)],
+            "b1 a1 b2 a2",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -78,7 +81,10 @@ def test_any_order_of_two_handlers_is_a_schedule(steps, order) -> None:
 
 def test_steps_that_do_not_fit_do_nothing_and_are_not_taken() -> None:
     found, run = orders(
-        Step(0, Action.PREEMPT), Step(1, Action.RUN, 1), Step(2, Action.POKE, 3), Step(900, Action.RUN)
+        Step(0, Action.PREEMPT),
+        Step(1, Action.RUN, 1),
+        Step(2, Action.POKE, 3),
+        Step(900, Action.RUN),
     )
     assert found == "a1 a2 b1 b2"
     assert run.taken == Schedule()

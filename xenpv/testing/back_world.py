@@ -22,17 +22,24 @@ MEMORY_MIB: Final = 32
 class BackWorld:
     """A platform whose vbd and vif backends are raw, and a guest with one of each.
 
-    `vbd` and `vif` are the newest drivers that the bus made (there is a new one when a device
-    is created anew). LocalProtocolError before there is one.
+    `vbds` and `vifs` are the drivers that the bus made, one each time a device is created.
+    `on_vbd` and `on_vif` are called with each before it is probed: where a test changes
+    features, keys and answers.
     """
 
-    def __init__(self, platform: Platform, personality: str) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        personality: str,
+        *,
+        on_vbd: Callable[[RawBlkBack], object] | None = None,
+        on_vif: Callable[[RawNetBack], object] | None = None,
+    ) -> None:
         self.platform = platform
         self.vbds: list[RawBlkBack] = []
         self.vifs: list[RawNetBack] = []
-        # Called with each driver before it is probed: where a test changes keys and answers.
-        self.on_vbd: Callable[[RawBlkBack], object] | None = None
-        self.on_vif: Callable[[RawNetBack], object] | None = None
+        self.on_vbd = on_vbd
+        self.on_vif = on_vif
         platform.backends.drivers = {"vbd": self._make_vbd, "vif": self._make_vif}
         self.guest: Guest = platform.create(
             name="guest",
@@ -58,12 +65,12 @@ class BackWorld:
 
     @property
     def vbd(self) -> RawBlkBack:
-        """The disk's backend."""
+        """The disk's backend, the newest."""
         return self.vbds[-1]
 
     @property
     def vif(self) -> RawNetBack:
-        """The interface's backend."""
+        """The interface's backend, the newest."""
         return self.vifs[-1]
 
     @property
@@ -111,13 +118,15 @@ def world_back(
     personality: str = "windows",
     connect: bool = True,
     chooser: Chooser | None = None,
+    on_vbd: Callable[[RawBlkBack], object] | None = None,
+    on_vif: Callable[[RawNetBack], object] | None = None,
 ) -> BackWorld:
     """A platform with raw backends and a guest of that personality, connected unless told not
-    to. Use it as a context manager, or `close` it.
+    to; `on_vbd` and `on_vif` as for BackWorld. Use it as a context manager, or `close` it.
     """
     platform = Platform(seed=seed, chooser=chooser)
     try:
-        world = BackWorld(platform, personality)
+        world = BackWorld(platform, personality, on_vbd=on_vbd, on_vif=on_vif)
         if connect:
             world.connect()
     except BaseException:

@@ -96,7 +96,7 @@ class Replay:
         if not isinstance(document, dict) or "xenpv-replay" not in document:
             raise ConfigError("not a replay file: no xenpv-replay in it", file=file)
         version = document["xenpv-replay"]
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise ConfigError(f"format {version!r} of a replay file is no number", file=file)
         if version > FORMAT:
             raise ConfigError(
