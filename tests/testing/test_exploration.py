@@ -22,7 +22,7 @@ from xenpv.testing import (
     scenarios,
     zoo,
 )
-from xenpv.testing.schedule import ACTIONS, Point, randomly, systematically
+from xenpv.testing.schedule import ACTIONS, Point, one_step, randomly, systematically
 from xenpv.vbd.disk import DiskError
 
 EVENT_LATE = "ring-event-late"
@@ -173,6 +173,14 @@ def test_systematic_search_is_every_step_then_every_pair() -> None:
     pairs = [(*one, *two) for one in singles[:2] for two in singles[2:]]
     schedules = met(systematically(), POINTS, 100)
     assert schedules == [Schedule(), *map(Schedule, singles), *map(Schedule, pairs)]
+
+
+def test_single_steps_take_places_in_turn() -> None:
+    many = [Point(False, 1, place=(1,)) for _ in range(100)]
+    points = [*many, Point(False, 1, place=(2,)), Point(False, 1, place=(1,)), Point(True, 2)]
+    steps = list(one_step(points))
+    assert [step.at for step in steps[:4]] == [0, 100, 102, 1]
+    assert sorted(step.at for step in steps) == list(range(103))
 
 
 def test_random_schedules_are_sparse_fit_what_was_met_and_come_from_the_seed() -> None:

@@ -98,13 +98,15 @@ def test_arguments_wrap_and_are_kept_as_they_wrapped() -> None:
 
 def test_points_tell_what_there_was_to_decide() -> None:
     _, run = orders()
-    assert run.points == [
-        Point(True, 2),
-        Point(False, 1),
-        Point(False, 1),
-        Point(False, 0),
-        Point(False, 0),
+    assert [(point.is_choice, point.runnable, point.pokes) for point in run.points] == [
+        (True, 2, 0),
+        (False, 1, 0),
+        (False, 1, 0),
+        (False, 0, 0),
+        (False, 0, 0),
     ]
+    places = [point.place for point in run.points]
+    assert places[1] == places[2] != places[3] == places[4]
 
 
 def test_words_say_who_was_stopped_where_and_what_ran() -> None:

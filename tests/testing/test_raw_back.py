@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from xenpv.abi.xenbus import XenbusState
+from xenpv.back.xenbus import Device
 from xenpv.errors import GrantError, HypercallError, LocalProtocolError
 from xenpv.host.toolstack import ToolstackError
 from xenpv.testing import check_all, world_back
 from xenpv.testing.back_world import BackWorld
-from xenpv.testing.raw_back import BLK_REQUEST, RawBlkBack
+from xenpv.testing.raw_back import BLK_REQUEST, RawBlkBack, RawNetBack
 from xenpv.vbd.disk import DiskError
 
 PERSONALITIES = ["windows", "linux"]
@@ -143,10 +144,12 @@ def test_slots_and_words_are_the_tests(world: BackWorld) -> None:
 
 
 def test_a_slot_across_pages_is_whole() -> None:
-    def more(back: RawBlkBack) -> None:
+    def more(device: Device) -> RawBlkBack:
+        back = RawBlkBack(device)
         back.features["max-ring-page-order"] = "2"
+        return back
 
-    with world_back(on_vbd=more) as world:
+    with world_back(vbd=more) as world:
         sring = world.vbd.sring
         assert len(sring.pfns) > 1
         index = (4096 - 64) // 112  # this one begins in the first page and ends in the second
@@ -186,11 +189,17 @@ def test_a_backend_that_never_answers_leaves_the_request_waiting(world: BackWorl
 
 
 def test_keys_and_answers_may_be_changed_before_the_probe() -> None:
-    with world_back(
-        connect=False,
-        on_vbd=lambda back: back.keys.update({"sectors": "77"}),
-        on_vif=lambda back: back.answers.pop(XenbusState.CONNECTED),
-    ) as world:
+    class Small(RawBlkBack):
+        def __init__(self, device: Device) -> None:
+            super().__init__(device)
+            self.keys["sectors"] = "77"
+
+    class Mute(RawNetBack):
+        def __init__(self, device: Device) -> None:
+            super().__init__(device)
+            del self.answers[XenbusState.CONNECTED]
+
+    with world_back(connect=False, vbd=Small, vif=Mute) as world:
         with pytest.raises(ToolstackError, match="vif 0"):
             world.connect()
         assert world.disk.capacity == 77

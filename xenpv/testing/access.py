@@ -261,7 +261,7 @@ def _stream_frames(hypervisor: Any) -> list[int]:
     frames = []
     for domain in hypervisor.domains.values():
         for parameter in (HVM_PARAM.STORE_PFN, HVM_PARAM.CONSOLE_PFN):
-            pfn = domain.hvm_params[parameter]
+            pfn = domain.hvm.params[parameter]
             if pfn:
                 frames.append(int(lib.p2m_lookup(domain.kernel, pfn, 0)))
     return frames

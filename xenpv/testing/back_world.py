@@ -22,9 +22,9 @@ MEMORY_MIB: Final = 32
 class BackWorld:
     """A platform whose vbd and vif backends are raw, and a guest with one of each.
 
-    `vbds` and `vifs` are the drivers that the bus made, one each time a device is created.
-    `on_vbd` and `on_vif` are called with each before it is probed: where a test changes
-    features, keys and answers.
+    `vbds` and `vifs` are the drivers that the bus made, one each time a device is created, by
+    the factories `vbd` and `vif`: classes, or functions that change features, keys or answers
+    of what they make before it is probed.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class BackWorld:
         platform: Platform,
         personality: str,
         *,
-        on_vbd: Callable[[RawBlkBack], object] | None = None,
-        on_vif: Callable[[RawNetBack], object] | None = None,
+        vbd: Callable[[Device], RawBlkBack] = RawBlkBack,
+        vif: Callable[[Device], RawNetBack] = RawNetBack,
     ) -> None:
         self.platform = platform
         self.vbds: list[RawBlkBack] = []
         self.vifs: list[RawNetBack] = []
-        self.on_vbd = on_vbd
-        self.on_vif = on_vif
+        self._vbd = vbd
+        self._vif = vif
         platform.backends.drivers = {"vbd": self._make_vbd, "vif": self._make_vif}
         self.guest: Guest = platform.create(
             name="guest",
@@ -50,18 +50,12 @@ class BackWorld:
         )
 
     def _make_vbd(self, device: Device) -> Driver:
-        driver = RawBlkBack(device)
-        self.vbds.append(driver)
-        if self.on_vbd is not None:
-            self.on_vbd(driver)
-        return driver
+        self.vbds.append(self._vbd(device))
+        return self.vbd
 
     def _make_vif(self, device: Device) -> Driver:
-        driver = RawNetBack(device)
-        self.vifs.append(driver)
-        if self.on_vif is not None:
-            self.on_vif(driver)
-        return driver
+        self.vifs.append(self._vif(device))
+        return self.vif
 
     @property
     def vbd(self) -> RawBlkBack:
@@ -118,15 +112,15 @@ def world_back(
     personality: str = "windows",
     connect: bool = True,
     chooser: Chooser | None = None,
-    on_vbd: Callable[[RawBlkBack], object] | None = None,
-    on_vif: Callable[[RawNetBack], object] | None = None,
+    vbd: Callable[[Device], RawBlkBack] = RawBlkBack,
+    vif: Callable[[Device], RawNetBack] = RawNetBack,
 ) -> BackWorld:
     """A platform with raw backends and a guest of that personality, connected unless told not
-    to; `on_vbd` and `on_vif` as for BackWorld. Use it as a context manager, or `close` it.
+    to; `vbd` and `vif` make the backends, as for BackWorld. Use it as a context manager, or `close` it.
     """
     platform = Platform(seed=seed, chooser=chooser)
     try:
-        world = BackWorld(platform, personality, on_vbd=on_vbd, on_vif=on_vif)
+        world = BackWorld(platform, personality, vbd=vbd, vif=vif)
         if connect:
             world.connect()
     except BaseException:

@@ -211,7 +211,7 @@ class Explorer:
         pokes = 0
         if self._victims and not kind & 3:
             pokes = adversary.count(actor, load)
-        at = self._point(Point(False, len(targets), pokes))
+        at = self._point(Point(False, len(targets), pokes, (actor, kind, load.frame)))
         for step in self._steps.get(at, ()):
             self._act(step, world, actor, kind, load, targets, pokes)
 

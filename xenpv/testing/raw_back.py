@@ -331,10 +331,10 @@ class RawNetBack(RawBack):
         if not self.hold and self.connected:
             slots = deque(self.tx.take())
             while slots:
-                self._receive(slots)
+                self.receive(slots)
 
-    def _receive(self, slots: deque[bytes]) -> None:
-        """One frame of an honest frontend: its slots are all there."""
+    def receive(self, slots: deque[bytes]) -> None:
+        """Take one frame off `slots` (all of it must be there), keep it and answer its slots."""
         first = slots.popleft()
         chain = [TX_REQUEST.unpack(first)]
         more = chain[0][2] & EXTRA_INFO

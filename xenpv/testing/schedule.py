@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 import random
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from itertools import islice
 from typing import Final, Self
 
 import attrs
@@ -48,12 +49,14 @@ class Point:
     """A decision as a run met it: how many handlers could run, how many changes there were.
 
     At a choice `runnable` is at least 2 and counts all; at an access it counts what could
-    preempt.
+    preempt. `place` is alike for decisions that are alike: of an access, who does what to
+    which frame.
     """
 
     is_choice: bool
     runnable: int
     pokes: int = 0
+    place: tuple[int, ...] = ()
 
     def alternatives(self, at: int) -> list[Step]:
         """Every step that does something here."""
@@ -100,18 +103,42 @@ class Schedule:
 Strategy = Generator[Schedule, "list[Point]", None]
 
 
-def randomly(seed: int, *, steps_max: int = PREEMPTIONS_MAX) -> Strategy:
-    """The default run, then without end: few steps at decisions drawn uniformly, as PCT does.
+def _places(points: list[Point]) -> list[list[int]]:
+    """The decisions at which something can be done, by their place, in order of appearance."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for at, point in enumerate(points):
+        if point.runnable or point.pokes:
+            found.setdefault(point.place, []).append(at)
+    return list(found.values())
 
-    Steps are drawn from what the default run met, so that most of them do something.
+
+def one_step(points: list[Point]) -> Iterator[Step]:
+    """Every single step: of each place its first decision, then of each its second, and so on.
+
+    A driver that grants a hundred pages meets a hundred decisions that are alike; what else
+    it does should not have to wait for them.
+    """
+    places = _places(points)
+    for turn in range(max(map(len, places), default=0)):
+        for decisions in places:
+            if turn < len(decisions):
+                yield from points[decisions[turn]].alternatives(decisions[turn])
+
+
+def randomly(seed: int, *, steps_max: int = PREEMPTIONS_MAX) -> Strategy:
+    """The default run, then without end: few steps at random decisions, as PCT does.
+
+    Steps are drawn from what the default run met, so that most of them do something; first a
+    place, then a decision there.
     """
     draw = random.Random(seed)
     points = yield Schedule()
-    useful = [at for at, point in enumerate(points) if point.runnable or point.pokes]
+    places = _places(points)
     while True:
         steps: dict[int, Step] = {}
-        for _ in range(min(draw.randint(1, steps_max), len(useful))):
-            at = useful[int(draw.random() * len(useful))]
+        for _ in range(1 + int(draw.random() * steps_max) if places else 0):
+            decisions = places[int(draw.random() * len(places))]
+            at = decisions[int(draw.random() * len(decisions))]
             steps[at] = _draw(draw, points[at], at)
         yield Schedule(tuple(steps.values()))
 
@@ -143,13 +170,13 @@ def systematically(*, depth: int = 2) -> Strategy:
 
 
 def mixed(seed: int, singles: int) -> Strategy:
-    """At most `singles` schedules of one step, in order; then random ones."""
-    one_step = systematically(depth=1)
-    schedule = next(one_step)
-    for _ in range(singles + 1):
-        points = yield schedule
-        try:
-            schedule = one_step.send(points)
-        except StopIteration:
-            break
-    yield from randomly(seed)
+    """The default run, at most `singles` schedules of one step, then random ones."""
+    points = yield Schedule()
+    for step in islice(one_step(points), singles):
+        yield Schedule((step,))
+    random_ones = randomly(seed)
+    next(random_ones)
+    schedule = random_ones.send(points)
+    while True:
+        yield schedule
+        schedule = next(random_ones)
