@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +22,6 @@ from xenpv.testing import (
     zoo,
 )
 from xenpv.testing.schedule import ACTIONS, Point, one_step, randomly, systematically
-from xenpv.vbd.disk import DiskError
 
 EVENT_LATE = "ring-event-late"
 
@@ -279,22 +277,8 @@ def test_a_producer_index_that_runs_away_breaks_the_device_and_nothing_else() ->
     assert any("runs past the ring" in text for text in broken)
 
 
-def attacked_frontends(x: Explorer) -> None:
-    """Our XenVbd and XenVif under a backend whose memory changes at any moment."""
-    world = x.world_back()
-    x.attack(world.guest.created.domain)
-    x.begin()
-    frame = b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50)
-    world.net.send(frame)
-    app = world.guest.created.domain.task("app", lambda: world.net.send(frame))
-    app.wake()
-    with suppress(DiskError, LocalProtocolError):
-        world.disk.read(0, 8)
-    x.run()
-
-
 def test_our_frontends_survive_a_backend_that_changes_what_they_load() -> None:
-    result = explore(attacked_frontends, examples=120, strategy=randomly(3))
+    result = explore(scenarios.frontends_attacked, examples=120, strategy=randomly(3))
     result.check()
     assert result.examples == 120
 
@@ -349,7 +333,13 @@ def test_real_drivers_survive_every_single_preemption() -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "scenario", [scenarios.blk_requests, scenarios.blk_attacked, scenarios.guest_devices]
+    "scenario",
+    [
+        scenarios.blk_requests,
+        scenarios.blk_attacked,
+        scenarios.guest_devices,
+        scenarios.frontends_attacked,
+    ],
 )
 def test_soak(scenario) -> None:
     for seed in range(5):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -301,3 +303,17 @@ def test_what_a_killed_domain_had_begun_is_unwound() -> None:
 
     run = run_schedule(scenario, Schedule((Step(2, Action.PREEMPT),)))
     assert run.failure is None, run.failure_text
+
+
+def test_without_greenlet_it_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "from xenpv.testing import world_raw, zoo\n"
+        "from xenpv.errors import ConfigError\n"
+        "try:\n    from xenpv.testing import explore\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "exploration needs greenlet: pip install 'xenpv[explore]'\n"

@@ -116,7 +116,8 @@ def world_back(
     vif: Callable[[Device], RawNetBack] = RawNetBack,
 ) -> BackWorld:
     """A platform with raw backends and a guest of that personality, connected unless told not
-    to; `vbd` and `vif` make the backends, as for BackWorld. Use it as a context manager, or `close` it.
+    to; `vbd` and `vif` make the backends, as for BackWorld. Use it as a context manager, or
+    `close` it.
     """
     platform = Platform(seed=seed, chooser=chooser)
     try:

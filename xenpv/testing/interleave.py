@@ -15,11 +15,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
-from greenlet import GreenletExit, getcurrent, greenlet
 
-from xenpv.errors import Livelock
+from xenpv.errors import ConfigError, Livelock
 from xenpv.xen.loop import Loop, Task
 from xenpv.xen.trace import CHUNK_WORDS, Event, mark
+
+try:
+    from greenlet import GreenletExit, getcurrent, greenlet
+except ImportError as missing:
+    raise ConfigError("exploration needs greenlet: pip install 'xenpv[explore]'") from missing
 
 RETIRED: Final = 1 << 29  # a retired task's `held` is above any count of pauses
 

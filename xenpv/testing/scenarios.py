@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import attrs
 
 from xenpv.abi.blkif import BLKIF_OP
 from xenpv.abi.layout import packer
-from xenpv.errors import PeerProtocolError
+from xenpv.errors import LocalProtocolError, PeerProtocolError
 from xenpv.host.image import MemoryImage
 from xenpv.platform import Disk, Vif
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.raw_front import RawBlkFront
 from xenpv.vbd import blkif
+from xenpv.vbd.disk import DiskError
 from xenpv.xen.loop import Task
 
 REQUESTS: Final = 4
@@ -107,3 +109,19 @@ def guest_devices(x: Explorer) -> None:
     assert guest.disks[0].read(0, 8) == bytes(4096)
     x.run()
     assert len(xen.bridge("xenbr0").frames) == 1
+
+
+def frontends_attacked(x: Explorer) -> None:
+    """XenVbd and XenVif under backends whose memory changes at any moment: the guest survives,
+    and every law holds.
+    """
+    world = x.world_back()
+    domain = world.guest.created.domain
+    x.attack(domain)
+    x.begin()
+    frame = b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50)
+    world.net.send(frame)
+    domain.task("app", lambda: world.net.send(frame)).wake()
+    with suppress(DiskError, LocalProtocolError):  # the disk may be gone by now
+        world.disk.read(0, 8)
+    x.run()
