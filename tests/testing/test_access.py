@@ -108,6 +108,17 @@ def test_what_was_found_is_there_after_the_platform() -> None:
     assert world.platform.loop.scheduler is None
 
 
+def test_a_log_that_outlives_its_platform_leaves_the_next_ones_alone() -> None:
+    with world_raw() as world:
+        log = AccessLog(world.platform)
+        log.open()
+    with world_raw() as world, AccessLog(world.platform) as other:  # the same machine again
+        world.vbd.sring.push(request(), 1)
+        assert (log.total, log.entries(), log.double_fetches()) == (0, [], [])
+        log.close()
+        assert other.total == 3
+
+
 def test_limits_of_the_loop_hold_under_a_log() -> None:
     with world_raw() as world, AccessLog(world.platform):
         task = world.guest.domain.task("again", lambda: task.wake())

@@ -157,19 +157,23 @@ class AccessLog:
 
     def close(self) -> None:
         """End, and keep what was found; a second call does nothing."""
-        if self._kept is not None:
-            return
-        closed = self._hypervisor.closed
-        self._kept = ([], []) if closed else (self._entries(), self._double_fetches())
-        self._end()
+        if self._kept is None:
+            self._kept = self.entries(), self.double_fetches()
+            self._end()
 
     def drop(self) -> None:
         """End, and keep nothing."""
         self._kept = ([], [])
         self._end()
 
+    @property
+    def _lives(self) -> bool:
+        """False also when the platform is closed: its machine may be another's by now."""
+        return self._kept is None and not self._hypervisor.closed
+
     def _end(self) -> None:
-        lib.machine_unlog(self._machine)
+        if not self._hypervisor.closed:
+            lib.machine_unlog(self._machine)
         if self._seated:
             self.platform.loop.scheduler = None
             self._seated = False
@@ -177,15 +181,15 @@ class AccessLog:
     @property
     def total(self) -> int:
         """Accesses so far; 0 once it is closed."""
-        return int(lib.log_total(self._machine)) if self._kept is None else 0
+        return int(lib.log_total(self._machine)) if self._lives else 0
 
     def entries(self) -> list[Access]:
         """The accesses that are kept, oldest first."""
-        return self._entries() if self._kept is None else self._kept[0]
+        return self._entries() if self._lives else self._kept[0] if self._kept else []
 
     def double_fetches(self) -> list[DoubleFetch]:
         """What was fetched twice so far, in order; at most DOUBLE_FETCHES_MAX places."""
-        return self._double_fetches() if self._kept is None else self._kept[1]
+        return self._double_fetches() if self._lives else self._kept[1] if self._kept else []
 
     def _entries(self) -> list[Access]:
         raw = ffi.new("struct access_entry[]", self.capacity)

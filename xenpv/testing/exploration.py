@@ -52,6 +52,16 @@ class Result:
     def failed(self) -> bool:
         return self.run is not None
 
+    @property
+    def failure(self) -> Exception | None:
+        """What the scenario raised under the shrunk schedule."""
+        return None if self.run is None else self.run.failure
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The shrunk schedule, each step in words."""
+        return () if self.run is None else self.run.words
+
     def lines(self) -> list[str]:
         """For people: the failure, its steps, and how to repeat it."""
         run = self.run
