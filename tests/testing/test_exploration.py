@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from xenpv.testing import (
     Run,
     Schedule,
     Step,
+    check_all,
     explore,
     run_schedule,
     scenarios,
@@ -281,6 +283,60 @@ def test_our_frontends_survive_a_backend_that_changes_what_they_load() -> None:
     result = explore(scenarios.frontends_attacked, examples=120, strategy=randomly(3))
     result.check()
     assert result.examples == 120
+
+
+# a scenario's own decisions and laws
+
+
+def dropped_events(x: Explorer) -> None:
+    """A frontend whose only notification may be lost, which nothing makes up for."""
+    world = x.world_raw()
+    client = scenarios.BlkClient(world.vbd, 1)
+    notify = world.vbd.notify
+
+    def sometimes() -> None:
+        assert x.decide("never", 1) == 0
+        if not x.decide("drop the event", 2):
+            notify()
+
+    world.vbd.notify = sometimes
+    client.start()
+    assert x.decide("before the run", 2) == 0
+    x.run()
+    assert len(client.answers) == 1
+
+
+def test_a_scenarios_own_decisions_are_found_and_shrunk() -> None:
+    result = explore(dropped_events, seed=2)
+    assert result.failed
+    assert result.steps == ("drop the event: 1 of 2",)
+    assert not run_schedule(dropped_events).failed
+
+
+def test_a_decision_among_none_is_refused() -> None:
+    def scenario(x: Explorer) -> None:
+        x.decide("nothing", 0)
+
+    assert isinstance(run_schedule(scenario).failure, LocalProtocolError)
+
+
+def test_a_law_that_breaks_for_a_moment_is_seen_after_the_handler_that_broke_it() -> None:
+    log: list[str] = []
+
+    def scenario(x: Explorer) -> None:
+        xen = x.platform()
+        xen.run()
+        for name in ("breaks", "mends"):
+            xen.dom0.task(name, partial(log.append, name)).wake()
+        x.each(lambda: check_all(xen, quiescent=False))
+        x.each(law)
+        x.run()
+
+    def law() -> None:
+        assert log != ["breaks"]
+
+    assert run_schedule(scenario).failed
+    assert log == ["breaks"]
 
 
 # results

@@ -17,13 +17,14 @@ runs in a task of a domain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.errors import Livelock
+from xenpv.errors import Livelock, LocalProtocolError
 from xenpv.platform import Platform
 from xenpv.testing import reports
 from xenpv.testing.access import AccessLog, DoubleFetch
@@ -69,7 +70,8 @@ class Explorer:
         self._steps: dict[int, list[Step]] = {}
         for step in schedule.steps:
             self._steps.setdefault(step.at, []).append(step)
-        self._interleaver = Interleaver(self._choose, self._deliver)
+        self._interleaver = Interleaver(self._choose, self._deliver, self._ended)
+        self._checks: list[Callable[[], object]] = []
         self._armed = False
         self._accesses = 0
         self._victims: list[int] = []
@@ -124,6 +126,25 @@ class Explorer:
         """Do not fail for what is fetched twice; `log_of` still tells it."""
         self._allow_double_fetches = True
 
+    def decide(self, what: str, count: int) -> int:
+        """A decision of the scenario's own: an index below `count`, 0 unless the schedule says
+        otherwise. Faults and orders that are drawn with it shrink and replay as all else does.
+
+        `what` is for people: "drop the event". Before `begin` the answer is 0 and no decision.
+        LocalProtocolError for a count below 1.
+        """
+        if count < 1:
+            raise LocalProtocolError(f"{what}: a decision among {count}")
+        if not self._armed or count == 1:
+            return 0
+        return self._pick(count, lambda index: f"{what}: {index} of {count}", what)
+
+    def each(self, check: Callable[[], object]) -> None:
+        """Call `check` whenever a handler has ended, for laws that hold at any moment:
+        `x.each(lambda: check_all(xen, quiescent=False))`. What it raises is the run's failure.
+        """
+        self._checks.append(check)
+
     def log_of(self, platform: Platform) -> AccessLog:
         """The access log of a platform of this run, open from `begin` on."""
         return next(one.log for one in self._worlds if one.platform is platform)
@@ -167,16 +188,28 @@ class Explorer:
     # decisions
 
     def _choose(self, options: list[Runnable]) -> int:
-        at = self._point(Point(True, len(options))) if self._armed else None
-        for step in self._steps.get(at, ()) if at is not None else ():
-            index = step.argument % len(options)
+        if not self._armed:
+            return 0
+        return self._pick(
+            len(options), lambda index: f"run {_name(options[index])} before {_name(options[0])}"
+        )
+
+    def _pick(self, count: int, words: Callable[[int], str], *place: str) -> int:
+        at = self._point(Point(True, count, place=place))
+        for step in self._steps.get(at, ()):
+            index = step.argument % count
             if step.action is Action.RUN and index:
-                self._took(
-                    attrs.evolve(step, argument=index),
-                    f"run {_name(options[index])} before {_name(options[0])}",
-                )
+                self._took(attrs.evolve(step, argument=index), words(index))
                 return index
         return 0
+
+    def _ended(self) -> None:
+        armed, self._armed = self._armed, False
+        try:
+            for check in self._checks if armed else ():
+                check()
+        finally:
+            self._armed = armed
 
     def _deliver(self, task: Task) -> None:
         for world in self._worlds:

@@ -47,14 +47,19 @@ class Interleaver:
 
     `choose(options)` picks the index of what runs next, asked only when there are two or
     more: stopped handlers, the last one first, then tasks in their order. `deliver(task)` is
-    told of each new delivery. `current` is the running handler, None between two.
+    told of each new delivery, `ended()` when a handler has run to its end. `current` is the
+    running handler, None between two.
     """
 
     def __init__(
-        self, choose: Callable[[list[Runnable]], int], deliver: Callable[[Task], None]
+        self,
+        choose: Callable[[list[Runnable]], int],
+        deliver: Callable[[Task], None],
+        ended: Callable[[], None],
     ) -> None:
         self._choose = choose
         self._deliver = deliver
+        self._ended = ended
         self.current: Handler | None = None
         self.stopped: list[Handler] = []
         self.failure: BaseException | None = None
@@ -124,6 +129,8 @@ class Interleaver:
                 raise failure
             if following is not None:
                 self.stopped.append(handler)
+            else:
+                self._ended()
         return ran
 
     def _begin(self, loop: Loop, chosen: Runnable) -> Handler:

@@ -56,7 +56,7 @@ class Point:
     is_choice: bool
     runnable: int
     pokes: int = 0
-    place: tuple[int, ...] = ()
+    place: tuple[int | str, ...] = ()
 
     def alternatives(self, at: int) -> list[Step]:
         """Every step that does something here."""
@@ -105,7 +105,7 @@ Strategy = Generator[Schedule, "list[Point]", None]
 
 def _places(points: list[Point]) -> list[list[int]]:
     """The decisions at which something can be done, by their place, in order of appearance."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    found: dict[tuple[int | str, ...], list[int]] = {}
     for at, point in enumerate(points):
         if point.runnable or point.pokes:
             found.setdefault(point.place, []).append(at)
