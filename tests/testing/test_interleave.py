@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 
 from xenpv.errors import Livelock
@@ -250,6 +251,29 @@ def test_what_is_no_exception_goes_through_and_leaves_nothing() -> None:
     with pytest.raises(Stop):
         run_schedule(scenario, Schedule((Step(2, Action.PREEMPT),)))
     assert platforms[0].hypervisor.closed
+
+
+@pytest.mark.parametrize(
+    ("stop", "failure"),
+    [
+        (lambda: pytest.fail("so"), "AssertionError: so"),
+        (lambda: pytest.skip("not now"), None),
+        (lambda: hypothesis.reject(), None),
+        (lambda: sys.exit(3), None),
+    ],
+    ids=["fail", "skip", "reject", "exit"],
+)
+def test_what_says_something_else_than_failed_is_no_failure(stop, failure) -> None:
+    def scenario(x: Explorer) -> None:
+        x.platform().dom0.task("stops", stop).wake()
+        x.run()
+
+    if failure:
+        assert run_schedule(scenario).failure_text == failure
+        return
+    with pytest.raises(BaseException) as caught:
+        run_schedule(scenario)
+    assert type(caught.value).__name__ in ("Skipped", "UnsatisfiedAssumption", "SystemExit")
 
 
 def test_handlers_that_never_settle_are_a_livelock(monkeypatch) -> None:

@@ -7,9 +7,7 @@ and the neighbours of what is there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import attrs
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xenpv.abi._kernel import lib
 from xenpv.testing.rings import FIRST_SLOT, KnownRing, fields, peek, poke, rings
@@ -34,8 +32,7 @@ def values(old: int, size: int) -> tuple[int, ...]:
 NR_VALUES: Final = 7  # as many as `values` gives at most, so that each can be reached
 
 
-@attrs.frozen
-class Load:
+class Load(NamedTuple):
     """A load that is about to happen: frame, offset and size in bytes."""
 
     frame: int

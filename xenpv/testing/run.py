@@ -59,17 +59,33 @@ class Run:
         return type(self.failure) is type(other.failure)
 
 
+def _failure(error: BaseException) -> Exception | None:
+    """What a scenario raised, if it is a failure of it. Neither pytest nor Hypothesis is
+    imported here: whoever raised such has it.
+    """
+    home = type(error).__module__
+    if home == "_pytest.outcomes" and type(error).__name__ == "Failed":
+        failed = AssertionError(str(error))
+        failed.__cause__ = error
+        return failed
+    if home == "hypothesis.errors" or not isinstance(error, Exception):
+        return None
+    return error
+
+
 def run_schedule(scenario: Scenario, schedule: Schedule = Schedule()) -> Run:  # noqa: B008 - frozen
-    """Run `scenario` once. What it raises is the run's failure, unless it is no Exception
-    (KeyboardInterrupt, Hypothesis' own): that is raised.
+    """Run `scenario` once. What it raises is the run's failure, `pytest.fail` included; what
+    says something else than that (KeyboardInterrupt, `pytest.skip`, Hypothesis' own) is raised.
     """
     explorer = Explorer(schedule)
     failure: Exception | None = None
     try:
         try:
             scenario(explorer)
-        except Exception as error:  # noqa: BLE001 - whatever a scenario raises is its finding
-            failure = error
+        except BaseException as error:
+            failure = _failure(error)
+            if failure is None:
+                raise
         explorer.stop()
         tail: tuple[str, ...] = ()
         tables: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import attrs
 
@@ -44,8 +44,7 @@ class Step:
     argument: int = 0
 
 
-@attrs.frozen
-class Point:
+class Point(NamedTuple):
     """A decision as a run met it: how many handlers could run, how many changes there were.
 
     At a choice `runnable` is at least 2 and counts all; at an access it counts what could
