@@ -63,12 +63,13 @@ def _failure(error: BaseException) -> Exception | None:
     """What a scenario raised, if it is a failure of it. Neither pytest nor Hypothesis is
     imported here: whoever raised such has it.
     """
-    home = type(error).__module__
-    if home == "_pytest.outcomes" and type(error).__name__ == "Failed":
+    kind = type(error)
+    # pytest's outcomes say that they are of builtins, and are no Exceptions.
+    if kind.__name__ == "Failed" and not isinstance(error, Exception):
         failed = AssertionError(str(error))
         failed.__cause__ = error
         return failed
-    if home == "hypothesis.errors" or not isinstance(error, Exception):
+    if kind.__module__ == "hypothesis.errors" or not isinstance(error, Exception):
         return None
     return error
 
