@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
 from xenpv.back import blkring
 from xenpv.back.ring import BackRing
@@ -120,6 +119,14 @@ def _remembers_ring(original: Any) -> Any:
     return judge
 
 
+def _fetch_again(ring: Any, count: int, field: int) -> None:
+    """The byte at offset `field` of each of the last `count` requests, from the shared slot."""
+    for index in range(count):
+        slot = u32(ring.req_cons - count + index) % ring.size
+        page, offset = divmod(FIRST_SLOT + slot * ring.req_size + field, PAGE_SIZE)
+        ring.raw[index * ring.req_size + field] = ring.domain.read(ring.pfns[page], offset, 1)[0]
+
+
 def _fetches_nr_segments_again(original: Any) -> Any:
     """Checked as it was copied, used as it is in the slot by then."""
     nr_segments = offsetof("blkif_request", "nr_segments")
@@ -128,14 +135,7 @@ def _fetches_nr_segments_again(original: Any) -> Any:
         bad = original(requests, count, *rest)
         if not _judged:
             return bad
-        ring = _judged[-1].ring
-        private = ffi.cast("uint8_t *", requests)
-        for index in range(count):
-            slot = u32(ring.req_cons - count + index) % ring.size
-            page, offset = divmod(FIRST_SLOT + slot * ring.req_size + nr_segments, PAGE_SIZE)
-            again = ffi.new("uint8_t *")
-            lib.page_read(ring.domain.kernel, ring.pfns[page], offset, again, 1)
-            private[index * ring.req_size + nr_segments] = again[0]
+        _fetch_again(_judged[-1].ring, count, nr_segments)
         return bad
 
     return check_segments
