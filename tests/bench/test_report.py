@@ -62,7 +62,7 @@ def test_json_is_a_list_of_lines_with_exactly_these_keys(
         assert list(line) == ["name", "value", "unit", "against", "ratio", "goal", "met"]
         assert isinstance(line["met"], bool)
     assert lines[0]["against"] == "C without the seam"
-    assert lines[1]["against"] is lines[1]["ratio"] is None
+    assert lines[2]["against"] is lines[2]["ratio"] is None
     assert status == (0 if all(line["met"] for line in lines) else 1)
 
 
