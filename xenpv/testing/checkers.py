@@ -27,10 +27,11 @@ from xenpv.testing.rings import (
 )
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.evtchn import PortState
-from xenpv.xen.gnttab import ENTRIES_PER_FRAME
+from xenpv.xen.gnttab import ENTRIES_PER_FRAME, Mapping
 
 GTF_reading: Final[int] = lib.GTF_reading
 GTF_writing: Final[int] = lib.GTF_writing
+PIN_WRITERS: Final = 0x00FF00FF
 
 
 class CheckFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened, as Livelock
@@ -65,19 +66,24 @@ def check_grants(platform: Platform, *, hostile: Collection[int] = ()) -> list[s
     """Pins of every granter are the maptrack entries of every mapper, and the bits in its
     table say so.
     """
-    mapped: dict[tuple[int, int], list[int]] = {}
+    mapped: dict[tuple[int, int], int] = {}
     for mapper in _domains(platform):
         for mapping in mapper.gnttab.maptrack.values():
-            pins = mapped.setdefault((mapping.granter.unique_id, mapping.ref), [0, 0])
-            pins[0 if mapping.readonly else 1] += 1
+            key = (mapping.granter.unique_id, mapping.ref)
+            mapped[key] = mapped.get(key, 0) + _pins(mapping)
     findings = []
     for granter in _domains(platform):
         findings += _grants_of(platform, granter, mapped, trusted=granter.domid not in hostile)
     return findings
 
 
+def _pins(mapping: Mapping) -> int:
+    """What one maptrack entry adds to the pins of the entry it maps: lib.grant_pins' fields."""
+    return 1 << 8 if mapping.readonly else 1
+
+
 def _grants_of(
-    platform: Platform, granter: Domain, mapped: dict[tuple[int, int], list[int]], *, trusted: bool
+    platform: Platform, granter: Domain, mapped: dict[tuple[int, int], int], *, trusted: bool
 ) -> list[str]:
     findings = []
     kernel = granter.kernel
@@ -87,15 +93,13 @@ def _grants_of(
     if lib.grant_pinned_refs(kernel) != len(own):
         refs = list(range(granter.gnttab.nr_frames * ENTRIES_PER_FRAME))
     for ref in refs:
-        readers, writers = own.get(ref, (0, 0))
+        expected_pins = own.get(ref, 0)
         pins = int(lib.grant_pins(kernel, ref))
         name = f"d{granter.domid} ref {ref}"
-        if pins != (readers << 8 | writers):
-            findings.append(
-                f"{name}: pinned by {pins >> 8} readers and {pins & 0xFF} writers, "
-                f"maptrack has {readers} and {writers}"
-            )
-        expected = (GTF_writing if writers else 0) | (GTF_reading if readers or writers else 0)
+        if pins != expected_pins:
+            findings.append(f"{name}: pins {pins:#x}, maptrack has {expected_pins:#x}")
+        expected = GTF_writing if expected_pins & PIN_WRITERS else 0
+        expected |= GTF_reading if expected_pins else 0
         if trusted and bits.get(ref, 0) != expected:
             findings.append(f"{name}: bits {bits.get(ref, 0):#x}, expected {expected:#x}")
     return findings
