@@ -6,24 +6,28 @@ every pytest run of an environment that xenpv is installed in.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from xenpv import Guest, Platform
+    from xenpv.testing import Result
     from xenpv.xen.trace import Trace
 
 TAIL_LINES = 20
 # Platforms of one test that its failure report speaks of: the newest.
 REPORTED_MAX = 3
 DISK_BYTES = 1 << 20
+ARTEFACTS = ".xenpv"
 
-# What the present test made, newest last. Traces, not platforms: these keep nothing alive.
-_made: deque[tuple[int, Trace]] = deque(maxlen=REPORTED_MAX)
+# What the present test made, newest last: seed, trace, and the platform while somebody has it.
+_made: deque[tuple[int, Trace, weakref.ref[Platform]]] = deque(maxlen=REPORTED_MAX)
 
 
 class Worlds:
@@ -43,7 +47,7 @@ class Worlds:
         from xenpv import Platform
 
         platform = Platform(seed=self.seed if seed is None else seed)
-        _made.append((platform.seed, platform.loop.trace))
+        _made.append((platform.seed, platform.loop.trace, weakref.ref(platform)))
         self._open.append(weakref.ref(platform, self._open.remove))
         if create:
             try:
@@ -69,6 +73,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         metavar="N",
         help="the seed of the platforms that the fixtures make (0)",
+    )
+    group.addoption(
+        "--xenpv-artefacts",
+        metavar="DIR",
+        help=f"where replay files, traces and store dumps of failures go ({ARTEFACTS} for replay "
+        "files; the others are not written)",
     )
 
 
@@ -103,9 +113,31 @@ def guest(xen: Platform) -> Guest:
     return xen.create(name="guest", disks=[Disk(image)], vifs=[Vif(bridge="xenbr0")]).start()
 
 
+@pytest.fixture
+def explore(request: pytest.FixtureRequest) -> Callable[..., Result]:
+    """`xenpv.testing.explore` with the seed of --xenpv-seed, which writes replay files:
+    `explore(scenario).check()`.
+    """
+    from functools import partial
+
+    from xenpv.testing import explore as explored
+
+    directory = _artefacts(request.config) or request.config.rootpath / ARTEFACTS
+    seed = request.config.getoption("--xenpv-seed")
+    return partial(explored, seed=seed, directory=directory)
+
+
+def _artefacts(config: pytest.Config) -> Path | None:
+    given = config.getoption("--xenpv-artefacts")
+    return None if given is None else Path(given)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     _made.clear()
+    reports = sys.modules.get("xenpv.testing.reports")
+    if reports is not None:
+        reports.forget()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -113,16 +145,45 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed and _made:
+    if not report.failed:
+        return report
+    # Nobody explored anything as long as this module is not there.
+    reports = sys.modules.get("xenpv.testing.reports")
+    if reports is not None:
+        for result in reports.failures():
+            report.sections.append(("xenpv exploration", "\n".join(reports.section(result))))
+    if _made:
         report.sections.append(("xenpv", "\n".join(_what_happened(item))))
     return report
 
 
 def _what_happened(item: pytest.Item) -> Iterator[str]:
-    for seed, trace in _made:
+    for number, (seed, trace, reference) in enumerate(_made):
         yield f"platform with seed {seed}, after {trace.clock / 1e9:.9f} virtual seconds:"
         yield from (f"  {line}" for line in trace.tail(TAIL_LINES))
+        platform = reference()
+        if platform is not None and not platform.hypervisor.closed:
+            yield from _what_is_there(item, number, platform)
     yield f"again: {_command(item)}"
+
+
+def _what_is_there(item: pytest.Item, number: int, platform: Platform) -> Iterator[str]:
+    """Ring entries, and where the trace and the store went, of a platform that still runs."""
+    from xenpv.testing import reports
+
+    tables = reports.tables(platform)
+    if tables:
+        yield "rings:"
+        yield from (f"  {line}" for line in tables[: reports.TABLE_LINES_MAX])
+    directory = _artefacts(item.config)
+    if directory is None:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "".join(one if one.isalnum() else "-" for one in item.name)
+    for suffix, lines in (("trace", reports.tail(platform)), ("store", reports.store(platform))):
+        path = directory / f"{name}-{number}.{suffix}"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield f"{suffix}: {path}"
 
 
 def _command(item: pytest.Item) -> str:

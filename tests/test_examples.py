@@ -112,14 +112,25 @@ def test_each_script_runs(script, tmp_path):
     assert done.stdout
 
 
+def test_the_lost_wakeup_is_found_and_replayed(tmp_path, monkeypatch, capsys):
+    script = ROOT / "examples" / "find_lost_wakeup.py"
+    command = [sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "shrunk to 1 steps" in done.stdout
+    (path,) = (tmp_path / "found").glob("*.replay")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["replay", str(path)]) == 1
+    assert capsys.readouterr().out.endswith("fails: AssertionError: 2 of 3 frames arrived\n")
+
+
 def test_ping_keeps_a_capture(tmp_path):
     command = [sys.executable, ROOT / "examples" / "ping.py", "frames.pcapng"]
     subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert (tmp_path / "frames.pcapng").read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
 
 
-def blocks(language):
-    text = (ROOT / "README.md").read_text()
+def blocks(language, path="README.md"):
+    text = (ROOT / path).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -128,6 +139,15 @@ def test_the_readmes_python_runs(capsys):
     assert 15 <= sum(bool(line.strip()) for line in block.splitlines()) <= 25
     exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - what a reader would type
     assert re.fullmatch(r"[0-9a-f]{32}\n", capsys.readouterr().out)
+
+
+def test_the_python_of_the_exploration_page_runs():
+    for block in blocks("python", "docs/exploration.md"):
+        names = {}
+        exec(compile(block, "exploration.md", "exec"), names)  # noqa: S102 - what a reader types
+        for name, value in names.items():
+            if name.startswith("test_"):
+                value()
 
 
 def test_the_readmes_commands_exist(copy, capsys, monkeypatch):

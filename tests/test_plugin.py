@@ -162,3 +162,69 @@ def test_worlds_close_what_is_still_there_and_keep_nothing_alive():
     assert len(worlds._open) == 1
     worlds.close()
     assert kept.hypervisor.closed
+
+
+PLANTED = """
+    from xenpv.testing import scenarios, zoo
+
+    def test_explored(explore):
+        with zoo.defect("ring-event-late"):
+            explore(scenarios.blk_requests).check()
+"""
+
+
+def test_a_failed_exploration_shows_schedule_events_rings_paths_and_the_command(inner, pytester):
+    result = inner(PLANTED, "--xenpv-seed=4", "--xenpv-artefacts=found")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- xenpv exploration -*",
+            "xenpv.testing.scenarios:blk_requests fails: CheckFailed: *lost wake-up*",
+            "found at example * with seed 4, shrunk to 1 steps *",
+            "  1. at decision *: preempt d0 vbd1.51712-0 before it writes blkif.req_event *",
+            "again: xenpv replay found/blk_requests-*.replay",
+            "last events:",
+            "rings:",
+            "  blkif of d1 at pfn 0x100, 32 entries: req_prod *",
+            "    blkif_request[[]*[]] operation 0x1, nr_segments 0x1, *",
+            "trace: found/blk_requests-*.trace",
+            "store: found/blk_requests-*.store",
+        ]
+    )
+    suffixes = sorted(path.suffix for path in (pytester.path / "found").iterdir())
+    assert suffixes == [".replay", ".store", ".trace"]
+
+
+def test_an_exploration_that_a_test_expected_is_not_shown_with_the_next_failure(inner):
+    result = inner(
+        PLANTED.replace(".check()", "")
+        + """
+    def test_later():
+        assert False
+    """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*- xenpv exploration -*")
+
+
+def test_a_failure_shows_the_rings_of_a_platform_that_still_runs(inner, pytester):
+    result = inner(
+        """
+        def test_fails(xen, guest):
+            guest.disks[0].read(0, 1)
+            assert False
+        """,
+        "--xenpv-artefacts=kept",
+    )
+    result.stdout.fnmatch_lines(["rings:", "  blkif of d1 at pfn *", "    blkif_response[[]*"])
+    result.stdout.fnmatch_lines(
+        ["trace: kept/test-fails-0.trace", "store: kept/test-fails-0.store"]
+    )
+    store = (pytester.path / "kept" / "test-fails-0.store").read_text()
+    assert "/local/domain/1/name = 'guest'" in store
+
+
+def test_a_failure_writes_nothing_unless_asked(inner, pytester):
+    inner("def test_fails(xen, guest): assert False").assert_outcomes(failed=1)
+    assert [path for path in pytester.path.rglob("*") if path.suffix in (".trace", ".store")] == []
+    assert not (pytester.path / _xenpv_pytest.ARTEFACTS).exists()

@@ -57,12 +57,12 @@ def test_json_is_a_list_of_lines_with_exactly_these_keys(
     status = main(["hook", "event"], True, repetitions=1)
     captured = capsys.readouterr()
     lines = json.loads(captured.out)
-    assert [line["name"] for line in lines] == ["hook", "event", "event:bits"]
+    assert [line["name"] for line in lines] == ["hook", "hook:log", "event", "event:bits"]
     for line in lines:
         assert list(line) == ["name", "value", "unit", "against", "ratio", "goal", "met"]
         assert isinstance(line["met"], bool)
     assert lines[0]["against"] == "C without the seam"
-    assert lines[1]["against"] is lines[1]["ratio"] is None
+    assert lines[2]["against"] is lines[2]["ratio"] is None
     assert status == (0 if all(line["met"] for line in lines) else 1)
 
 

@@ -78,3 +78,21 @@ def test_what_was_printed_survives_the_guest(
     assert daemon.finished[1].text == "last words\n"
     assert world.hypervisor.dead == []
     assert world.dom0.gnttab.maptrack == {}
+
+
+@pytest.mark.parametrize(
+    "at",
+    [1024 + 2048 + 4 * n for n in range(4)],
+    ids=["in_cons", "in_prod", "out_cons", "out_prod"],
+)
+def test_indices_that_cannot_be_silence_the_console_and_nobody_else(
+    world: World, ends: tuple[ConsoleInterface, ConsoleDaemon], at: int
+) -> None:
+    console, _ = ends
+    world.guest.store32(CONSOLE_PFN, at, 0x7FFFFFFF)
+    console.print("lost\n")
+    world.dom0.evtchn.send(world.guest.evtchn.ports[console.channel.port].remote_port)
+    console._event()
+    console.print("lost too\n")
+    assert "runs past the ring" in console.broken
+    assert console.received == b""

@@ -9,6 +9,7 @@ from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.store import StoreInterface
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import XENSTORE_PFN
+from xenpv.xen.vcpu import Upcall, Vcpu
 
 
 @pytest.fixture
@@ -264,8 +265,9 @@ def test_without_fifo_in_xen_the_guest_resets_and_stays_2_level(world: World) ->
     far = guest.evtchn.status(store).remote_port
     guest.pages.alloc(guest.pages.end - guest.pages.start - 1)  # one page left, and then none
     guest.vcpus, before = 2, guest.vcpus
-    guest.upcalls.append(guest.task("upcall1", lambda: None))
-    guest.vcpu.append(guest.vcpu[0])
+    upcall = guest.task("upcall1", lambda: None, Upcall)
+    guest.upcalls.append(upcall)
+    guest.vcpu.append(Vcpu(guest, 1, upcall))
     interface = EvtchnInterface(guest, fifo=True)
     guest.vcpus = before
     assert not interface.is_fifo

@@ -11,8 +11,9 @@ from xenpv.host.diskspec import DiskSpec
 from xenpv.host.domainconfig import DomainConfig
 from xenpv.host.image import MemoryImage
 from xenpv.platform import Platform
-from xenpv.testing.raw import RawBlkFront, RawFront, RawGuest, RawSring
+from xenpv.testing.raw_front import RawBlkFront, RawFront, RawGuest
 from xenpv.testing.raw_world import RawWorld, world_raw
+from xenpv.testing.sring import RawSring
 from xenpv.xen.gnttab import GTF_permit_access
 
 BLK_SLOT = 112

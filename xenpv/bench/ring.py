@@ -238,3 +238,20 @@ def hook(batch: int) -> Generator[Pair, None, None]:
         bare = limit.blk(segments=1, batch=batch, rounds=rounds)
         seam = limit.blk(segments=1, batch=batch, rounds=rounds, hooked=True)
         yield seam.ns_per_request, bare.ns_per_request
+
+
+def hook_log(batch: int) -> Generator[Pair, None, None]:
+    """ns per request of `blk`: with the access log on, without."""
+    from xenpv.testing.access import AccessLog
+    from xenpv.testing.raw_world import world_raw
+
+    rounds = max(1, SAMPLE_REQUESTS // batch)
+    with world_raw(image=MemoryImage(bytearray(DISK_SECTORS * 512))) as world:
+        pump = BlkPump(world.vbd, 1, batch)
+        pump.run(rounds)
+        while True:
+            bare = pump.run(rounds)
+            log = AccessLog(world.platform)
+            log.open()
+            yield pump.run(rounds), bare
+            log.drop()

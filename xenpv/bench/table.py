@@ -78,6 +78,14 @@ BENCHES: Final[dict[str, Bench]] = {
         partial(ring.hook, 32), "ns", "C without the seam", 1.05,
         "a 4 KiB request in C with the access hook unset",
     ),
+    "hook:log": Bench(
+        partial(ring.hook_log, 32), "ns", "no log", 1.5,
+        "a 4 KiB read in a batch of 32, every access logged",
+    ),
+    "explore": Bench(
+        world.explore, "ms", None, None,
+        "an explored run of four block requests in a fresh world",
+    ),
     "import": Bench(
         world.import_xenpv, "ms", None, 60.0,
         "import xenpv in a fresh interpreter",

@@ -10,6 +10,7 @@ from typing import Final
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
 from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.errors import PeerProtocolError
 from xenpv.xen.domain import Domain
 
 PAGE: Final = "xencons_interface"
@@ -21,13 +22,16 @@ BACKLOG_MAX: Final = 65536
 class ConsoleInterface:
     """Bytes to and from the console daemon. Text that does not fit waits for room.
 
-    At most BACKLOG_MAX bytes wait; the oldest are dropped first and counted.
+    At most BACKLOG_MAX bytes wait; the oldest are dropped first and counted. `broken` says why
+    nothing is printed any more: the daemon's indices cannot be. `write` and `read` raise
+    PeerProtocolError for such.
     """
 
     def __init__(self, domain: Domain, evtchn: EvtchnInterface, pfn: int, port: int) -> None:
         self.domain = domain
         self.pfn = pfn
         self.dropped = 0
+        self.broken = ""
         self.received = bytearray()
         self._backlog = bytearray()
         self._evtchn = evtchn
@@ -63,14 +67,24 @@ class ConsoleInterface:
         self._flush()
 
     def _flush(self) -> None:
-        while self._backlog:
-            count = self.write(bytes(self._backlog[:2048]))
+        while self._backlog and not self.broken:
+            try:
+                count = self.write(bytes(self._backlog[:2048]))
+            except PeerProtocolError as error:
+                self.broken = str(error)
+                return
             if not count:
                 return
             del self._backlog[:count]
 
     def _event(self) -> None:
-        self.received += self.read()
+        if self.broken:
+            return
+        try:
+            self.received += self.read()
+        except PeerProtocolError as error:
+            self.broken = str(error)
+            return
         del self.received[:-BACKLOG_MAX]
         self._flush()
 

@@ -39,6 +39,11 @@ class FrontRing:
         domain.check(lib.ring_init(self._handle))
 
     @property
+    def handle(self) -> Any:
+        """The kernel's ring."""
+        return self._handle
+
+    @property
     def free(self) -> int:
         """RING_FREE_REQUESTS: slots that may be filled now."""
         return int(lib.front_free(self._handle))

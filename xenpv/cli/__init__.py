@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -26,6 +26,7 @@ examples:
   xenpv run examples/*.cfg --seed 7         several guests on one platform, another schedule
   xenpv run guest.cfg --no-write --json     leave the disks alone, answer in JSON
   xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
+  xenpv replay failure.replay               run a recorded failure again
 """
 RUN: Final = """\
 Boot the guests of real xl.cfg files with real disk images and exercise every device: read
@@ -81,6 +82,14 @@ def parser() -> Parser:
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every choice (0)")
     run.add_argument("--pcap", type=Path, metavar="FILE", help="capture the bridges as pcapng")
     run.add_argument("--no-write", action="store_true", help="do not write to any disk")
+    replay = commands.add_parser(
+        "replay",
+        help="run a recorded failure again",
+        description="Run the scenario of a replay file under its recorded schedule. "
+        "Exit status 1 if it fails again, 0 if it passes.",
+    )
+    replay.add_argument("file", type=Path, metavar="FILE", help="a .replay file of explore()")
+    replay.add_argument("--json", action="store_true", help="print one JSON document instead")
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
@@ -101,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(options) if options.command == "run" else _bench(options)
+        return COMMANDS[options.command](options)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -159,3 +168,19 @@ def _bench(options: argparse.Namespace) -> int:
     from xenpv.bench import main as bench
 
     return bench(options.names, options.json)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from xenpv.cli import replay
+
+    done = replay.replay(options.file)
+    replay.show(done, json_wanted=options.json)
+    sys.stdout.flush()
+    return FAILED if done.run.failed else OK
+
+
+COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
+    "run": _run,
+    "bench": _bench,
+    "replay": _replay,
+}

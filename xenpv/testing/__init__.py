@@ -1,1 +1,122 @@
+"""The test kit: raw ends, exploration, checkers, the defect zoo, replays.
 
+Names are looked up when they are first used: `import xenpv.testing` imports nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from xenpv.testing.access import Access, AccessLog, DoubleFetch
+    from xenpv.testing.back_world import BackWorld, world_back
+    from xenpv.testing.checkers import (
+        CheckFailed,
+        check_all,
+        check_grants,
+        check_ports,
+        check_slots,
+        check_wakeups,
+    )
+    from xenpv.testing.exploration import ExplorationFailed, Result, explore
+    from xenpv.testing.explorer import Explorer
+    from xenpv.testing.raw_back import RawBlkBack, RawNetBack
+    from xenpv.testing.raw_front import RawBlkFront, RawGuest, RawNetFront
+    from xenpv.testing.raw_world import RawWorld, world_raw
+    from xenpv.testing.replay import Replay, load_replay
+    from xenpv.testing.rings import KnownRing, rings_of
+    from xenpv.testing.run import Run, run_schedule
+    from xenpv.testing.schedule import Action, Schedule, Step
+    from xenpv.testing.sring import RawBackSring, RawSring
+
+# name: the module that has it
+_HOME: Final = {
+    "Access": "access",
+    "AccessLog": "access",
+    "Action": "schedule",
+    "BackWorld": "back_world",
+    "CheckFailed": "checkers",
+    "DoubleFetch": "access",
+    "ExplorationFailed": "exploration",
+    "Explorer": "explorer",
+    "KnownRing": "rings",
+    "RawBackSring": "sring",
+    "RawBlkBack": "raw_back",
+    "RawBlkFront": "raw_front",
+    "RawGuest": "raw_front",
+    "RawNetBack": "raw_back",
+    "RawNetFront": "raw_front",
+    "RawSring": "sring",
+    "RawWorld": "raw_world",
+    "Replay": "replay",
+    "Result": "exploration",
+    "Run": "run",
+    "Schedule": "schedule",
+    "Step": "schedule",
+    "check_all": "checkers",
+    "check_grants": "checkers",
+    "check_ports": "checkers",
+    "check_slots": "checkers",
+    "check_wakeups": "checkers",
+    "explore": "exploration",
+    "load_replay": "replay",
+    "rings_of": "rings",
+    "run_schedule": "run",
+    "world_back": "back_world",
+    "world_raw": "raw_world",
+}
+
+__all__ = [
+    "Access",
+    "AccessLog",
+    "Action",
+    "BackWorld",
+    "CheckFailed",
+    "DoubleFetch",
+    "ExplorationFailed",
+    "Explorer",
+    "KnownRing",
+    "RawBackSring",
+    "RawBlkBack",
+    "RawBlkFront",
+    "RawGuest",
+    "RawNetBack",
+    "RawNetFront",
+    "RawSring",
+    "RawWorld",
+    "Replay",
+    "Result",
+    "Run",
+    "Schedule",
+    "Step",
+    "check_all",
+    "check_grants",
+    "check_ports",
+    "check_slots",
+    "check_wakeups",
+    "explore",
+    "load_replay",
+    "rings_of",
+    "run_schedule",
+    "scenarios",
+    "world_back",
+    "world_raw",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in ("scenarios", "zoo"):
+        return import_module(f"{__name__}.{name}")
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,7 +16,7 @@ from xenpv.platform import Platform
 from xenpv.store import permission
 from xenpv.store.connection import Connection
 from xenpv.store.node import Node
-from xenpv.testing.raw import BACKEND_DOMID, RawBlkFront, RawGuest, RawNetFront
+from xenpv.testing.raw_front import BACKEND_DOMID, RawBlkFront, RawGuest, RawNetFront
 from xenpv.xen.loop import Chooser
 
 # 1 MiB: 256 pages that cost nothing until they are touched.

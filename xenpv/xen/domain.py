@@ -6,6 +6,7 @@ hypervisor. What they share with the other end lies in frames, ports and the sto
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from errno import EFAULT, EINVAL, ENOMEM, EOVERFLOW
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
+from xenpv.xen.clock import Clock
 from xenpv.xen.domctl import CDF, CreateDomain, Domctl
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
@@ -99,12 +101,13 @@ class Domain:
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
         self.upcalls: list[Task] = []
+        # Every ring handle that lives, and what it is over: how the test kit finds the rings.
+        self.rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int]] = {}
         self._deliver: Callable[[int], bool] | None = None
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
         self.memory = Physmap(self)
         self.hvm = Hvm(self)
-        self.clock = hypervisor.clock
         self.time_offset_seconds = 0
         self.vcpu: list[Vcpu] = []
         self.vcpu_op = VcpuOp(self)
@@ -216,7 +219,9 @@ class Domain:
         if handle == ffi.NULL:
             raise HypercallError(EFAULT, f"a ring of {entry_size}-byte entries at {list(pfns)}")
         # Not lib.ring_detach itself: the handle has a pointer to this domain and must keep it.
-        return ffi.gc(handle, self._detach)
+        handle = ffi.gc(handle, self._detach)
+        self.rings[weakref.ref(handle, self.rings.pop)] = (tuple(pfns), entry_size, rsp_size)
+        return handle
 
     def _detach(self, ring: Any) -> None:
         lib.ring_detach(ring)
@@ -236,6 +241,11 @@ class Domain:
         """What decides whether vcpus run has changed: pause count, shutdown, death."""
         for vcpu in self.vcpu:
             vcpu.reschedule()
+
+    @property
+    def clock(self) -> Clock:
+        """The machine's clocks."""
+        return self._hypervisor.clock
 
     def rdtsc(self) -> int:
         """The instruction: ticks of the machine's TSC."""

@@ -58,6 +58,16 @@ class ScheduleChooser:
         return byte % count
 
 
+class Scheduler(Protocol):
+    """What the test kit puts in the place of the loop's own order; see xenpv.testing."""
+
+    def drain(self, loop: Loop, limit: int) -> int:
+        """Run tasks until none is runnable, at most `limit`; how many. May raise Livelock."""
+
+    def pump(self, loop: Loop, task: Task) -> bool:
+        """As Loop.pump."""
+
+
 class Task:
     """One thing that can be runnable: an upcall, a kernel thread, a process of a domain.
 
@@ -160,12 +170,13 @@ class Loop:
     """Run queue and clock of one or more platforms."""
 
     __slots__ = ("_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser", "ready",
-                 "seed", "tasks_made", "trace")  # fmt: skip
+                 "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
 
     def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
         self.seed = seed
         self.chooser: Chooser = SeededChooser(seed) if chooser is None else chooser
         self.trace = Trace()
+        self.scheduler: Scheduler | None = None
         self.ready: list[Task] = []
         self.tasks_made = 0
         self._timers: list[tuple[int, int, Timer]] = []
@@ -210,9 +221,13 @@ class Loop:
             raise LocalProtocolError("run() inside a handler: wait by an event, watch or timer")
         self._running = True
         done = 0
+        scheduler = self.scheduler
         try:
             while True:
-                done += self._drain(limit - done)
+                if scheduler is None:
+                    done += self._drain(limit - done)
+                else:
+                    done += scheduler.drain(self, limit - done)
                 if not self._fire_next(until):
                     break
             if until is not None:
@@ -271,10 +286,16 @@ class Loop:
 
     def pump(self, task: Task) -> bool:
         """Run one due task here and now, inside the handler that waits for it."""
+        if self.scheduler is not None:
+            return self.scheduler.pump(self, task)
         if not task.queued:
             return False
+        self.start(task)
+        task.run()
+        return True
+
+    def start(self, task: Task) -> None:
+        """Take a due task off the queue and trace it; the caller runs it."""
         self.ready.remove(task)
         task.queued = False
         self.trace.words.append(task.delivery)
-        task.run()
-        return True

@@ -52,6 +52,7 @@ struct machine {
     int forked;
     access_hook hook;
     void *hook_context;
+    struct access_log *log;  /* log.c: while one is on, `hook` is its own and calls the other */
 };
 
 typedef struct machine machine;

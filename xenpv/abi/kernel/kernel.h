@@ -92,6 +92,28 @@ int page_store32(domain *, uint32_t pfn, uint32_t offset, uint32_t value);
 int64_t page_gather(domain *, const uint32_t *pfn_offset_size, uint32_t n, void *out, uint32_t size);
 int64_t page_scatter(domain *, const uint32_t *pfn_offset_size, uint32_t n, const void *data, uint32_t size);
 
+/* log.c */
+struct access_entry {
+    uint32_t delivery;
+    uint32_t frame;
+    uint16_t offset, size;
+    uint16_t actor, kind;
+};
+struct double_fetch {
+    uint64_t delivery;
+    uint32_t frame;
+    uint32_t offset, size;   /* the bytes read before in this delivery */
+    uint16_t actor;
+    uint16_t kind;
+    uint64_t count;          /* times it happened */
+};
+int machine_log(machine *, uint32_t capacity);
+int machine_unlog(machine *);
+int log_delivery(machine *, uint32_t actor);
+uint64_t log_total(machine *);
+uint32_t log_entries(machine *, struct access_entry *out, uint32_t max);
+uint32_t log_double_fetches(machine *, struct double_fetch *out, uint32_t max);
+
 /* ring.c */
 ring *ring_attach(domain *, const uint32_t *pfns, uint32_t nr_pages,
                   uint32_t entry_size, uint32_t rsp_size);

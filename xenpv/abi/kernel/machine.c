@@ -4,9 +4,11 @@
  * Freed frames are scrubbed, so that a fresh page reads zero as in a release build of Xen.
  */
 #include "domain.h"
+#include "log.h"
 
 static void machine_delete(machine *m)
 {
+    machine_unlog(m);
     free(m->frames);
     free(m->free_list);
     free(m->domains);
@@ -55,6 +57,7 @@ static uint32_t machine_reset(machine *m)
     m->nr_free_list = m->high_water = 0;
     m->free_pages = m->nr_frames;
     m->outstanding_claims = m->drained = 0;
+    machine_unlog(m);
     m->hook = NULL;
     return leaked;
 }
@@ -62,6 +65,10 @@ static uint32_t machine_reset(machine *m)
 static int machine_hook(machine *m, access_hook hook, void *context)
 {
     KERNEL_ENTER(m);
+    if (m->log) {
+        log_chain(m->log, hook, context);
+        return 0;
+    }
     m->hook = hook;
     m->hook_context = context;
     return 0;

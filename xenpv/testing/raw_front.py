@@ -21,27 +21,19 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.layout import offsetof, sizeof
 from xenpv.abi.xenbus import XenbusState
 from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device, state_of
 from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
-from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
 from xenpv.host.xs import XsHandle
 from xenpv.platform import Platform
-from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.testing.sring import RawSring
+from xenpv.xen.domain import Domain
 
 BACKEND_DOMID: Final = 0
 XS_WRITE: Final = int(XS.WRITE)
-
-# The header is that of every ring (io/ring.h); netif_tx's stands for all.
-REQ_PROD: Final = offsetof("netif_tx_sring", "req_prod")
-REQ_EVENT: Final = offsetof("netif_tx_sring", "req_event")
-RSP_PROD: Final = offsetof("netif_tx_sring", "rsp_prod")
-RSP_EVENT: Final = offsetof("netif_tx_sring", "rsp_event")
-FIRST_SLOT: Final = offsetof("netif_tx_sring", "ring")
 
 
 class RawGuest:
@@ -81,95 +73,6 @@ class RawGuest:
     def revoke(self, ref: int) -> bool:
         """Take a reference back; False while the backend has it mapped."""
         return self.gnttab.revoke_foreign_access(ref)
-
-
-class RawSring:
-    """A shared ring in pages of the guest: the words of its header, and slots as bytes.
-
-    Setting an index writes the shared word and nothing else: what `push` and `take` go by
-    is `ring`, whose private indices stay where they were (`ring.seek` moves them).
-    """
-
-    def __init__(self, domain: Domain, pfn: int, pages: int, *, req: str, rsp: str) -> None:
-        """A ring of structs `req` and `rsp` over `pages` adjacent pages, initialised."""
-        self.domain = domain
-        self.pfn = pfn
-        self.entry_size = max(sizeof(req), sizeof(rsp))
-        pfns = range(pfn, pfn + pages)
-        self.ring = FrontRing(domain, pfns, req_size=sizeof(req), rsp_size=sizeof(rsp))
-        self.size = self.ring.size
-
-    @property
-    def req_prod(self) -> int:
-        return self.domain.load32(self.pfn, REQ_PROD)
-
-    @req_prod.setter
-    def req_prod(self, index: int) -> None:
-        self.domain.store32(self.pfn, REQ_PROD, index & 0xFFFFFFFF)
-
-    @property
-    def req_event(self) -> int:
-        return self.domain.load32(self.pfn, REQ_EVENT)
-
-    @req_event.setter
-    def req_event(self, index: int) -> None:
-        self.domain.store32(self.pfn, REQ_EVENT, index & 0xFFFFFFFF)
-
-    @property
-    def rsp_prod(self) -> int:
-        return self.domain.load32(self.pfn, RSP_PROD)
-
-    @rsp_prod.setter
-    def rsp_prod(self, index: int) -> None:
-        self.domain.store32(self.pfn, RSP_PROD, index & 0xFFFFFFFF)
-
-    @property
-    def rsp_event(self) -> int:
-        return self.domain.load32(self.pfn, RSP_EVENT)
-
-    @rsp_event.setter
-    def rsp_event(self, index: int) -> None:
-        self.domain.store32(self.pfn, RSP_EVENT, index & 0xFFFFFFFF)
-
-    def slot(self, index: int) -> bytes:
-        """All bytes of the entry that `index` (free-running) falls on."""
-        pfn, offset = self._place(index)
-        return self.domain.read(pfn, offset, self.entry_size)
-
-    def write_slot(self, index: int, data: bytes, offset: int = 0) -> None:
-        """Overwrite bytes of an entry, from `offset` on; LocalProtocolError past its end."""
-        if not 0 <= offset <= self.entry_size - len(data):
-            raise LocalProtocolError(
-                f"{len(data)} bytes at {offset}, an entry has {self.entry_size}"
-            )
-        pfn, at = self._place(index)
-        page, at = divmod(at + offset, PAGE_SIZE)
-        self.domain.write(pfn + page, at, data)
-
-    def _place(self, index: int) -> tuple[int, int]:
-        page, offset = divmod(FIRST_SLOT + index % self.size * self.entry_size, PAGE_SIZE)
-        return self.pfn + page, offset
-
-    def push(self, requests: bytes, count: int) -> bool:
-        """Publish `count` packed requests in the next slots; True: the backend wants a notice.
-
-        LocalProtocolError when they do not fit; write slots and `req_prod` for what must not.
-        """
-        return self.ring.push(requests, count)
-
-    def take(self) -> list[bytes]:
-        """The responses that are there now; asks for an event at the next one.
-
-        PeerProtocolError: the backend's index is ahead of the requests in flight.
-        """
-        ring = self.ring
-        taken: list[bytes] = []
-        while True:
-            count, packed = ring.take()
-            size = ring.rsp_size
-            taken += [bytes(packed[at * size : (at + 1) * size]) for at in range(count)]
-            if not ring.final_check():
-                return taken
 
 
 class RawFront:

@@ -1,0 +1,95 @@
+"""What is told of a failed run: to the pytest plugin, to `xenpv replay`, to people."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from xenpv.testing.rings import rings_of
+
+if TYPE_CHECKING:
+    from xenpv.platform import Platform
+    from xenpv.testing.exploration import Result
+    from xenpv.testing.run import Run
+
+REMEMBERED_MAX: Final = 3
+TABLE_LINES_MAX: Final = 40
+TAIL_LINES: Final = 20
+_TASK: Final = re.compile(r"task (\d+)")
+
+# The newest failures of this process: the plugin's failure section shows them.
+_failed: deque[Result] = deque(maxlen=REMEMBERED_MAX)
+
+
+def remember(result: Result) -> None:
+    """A failure was found; a second call with the same run takes the place of the first."""
+    if _failed and _failed[-1].run is result.run:
+        _failed.pop()
+    _failed.append(result)
+
+
+def forget() -> None:
+    """A new test begins."""
+    _failed.clear()
+
+
+def failures() -> list[Result]:
+    """The newest failures, oldest first."""
+    return list(_failed)
+
+
+def steps(run: Run) -> list[str]:
+    """The schedule, a step a line."""
+    if not run.words:
+        return ["no step is needed: the default schedule fails"]
+    return [
+        f"  {number}. at decision {step.at}: {words}"
+        for number, (step, words) in enumerate(zip(run.taken.steps, run.words, strict=True), 1)
+    ]
+
+
+def section(result: Result) -> list[str]:
+    """All of a failure: schedule, last events, ring entries, paths."""
+    run = result.run
+    assert run is not None, "only failures are reported"
+    lines = [*result.lines(), "last events:", *(f"  {line}" for line in run.tail)]
+    lines += ["rings:", *(f"  {line}" for line in run.tables[:TABLE_LINES_MAX])]
+    if len(run.tables) > TABLE_LINES_MAX:
+        lines.append(f"  and {len(run.tables) - TABLE_LINES_MAX} lines more")
+    if result.path is not None:
+        for suffix in (".trace", ".store"):
+            lines.append(f"{suffix[1:]}: {result.path.with_suffix(suffix)}")
+    return lines
+
+
+# of a platform that is not closed
+
+
+def tail(platform: Platform) -> list[str]:
+    """The last events, oldest first, with tasks by their names."""
+    names = {
+        task.number: task.name
+        for domain in platform.hypervisor.domains.values()
+        for task in domain.tasks
+    }
+
+    def named(found: re.Match[str]) -> str:
+        return names.get(int(found[1]), found[0])
+
+    return [_TASK.sub(named, line) for line in platform.loop.trace.tail(TAIL_LINES)]
+
+
+def tables(platform: Platform) -> list[str]:
+    """Every ring, its entries decoded."""
+    return [line for ring in rings_of(platform) for line in ring.table()]
+
+
+def store(platform: Platform) -> list[str]:
+    """Every node of the store, by path: `/local/domain/1/name = 'guest'`."""
+    nodes = platform.xenstored.tree.nodes
+    return [
+        f"{path.decode(errors='backslashreplace')} = "
+        f"{nodes[path].value.decode(errors='backslashreplace')!r}"
+        for path in sorted(nodes)
+    ]

@@ -1,0 +1,127 @@
+"""Scenarios of our own: what the zoo's defects are found with, and what users may start from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from xenpv.abi.blkif import BLKIF_OP
+from xenpv.abi.layout import packer
+from xenpv.errors import LocalProtocolError, PeerProtocolError
+from xenpv.host.image import MemoryImage
+from xenpv.platform import Disk, Vif
+from xenpv.testing.explorer import Explorer
+from xenpv.testing.raw_front import RawBlkFront
+from xenpv.vbd import blkif
+from xenpv.vbd.disk import DiskError
+from xenpv.xen.loop import Task
+
+REQUESTS: Final = 4
+SECTORS_PER_PAGE: Final = 8
+READ: Final = int(BLKIF_OP.READ)
+WRITE: Final = int(BLKIF_OP.WRITE)
+RESPONSE: Final = packer("blkif_response")
+
+
+@attrs.define(eq=False)
+class BlkClient:
+    """An honest block frontend: a request each time its task runs, answers as events come.
+
+    Writes and reads of a page, in turn over the disk; `answers` are (id, status). A `spoilt`
+    one stops listening when its ring's indices cannot be: its own memory is being changed.
+    """
+
+    front: RawBlkFront
+    requests: int
+    spoilt: bool = False
+    sent: int = 0
+    answers: list[tuple[int, int]] = attrs.field(factory=list)
+    ref: int = 0
+    task: Task = attrs.field(init=False)
+
+    def start(self) -> None:
+        """Make the task due; nothing is sent yet."""
+        guest = self.front.guest
+        self.ref = guest.grant(guest.page())
+        self.task = self.front.domain.task("blk client", self.send)
+        self.front.on_event = self.complete
+        self.task.wake()
+
+    def send(self) -> None:
+        """One request; the next one in another run of the task."""
+        operation = (WRITE, READ)[self.sent % 2]
+        sector = self.sent * SECTORS_PER_PAGE
+        request = blkif.request(1).pack(
+            operation, 1, 0, self.sent, sector, self.ref, 0, SECTORS_PER_PAGE - 1
+        )
+        self.sent += 1
+        if self.front.sring.push(request, 1):
+            self.front.notify()
+        if self.sent < self.requests:
+            self.task.wake()
+
+    def complete(self) -> None:
+        """What is answered by now."""
+        try:
+            responses = self.front.sring.take()
+        except PeerProtocolError:
+            if not self.spoilt:
+                raise
+            return
+        for raw in responses:
+            rid, _operation, status = RESPONSE.unpack(raw)
+            self.answers.append((rid, status))
+
+
+def blk_requests(x: Explorer) -> None:
+    """Requests from a frontend that sends while earlier ones are worked on: each is answered
+    once, and well.
+    """
+    world = x.world_raw()
+    client = BlkClient(world.vbd, REQUESTS)
+    client.start()
+    x.run()
+    assert sorted(client.answers) == [(rid, 0) for rid in range(REQUESTS)]
+
+
+def blk_attacked(x: Explorer) -> None:
+    """The same from a frontend whose memory changes at any moment: blkback survives, touches
+    nothing that was not granted, and every law holds.
+    """
+    world = x.world_raw()
+    BlkClient(world.vbd, REQUESTS, spoilt=True).start()
+    x.attack(world.platform.dom0)
+    x.run()
+
+
+def guest_devices(x: Explorer) -> None:
+    """A Windows guest reads its disk and sends frames while both are worked on."""
+    xen = x.platform()
+    guest = xen.create(name="guest", disks=[Disk(MemoryImage(bytearray(1 << 16)))], vifs=[Vif()])
+    guest.start()
+    net = guest.nets[0]
+    frame = b"\xff" * 6 + net.mac + b"\x88\xb5" + bytes(50)
+    app = guest.created.domain.task("app", lambda: net.send(frame))
+    app.wake()
+    x.begin()
+    assert guest.disks[0].read(0, 8) == bytes(4096)
+    x.run()
+    assert len(xen.bridge("xenbr0").frames) == 1
+
+
+def frontends_attacked(x: Explorer) -> None:
+    """XenVbd and XenVif under backends whose memory changes at any moment: the guest survives,
+    and every law holds.
+    """
+    world = x.world_back()
+    domain = world.guest.created.domain
+    x.attack(domain)
+    x.begin()
+    frame = b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50)
+    world.net.send(frame)
+    domain.task("app", lambda: world.net.send(frame)).wake()
+    with suppress(DiskError, LocalProtocolError):  # the disk may be gone by now
+        world.disk.read(0, 8)
+    x.run()
