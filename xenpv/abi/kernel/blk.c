@@ -1,5 +1,5 @@
 /*
- * blkif in batches: segments of private request copies, their data, their responses.
+ * blkif in batches: requests and what they ask for in columns, their data, their responses.
  * The policy of a request (operation, range, read-only) is Python's; a verdict is the
  * status byte that its response will carry: BLKIF_RSP_OKAY, _ERROR or _EOPNOTSUPP.
  */
@@ -7,18 +7,14 @@
 
 #define BLKIF_MAX_SEGMENTS 11u
 #define BLK_SECTOR 512u
+#define BLK_SECTOR_SHIFT 9
 
 struct blk_layout {
-    uint32_t request, id, segments, response, rsp_operation, rsp_status;
+    uint32_t request, id, sector, segments, response, rsp_operation, rsp_status;
 };
 
-static const struct blk_layout blk_x86_64 = { 112, 8, 24, 16, 8, 10 };
-static const struct blk_layout blk_x86_32 = { 108, 4, 20, 12, 8, 10 };
-
-static inline const struct blk_layout *blk_layout(int is_x86_32)
-{
-    return is_x86_32 ? &blk_x86_32 : &blk_x86_64;
-}
+static const struct blk_layout blk_x86_64 = { 112, 8, 16, 24, 16, 8, 10 };
+static const struct blk_layout blk_x86_32 = { 108, 4, 12, 20, 12, 8, 10 };
 
 struct blk_segment {
     uint32_t gref;
@@ -26,88 +22,182 @@ struct blk_segment {
     uint16_t pad;
 };
 
-/* Sectors of each request; a segment that is out of its page or reversed makes an ERROR. */
-static int64_t blk_check_segments(const void *requests, uint32_t n, int is_x86_32, int8_t *verdicts,
-                                  uint32_t *sectors)
+/* Neighbours of one operation: what a verdict on all of them at once has to know. */
+struct blk_run {
+    uint32_t first, end;        /* requests [first, end) */
+    uint32_t operation;
+    uint32_t refused;           /* how many have a segment list that cannot be */
+    uint32_t least;             /* sectors of the shortest of them */
+    uint32_t units;             /* OR of sector_number and of each segment's sectors */
+    uint64_t top;               /* where the last sector of them ends; UINT64_MAX: beyond u64 */
+};
+
+/* One ring's passes, bound once. The arrays are private, each of a ring's size. */
+struct blk_pass {
+    ring *ring;
+    domain *granter;
+    void *requests;
+    int8_t *verdicts;
+    uint32_t *sectors;          /* that each request asks for */
+    uint64_t *offsets;          /* sector_number in bytes */
+    struct blk_run *runs;
+    uint32_t is_x86_32;
+};
+
+static inline const struct blk_layout *blk_layout(const struct blk_pass *p)
 {
-    const struct blk_layout *layout = blk_layout(is_x86_32);
-    const uint8_t *request = requests;
-    int64_t bad = 0;
+    return p->is_x86_32 ? &blk_x86_32 : &blk_x86_64;
+}
+
+/* Sectors of one request, added up into its run; -1 for a list of segments that cannot be. */
+static inline int8_t blk_segments(const struct blk_layout *layout, const uint8_t *request,
+                                  uint32_t *sectors, uint32_t *units)
+{
+    uint32_t nr = request[1];
+    struct blk_segment segment;
+
+    *sectors = 0;
+    if (nr > BLKIF_MAX_SEGMENTS)
+        return -1;
+    for (uint32_t s = 0; s < nr; s++) {
+        uint32_t length;
+
+        memcpy(&segment, request + layout->segments + s * sizeof(segment), sizeof(segment));
+        if (segment.last_sect >= FRAME_SIZE / BLK_SECTOR || segment.first_sect > segment.last_sect)
+            return -1;
+        length = segment.last_sect - segment.first_sect + 1u;
+        *sectors += length;
+        *units |= length;
+    }
+    return 0;
+}
+
+/* Columns of n requests in private memory, and their runs; how many runs. */
+static uint32_t blk_columns(const struct blk_pass *p, uint32_t n)
+{
+    const struct blk_layout *layout = blk_layout(p);
+    const uint8_t *request = p->requests;
+    struct blk_run *run = NULL;
+    uint32_t nr = 0;
 
     for (uint32_t i = 0; i < n; i++, request += layout->request) {
-        uint32_t nr = request[1];
-        struct blk_segment segment;
+        uint32_t sectors = 0, units = 0;
+        uint64_t sector, top;
+        int8_t verdict = 0;
 
-        sectors[i] = 0;
-        verdicts[i] = 0;
-        if (request[0] > 3)             /* READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE */
-            continue;
-        if (nr > BLKIF_MAX_SEGMENTS) {
-            verdicts[i] = -1;
-            bad++;
-            continue;
+        memcpy(&sector, request + layout->sector, sizeof(sector));
+        if (request[0] <= BLKIF_OP_FLUSH_DISKCACHE)
+            verdict = blk_segments(layout, request, &sectors, &units);
+        if (!run || request[0] != run->operation) {
+            run = &p->runs[nr++];
+            *run = (struct blk_run){ .first = i, .operation = request[0], .least = UINT32_MAX };
         }
-        for (uint32_t s = 0; s < nr; s++) {
-            memcpy(&segment, request + layout->segments + s * sizeof(segment), sizeof(segment));
-            if (segment.last_sect >= FRAME_SIZE / BLK_SECTOR ||
-                segment.first_sect > segment.last_sect) {
-                verdicts[i] = -1;
-                bad++;
-                break;
-            }
-            sectors[i] += segment.last_sect - segment.first_sect + 1u;
-        }
+        p->verdicts[i] = verdict;
+        p->sectors[i] = sectors;
+        p->offsets[i] = sector << BLK_SECTOR_SHIFT;
+        run->end = i + 1;
+        run->refused += verdict != 0;
+        if (sectors < run->least)
+            run->least = sectors;
+        if (!sectors)
+            continue;
+        top = sector + sectors < sector ? UINT64_MAX : sector + sectors;
+        if (top > run->top)
+            run->top = top;
+        run->units |= units | (uint32_t)sector;
     }
-    return bad;
+    return nr;
 }
 
 /*
- * Move the data of every request that is `operation` and not refused, between its granted
- * pages and local + local_offsets[i]. A failed piece makes its request an ERROR.
+ * All requests that are there, copied once, with their columns: their number and, from bit
+ * 32 on, that of their runs.
  */
-static int64_t blk_copy(domain *self, domain *granter, const void *requests, uint32_t n,
-                        int is_x86_32, uint32_t operation, int8_t *verdicts,
-                        const uint64_t *local_offsets, void *local, uint64_t local_size)
+static int64_t blk_take(struct blk_pass *p)
 {
-    const struct blk_layout *layout = blk_layout(is_x86_32);
+    int64_t n = back_take(p->ring, p->requests, p->ring->size, blk_layout(p)->request);
+
+    return n <= 0 ? n : n | (int64_t)blk_columns(p, (uint32_t)n) << 32;
+}
+
+/*
+ * The data of one request. All its pages are pinned before the first byte moves: of which
+ * one reference fails, nothing is copied. -1 for that.
+ */
+static int blk_copy_one(struct call *c, const struct blk_pass *p, const struct blk_segment *segments,
+                        uint32_t nr, int to_guest, uint8_t *local)
+{
+    domain *self = p->ring->d;
+    uint32_t frames[BLKIF_MAX_SEGMENTS], pinned;
+    int status = GNTST_okay;
+
+    for (pinned = 0; pinned < nr; pinned++) {
+        frames[pinned] = entry_acquire(c, p->granter, self->domid, segments[pinned].gref, !to_guest,
+                                       &status);
+        if (status)
+            break;
+    }
+    for (uint32_t s = 0; s < nr && !status; s++) {
+        uint32_t offset = segments[s].first_sect * BLK_SECTOR;
+        uint32_t len = (segments[s].last_sect + 1u) * BLK_SECTOR - offset;
+        uint8_t *page = frame_address(self->m, frames[s]) + offset;
+
+        if (to_guest)
+            shared_copy_in(c, page, local, len);
+        else
+            shared_copy_out(c, local, page, len);
+        local += len;
+    }
+    while (pinned--)
+        entry_release(c, p->granter, segments[pinned].gref, !to_guest);
+    return status ? -1 : 0;
+}
+
+/*
+ * Move the data of each request in [first, end) that is not refused, between its granted
+ * pages and local + places[i]. One that fails becomes an ERROR; how many did.
+ */
+static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const uint64_t *places,
+                        void *local, uint64_t local_size)
+{
+    const struct blk_layout *layout = blk_layout(p);
+    domain *self = p->ring->d;
     struct call c = call_begin(self->m, self->domid, 0);
-    const uint8_t *request = requests;
+    const uint8_t *request = (const uint8_t *)p->requests + (size_t)first * layout->request;
     int64_t failed = 0;
 
     KERNEL_ENTER(self->m);
-    for (uint32_t i = 0; i < n && !c.aborted; i++, request += layout->request) {
-        uint64_t at = local_offsets[i];
-        struct blk_segment segment;
+    if (end > p->ring->size)
+        return -EINVAL;
+    for (uint32_t i = first; i < end && !c.aborted; i++, request += layout->request) {
+        struct blk_segment segments[BLKIF_MAX_SEGMENTS];
+        uint64_t bytes;
+        uint32_t sectors, units = 0;
 
-        if (verdicts[i] || request[0] != operation || request[1] > BLKIF_MAX_SEGMENTS)
+        if (p->verdicts[i])
             continue;
-        for (uint32_t s = 0; s < request[1]; s++) {
-            uint32_t offset, len;
-
-            memcpy(&segment, request + layout->segments + s * sizeof(segment), sizeof(segment));
-            offset = segment.first_sect * BLK_SECTOR;
-            len = (segment.last_sect + 1u) * BLK_SECTOR - offset;
-            if (at > local_size || len > local_size - at)
-                return -EINVAL;
-            if (copy_piece(&c, self, granter, operation == 0, segment.gref, offset, len,
-                           (uint8_t *)local + at)) {
-                verdicts[i] = -1;
-                failed++;
-                break;
-            }
-            at += len;
+        /* Once more, since these bytes are Python's too: nothing here trusts a column. */
+        if (blk_segments(layout, request, &sectors, &units))
+            return -EINVAL;
+        bytes = (uint64_t)sectors << BLK_SECTOR_SHIFT;
+        if (places[i] > local_size || bytes > local_size - places[i])
+            return -EINVAL;
+        memcpy(segments, request + layout->segments, request[1] * sizeof(*segments));
+        if (blk_copy_one(&c, p, segments, request[1], request[0] == BLKIF_OP_READ,
+                         (uint8_t *)local + places[i])) {
+            p->verdicts[i] = -1;
+            failed++;
         }
     }
     return call_end(&c, failed);
 }
 
-/* One response for each request, in order; 1: notify. */
-static int64_t blk_respond(ring *r, const void *requests, uint32_t n, int is_x86_32,
-                           const int8_t *verdicts)
+static int blk_respond(struct blk_pass *p, uint32_t n)
 {
-    const struct blk_layout *layout = blk_layout(is_x86_32);
+    const struct blk_layout *layout = blk_layout(p);
+    ring *r = p->ring;
     struct call c = call_begin(r->d->m, r->d->domid, 0);
-    const uint8_t *request = requests;
+    const uint8_t *request = p->requests;
     uint8_t entry[112];
     int notify, error = ring_enter(r);
 
@@ -121,7 +211,7 @@ static int64_t blk_respond(ring *r, const void *requests, uint32_t n, int is_x86
         return 0;
     memset(entry, 0, sizeof(entry));
     for (uint32_t i = 0; i < n && !c.aborted; i++, request += layout->request) {
-        int16_t status = verdicts[i];
+        int16_t status = p->verdicts[i];
 
         memcpy(entry, request + layout->id, 8);
         entry[layout->rsp_operation] = request[0];
@@ -131,5 +221,19 @@ static int64_t blk_respond(ring *r, const void *requests, uint32_t n, int is_x86
     if (c.aborted)
         return KERNEL_E_ABORTED;
     notify = ring_publish(&c, r, RSP_PROD, RSP_EVENT, n);
-    return call_end(&c, notify);
+    return (int)call_end(&c, notify);
+}
+
+/*
+ * One response for each of n requests, in order, then the final check unless the caller
+ * makes it himself. Bit 0: notify the frontend; bit 1: there are more requests.
+ */
+static int64_t blk_answer(struct blk_pass *p, uint32_t n, int final_check)
+{
+    int64_t notify = blk_respond(p, n), more;
+
+    if (notify < 0 || !final_check)
+        return notify;
+    more = back_final_check(p->ring);
+    return more < 0 ? more : notify | more << 1;
 }

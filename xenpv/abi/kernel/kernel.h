@@ -110,12 +110,28 @@ int64_t grant_copy_local(domain *self, domain *granter, int to_guest, const uint
                          uint32_t n, void *local, uint64_t local_size, int8_t *status);
 
 /* blk.c */
-int64_t blk_check_segments(const void *requests, uint32_t n, int is_x86_32,
-                           int8_t *verdicts, uint32_t *sectors);
-int64_t blk_copy(domain *self, domain *granter, const void *requests, uint32_t n, int is_x86_32,
-                 uint32_t operation, int8_t *verdicts, const uint64_t *local_offsets,
+struct blk_run {
+    uint32_t first, end;
+    uint32_t operation;
+    uint32_t refused;
+    uint32_t least;
+    uint32_t units;
+    uint64_t top;
+};
+struct blk_pass {
+    ring *ring;
+    domain *granter;
+    void *requests;
+    int8_t *verdicts;
+    uint32_t *sectors;
+    uint64_t *offsets;
+    struct blk_run *runs;
+    uint32_t is_x86_32;
+};
+int64_t blk_take(struct blk_pass *);
+int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t *places,
                  void *local, uint64_t local_size);
-int64_t blk_respond(ring *, const void *requests, uint32_t n, int is_x86_32, const int8_t *verdicts);
+int64_t blk_answer(struct blk_pass *, uint32_t n, int final_check);
 
 /* evtchn.c */
 int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);
