@@ -29,6 +29,7 @@ class BackRing:
         self.req_size = req_size
         self.rsp_size = rsp_size
         self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        self._record = domain.trace.words.append
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)
         # The last requests taken: `handle`, `raw` and `raw_pointer` serve the kernel's
@@ -80,7 +81,7 @@ class BackRing:
 
     def published(self, count: int) -> None:
         """Trace a publication that a batch function made."""
-        self.domain.trace.words.append(self._publication | count)
+        self._record(self._publication | count)
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""

@@ -10,7 +10,8 @@ a busy machine does not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain, cycle, islice, repeat
 from struct import Struct
 from time import thread_time_ns
 from typing import Any, Final
@@ -36,10 +37,17 @@ READ: Final = int(BLKIF_OP.READ)
 OKAY: Final = int(BLKIF_RSP.OKAY)
 SENT: Final = int(NETIF_RSP.OKAY)
 
-# operation, nr_segments, handle, id, sector_number
-REQUEST_HEAD: Final = Struct(struct_format("blkif_request").split("IBB", 1)[0])
-assert REQUEST_HEAD.size == offsetof("blkif_request", "seg")
-TX_REQUEST: Final = packer("netif_tx_request")
+# A request as what is the same in all of them, id, sector_number, and its segments.
+ID_AT: Final = offsetof("blkif_request", "id")
+SEGMENTS_AT: Final = offsetof("blkif_request", "seg")
+REQUEST: Final = f"{ID_AT}sQQ{blkif.REQUEST_SIZE - SEGMENTS_AT}s"
+assert Struct(f"<{REQUEST}").size == blkif.REQUEST_SIZE
+assert offsetof("blkif_request", "sector_number") == ID_AT + 8 == SEGMENTS_AT - 8
+# A tx slot as where its page lies, id and size.
+TX_ID_AT: Final = offsetof("netif_tx_request", "id")
+TX_REQUEST: Final = f"{TX_ID_AT}sHH"
+assert Struct(f"<{TX_REQUEST}").size == packer("netif_tx_request").size
+assert offsetof("netif_tx_request", "size") == TX_ID_AT + 2
 TX_RESPONSE: Final = packer("netif_tx_response")
 
 # Each sample lasts some milliseconds, long enough for the clock, short enough that limit
@@ -50,11 +58,14 @@ SAMPLE_REQUESTS: Final = 4096
 class Pump:
     """A frontend that keeps a batch on the ring: each answered batch sends the next.
 
-    Subclasses build requests and name the response's layout. `errors` counts answers that
-    were not the expected one.
+    What it asks for, `plan`, is its user's: told in advance and repeated for ever. It builds
+    each request and keeps a completion for each in `shadow`, by the request's id, as the
+    Linux frontends do. Subclasses build requests and name the response's layout. `errors`
+    counts answers that were not the expected one.
     """
 
     response: Struct
+    plan: Iterator[tuple[Any, ...]]
 
     def __init__(self, raw: Any, ring: FrontRing, batch: int) -> None:
         self.raw = raw
@@ -63,8 +74,7 @@ class Pump:
         self.answered = 0
         self.errors = 0
         self._left = 0
-        self._next_id = 0
-        self._pending: dict[int, Callable[[int], None]] = {}
+        self.shadow: list[Callable[[int], None]] = [_idle] * batch
         guest = raw.guest
         self.pages = [guest.page() for _ in range(PAGES)]
         self.refs = [guest.grant(pfn) for pfn in self.pages]
@@ -73,7 +83,7 @@ class Pump:
         raw.on_event = self.poll
 
     def requests(self) -> bytes:
-        """The next batch, packed, each request with its completion in `_pending`."""
+        """The next batch, packed, each request with its completion in `shadow`."""
         raise NotImplementedError
 
     def submit(self) -> None:
@@ -83,15 +93,16 @@ class Pump:
 
     def poll(self) -> None:
         """The event: complete what is answered; a whole batch answered sends the next."""
-        ring, pending = self.ring, self._pending
-        while True:
-            count, responses = ring.take()
+        ring, shadow = self.ring, self.shadow
+        more = True
+        while more:
+            count, responses, more = ring.reap()
             for fields in self.response.iter_unpack(responses):
-                pending.pop(fields[0])(fields[-1])
+                rid = fields[0]
+                shadow[rid](fields[-1])
+                shadow[rid] = _idle
             self.answered += count
-            if not ring.final_check():
-                break
-        if not pending and self._left:
+        if self._left and not ring.in_flight:
             self.submit()
 
     def complete(self, status: int) -> None:
@@ -115,6 +126,10 @@ class Pump:
         return took / done
 
 
+def _idle(_status: int) -> None:
+    raise LocalProtocolError("a response to no request")
+
+
 class BlkPump(Pump):
     """Reads of `segments` whole pages each, in turn over the disk."""
 
@@ -122,34 +137,28 @@ class BlkPump(Pump):
 
     def __init__(self, raw: Any, segments: int, batch: int) -> None:
         super().__init__(raw, raw.sring.ring, batch)
-        self.segments = segments
         wire = [(ref, 0, SECTORS_PER_PAGE - 1) for ref in self.refs] * 2
-        head = REQUEST_HEAD.size
         # The segments of a request that begins at each of the pages: encoded once, as the
-        # pages are granted once.
-        self._segments = [
-            blkif.request(segments).pack(0, 0, 0, 0, 0, *sum(wire[at : at + segments], ()))[head:]
+        # pages are granted once; and so is what is the same in each request.
+        whole = [
+            blkif.request(segments).pack(READ, segments, 0, 0, 0, *chain(*wire[at : at + segments]))
             for at in range(PAGES)
         ]
-        self._page = 0
-        self._sector = 0
+        tails = [request[SEGMENTS_AT:] for request in whole]
+        self._head = whole[0][:ID_AT]
+        self._pack = Struct("<" + REQUEST * batch)
+        step = segments * SECTORS_PER_PAGE
+        sectors = range(0, DISK_SECTORS - step + 1, step)
+        pages = range(0, PAGES * segments, segments)
+        self.plan = zip(cycle(sectors), cycle([tails[at % PAGES] for at in pages]), strict=True)
 
     def requests(self) -> bytes:
-        pack, tails = REQUEST_HEAD.pack, self._segments
-        pending, complete = self._pending, self.complete
-        segments, sectors = self.segments, self.segments * SECTORS_PER_PAGE
-        page, sector, rid = self._page, self._sector, self._next_id
-        parts: list[bytes] = []
-        for _ in range(self.batch):
-            parts += (pack(READ, segments, 0, rid, sector), tails[page])
-            pending[rid] = complete
-            rid += 1
-            page = (page + segments) % PAGES
-            sector += sectors
-            if sector + sectors > DISK_SECTORS:
-                sector = 0
-        self._page, self._sector, self._next_id = page, sector, rid
-        return b"".join(parts)
+        shadow, complete, head = self.shadow, self.complete, self._head
+        fields: list[Any] = []
+        for rid, (sector, segments) in enumerate(islice(self.plan, self.batch)):
+            fields += (head, rid, sector, segments)
+            shadow[rid] = complete
+        return self._pack.pack(*fields)
 
 
 class NetPump(Pump):
@@ -162,18 +171,18 @@ class NetPump(Pump):
         frame = bytes.fromhex("00163e00ffff 00163e000001 88b5").ljust(FRAME_BYTES, b"\xa5")
         for pfn in self.pages:
             raw.domain.write(pfn, 0, frame)
-        self._page = 0
+        self._pack = Struct("<" + TX_REQUEST * batch)
+        pack = packer("netif_tx_request").pack
+        heads = [pack(ref, 0, 0, 0, 0)[:TX_ID_AT] for ref in self.refs]
+        self.plan = zip(cycle(heads), repeat(FRAME_BYTES), strict=True)
 
     def requests(self) -> bytes:
-        pack, refs, pending, complete = TX_REQUEST.pack, self.refs, self._pending, self.complete
-        page = self._page
-        slots = []
-        for rid in range(self.batch):
-            slots.append(pack(refs[page], 0, 0, rid, FRAME_BYTES))
-            pending[rid] = complete
-            page = (page + 1) % PAGES
-        self._page = page
-        return b"".join(slots)
+        shadow, complete = self.shadow, self.complete
+        fields: list[Any] = []
+        for rid, (head, size) in enumerate(islice(self.plan, self.batch)):
+            fields += (head, rid, size)
+            shadow[rid] = complete
+        return self._pack.pack(*fields)
 
 
 class Drain:

@@ -77,6 +77,7 @@ int ring_resume(ring *);
 int64_t front_push(ring *, const void *requests, uint32_t n, uint32_t req_size);
 int64_t front_take(ring *, void *responses, uint32_t max);
 int64_t front_final_check(ring *);
+int64_t front_reap(ring *, void *responses, uint32_t max);
 uint32_t front_free(ring *);
 uint32_t front_inflight(ring *);
 int64_t back_take(ring *, void *requests, uint32_t max, uint32_t req_size);

@@ -247,6 +247,17 @@ static int64_t back_final_check(ring *r)
     return ring_final_check(r, REQ_PROD, REQ_EVENT);
 }
 
+/* front_take and its final check: the number of responses, and bit 32: there are more. */
+static int64_t front_reap(ring *r, void *responses, uint32_t max)
+{
+    int64_t n = front_take(r, responses, max), more;
+
+    if (n < 0)
+        return n;
+    more = front_final_check(r);
+    return more < 0 ? more : n | more << 32;
+}
+
 static uint32_t back_inflight(ring *r) { return r->cons - r->prod_pvt; }
 
 /* Requests copied out, at most max and never more than there are slots to answer in. */
