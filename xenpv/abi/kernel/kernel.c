@@ -3,5 +3,6 @@
 #include "ring.c"
 #include "grant.c"
 #include "blk.c"
+#include "net.c"
 #include "evtchn.c"
 #include "checksum.c"

@@ -134,6 +134,25 @@ int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t
                  void *local, uint64_t local_size);
 int64_t blk_answer(struct blk_pass *, uint32_t n, int final_check);
 
+/* net.c */
+struct net_group {
+    uint32_t flags;
+    uint32_t smallest;
+    uint32_t furthest;
+    uint32_t bytes;
+};
+struct net_pass {
+    ring *ring;
+    void *requests;
+    int8_t *verdicts;
+    struct net_group *groups;
+    uint32_t group;
+};
+int64_t net_take(struct net_pass *);
+int64_t net_copy(struct net_pass *, domain *granter, uint32_t first, uint32_t n, uint32_t *ends,
+                 void *local, uint32_t local_size);
+int64_t net_answer(struct net_pass *, uint32_t first, uint32_t n);
+
 /* evtchn.c */
 int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);
 int64_t evtchn_set_pending(domain *, uint32_t port, uint32_t vcpu);
