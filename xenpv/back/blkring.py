@@ -128,6 +128,7 @@ class BlkRing:
         self.abi = abi
         self.granter = granter
         self.bounce = bounce
+        self._send = ring.domain.evtchn.send
         self._verdicts = array("b", bytes(ring.size))
         self._sectors = array("I", bytes(4 * ring.size))
         self._offsets = array("Q", bytes(8 * ring.size))  # in the image
@@ -177,8 +178,8 @@ class BlkRing:
             self.domain.fail(answered, "ring responses")
         self.ring.published(count)
         if answered & 1:
-            self.domain.evtchn.send(self.port)
-        return bool(answered & 2)
+            self._send(self.port)
+        return answered >= 2
 
     def _judge(self, vbd: Vbd, first: int, end: int) -> None:
         """Refuse what errs among the requests [first, end): one does at least."""
@@ -218,7 +219,12 @@ class BlkRing:
     def _read(self, vbd: Vbd, first: int, end: int) -> None:
         image = vbd.image
         if vbd.memory is not None:
-            self._copy(first, end, self._offsets_at, vbd.memory, image.size_bytes)
+            # _copy, spelt out: a call less in most passes.
+            failed = blk_copy(
+                self._pass, first, end, self._offsets_at, vbd.memory, image.size_bytes
+            )
+            if failed < 0:
+                self.domain.fail(failed, "copy")
             return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)

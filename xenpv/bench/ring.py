@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, cycle, islice, repeat
+from mmap import mmap
 from struct import Struct
 from time import thread_time_ns
 from typing import Any, Final
@@ -73,14 +74,17 @@ class Pump:
         self.batch = batch
         self.answered = 0
         self.errors = 0
-        self._left = 0
+        self._left = self._in_flight = 0
         self.shadow: list[Callable[[int], None]] = [_idle] * batch
         guest = raw.guest
         self.pages = [guest.page() for _ in range(PAGES)]
         self.refs = [guest.grant(pfn) for pfn in self.pages]
         for pfn in self.pages:
             raw.domain.write(pfn, 0, bytes([0xA5]) * 4096)
-        raw.on_event = self.poll
+        # A driver opens its channel with its handler; a raw end counts events in between.
+        raw._channel.callback = self.poll
+        self._send = raw.domain.evtchn.send
+        self._port = raw.port
 
     def requests(self) -> bytes:
         """The next batch, packed, each request with its completion in `shadow`."""
@@ -88,8 +92,9 @@ class Pump:
 
     def submit(self) -> None:
         self._left -= 1
+        self._in_flight = self.batch
         if self.ring.push(self.requests(), self.batch):
-            self.raw.notify()
+            self._send(self._port)
 
     def poll(self) -> None:
         """The event: complete what is answered; a whole batch answered sends the next."""
@@ -102,7 +107,8 @@ class Pump:
                 shadow[rid](fields[-1])
                 shadow[rid] = _idle
             self.answered += count
-        if self._left and not ring.in_flight:
+            self._in_flight -= count
+        if self._left and not self._in_flight:
             self.submit()
 
     def complete(self, status: int) -> None:
@@ -204,7 +210,8 @@ def blk(segments: int, batch: int) -> Generator[Pair, None, None]:
 
     rounds = max(1, SAMPLE_REQUESTS // batch // segments)
     limit = Limit()
-    with world_raw(image=MemoryImage(bytearray(DISK_SECTORS * 512))) as world:
+    # Its disk begins at a page, as that of the limit does: a copy is a tenth slower otherwise.
+    with world_raw(image=MemoryImage(mmap(-1, DISK_SECTORS * 512))) as world:
         pump = BlkPump(world.vbd, segments, batch)
         pump.run(rounds)
         while True:

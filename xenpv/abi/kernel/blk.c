@@ -120,42 +120,59 @@ static int64_t blk_take(struct blk_pass *p)
     return n <= 0 ? n : n | (int64_t)blk_columns(p, (uint32_t)n) << 32;
 }
 
-/*
- * The data of one request. All its pages are pinned before the first byte moves: of which
- * one reference fails, nothing is copied. -1 for that.
- */
-static int blk_copy_one(struct call *c, const struct blk_pass *p, const struct blk_segment *segments,
-                        uint32_t nr, int to_guest, uint8_t *local)
+/* A segment whose page is pinned: so many at once, below the 128 pins that one page takes. */
+#define BLK_PINS (8 * BLKIF_MAX_SEGMENTS)
+
+struct blk_pin {
+    uint32_t gref, frame, offset, len;
+    uint64_t place;
+};
+
+/* Pin the pages of one request, all or none, and say what goes where; how many, or -1. */
+static int blk_pin(struct call *c, const struct blk_pass *p, const uint8_t *request,
+                   uint64_t place, struct blk_pin *pins)
 {
-    domain *self = p->ring->d;
-    uint32_t frames[BLKIF_MAX_SEGMENTS], pinned;
-    int status = GNTST_okay;
+    const struct blk_layout *layout = blk_layout(p);
+    int readonly = request[0] != BLKIF_OP_READ, status;
+    uint32_t nr = request[1];
 
-    for (pinned = 0; pinned < nr; pinned++) {
-        frames[pinned] = entry_acquire(c, p->granter, self->domid, segments[pinned].gref, !to_guest,
-                                       &status);
-        if (status)
-            break;
-    }
-    for (uint32_t s = 0; s < nr && !status; s++) {
-        uint32_t offset = segments[s].first_sect * BLK_SECTOR;
-        uint32_t len = (segments[s].last_sect + 1u) * BLK_SECTOR - offset;
-        uint8_t *page = frame_address(self->m, frames[s]) + offset;
+    for (uint32_t s = 0; s < nr; s++) {
+        struct blk_pin *pin = &pins[s];
+        struct blk_segment segment;
 
-        if (to_guest)
-            shared_copy_in(c, page, local, len);
-        else
-            shared_copy_out(c, local, page, len);
-        local += len;
+        memcpy(&segment, request + layout->segments + s * sizeof(segment), sizeof(segment));
+        pin->gref = segment.gref;
+        pin->offset = segment.first_sect * BLK_SECTOR;
+        pin->len = (segment.last_sect + 1u) * BLK_SECTOR - pin->offset;
+        pin->place = place;
+        place += pin->len;
+        pin->frame = entry_acquire(c, p->granter, p->ring->d->domid, segment.gref, readonly,
+                                   &status);
+        if (!status)
+            continue;
+        while (s--)
+            entry_release(c, p->granter, pins[s].gref, readonly);
+        return -1;
     }
-    while (pinned--)
-        entry_release(c, p->granter, segments[pinned].gref, !to_guest);
-    return status ? -1 : 0;
+    return (int)nr;
+}
+
+static void blk_move(struct call *c, const struct blk_pass *p, const struct blk_pin *pin,
+                     int to_guest, uint8_t *local)
+{
+    uint8_t *page = frame_address(p->ring->d->m, pin->frame) + pin->offset;
+
+    if (to_guest)
+        shared_copy_in(c, page, local + pin->place, pin->len);
+    else
+        shared_copy_out(c, local + pin->place, page, pin->len);
 }
 
 /*
- * Move the data of each request in [first, end) that is not refused, between its granted
- * pages and local + places[i]. One that fails becomes an ERROR; how many did.
+ * Move the data of the requests in [first, end), of one operation, that are not refused,
+ * between their granted pages and local + places[i]. Pages are pinned before the first byte
+ * moves: of a request of which one reference fails, nothing is copied and it becomes an
+ * ERROR. How many did.
  */
 static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const uint64_t *places,
                         void *local, uint64_t local_size)
@@ -164,32 +181,43 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
     domain *self = p->ring->d;
     struct call c = call_begin(self->m, self->domid, 0);
     const uint8_t *request = (const uint8_t *)p->requests + (size_t)first * layout->request;
-    int64_t failed = 0;
+    int to_guest = request[0] == BLKIF_OP_READ;
+    struct blk_pin pins[BLK_PINS];
+    int64_t failed = 0, error = 0;
 
     KERNEL_ENTER(self->m);
-    if (end > p->ring->size)
+    if (first > end || end > p->ring->size)
         return -EINVAL;
-    for (uint32_t i = first; i < end && !c.aborted; i++, request += layout->request) {
-        struct blk_segment segments[BLKIF_MAX_SEGMENTS];
-        uint64_t bytes;
-        uint32_t sectors, units = 0;
+    while (first < end && !c.aborted && !error) {
+        uint32_t nr = 0;
 
-        if (p->verdicts[i])
-            continue;
-        /* Once more, since these bytes are Python's too: nothing here trusts a column. */
-        if (blk_segments(layout, request, &sectors, &units))
-            return -EINVAL;
-        bytes = (uint64_t)sectors << BLK_SECTOR_SHIFT;
-        if (places[i] > local_size || bytes > local_size - places[i])
-            return -EINVAL;
-        memcpy(segments, request + layout->segments, request[1] * sizeof(*segments));
-        if (blk_copy_one(&c, p, segments, request[1], request[0] == BLKIF_OP_READ,
-                         (uint8_t *)local + places[i])) {
-            p->verdicts[i] = -1;
-            failed++;
+        for (; first < end && nr <= BLK_PINS - BLKIF_MAX_SEGMENTS; first++, request += layout->request) {
+            uint32_t sectors, units = 0;
+            int pinned;
+
+            if (p->verdicts[first])
+                continue;
+            /* Once more, since these bytes are Python's too: nothing here trusts a column. */
+            if (blk_segments(layout, request, &sectors, &units) ||
+                to_guest != (request[0] == BLKIF_OP_READ) || places[first] > local_size ||
+                ((uint64_t)sectors << BLK_SECTOR_SHIFT) > local_size - places[first]) {
+                error = -EINVAL;
+                break;
+            }
+            pinned = blk_pin(&c, p, request, places[first], pins + nr);
+            if (pinned < 0) {
+                p->verdicts[first] = -1;
+                failed++;
+            } else {
+                nr += (uint32_t)pinned;
+            }
         }
+        for (uint32_t i = 0; i < nr && !error; i++)
+            blk_move(&c, p, &pins[i], to_guest, local);
+        while (nr--)
+            entry_release(&c, p->granter, pins[nr].gref, !to_guest);
     }
-    return call_end(&c, failed);
+    return error ? error : call_end(&c, failed);
 }
 
 static int blk_respond(struct blk_pass *p, uint32_t n)
