@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -129,6 +129,8 @@ class BlkRing:
         self.granter = granter
         self.bounce = bounce
         self._send = ring.domain.evtchn.send
+        self._record = ring.domain.trace.words.append
+        self._publication = ring.publication
         self._verdicts = array("b", bytes(ring.size))
         self._sectors = array("I", bytes(4 * ring.size))
         self._offsets = array("Q", bytes(8 * ring.size))  # in the image
@@ -158,7 +160,10 @@ class BlkRing:
             if taken < 0:
                 self.domain.fail(taken, "ring requests")
             return self.ring.final_check()
-        runs = RUN.iter_unpack(self._runs[: (taken >> 32) * RUN.size])
+        nr_runs = taken >> 16
+        runs: Iterable[tuple[int, ...]] = (RUN.unpack_from(self._runs),)
+        if nr_runs > 1:
+            runs = RUN.iter_unpack(self._runs[: nr_runs * RUN.size])
         for first, end, operation, refused, least, units, top in runs:
             if operation <= FLUSH_DISKCACHE and (
                 refused
@@ -169,14 +174,14 @@ class BlkRing:
             ):
                 self._judge(vbd, first, end)
             _OPERATIONS.get(operation, BlkRing._refuse)(self, vbd, first, end)
-        return self._answer(taken & 0xFFFFFFFF)
+        return self._answer(taken & 0xFFFF)
 
     def _answer(self, count: int) -> bool:
         """Publish the verdicts of a pass; True: there are more requests."""
         answered = blk_answer(self._pass, count, 1)
         if answered < 0:
             self.domain.fail(answered, "ring responses")
-        self.ring.published(count)
+        self._record(self._publication | count)
         if answered & 1:
             self._send(self.port)
         return answered >= 2

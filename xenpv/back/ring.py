@@ -28,7 +28,8 @@ class BackRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
-        self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        # The trace's record of a publication; the number of slots is OR'ed in.
+        self.publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)
@@ -81,7 +82,7 @@ class BackRing:
 
     def published(self, count: int) -> None:
         """Trace a publication that a batch function made."""
-        self._record(self._publication | count)
+        self._record(self.publication | count)
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""

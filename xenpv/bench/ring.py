@@ -44,6 +44,8 @@ SEGMENTS_AT: Final = offsetof("blkif_request", "seg")
 REQUEST: Final = f"{ID_AT}sQQ{blkif.REQUEST_SIZE - SEGMENTS_AT}s"
 assert Struct(f"<{REQUEST}").size == blkif.REQUEST_SIZE
 assert offsetof("blkif_request", "sector_number") == ID_AT + 8 == SEGMENTS_AT - 8
+# id, status; the operation is the one that was asked for.
+RESPONSE: Final = Struct(struct_format("blkif_response").replace("B", "x"))
 # A tx slot as where its page lies, id and size.
 TX_ID_AT: Final = offsetof("netif_tx_request", "id")
 TX_REQUEST: Final = f"{TX_ID_AT}sHH"
@@ -98,13 +100,12 @@ class Pump:
 
     def poll(self) -> None:
         """The event: complete what is answered; a whole batch answered sends the next."""
-        ring, shadow = self.ring, self.shadow
+        ring, shadow, unpack = self.ring, self.shadow, self.response.iter_unpack
         more = True
         while more:
             count, responses, more = ring.reap()
-            for fields in self.response.iter_unpack(responses):
-                rid = fields[0]
-                shadow[rid](fields[-1])
+            for rid, status in unpack(responses):
+                shadow[rid](status)
                 shadow[rid] = _idle
             self.answered += count
             self._in_flight -= count
@@ -139,7 +140,7 @@ def _idle(_status: int) -> None:
 class BlkPump(Pump):
     """Reads of `segments` whole pages each, in turn over the disk."""
 
-    response = blkif.RESPONSE
+    response = RESPONSE
 
     def __init__(self, raw: Any, segments: int, batch: int) -> None:
         super().__init__(raw, raw.sring.ring, batch)

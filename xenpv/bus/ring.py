@@ -19,7 +19,7 @@ from xenpv.xen.trace import Event, mark
 front_push: Final = lib.front_push
 front_reap: Final = lib.front_reap
 
-MORE: Final = 1 << 32  # of front_reap
+MORE: Final = 1 << 16  # of front_reap
 
 
 class FrontRing:

@@ -111,13 +111,13 @@ static uint32_t blk_columns(const struct blk_pass *p, uint32_t n)
 
 /*
  * All requests that are there, copied once, with their columns: their number and, from bit
- * 32 on, that of their runs.
+ * 16 on, that of their runs.
  */
 static int64_t blk_take(struct blk_pass *p)
 {
     int64_t n = back_take(p->ring, p->requests, p->ring->size, blk_layout(p)->request);
 
-    return n <= 0 ? n : n | (int64_t)blk_columns(p, (uint32_t)n) << 32;
+    return n <= 0 ? n : n | (int64_t)blk_columns(p, (uint32_t)n) << 16;
 }
 
 /* A segment whose page is pinned: so many at once, below the 128 pins that one page takes. */
