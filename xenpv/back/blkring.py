@@ -178,7 +178,7 @@ class BlkRing:
 
     def _answer(self, count: int) -> bool:
         """Publish the verdicts of a pass; True: there are more requests."""
-        answered = blk_answer(self._pass, count, 1)
+        answered: int = blk_answer(self._pass, count, 1)
         if answered < 0:
             self.domain.fail(answered, "ring responses")
         self._record(self._publication | count)

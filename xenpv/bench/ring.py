@@ -20,7 +20,7 @@ from typing import Any, Final
 from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
 from xenpv.abi.layout import offsetof, packer, struct_format
 from xenpv.abi.netif import NETIF_RSP
-from xenpv.bench.limit import Limit
+from xenpv.bench.limit import Limit, Text
 from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
 from xenpv.host.image import MemoryImage
@@ -252,6 +252,6 @@ def hook(batch: int) -> Generator[Pair, None, None]:
     rounds = 8 * SAMPLE_REQUESTS // batch
     limit = Limit()
     while True:
-        bare = limit.blk(segments=1, batch=batch, rounds=rounds)
-        seam = limit.blk(segments=1, batch=batch, rounds=rounds, hooked=True)
+        bare = limit.blk(segments=1, batch=batch, rounds=rounds, text=Text.OWN)
+        seam = limit.blk(segments=1, batch=batch, rounds=rounds, text=Text.HOOKED)
         yield seam.ns_per_request, bare.ns_per_request

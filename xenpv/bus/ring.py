@@ -14,7 +14,6 @@ from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.trace import Event, mark
 
-
 # Looked up once: each is called for every batch.
 front_push: Final = lib.front_push
 front_reap: Final = lib.front_reap
@@ -68,7 +67,7 @@ class FrontRing:
         """Publish `count` packed requests; True if the backend asked to be notified."""
         # cffi takes bytes as they are, in half the time.
         data = requests if type(requests) is bytes else ffi.from_buffer(requests)
-        notify = front_push(self._handle, data, count, self.req_size)
+        notify: int = front_push(self._handle, data, count, self.req_size)
         if notify < 0:
             if notify == -ENOSPC:
                 raise LocalProtocolError(f"{count} requests, but {self.free} slots are free")
