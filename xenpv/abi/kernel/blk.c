@@ -121,21 +121,34 @@ static int64_t blk_take(struct blk_pass *p)
 }
 
 /* A segment whose page is pinned: so many at once, below the 128 pins that one page takes. */
-#define BLK_PINS (8 * BLKIF_MAX_SEGMENTS)
+#define BLK_PINS (11 * BLKIF_MAX_SEGMENTS)
 
 struct blk_pin {
     uint32_t gref, frame, offset, len;
     uint64_t place;
 };
 
-/* Pin the pages of one request, all or none, and say what goes where; how many, or -1. */
+static void blk_unpin(struct call *c, const struct blk_pass *p, const struct blk_pin *pins,
+                      uint32_t nr, int readonly)
+{
+    while (nr)
+        entry_release(c, p->granter, pins[--nr].gref, readonly);
+}
+
+/*
+ * Pin the pages of one request, all or none, and say what goes where: how many. -1: one
+ * cannot be pinned. -EINVAL: not what blk_take let pass (the bytes are Python's too, so
+ * nothing here trusts them), or beyond `local`.
+ */
 static int blk_pin(struct call *c, const struct blk_pass *p, const uint8_t *request,
-                   uint64_t place, struct blk_pin *pins)
+                   uint64_t place, uint64_t local_size, struct blk_pin *pins)
 {
     const struct blk_layout *layout = blk_layout(p);
     int readonly = request[0] != BLKIF_OP_READ, status;
     uint32_t nr = request[1];
 
+    if (nr > BLKIF_MAX_SEGMENTS)
+        return -EINVAL;
     for (uint32_t s = 0; s < nr; s++) {
         struct blk_pin *pin = &pins[s];
         struct blk_segment segment;
@@ -145,14 +158,18 @@ static int blk_pin(struct call *c, const struct blk_pass *p, const uint8_t *requ
         pin->offset = segment.first_sect * BLK_SECTOR;
         pin->len = (segment.last_sect + 1u) * BLK_SECTOR - pin->offset;
         pin->place = place;
+        if (segment.last_sect >= FRAME_SIZE / BLK_SECTOR || segment.first_sect > segment.last_sect ||
+            place > local_size || pin->len > local_size - place) {
+            blk_unpin(c, p, pins, s, readonly);
+            return -EINVAL;
+        }
         place += pin->len;
         pin->frame = entry_acquire(c, p->granter, p->ring->d->domid, segment.gref, readonly,
                                    &status);
-        if (!status)
-            continue;
-        while (s--)
-            entry_release(c, p->granter, pins[s].gref, readonly);
-        return -1;
+        if (status) {
+            blk_unpin(c, p, pins, s, readonly);
+            return -1;
+        }
     }
     return (int)nr;
 }
@@ -192,30 +209,25 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
         uint32_t nr = 0;
 
         for (; first < end && nr <= BLK_PINS - BLKIF_MAX_SEGMENTS; first++, request += layout->request) {
-            uint32_t sectors, units = 0;
             int pinned;
 
             if (p->verdicts[first])
                 continue;
-            /* Once more, since these bytes are Python's too: nothing here trusts a column. */
-            if (blk_segments(layout, request, &sectors, &units) ||
-                to_guest != (request[0] == BLKIF_OP_READ) || places[first] > local_size ||
-                ((uint64_t)sectors << BLK_SECTOR_SHIFT) > local_size - places[first]) {
-                error = -EINVAL;
-                break;
-            }
-            pinned = blk_pin(&c, p, request, places[first], pins + nr);
-            if (pinned < 0) {
+            pinned = to_guest == (request[0] == BLKIF_OP_READ)
+                ? blk_pin(&c, p, request, places[first], local_size, pins + nr) : -EINVAL;
+            if (pinned >= 0) {
+                nr += (uint32_t)pinned;
+            } else if (pinned == -1) {
                 p->verdicts[first] = -1;
                 failed++;
             } else {
-                nr += (uint32_t)pinned;
+                error = pinned;
+                break;
             }
         }
         for (uint32_t i = 0; i < nr && !error; i++)
             blk_move(&c, p, &pins[i], to_guest, local);
-        while (nr--)
-            entry_release(&c, p->granter, pins[nr].gref, !to_guest);
+        blk_unpin(&c, p, pins, nr, !to_guest);
     }
     return error ? error : call_end(&c, failed);
 }
