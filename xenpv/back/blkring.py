@@ -49,7 +49,7 @@ blk_copy: Final = lib.blk_copy
 blk_answer: Final = lib.blk_answer
 copy_local: Final = lib.grant_copy_local
 
-# first, end, operation, refused, least, units, top: columns of a run (abi/kernel/blk.c)
+# first, end, operation, least, units, pad, top: columns of a run (abi/kernel/blk.c)
 RUN: Final = packer("blk_run")
 
 # [image offset, bounce offset, length in bytes, first request, end of requests]
@@ -164,10 +164,9 @@ class BlkRing:
         runs: Iterable[tuple[int, ...]] = (RUN.unpack_from(self._runs),)
         if nr_runs > 1:
             runs = RUN.iter_unpack(self._runs[: nr_runs * RUN.size])
-        for first, end, operation, refused, least, units, top in runs:
+        for first, end, operation, least, units, _pad, top in runs:
             if operation <= FLUSH_DISKCACHE and (
-                refused
-                or top > vbd.sectors
+                top > vbd.sectors
                 or not (least or operation > WRITE)
                 or (operation and vbd.readonly)
                 or units & vbd.alignment

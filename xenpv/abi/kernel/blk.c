@@ -22,13 +22,16 @@ struct blk_segment {
     uint16_t pad;
 };
 
-/* Neighbours of one operation: what a verdict on all of them at once has to know. */
+/*
+ * Neighbours of one operation: what a verdict on all of them at once has to know. Those that
+ * were refused for their segment list are in it too.
+ */
 struct blk_run {
     uint32_t first, end;        /* requests [first, end) */
     uint32_t operation;
-    uint32_t refused;           /* how many have a segment list that cannot be */
     uint32_t least;             /* sectors of the shortest of them */
     uint32_t units;             /* OR of sector_number and of each segment's sectors */
+    uint32_t pad;
     uint64_t top;               /* where the last sector of them ends; UINT64_MAX: beyond u64 */
 };
 
@@ -96,7 +99,6 @@ static uint32_t blk_columns(const struct blk_pass *p, uint32_t n)
         p->sectors[i] = sectors;
         p->offsets[i] = sector << BLK_SECTOR_SHIFT;
         run->end = i + 1;
-        run->refused += verdict != 0;
         if (sectors < run->least)
             run->least = sectors;
         if (!sectors)

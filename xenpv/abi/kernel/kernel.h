@@ -114,9 +114,9 @@ int64_t grant_copy_local(domain *self, domain *granter, int to_guest, const uint
 struct blk_run {
     uint32_t first, end;
     uint32_t operation;
-    uint32_t refused;
     uint32_t least;
     uint32_t units;
+    uint32_t pad;
     uint64_t top;
 };
 struct blk_pass {
