@@ -132,7 +132,7 @@ def test_the_seeded_pick_is_that_of_its_chooser(count: int) -> None:
         loop = Loop(chooser=chooser)
         ran: list[int] = []
         for number in range(count):
-            Task(loop, 0, "t", lambda number=number: ran.append(number)).wake()
+            Task(loop, 0, "t", lambda number=number, ran=ran: ran.append(number)).wake()
         assert loop.run() == count
         trails.append((ran, list(loop.trace.words), loop.trace.hexdigest()))
     assert trails[0] == trails[1]
