@@ -101,12 +101,13 @@ class Pump:
     def poll(self) -> None:
         """The event: complete what is answered; a whole batch answered sends the next."""
         ring, shadow, unpack = self.ring, self.shadow, self.response.iter_unpack
+        idle = _idle
         more = True
         while more:
             count, responses, more = ring.reap()
             for rid, status in unpack(responses):
                 shadow[rid](status)
-                shadow[rid] = _idle
+                shadow[rid] = idle
             self.answered += count
             self._in_flight -= count
         if self._left and not self._in_flight:
@@ -146,26 +147,30 @@ class BlkPump(Pump):
         super().__init__(raw, raw.sring.ring, batch)
         wire = [(ref, 0, SECTORS_PER_PAGE - 1) for ref in self.refs] * 2
         # The segments of a request that begins at each of the pages: encoded once, as the
-        # pages are granted once; and so is what is the same in each request.
+        # pages are granted once. A slot's id stays its own, and so does its head.
         whole = [
             blkif.request(segments).pack(READ, segments, 0, 0, 0, *chain(*wire[at : at + segments]))
             for at in range(PAGES)
         ]
         tails = [request[SEGMENTS_AT:] for request in whole]
-        self._head = whole[0][:ID_AT]
-        self._pack = Struct("<" + REQUEST * batch)
+        self._pack = Struct("<" + REQUEST * batch).pack
+        head = whole[0][:ID_AT]
+        self._fields = [field for rid in range(batch) for field in (head, rid, 0, b"")]
         step = segments * SECTORS_PER_PAGE
         sectors = range(0, DISK_SECTORS - step + 1, step)
         pages = range(0, PAGES * segments, segments)
         self.plan = zip(cycle(sectors), cycle([tails[at % PAGES] for at in pages]), strict=True)
 
     def requests(self) -> bytes:
-        shadow, complete, head = self.shadow, self.complete, self._head
-        fields: list[Any] = []
+        shadow, complete = self.shadow, self.complete
+        fields = self._fields
+        at = 2
         for rid, (sector, segments) in enumerate(islice(self.plan, self.batch)):
-            fields += (head, rid, sector, segments)
+            fields[at] = sector
+            fields[at + 1] = segments
             shadow[rid] = complete
-        return self._pack.pack(*fields)
+            at += 4
+        return self._pack(*fields)
 
 
 class NetPump(Pump):
@@ -178,18 +183,22 @@ class NetPump(Pump):
         frame = bytes.fromhex("00163e00ffff 00163e000001 88b5").ljust(FRAME_BYTES, b"\xa5")
         for pfn in self.pages:
             raw.domain.write(pfn, 0, frame)
-        self._pack = Struct("<" + TX_REQUEST * batch)
+        self._pack = Struct("<" + TX_REQUEST * batch).pack
+        self._fields = [field for rid in range(batch) for field in (b"", rid, 0)]
         pack = packer("netif_tx_request").pack
         heads = [pack(ref, 0, 0, 0, 0)[:TX_ID_AT] for ref in self.refs]
         self.plan = zip(cycle(heads), repeat(FRAME_BYTES), strict=True)
 
     def requests(self) -> bytes:
         shadow, complete = self.shadow, self.complete
-        fields: list[Any] = []
+        fields = self._fields
+        at = 0
         for rid, (head, size) in enumerate(islice(self.plan, self.batch)):
-            fields += (head, rid, size)
+            fields[at] = head
+            fields[at + 2] = size
             shadow[rid] = complete
-        return self._pack.pack(*fields)
+            at += 3
+        return self._pack(*fields)
 
 
 class Drain:
