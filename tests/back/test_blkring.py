@@ -193,7 +193,7 @@ def test_columns_tell_what_a_run_holds(
     assert packer("blk_run") is RUN
 
 
-def test_a_pass_is_one_take_and_one_answer_with_its_final_check(world: World) -> None:
+def test_a_pass_takes_copies_answers_and_looks_again(world: World) -> None:
     """Every access of a backend's pass over two reads, in order."""
     front, pfns = plug(world, MemoryImage(content()), "w", is_32=False)
     refs = [front.grant(pfn) for pfn in pfns]

@@ -173,17 +173,17 @@ class BlkRing:
             ):
                 self._judge(vbd, first, end)
             _OPERATIONS.get(operation, BlkRing._refuse)(self, vbd, first, end)
-        return self._answer(taken & 0xFFFF)
+        self._answer(taken & 0xFFFF)
+        return self.ring.final_check()
 
-    def _answer(self, count: int) -> bool:
-        """Publish the verdicts of a pass; True: there are more requests."""
-        answered: int = blk_answer(self._pass, count, 1)
-        if answered < 0:
-            self.domain.fail(answered, "ring responses")
+    def _answer(self, count: int) -> None:
+        """Publish the verdicts of a pass, and notify if the frontend asked for it."""
+        notify = blk_answer(self._pass, count)
+        if notify < 0:
+            self.domain.fail(notify, "ring responses")
         self._record(self._publication | count)
-        if answered & 1:
+        if notify:
             self._send(self.port)
-        return answered >= 2
 
     def _judge(self, vbd: Vbd, first: int, end: int) -> None:
         """Refuse what errs among the requests [first, end): one does at least."""

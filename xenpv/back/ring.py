@@ -7,11 +7,13 @@ changes nothing that was checked (XSA-155).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.domain import Domain
 from xenpv.xen.trace import Event, mark
+
+back_final_check: Final = lib.back_final_check  # looked up once: every pass ends with it
 
 
 class BackRing:
@@ -86,7 +88,7 @@ class BackRing:
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""
-        more = lib.back_final_check(self._handle)
+        more: int = back_final_check(self._handle)
         if more < 0:
             self.domain.fail(more, "ring final check")
-        return bool(more)
+        return more == 1

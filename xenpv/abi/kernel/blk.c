@@ -234,7 +234,8 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
     return error ? error : call_end(&c, failed);
 }
 
-static int blk_respond(struct blk_pass *p, uint32_t n)
+/* One response for each of n requests, in order; 1: notify the frontend. */
+static int64_t blk_answer(struct blk_pass *p, uint32_t n)
 {
     const struct blk_layout *layout = blk_layout(p);
     ring *r = p->ring;
@@ -263,19 +264,5 @@ static int blk_respond(struct blk_pass *p, uint32_t n)
     if (c.aborted)
         return KERNEL_E_ABORTED;
     notify = ring_publish(&c, r, RSP_PROD, RSP_EVENT, n);
-    return (int)call_end(&c, notify);
-}
-
-/*
- * One response for each of n requests, in order, then the final check unless the caller
- * makes it himself. Bit 0: notify the frontend; bit 1: there are more requests.
- */
-static int64_t blk_answer(struct blk_pass *p, uint32_t n, int final_check)
-{
-    int64_t notify = blk_respond(p, n), more;
-
-    if (notify < 0 || !final_check)
-        return notify;
-    more = back_final_check(p->ring);
-    return more < 0 ? more : notify | more << 1;
+    return call_end(&c, notify);
 }

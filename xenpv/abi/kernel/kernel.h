@@ -132,7 +132,7 @@ struct blk_pass {
 int64_t blk_take(struct blk_pass *);
 int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t *places,
                  void *local, uint64_t local_size);
-int64_t blk_answer(struct blk_pass *, uint32_t n, int final_check);
+int64_t blk_answer(struct blk_pass *, uint32_t n);
 
 /* net.c */
 struct net_group {
