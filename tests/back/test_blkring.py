@@ -245,3 +245,45 @@ def test_an_aborted_copy_gives_its_pins_back(world: World) -> None:
         front.send(front.request(READ, 0, [(ref, 0, 7) for ref in refs]))
     world.hypervisor.set_hook(None)
     assert world.guest.gnttab.pinned() == pinned
+
+
+@pytest.mark.parametrize("operation", [READ, WRITE])
+def test_no_byte_moves_through_a_page_that_is_not_pinned(world: World, operation: int) -> None:
+    """Nor after a request that had pinned it, for itself and for later ones, was refused."""
+    front, pfns = plug(world, MemoryImage(content()), "w", is_32=False)
+    refs = [front.grant(pfn) for pfn in pfns]
+    # 64 apart: what finds a pinned page again looks at the low bits of its reference.
+    lib.grant_entry_set(world.guest.kernel, refs[0] + 64, 0, pfns[3], 1)
+    frames = {
+        lib.p2m_lookup(world.guest.kernel, pfn, 0): ref
+        for pfn, ref in zip(pfns, [*refs[:3], refs[0] + 64], strict=True)
+    }
+    moved: list[int] = []
+
+    def hook(actor: int, _kind: int, frame: int, _offset: int, _size: int) -> None:
+        if actor == 0 and frame in frames:
+            ref = frames[frame]
+            assert lib.grant_entry_flags(world.guest.kernel, ref) & 0x18, ref  # reading, writing
+            moved.append(ref)
+
+    def request(rid: int, *named: int) -> bytes:
+        return front.request(operation, 0, [(ref, 0, 0) for ref in named], rid=rid)
+
+    other = refs[0] + 64
+    slots = [
+        request(0, refs[0], refs[1], BAD),
+        request(1, refs[0], refs[1], refs[0]),
+        request(2, refs[2], BAD),
+        request(3, refs[0], other, refs[0], other),
+        request(4, refs[2], refs[2]),
+    ]
+    world.hypervisor.set_hook(hook)
+    answers = front.send(*slots)
+    world.hypervisor.set_hook(None)
+    assert [status for _, _, status in answers] == [ERROR, OKAY, ERROR, OKAY, OKAY]
+    assert moved == [
+        *(refs[0], refs[1], refs[0]),
+        *(refs[0], other, refs[0], other),
+        *(refs[2], refs[2]),
+    ]
+    assert all(front.revoke(ref) == 0 for ref in (*refs, other))

@@ -122,37 +122,75 @@ static int64_t blk_take(struct blk_pass *p)
     return n <= 0 ? n : n | (int64_t)blk_columns(p, (uint32_t)n) << 16;
 }
 
-/* A segment whose page is pinned: so many at once, below the 128 pins that one page takes. */
+/* Segments whose pages are pinned together: a page takes 128 pins, and `seen` a byte. */
 #define BLK_PINS (11 * BLKIF_MAX_SEGMENTS)
+
+#define BLK_SEEN 64u            /* a power of two */
 
 struct blk_pin {
     uint32_t gref, frame, offset, len;
     uint64_t place;
+    int owns;                   /* 0: an earlier one holds the page */
 };
 
-static void blk_unpin(struct call *c, const struct blk_pass *p, const struct blk_pin *pins,
-                      uint32_t nr, int readonly)
+struct blk_pins {
+    uint32_t nr;
+    uint8_t seen[BLK_SEEN];     /* by low bits of the reference: 1 + the pin that holds it */
+    struct blk_pin pin[BLK_PINS];
+};
+
+/* Back to the first nr of them. */
+static void blk_unpin(struct call *c, const struct blk_pass *p, struct blk_pins *pins, uint32_t nr,
+                      int readonly)
 {
-    while (nr)
-        entry_release(c, p->granter, pins[--nr].gref, readonly);
+    while (pins->nr > nr) {
+        struct blk_pin *pin = &pins->pin[--pins->nr];
+        uint8_t *seen = &pins->seen[pin->gref % BLK_SEEN];
+
+        if (!pin->owns)
+            continue;
+        if (*seen == pins->nr + 1)
+            *seen = 0;
+        entry_release(c, p->granter, pin->gref, readonly);
+    }
+}
+
+/* A page named twice is pinned once, as a backend that maps keeps what it has mapped. */
+static int blk_pin_page(struct call *c, const struct blk_pass *p, struct blk_pins *pins,
+                        struct blk_pin *pin, int readonly)
+{
+    uint8_t *seen = &pins->seen[pin->gref % BLK_SEEN];
+    int status = GNTST_okay;
+
+    pin->owns = !*seen || pins->pin[*seen - 1].gref != pin->gref;
+    if (pin->owns) {
+        pin->frame = entry_acquire(c, p->granter, p->ring->d->domid, pin->gref, readonly, &status);
+        if (status)
+            return status;
+        *seen = (uint8_t)(pins->nr + 1);
+    } else {
+        pin->frame = pins->pin[*seen - 1].frame;
+    }
+    pins->nr++;
+    return GNTST_okay;
 }
 
 /*
- * Pin the pages of one request, all or none, and say what goes where: how many. -1: one
- * cannot be pinned. -EINVAL: not what blk_take let pass (the bytes are Python's too, so
- * nothing here trusts them), or beyond `local`.
+ * Pin the pages of one request, all or none, and say what goes where. -1: one cannot be
+ * pinned. -EINVAL: not what blk_take let pass (the bytes are Python's too, so nothing here
+ * trusts them), or beyond `local`.
  */
 static int blk_pin(struct call *c, const struct blk_pass *p, const uint8_t *request,
-                   uint64_t place, uint64_t local_size, struct blk_pin *pins)
+                   uint64_t place, uint64_t local_size, struct blk_pins *pins)
 {
     const struct blk_layout *layout = blk_layout(p);
-    int readonly = request[0] != BLKIF_OP_READ, status;
-    uint32_t nr = request[1];
+    int readonly = request[0] != BLKIF_OP_READ, error = 0;
+    uint32_t before = pins->nr, nr = request[1];
 
     if (nr > BLKIF_MAX_SEGMENTS)
         return -EINVAL;
-    for (uint32_t s = 0; s < nr; s++) {
-        struct blk_pin *pin = &pins[s];
+    for (uint32_t s = 0; s < nr && !error; s++) {
+        struct blk_pin *pin = &pins->pin[pins->nr];
         struct blk_segment segment;
 
         memcpy(&segment, request + layout->segments + s * sizeof(segment), sizeof(segment));
@@ -161,19 +199,15 @@ static int blk_pin(struct call *c, const struct blk_pass *p, const uint8_t *requ
         pin->len = (segment.last_sect + 1u) * BLK_SECTOR - pin->offset;
         pin->place = place;
         if (segment.last_sect >= FRAME_SIZE / BLK_SECTOR || segment.first_sect > segment.last_sect ||
-            place > local_size || pin->len > local_size - place) {
-            blk_unpin(c, p, pins, s, readonly);
-            return -EINVAL;
-        }
+            place > local_size || pin->len > local_size - place)
+            error = -EINVAL;
+        else if (blk_pin_page(c, p, pins, pin, readonly))
+            error = -1;
         place += pin->len;
-        pin->frame = entry_acquire(c, p->granter, p->ring->d->domid, segment.gref, readonly,
-                                   &status);
-        if (status) {
-            blk_unpin(c, p, pins, s, readonly);
-            return -1;
-        }
     }
-    return (int)nr;
+    if (error)
+        blk_unpin(c, p, pins, before, readonly);
+    return error;
 }
 
 static void blk_move(struct call *c, const struct blk_pass *p, const struct blk_pin *pin,
@@ -201,35 +235,31 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
     struct call c = call_begin(self->m, self->domid, 0);
     const uint8_t *request = (const uint8_t *)p->requests + (size_t)first * layout->request;
     int to_guest = request[0] == BLKIF_OP_READ;
-    struct blk_pin pins[BLK_PINS];
-    int64_t failed = 0, error = 0;
+    struct blk_pins pins;
+    int64_t failed = 0;
+    int error = 0;
 
     KERNEL_ENTER(self->m);
     if (first > end || end > p->ring->size)
         return -EINVAL;
+    pins.nr = 0;
+    memset(pins.seen, 0, sizeof(pins.seen));
     while (first < end && !c.aborted && !error) {
-        uint32_t nr = 0;
-
-        for (; first < end && nr <= BLK_PINS - BLKIF_MAX_SEGMENTS; first++, request += layout->request) {
-            int pinned;
-
+        for (; first < end && pins.nr <= BLK_PINS - BLKIF_MAX_SEGMENTS && !error;
+             first++, request += layout->request) {
             if (p->verdicts[first])
                 continue;
-            pinned = to_guest == (request[0] == BLKIF_OP_READ)
-                ? blk_pin(&c, p, request, places[first], local_size, pins + nr) : -EINVAL;
-            if (pinned >= 0) {
-                nr += (uint32_t)pinned;
-            } else if (pinned == -1) {
+            error = to_guest == (request[0] == BLKIF_OP_READ)
+                ? blk_pin(&c, p, request, places[first], local_size, &pins) : -EINVAL;
+            if (error == -1) {
                 p->verdicts[first] = -1;
                 failed++;
-            } else {
-                error = pinned;
-                break;
+                error = 0;
             }
         }
-        for (uint32_t i = 0; i < nr && !error; i++)
-            blk_move(&c, p, &pins[i], to_guest, local);
-        blk_unpin(&c, p, pins, nr, !to_guest);
+        for (uint32_t i = 0; i < pins.nr && !error; i++)
+            blk_move(&c, p, &pins.pin[i], to_guest, local);
+        blk_unpin(&c, p, &pins, 0, !to_guest);
     }
     return error ? error : call_end(&c, failed);
 }
