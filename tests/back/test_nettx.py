@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +29,7 @@ from tests.back.netfront import (
     slot,
 )
 from xenpv.abi.xenbus import XenbusState
+from xenpv.host.network import Frame
 from xenpv.testing.raw_world import world_raw
 
 BAD_REF = 4000
@@ -230,6 +231,68 @@ def test_a_failed_copy_among_plain_packets_loses_that_one(net: Net) -> None:
     assert net.send(slots) == [(0, OKAY), (1, OKAY), (2, ERROR), (3, OKAY), (4, OKAY)]
     assert net.sink.data == frames[:2] + frames[3:]
     assert net.back.counters.tx_dropped == 1
+
+
+# Where in its page a frame lies, its size, and whether its reference is one.
+WHOLE = st.tuples(st.integers(0, 4095), st.integers(14, 4096), st.integers(0, 9))
+
+
+class Recorder:
+    """In the bridge's place: every frame, whatever its addresses."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def transmit(self, _port: object, frames: Sequence[Frame], _now_ns: int) -> None:
+        self.frames += [one.data for one in frames]
+
+    def detach(self, _port: object) -> None: ...
+
+    def take(self) -> list[bytes]:
+        taken, self.frames = self.frames, []
+        return taken
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batches=st.lists(st.lists(WHOLE, min_size=1, max_size=140), min_size=1, max_size=2),
+    odd=st.sampled_from([None, None, "short", "chain"]),
+)
+def test_whole_packets_fare_alike_in_a_batch_of_their_own_and_among_others(
+    batches: list[list[tuple[int, int, int]]], odd: str | None
+) -> None:
+    """By columns, or slot by slot once a slot among them is something else."""
+    with world_raw(seed=3) as world:
+        net = Net(world)
+        page = bytes(at * 7 + at // 251 & 0xFF for at in range(4096))
+        ref = net.page(page)
+        bridge = Recorder()
+        net.back._bridge = bridge
+        dropped = 0
+        for batch in batches:
+            slots, answers, frames = [], [], []
+            for number, (at, size, chance) in enumerate(batch):
+                offset = min(at, 4096 - size)
+                bad = chance == 0
+                slots.append(slot(BAD_REF if bad else ref, offset, 0, number, size))
+                answers.append((number, ERROR if bad else OKAY))
+                if not bad:
+                    frames.append(page[offset : offset + size])
+                dropped += bad
+            if odd == "short":
+                slots.append(slot(ref, 0, 0, 900, 13))
+                answers.append((900, ERROR))
+            elif odd == "chain":
+                slots += [slot(ref, 0, MORE, 901, 100), slot(ref, 50, 0, 902, 50)]
+                answers += [(901, OKAY), (902, OKAY)]
+                frames.append(page[:50] + page[50:100])
+            sent, before = net.back.counters.tx_bytes, net.back.counters.tx_packets
+            assert net.send(slots) == answers
+            assert net.back.counters.tx_packets - before == len(frames)
+            assert net.back.counters.tx_bytes - sent == sum(map(len, frames))
+            assert bridge.take() == frames
+        assert net.back.counters.tx_dropped == dropped
+        assert world.guest.domain.gnttab.pinned() == pins_of_rings(net)
 
 
 def tcp(size: int, *, total: int | None = None) -> bytes:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from array import array
+from itertools import accumulate
+
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xenpv.errors import LocalProtocolError
-from xenpv.host.network import Bridge, Direction, Drop, FdbEntry, Frame
+from xenpv.host.network import Bridge, Direction, Drop, FdbEntry, Frame, FrameBatch
 
 SECOND = 10**9
 BROADCAST = b"\xff" * 6
@@ -46,6 +49,35 @@ def stations(bridge):
     for station in found:
         bridge.attach(station)
     return found
+
+
+def batch(*frames: bytes) -> FrameBatch:
+    ends = array("I", accumulate(map(len, frames)))
+    return FrameBatch(memoryview(b"".join(frames)), memoryview(ends))
+
+
+def test_batch_is_a_sequence_of_frames_made_once():
+    datas = [b"a" * 14, b"b" * 60, b"c" * 1514]
+    found = batch(*datas)
+    assert len(found) == 3
+    assert list(found) == [Frame(data) for data in datas]
+    assert [one is other for one, other in zip(found, found, strict=True)] == [True] * 3
+    assert found[1] is list(found)[1]
+    assert [frame.data for frame in found[1:]] == datas[1:]
+    assert found[-1].data == datas[2]
+    assert not batch()
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_bridge_treats_a_batch_as_the_frames_it_stands_for(bridge, stations):
+    one, two, three = stations
+    sent = [mac(2) + mac(1) + b"\x88\xb5" + bytes([n]) * 50 for n in range(5)]
+    bridge.transmit(one, batch(*sent), 0)
+    assert [frame.data for frame in two.frames] == sent
+    assert two.frames == three.frames
+    assert list(bridge.frames) == sent
+    assert bridge.ports["vif1.0"].received_bytes == 5 * 64
 
 
 def test_unknown_destination_is_flooded_to_all_but_its_port(bridge, stations):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenpv.errors import Livelock, LocalProtocolError
-from xenpv.xen.loop import Loop, ScheduleChooser, Task, Timer
+from xenpv.xen.loop import Loop, ScheduleChooser, SeededChooser, Task, Timer
+from xenpv.xen.trace import Event
 
 
 def tasks(loop: Loop, names: str) -> tuple[list[str], dict[str, Task]]:
@@ -66,6 +67,98 @@ def test_a_held_task_is_due_when_released() -> None:
     made["b"].release()
     loop.run()
     assert sorted(ran) == ["a", "b"]
+
+
+@pytest.mark.parametrize("steps", ["wh", "hw", "whwr", "hhwr", "hwhr"])
+def test_a_held_task_waits_for_as_many_releases_as_holds(steps: str) -> None:
+    loop = Loop()
+    ran, made = tasks(loop, "a")
+    task = made["a"]
+    actions = {"w": task.wake, "h": task.hold, "r": task.release}
+    held = 0
+    for step in steps:
+        actions[step]()
+        held += {"w": 0, "h": 1, "r": -1}[step]
+        assert task.queued == (not held)
+    assert loop.run() == (not held)
+    for _ in range(held):
+        assert not task.queued
+        task.release()
+    loop.run()
+    assert ran == ["a"]
+    assert (task.idle, task.queued, task.due) == (True, False, False)
+
+
+def test_a_task_that_holds_itself_runs_again_when_released() -> None:
+    loop = Loop()
+    ran = 0
+
+    def hold() -> None:
+        nonlocal ran
+        ran += 1
+        task.hold()
+        task.wake()
+
+    task = Task(loop, 0, "self", hold)
+    task.wake()
+    assert loop.run() == 1
+    task.release()
+    assert loop.run() == 1
+    assert ran == 2
+
+
+def test_a_retired_task_never_runs() -> None:
+    loop = Loop()
+    ran, made = tasks(loop, "ab")
+    made["a"].wake()
+    made["a"].retire()
+    made["b"].retire()
+    for task in made.values():
+        task.wake()
+        task.release()
+    assert loop.run() == 0
+    assert ran == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 300])
+def test_the_seeded_pick_is_that_of_its_chooser(count: int) -> None:
+    """The loop spells it out: the same tasks and the same records as by `choose`."""
+
+    class Called(SeededChooser):
+        pass
+
+    trails = []
+    for chooser in (SeededChooser(5), Called(5)):
+        loop = Loop(chooser=chooser)
+        ran: list[int] = []
+        for number in range(count):
+            Task(loop, 0, "t", lambda number=number, ran=ran: ran.append(number)).wake()
+        assert loop.run() == count
+        trails.append((ran, list(loop.trace.words), loop.trace.hexdigest()))
+    assert trails[0] == trails[1]
+    words = trails[0][1]
+    assert len(words) == 2 * count - 1
+    draws = [word for word in words if word >> 56 == Event.DRAW]
+    assert [word >> 20 & 0xFFFFF for word in draws] == list(range(count, 1, -1))
+
+
+@pytest.mark.parametrize("limit", [1, 255, 256, 257, 600])
+def test_livelock_comes_after_exactly_the_limit(limit: int) -> None:
+    loop = Loop()
+    ran = 0
+
+    def again() -> None:
+        nonlocal ran
+        ran += 1
+        if ran < 601:
+            task.wake()
+
+    task = Task(loop, 3, "again", again)
+    task.wake()
+    with pytest.raises(Livelock, match=f"^{limit} tasks ran"):
+        loop.run(limit=limit)
+    assert ran == limit
+    assert loop.run(limit=601) == 601 - limit
 
 
 def test_run_inside_a_handler_is_refused() -> None:

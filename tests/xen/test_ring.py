@@ -188,9 +188,57 @@ def test_final_check_sees_what_came_after_the_last_look(two: Hypervisor) -> None
     assert ring.guest.load32(ring.pfn, REQ_EVENT) == 2
 
 
+def test_reap_tells_of_a_response_that_came_after_its_last_look(two: Hypervisor) -> None:
+    ring = pair(two)
+    ring.front.push(requests(1, 2), 2)
+    ring.back.take()
+    ring.back.push(responses(1), 1)
+
+    def late(_actor: int, kind: int, _frame: int, offset: int, _size: int) -> None:
+        if kind == lib.ACCESS_WRITE and offset == RSP_EVENT:
+            two.set_hook(None)
+            ring.back.push(responses(2), 1)
+
+    two.set_hook(late)
+    count, raw, more = ring.front.reap()
+    assert (count, bytes(raw), more) == (1, responses(1), True)
+    count, raw, more = ring.front.reap()
+    assert (count, bytes(raw), more) == (1, responses(2), False)
+
+
+def test_reap_asks_for_no_event_while_there_is_more_at_once(two: Hypervisor) -> None:
+    """RING_FINAL_CHECK leaves rsp_event alone when it finds work before it sets it."""
+    ring = pair(two)
+    ring.front.push(requests(1, 2), 2)
+    ring.back.take()
+    ring.back.push(responses(1), 1)
+    looks = 0
+
+    def late(_actor: int, kind: int, _frame: int, offset: int, _size: int) -> None:
+        nonlocal looks
+        looks += kind == lib.ACCESS_READ and offset == RSP_PROD
+        if looks == 2:
+            two.set_hook(None)
+            ring.back.push(responses(2), 1)
+
+    two.set_hook(late)
+    assert ring.front.reap()[::2] == (1, True)
+    assert ring.guest.load32(ring.pfn, RSP_EVENT) == 1
+
+
+@pytest.mark.parametrize("answered", [1, 32, 33, 2**32 - 1])
+def test_reap_refuses_more_than_is_in_flight(two: Hypervisor, answered: int) -> None:
+    ring = pair(two)
+    ring.guest.store32(ring.pfn, RSP_PROD, answered)
+    with pytest.raises(PeerProtocolError, match="ring responses: the peer's index runs past"):
+        ring.front.reap()
+    assert ring.front.rsp_cons == 0
+    assert ring.guest.load32(ring.pfn, RSP_EVENT) == 1
+
+
 @given(
     start=st.sampled_from([0, 1, 0x7FFFFFF0, 0xFFFFFFE0, 0xFFFFFFF0, 0xFFFFFFFF]),
-    steps=st.lists(st.tuples(st.sampled_from("ptrf"), st.integers(0, 40)), max_size=60),
+    steps=st.lists(st.tuples(st.sampled_from("ptrfg"), st.integers(0, 40)), max_size=60),
 )
 def test_nothing_is_lost_or_made_up_across_the_wrap(
     start: int, steps: list[tuple[str, int]]
@@ -217,7 +265,13 @@ def test_nothing_is_lost_or_made_up_across_the_wrap(
                 ring.back.push(responses(*range(answered, answered + count)), count)
                 answered += count
             else:
-                count, raw = ring.front.take()
+                if step == "f":
+                    count, raw = ring.front.take()
+                else:
+                    count, raw, more = ring.front.reap()
+                    assert not more
+                    next_index = (start + received + count + 1) & 0xFFFFFFFF
+                    assert ring.guest.load32(ring.pfn, RSP_EVENT) == next_index
                 assert bytes(raw) == responses(*range(received, received + count))
                 received += count
                 assert received == answered

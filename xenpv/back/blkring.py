@@ -2,21 +2,23 @@
 
 The order of judgement is that of Linux (drivers/block/xen-blkback/blkback.c,
 dispatch_rw_block_io and its neighbours). The kernel copies slots, checks segments, moves
-data and writes responses, in batches; what a request may do is decided here. A verdict is
-the status byte that the request's response will carry.
+data and writes responses, in batches; what a request may do is decided here: of a run of
+one operation at once where no request of it errs, else of each by itself. A verdict is the
+status byte that the request's response will carry.
 """
 
 from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
+from xenpv.abi.layout import packer
 from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
 from xenpv.back.ring import BackRing
 from xenpv.host.image import Image, ImageError
@@ -42,10 +44,13 @@ BOUNCE_REQUESTS: Final = BOUNCE_BYTES // (SEGMENTS_MAX * PAGE_SIZE)
 assert INDIRECT_SEGMENTS_MAX * PAGE_SIZE <= BOUNCE_BYTES
 
 # Looked up once: each is called in every pass.
-check_segments: Final = lib.blk_check_segments
+blk_take: Final = lib.blk_take
 blk_copy: Final = lib.blk_copy
-blk_respond: Final = lib.blk_respond
+blk_answer: Final = lib.blk_answer
 copy_local: Final = lib.grant_copy_local
+
+# first, end, operation, least, units, pad, top: columns of a run (abi/kernel/blk.c)
+RUN: Final = packer("blk_run")
 
 # [image offset, bounce offset, length in bytes, first request, end of requests]
 Extent = list[int]
@@ -123,61 +128,77 @@ class BlkRing:
         self.abi = abi
         self.granter = granter
         self.bounce = bounce
+        self._send = ring.domain.evtchn.send
+        self._record = ring.domain.trace.words.append
+        self._publication = ring.publication
         self._verdicts = array("b", bytes(ring.size))
         self._sectors = array("I", bytes(4 * ring.size))
         self._offsets = array("Q", bytes(8 * ring.size))  # in the image
         self._places = array("Q", bytes(8 * ring.size))  # in the bounce buffer
-        self._verdicts_at = ffi.from_buffer("int8_t[]", self._verdicts)
-        self._sectors_at = ffi.from_buffer("uint32_t[]", self._sectors)
         self._offsets_at = ffi.from_buffer("uint64_t[]", self._offsets)
         self._places_at = ffi.from_buffer("uint64_t[]", self._places)
         self._segments = bytearray(INDIRECT_SEGMENTS_MAX * SEGMENT.size)
-        # What every pass names, one attribute away.
-        self._raw_at = ring.raw_pointer
-        self._heads = abi.head.iter_unpack
-        self._is_x86_32 = abi.is_x86_32
-        self._kernel: Any = ring.domain.kernel
-        self._granter_kernel: Any = granter.kernel
+        runs = bytearray(RUN.size * ring.size)
+        self._runs = memoryview(runs)
+        bound = {
+            "ring": ring.handle,
+            "granter": granter.kernel,
+            "requests": ring.raw_pointer,
+            "verdicts": ffi.from_buffer("int8_t[]", self._verdicts),
+            "sectors": ffi.from_buffer("uint32_t[]", self._sectors),
+            "offsets": self._offsets_at,
+            "runs": ffi.from_buffer("struct blk_run[]", runs),
+            "is_x86_32": abi.is_x86_32,
+        }
+        self._bound = bound  # the struct alone keeps none of it alive
+        self._pass = ffi.new("struct blk_pass *", bound)
 
     def service(self, vbd: Vbd) -> bool:
         """Take at most a ring of requests and answer them all; True: there are more."""
-        ring = self.ring
-        count, requests = ring.take()
-        if count:
-            self._judge(vbd, count, requests)
-            notify = blk_respond(
-                ring.handle, self._raw_at, count, self._is_x86_32, self._verdicts_at
-            )
-            if notify < 0:
-                self.domain.fail(notify, "ring responses")
-            ring.published(count)
-            if notify:
-                self.domain.evtchn.send(self.port)
-        return ring.final_check()
+        taken = blk_take(self._pass)
+        if taken <= 0:
+            if taken < 0:
+                self.domain.fail(taken, "ring requests")
+            return self.ring.final_check()
+        nr_runs = taken >> 16
+        runs: Iterable[tuple[int, ...]] = (RUN.unpack_from(self._runs),)
+        if nr_runs > 1:
+            runs = RUN.iter_unpack(self._runs[: nr_runs * RUN.size])
+        for first, end, operation, least, units, _pad, top in runs:
+            if operation <= FLUSH_DISKCACHE and (
+                top > vbd.sectors
+                or not (least or operation > WRITE)
+                or (operation and vbd.readonly)
+                or units & vbd.alignment
+            ):
+                self._judge(vbd, first, end)
+            _OPERATIONS.get(operation, BlkRing._refuse)(self, vbd, first, end)
+        self._answer(taken & 0xFFFF)
+        return self.ring.final_check()
 
-    def _judge(self, vbd: Vbd, count: int, requests: memoryview) -> None:
-        verdicts, sectors, offsets = self._verdicts, self._sectors, self._offsets
-        check_segments(self._raw_at, count, self._is_x86_32, self._verdicts_at, self._sectors_at)
-        end, readonly, alignment = vbd.sectors, vbd.readonly, vbd.alignment
-        current = first = index = 0
-        for operation, _nr, _handle, _id, sector in self._heads(requests):
-            if operation != current:
-                if first != index:
-                    _OPERATIONS.get(current, BlkRing._refuse)(self, vbd, first, index)
-                current, first = operation, index
-            if operation <= FLUSH_DISKCACHE:
-                total = sectors[index]
-                if (
-                    verdicts[index]
-                    or (sector + total > end if total else operation <= WRITE)
-                    or (operation and readonly)
-                    or (alignment and total and self._is_unaligned(index, sector, alignment))
-                ):
-                    verdicts[index] = ERROR
-                elif total:
-                    offsets[index] = sector << SECTOR_SHIFT
-            index += 1
-        _OPERATIONS.get(current, BlkRing._refuse)(self, vbd, first, index)
+    def _answer(self, count: int) -> None:
+        """Publish the verdicts of a pass, and notify if the frontend asked for it."""
+        notify = blk_answer(self._pass, count)
+        if notify < 0:
+            self.domain.fail(notify, "ring responses")
+        self._record(self._publication | count)
+        if notify:
+            self._send(self.port)
+
+    def _judge(self, vbd: Vbd, first: int, end: int) -> None:
+        """Refuse what errs among the requests [first, end): one does at least."""
+        verdicts, sectors, alignment = self._verdicts, self._sectors, vbd.alignment
+        size = self.abi.request_size
+        heads = self.abi.head.iter_unpack(memoryview(self.ring.raw)[first * size : end * size])
+        for index, (operation, _nr, _handle, _id, sector) in enumerate(heads, first):
+            total = sectors[index]
+            if (
+                verdicts[index]
+                or (sector + total > vbd.sectors if total else operation <= WRITE)
+                or (operation and vbd.readonly)
+                or (alignment and total and self._is_unaligned(index, sector, alignment))
+            ):
+                verdicts[index] = ERROR
 
     def _is_unaligned(self, index: int, sector: int, mask: int) -> bool:
         """Whether sector_number or a segment's length is no whole logical sectors."""
@@ -193,55 +214,38 @@ class BlkRing:
         for index in range(first, end):
             self._verdicts[index] = EOPNOTSUPP
 
-    def _copy(
-        self, operation: int, first: int, end: int, offsets: Any, local: Any, size: int
-    ) -> None:
+    def _copy(self, first: int, end: int, places: Any, local: Any, size: int) -> None:
         """Data of the requests in [first, end) that are not refused; what fails is ERROR."""
-        requests, verdicts = self._raw_at, self._verdicts_at
-        if first:
-            requests += first * self.abi.request_size
-            verdicts += first
-            offsets += first
-        failed = blk_copy(
-            self._kernel,
-            self._granter_kernel,
-            requests,
-            end - first,
-            self._is_x86_32,
-            operation,
-            verdicts,
-            offsets,
-            local,
-            size,
-        )
+        failed = blk_copy(self._pass, first, end, places, local, size)
         if failed < 0:
             self.domain.fail(failed, "copy")
 
     def _read(self, vbd: Vbd, first: int, end: int) -> None:
         image = vbd.image
         if vbd.memory is not None:
-            self._copy(READ, first, end, self._offsets_at, vbd.memory, image.size_bytes)
+            # _copy, spelt out: a call less in most passes.
+            failed = blk_copy(
+                self._pass, first, end, self._offsets_at, vbd.memory, image.size_bytes
+            )
+            if failed < 0:
+                self.domain.fail(failed, "copy")
             return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
             self._place(start, stop)
             for extent in self._extents(start, stop):
                 self._transfer(image.read_into, extent)
-            self._copy(READ, start, stop, self._places_at, self.bounce.pointer, BOUNCE_BYTES)
+            self._copy(start, stop, self._places_at, self.bounce.pointer, BOUNCE_BYTES)
 
-    def _write(self, vbd: Vbd, first: int, end: int, operation: int = WRITE) -> None:
+    def _write(self, vbd: Vbd, first: int, end: int) -> None:
         image = vbd.image
-        size = self.abi.request_size
-        nr_segments = self.ring.raw[first * size + 1 : end * size : size]
-        if vbd.memory is not None and max(nr_segments) == 1:
-            # A lone segment is copied whole or not at all. More of them go by the bounce
-            # buffer: a request of which one reference fails must not have written a byte.
-            self._copy(operation, first, end, self._offsets_at, vbd.memory, image.size_bytes)
+        if vbd.memory is not None:
+            self._copy(first, end, self._offsets_at, vbd.memory, image.size_bytes)
             return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
             self._place(start, stop)
-            self._copy(operation, start, stop, self._places_at, self.bounce.pointer, BOUNCE_BYTES)
+            self._copy(start, stop, self._places_at, self.bounce.pointer, BOUNCE_BYTES)
             for extent in self._extents(start, stop):
                 self._transfer(image.write_from, extent)
 
@@ -289,7 +293,7 @@ class BlkRing:
                     alone = [self._offsets[index], self._places[index], length, index, index + 1]
                     self._transfer(move, alone)
 
-    def _flush(self, vbd: Vbd, first: int, end: int, operation: int = FLUSH_DISKCACHE) -> None:
+    def _flush(self, vbd: Vbd, first: int, end: int) -> None:
         """A flush, then the data if there is any (REQ_PREFLUSH on a write)."""
         for index in range(first, end):
             if self._verdicts[index]:
@@ -300,11 +304,11 @@ class BlkRing:
                 self._verdicts[index] = ERROR
                 continue
             if self._sectors[index]:
-                self._write(vbd, index, index + 1, operation)
+                self._write(vbd, index, index + 1)
 
     def _barrier(self, vbd: Vbd, first: int, end: int) -> None:
         # Whatever came before on this ring is done: a pass leaves nothing in flight.
-        self._flush(vbd, first, end, WRITE_BARRIER)
+        self._flush(vbd, first, end)
 
     def _discard(self, vbd: Vbd, first: int, end: int) -> None:
         for index in range(first, end):

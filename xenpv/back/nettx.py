@@ -7,20 +7,18 @@ protocol raises PeerProtocolError and loses its vif, and what it asked is never 
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from functools import cache
-from itertools import accumulate
-from operator import add
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from xenpv.abi._kernel import ffi, lib
-from xenpv.abi.layout import offsetof, packer, struct_format
+from xenpv.abi.layout import packer, struct_format
 from xenpv.back.ring import BackRing
 from xenpv.errors import PeerProtocolError
-from xenpv.host.network import Frame
+from xenpv.host.network import Frame, FrameBatch
 from xenpv.host.offload import blank_checksum
 from xenpv.host.packet import TCP, UDP, parse_headers
 from xenpv.xen.domain import PAGE_SIZE
@@ -40,11 +38,6 @@ MORE_DATA: Final[int] = lib.NETTXF_more_data
 EXTRA_INFO: Final[int] = lib.NETTXF_extra_info
 CHAINED: Final = MORE_DATA | EXTRA_INFO
 SUMS: Final = CSUM_BLANK | DATA_VALIDATED
-# Columns of the requests as u16; the reference is the first u32.
-HALVES: Final = REQUEST.size // 2
-OFFSET, FLAGS, ID, SIZE = (
-    offsetof("netif_tx_request", field) // 2 for field in ("offset", "flags", "id", "size")
-)
 EXTRA_FLAG_MORE: Final[int] = lib.XEN_NETIF_EXTRA_FLAG_MORE
 EXTRA_TYPE_MAX: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_MAX
 TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
@@ -55,6 +48,15 @@ GSO_TYPES: Final = (lib.XEN_NETIF_GSO_TYPE_TCPV4, lib.XEN_NETIF_GSO_TYPE_TCPV6)
 OKAY: Final[int] = lib.NETIF_RSP_OKAY
 ERROR: Final[int] = lib.NETIF_RSP_ERROR
 NULL: Final[int] = lib.NETIF_RSP_NULL
+
+# flags, smallest, furthest, bytes: columns of a group (abi/kernel/net.c)
+GROUP: Final = packer("net_group")
+
+# Looked up once: each is called in every pass.
+net_take: Final = lib.net_take
+net_copy: Final = lib.net_copy
+net_answer: Final = lib.net_answer
+allocate: Final = ffi.new_allocator(should_clear_after_alloc=False)
 
 BATCH: Final = 64  # packets (TX_BATCH_SIZE)
 LATER_SLOTS_MAX: Final[int] = lib.XEN_NETIF_NR_SLOTS_MIN  # beyond it a packet is dropped
@@ -106,51 +108,68 @@ class TxQueue:
         self._port = port
         self._local = bytearray(BATCH * 2048)
         self._status = bytearray(BATCH * (LATER_SLOTS_FATAL + 1))
+        self._verdicts = bytearray(ring.size)
+        groups = bytearray(GROUP.size * -(-ring.size // BATCH))
+        self._groups = memoryview(groups)
+        bound = {
+            "ring": ring.handle,
+            "requests": ring.raw_pointer,
+            "verdicts": ffi.from_buffer("int8_t[]", self._verdicts),
+            "groups": ffi.from_buffer("struct net_group[]", groups),
+            "group": BATCH,
+        }
+        self._bound = bound  # the struct alone keeps none of it alive
+        self._pass = ffi.new("struct net_pass *", bound)
 
     def poll(self) -> bool:
         """Everything that is on the ring now; True if there is more by the end."""
-        count, raw = self._ring.take()
-        if count and not self._uniform(raw, count):
+        count = net_take(self._pass)
+        if count < 0:
+            self._ring.domain.fail(count, "ring requests")
+        if count and not self._whole(count):
+            raw = memoryview(self._ring.raw)[: count * REQUEST.size]
             slots = list(REQUEST.iter_unpack(raw))
             index = 0
             while index < count:
                 index = self._batch(slots, raw, index)
         return self._ring.final_check()
 
-    def _uniform(self, raw: memoryview, count: int) -> bool:
-        """Serve slots that are all whole packets without offloads, by columns; False if not."""
-        halves, words = raw.cast("H"), raw.cast("I")
-        offsets = halves[OFFSET::HALVES].tolist()
-        sizes = halves[SIZE::HALVES].tolist()
-        if (
-            any(halves[FLAGS::HALVES].tolist())
-            or min(sizes) < ETHERNET
-            or max(map(add, offsets, sizes)) > PAGE_SIZE
-        ):
-            return False
-        for first in range(0, count, BATCH):
-            part = sizes[first : first + BATCH]
-            here = slice(first * HALVES, (first + len(part)) * HALVES)
-            ends = list(accumulate(part))
-            starts = [0, *ends[:-1]]
-            ops = bytearray(12 * len(part))
-            op_halves, op_words = memoryview(ops).cast("H"), memoryview(ops).cast("I")
-            op_words[0::3] = words[here.start // 2 : here.stop // 2 : HALVES // 2]
-            op_halves[2::6] = halves[here][OFFSET::HALVES]
-            op_halves[3::6] = halves[here][SIZE::HALVES]
-            op_words[2::3] = memoryview(array("I", starts))
-            data, failed = self._copy(_uint32(ops), len(part), ends[-1])
-            responses = bytearray(RESPONSE_SIZE * len(part))
-            response_halves = memoryview(responses).cast("H")
-            response_halves[0::2] = halves[here][ID::HALVES]
-            frames = [Frame(data[at:end]) for at, end in zip(starts, ends, strict=True)]
-            if failed:
-                for number in failed:
-                    response_halves[2 * number + 1] = ERROR & 0xFFFF
-                frames = [frame for at, frame in enumerate(frames) if at not in failed]
-                self._vif.counters.tx_dropped += len(failed)
-            self._answer_and_pass(responses, len(part), frames)
+    def _whole(self, count: int) -> bool:
+        """Serve slots that are all whole packets without offloads, in groups; False if not."""
+        groups = list(GROUP.iter_unpack(self._groups[: -(-count // BATCH) * GROUP.size]))
+        for flags, smallest, furthest, _size in groups:
+            if flags or smallest < ETHERNET or furthest > PAGE_SIZE:
+                return False
+        for at, (_flags, _smallest, _furthest, size) in enumerate(groups):
+            first = at * BATCH
+            self._group(first, min(BATCH, count - first), size)
         return True
+
+    def _group(self, first: int, count: int, size: int) -> None:
+        """Copy, answer and pass on `count` slots of `size` bytes in all."""
+        vif, ring = self._vif, self._ring
+        # Of its own, since the frames go on; where each ends stands before them.
+        buffer = allocate("uint8_t[]", 4 * count + size)
+        data = memoryview(ffi.buffer(buffer))
+        failed = net_copy(
+            self._pass, vif.granter().kernel, first, count,
+            ffi.cast("uint32_t *", buffer), buffer + 4 * count, size,
+        )  # fmt: skip
+        if failed < 0:
+            vif.domain.fail(failed, "copy")
+        frames: Sequence[Frame] = FrameBatch(data[4 * count :], data[: 4 * count].cast("I"))
+        if failed:
+            verdicts = self._verdicts[first : first + count]
+            frames = [frame for frame, bad in zip(frames, verdicts, strict=True) if not bad]
+            size = sum([len(frame.data) for frame in frames])
+            vif.counters.tx_dropped += failed
+        notify = net_answer(self._pass, first, count)
+        if notify < 0:
+            vif.domain.fail(notify, "ring responses")
+        ring.published(count)
+        if notify:
+            vif.domain.evtchn.send(self._port)
+        self._pass_on(frames, size)
 
     def _batch(self, slots: list[tuple[int, ...]], raw: memoryview, index: int) -> int:
         """Up to BATCH packets from slot `index` on; the index after them."""
@@ -290,17 +309,17 @@ class TxQueue:
     def _answer_and_pass(
         self, responses: bytes | bytearray, count: int, frames: list[Frame]
     ) -> None:
-        vif = self._vif
         if self._ring.push(responses, count):
-            vif.domain.evtchn.send(self._port)
+            self._vif.domain.evtchn.send(self._port)
+        self._pass_on(frames, sum([len(frame.data) for frame in frames]))
+
+    def _pass_on(self, frames: Sequence[Frame], size: int) -> None:
+        """To the bridge; `size` bytes in all."""
         if frames:
+            vif = self._vif
             vif.counters.tx_packets += len(frames)
-            vif.counters.tx_bytes += sum([len(frame.data) for frame in frames])
+            vif.counters.tx_bytes += size
             vif.transmit(frames)
-
-
-def _uint32(buffer: bytearray) -> Any:
-    return ffi.from_buffer("uint32_t[]", buffer)
 
 
 def _read_extras(raw: memoryview, index: int, count: int, extras: dict[int, int]) -> int:

@@ -7,11 +7,13 @@ changes nothing that was checked (XSA-155).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.domain import Domain
 from xenpv.xen.trace import Event, mark
+
+back_final_check: Final = lib.back_final_check  # looked up once: every pass ends with it
 
 
 class BackRing:
@@ -28,7 +30,9 @@ class BackRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
-        self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        # The trace's record of a publication; the number of slots is OR'ed in.
+        self.publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        self._record = domain.trace.words.append
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)
         # The last requests taken: `handle`, `raw` and `raw_pointer` serve the kernel's
@@ -80,11 +84,11 @@ class BackRing:
 
     def published(self, count: int) -> None:
         """Trace a publication that a batch function made."""
-        self.domain.trace.words.append(self._publication | count)
+        self._record(self.publication | count)
 
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_REQUESTS: True if there is more; else an event will come."""
-        more = lib.back_final_check(self._handle)
+        more: int = back_final_check(self._handle)
         if more < 0:
             self.domain.fail(more, "ring final check")
-        return bool(more)
+        return more == 1

@@ -1,4 +1,5 @@
-"""Builds `xenpv.bench._limit`: the C limit of limit.c over the layouts of abi/decl.
+"""Builds `xenpv.bench._limit`: the C limit of limit.c over the layouts of abi/decl, and over
+Xen's io/ring.h if libxen-dev is installed.
 
 The declarations are the compiler's only: Python sees the entry points and their result.
 """
@@ -44,6 +45,7 @@ def make_ffibuilder() -> FFI:
             "xenpv/bench/build.py",
             "xenpv/bench/limit.c",
             "xenpv/bench/limit.h",
+            "xenpv/bench/limit_xen.c",
             "xenpv/abi/kernel/access.h",
             *(f"xenpv/abi/decl/{name}" for name in DECLARATIONS),
         ],

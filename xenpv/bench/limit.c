@@ -5,9 +5,10 @@
  * take, check, look each grant up, copy, respond, push, final check on both sides, reap.
  * There is no hypervisor, no store and no scheduler, so nothing in Python can be faster.
  * The buffers stay in the second-level cache, as those of the bench beside it do.
- * Rings are used as public/io/ring.h tells; the layouts are those of abi/decl.
+ * Rings are used by Xen's own io/ring.h where that is installed (limit_xen.c), else as it
+ * tells, by the text here; the layouts are those of abi/decl.
  *
- * The block ring exists twice out of one text: bare, and with every shared access going
+ * The block ring exists twice out of this text: bare, and with every shared access going
  * through abi/kernel/access.h while its hook is unset. What the seam costs is the difference.
  */
 #include <errno.h>
@@ -95,6 +96,25 @@ ALWAYS_INLINE uint8_t *limit_granted(const struct limit *l, struct call *c, uint
     return frame < LIMIT_PAGES ? l->pages + (size_t)frame * LIMIT_PAGE : NULL;
 }
 
+ALWAYS_INLINE void limit_blk_fill(struct limit *l, struct blkif_request *request, uint64_t id,
+                                  uint32_t segments)
+{
+    request->operation = BLKIF_OP_READ;
+    request->nr_segments = (uint8_t)segments;
+    request->handle = 0;
+    request->id = id;
+    request->sector_number = l->next_sector;
+    l->next_sector = (l->next_sector + segments * 8) & (LIMIT_DISK_SECTORS - 1);
+    if (l->next_sector + segments * 8 > LIMIT_DISK_SECTORS)
+        l->next_sector = 0;
+    for (uint32_t k = 0; k < segments; k++) {
+        request->seg[k].gref = LIMIT_FIRST_REF + l->next_page;
+        request->seg[k].first_sect = 0;
+        request->seg[k].last_sect = 7;
+        l->next_page = (l->next_page + 1) & (LIMIT_PAGES - 1);
+    }
+}
+
 ALWAYS_INLINE void limit_blk_queue(struct limit *l, struct call *c, uint32_t segments,
                                    uint32_t batch)
 {
@@ -106,20 +126,7 @@ ALWAYS_INLINE void limit_blk_queue(struct limit *l, struct call *c, uint32_t seg
 
         if (begins(c, ACCESS_WRITE, request, sizeof(*request)))
             return;
-        request->operation = BLKIF_OP_READ;
-        request->nr_segments = (uint8_t)segments;
-        request->handle = 0;
-        request->id = l->free_ids[i];
-        request->sector_number = l->next_sector;
-        l->next_sector = (l->next_sector + segments * 8) & (LIMIT_DISK_SECTORS - 1);
-        if (l->next_sector + segments * 8 > LIMIT_DISK_SECTORS)
-            l->next_sector = 0;
-        for (uint32_t k = 0; k < segments; k++) {
-            request->seg[k].gref = LIMIT_FIRST_REF + l->next_page;
-            request->seg[k].first_sect = 0;
-            request->seg[k].last_sect = 7;
-            l->next_page = (l->next_page + 1) & (LIMIT_PAGES - 1);
-        }
+        limit_blk_fill(l, request, l->free_ids[i], segments);
     }
     l->result.requests += batch;
     barrier_write();
@@ -158,6 +165,32 @@ ALWAYS_INLINE int16_t limit_blk_serve(struct limit *l, struct call *c,
     return BLKIF_RSP_OKAY;
 }
 
+/* c: of the hooked text, which has reported the slot already. */
+ALWAYS_INLINE void limit_blk_answer(struct limit *l, struct call *c,
+                                    const struct blkif_request *request,
+                                    struct blkif_response *response)
+{
+    int16_t status = limit_blk_serve(l, c, request);
+
+    if (begins(c, ACCESS_WRITE, response, sizeof(*response)))
+        return;
+    response->id = request->id;
+    response->operation = request->operation;
+    response->status = status;
+}
+
+/* What a frontend keeps of a response: its id is free again. */
+ALWAYS_INLINE void limit_done(struct limit *l, uint64_t id, uint32_t slots, int16_t status,
+                              uint32_t *free)
+{
+    if (id >= slots)
+        return;
+    l->done[id] = status;
+    l->result.responses += status == 0;
+    l->result.refused += status != 0;
+    l->free_ids[(*free)++ & (slots - 1)] = (uint32_t)id;
+}
+
 ALWAYS_INLINE void limit_blk_back(struct limit *l, struct call *c)
 {
     struct blkif_sring *s = l->blk;
@@ -170,18 +203,11 @@ ALWAYS_INLINE void limit_blk_back(struct limit *l, struct call *c)
             return;
         for (; cons != last; cons++, prod++) {
             struct blkif_request request;
-            struct blkif_response *response = &s->ring[prod & (LIMIT_BLK_SLOTS - 1)].rsp;
-            int16_t status;
 
             if (begins(c, ACCESS_READ, &s->ring[cons & (LIMIT_BLK_SLOTS - 1)], sizeof(request)))
                 return;
             memcpy(&request, &s->ring[cons & (LIMIT_BLK_SLOTS - 1)].req, sizeof(request));
-            status = limit_blk_serve(l, c, &request);
-            if (begins(c, ACCESS_WRITE, response, sizeof(*response)))
-                return;
-            response->id = request.id;
-            response->operation = request.operation;
-            response->status = status;
+            limit_blk_answer(l, c, &request, &s->ring[prod & (LIMIT_BLK_SLOTS - 1)].rsp);
         }
         barrier_write();
         store32(c, &s->rsp_prod, prod);
@@ -205,22 +231,26 @@ ALWAYS_INLINE void limit_blk_reap(struct limit *l, struct call *c)
         barrier_read();
         for (; cons != last; cons++) {
             const struct blkif_response *response = &s->ring[cons & (LIMIT_BLK_SLOTS - 1)].rsp;
-            uint64_t id;
 
             if (begins(c, ACCESS_READ, response, sizeof(*response)))
                 return;
-            id = response->id;
-            if (id >= LIMIT_BLK_SLOTS)
-                continue;
-            l->done[id] = response->status;
-            l->result.responses += response->status == BLKIF_RSP_OKAY;
-            l->result.refused += response->status != BLKIF_RSP_OKAY;
-            l->free_ids[free++ & (LIMIT_BLK_SLOTS - 1)] = (uint32_t)id;
+            limit_done(l, response->id, LIMIT_BLK_SLOTS, response->status, &free);
         }
         store32(c, &s->rsp_event, cons + 1);
         barrier_full();
     } while (load32(c, &s->rsp_prod) != cons);
     l->blk_front.cons = cons;
+}
+
+ALWAYS_INLINE void limit_net_fill(struct limit *l, struct netif_tx_request *request, uint32_t id,
+                                  uint32_t size)
+{
+    request->gref = LIMIT_FIRST_REF + l->next_page;
+    request->offset = 0;
+    request->flags = 0;
+    request->id = (uint16_t)id;
+    request->size = (uint16_t)size;
+    l->next_page = (l->next_page + 1) & (LIMIT_PAGES - 1);
 }
 
 NOINLINE void limit_net_queue(struct limit *l, uint32_t size, uint32_t batch)
@@ -229,16 +259,8 @@ NOINLINE void limit_net_queue(struct limit *l, uint32_t size, uint32_t batch)
     struct netif_tx_sring *s = l->net;
     uint32_t old = load32(c, &s->req_prod), prod = l->net_front.prod_pvt;
 
-    for (uint32_t i = 0; i < batch; i++, prod++) {
-        struct netif_tx_request *request = &s->ring[prod & (LIMIT_NET_SLOTS - 1)].req;
-
-        request->gref = LIMIT_FIRST_REF + l->next_page;
-        request->offset = 0;
-        request->flags = 0;
-        request->id = (uint16_t)l->free_ids[i];
-        request->size = (uint16_t)size;
-        l->next_page = (l->next_page + 1) & (LIMIT_PAGES - 1);
-    }
+    for (uint32_t i = 0; i < batch; i++, prod++)
+        limit_net_fill(l, &s->ring[prod & (LIMIT_NET_SLOTS - 1)].req, l->free_ids[i], size);
     l->result.requests += batch;
     barrier_write();
     store32(c, &s->req_prod, prod);
@@ -264,6 +286,15 @@ ALWAYS_INLINE int16_t limit_net_serve(struct limit *l, const struct netif_tx_req
     return NETIF_RSP_OKAY;
 }
 
+ALWAYS_INLINE void limit_net_answer(struct limit *l, const struct netif_tx_request *request,
+                                    struct netif_tx_response *response)
+{
+    int16_t status = limit_net_serve(l, request);
+
+    response->id = request->id;
+    response->status = status;
+}
+
 NOINLINE void limit_net_back(struct limit *l)
 {
     struct call *const c = NULL;
@@ -277,13 +308,9 @@ NOINLINE void limit_net_back(struct limit *l)
             return;
         for (; cons != last; cons++, prod++) {
             struct netif_tx_request request;
-            struct netif_tx_response *response = &s->ring[prod & (LIMIT_NET_SLOTS - 1)].rsp;
-            int16_t status;
 
             memcpy(&request, &s->ring[cons & (LIMIT_NET_SLOTS - 1)].req, sizeof(request));
-            status = limit_net_serve(l, &request);
-            response->id = request.id;
-            response->status = status;
+            limit_net_answer(l, &request, &s->ring[prod & (LIMIT_NET_SLOTS - 1)].rsp);
         }
         barrier_write();
         store32(c, &s->rsp_prod, prod);
@@ -308,35 +335,13 @@ NOINLINE void limit_net_reap(struct limit *l)
         barrier_read();
         for (; cons != last; cons++) {
             const struct netif_tx_response *response = &s->ring[cons & (LIMIT_NET_SLOTS - 1)].rsp;
-            uint32_t id = response->id;
 
-            if (id >= LIMIT_NET_SLOTS)
-                continue;
-            l->done[id] = response->status;
-            l->result.responses += response->status == NETIF_RSP_OKAY;
-            l->result.refused += response->status != NETIF_RSP_OKAY;
-            l->free_ids[free++ & (LIMIT_NET_SLOTS - 1)] = id;
+            limit_done(l, response->id, LIMIT_NET_SLOTS, response->status, &free);
         }
         store32(c, &s->rsp_event, cons + 1);
         barrier_full();
     } while (load32(c, &s->rsp_prod) != cons);
     l->net_front.cons = cons;
-}
-
-static double limit_clock(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
-}
-
-static void limit_begin(struct limit *l)
-{
-    memset(&l->result, 0, sizeof(l->result));
-    for (uint32_t i = 0; i < LIMIT_NET_SLOTS; i++)
-        l->free_ids[i] = i;
-    l->next_page = l->next_sector = 0;
 }
 
 ALWAYS_INLINE void limit_blk_run(struct limit *l, struct call *c, uint32_t segments, uint32_t batch,
@@ -361,7 +366,43 @@ NOINLINE void limit_blk_hooked(struct limit *l, uint32_t segments, uint32_t batc
     limit_blk_run(l, &c, segments, batch, rounds);
 }
 
-int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds, int hooked,
+NOINLINE void limit_net_own(struct limit *l, uint32_t size, uint32_t batch, uint32_t rounds)
+{
+    for (uint32_t i = 0; i < rounds; i++) {
+        limit_net_queue(l, size, batch);
+        limit_net_back(l);
+        limit_net_reap(l);
+    }
+}
+
+#if __has_include(<xen/io/ring.h>)
+#include "limit_xen.c"
+#define HAVE_RING_H 1
+#else
+#define HAVE_RING_H 0
+#define limit_blk_xen limit_blk_bare
+#define limit_net_xen limit_net_own
+#endif
+
+static double limit_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
+static void limit_begin(struct limit *l)
+{
+    memset(&l->result, 0, sizeof(l->result));
+    for (uint32_t i = 0; i < LIMIT_NET_SLOTS; i++)
+        l->free_ids[i] = i;
+    l->next_page = l->next_sector = 0;
+}
+
+int limit_has_ring_h(void) { return HAVE_RING_H; }
+
+int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds, int text,
               struct limit_result *result)
 {
     double start;
@@ -370,13 +411,14 @@ int limit_blk(limit *l, uint32_t segments, uint32_t batch, uint32_t rounds, int 
         return -EINVAL;
     limit_begin(l);
     start = limit_clock();
-    (hooked ? limit_blk_hooked : limit_blk_bare)(l, segments, batch, rounds);
+    (text == LIMIT_XEN ? limit_blk_xen : text == LIMIT_HOOKED ? limit_blk_hooked : limit_blk_bare)(
+        l, segments, batch, rounds);
     l->result.ns = limit_clock() - start;
     *result = l->result;
     return 0;
 }
 
-int limit_net(limit *l, uint32_t size, uint32_t batch, uint32_t rounds,
+int limit_net(limit *l, uint32_t size, uint32_t batch, uint32_t rounds, int text,
               struct limit_result *result)
 {
     double start;
@@ -385,14 +427,15 @@ int limit_net(limit *l, uint32_t size, uint32_t batch, uint32_t rounds,
         return -EINVAL;
     limit_begin(l);
     start = limit_clock();
-    for (uint32_t i = 0; i < rounds; i++) {
-        limit_net_queue(l, size, batch);
-        limit_net_back(l);
-        limit_net_reap(l);
-    }
+    (text == LIMIT_XEN ? limit_net_xen : limit_net_own)(l, size, batch, rounds);
     l->result.ns = limit_clock() - start;
     *result = l->result;
     return 0;
+}
+
+void limit_ring(limit *l, int net, void *page)
+{
+    memcpy(page, net ? (void *)l->net : (void *)l->blk, LIMIT_PAGE);
 }
 
 /* Take the grant of one page back: requests that name it must be refused from now on. */
@@ -418,8 +461,10 @@ void limit_free(limit *l)
 
 static void *limit_alloc(size_t size)
 {
-    void *memory = aligned_alloc(LIMIT_PAGE, (size + LIMIT_PAGE - 1) / LIMIT_PAGE * LIMIT_PAGE);
+    void *memory;
 
+    size = (size + LIMIT_PAGE - 1) / LIMIT_PAGE * LIMIT_PAGE;
+    memory = aligned_alloc(LIMIT_PAGE, size);
     if (memory)
         memset(memory, 0, size);        /* touched: no page fault falls into a run */
     return memory;

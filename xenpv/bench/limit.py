@@ -1,11 +1,29 @@
-"""The C limit: one block or network ring with both ends in C, timed inside (limit.c)."""
+"""The C limit: one block or network ring with both ends in C, timed inside (limit.c).
+
+Its rings are moved by the macros of Xen's own io/ring.h if libxen-dev was installed when
+xenpv was (limit_xen.c), else by our text of the same; RING_H says which.
+"""
 
 from __future__ import annotations
+
+import enum
+from typing import Final
 
 import attrs
 
 from xenpv.bench._limit import ffi, lib
 from xenpv.errors import LocalProtocolError
+
+PAGE_SIZE: Final = 4096
+RING_H: Final = bool(lib.limit_has_ring_h())
+
+
+class Text(enum.IntEnum):
+    """Which C moves the rings. Without io/ring.h, XEN runs what OWN does."""
+
+    OWN = lib.LIMIT_OWN
+    HOOKED = lib.LIMIT_HOOKED  # through the access seam, its hook unset; the block ring only
+    XEN = lib.LIMIT_XEN
 
 
 @attrs.frozen(kw_only=True)
@@ -40,18 +58,24 @@ class Limit:
         self._limit = ffi.gc(pointer, lib.limit_free)
         self._result = ffi.new("struct limit_result *")
 
-    def blk(self, *, segments: int, batch: int, rounds: int, hooked: bool = False) -> Round:
-        """Reads of `segments` pages of 4 KiB each; `hooked`: through the access seam, unset.
+    def blk(self, *, segments: int, batch: int, rounds: int, text: Text = Text.XEN) -> Round:
+        """Reads of `segments` pages of 4 KiB each.
 
         LocalProtocolError for more segments or requests than a request or ring holds.
         """
-        done = lib.limit_blk(self._limit, segments, batch, rounds, hooked, self._result)
+        done = lib.limit_blk(self._limit, segments, batch, rounds, text, self._result)
         return self._round(done, f"{segments} segments, {batch} requests")
 
-    def net(self, *, size: int, batch: int, rounds: int) -> Round:
+    def net(self, *, size: int, batch: int, rounds: int, text: Text = Text.XEN) -> Round:
         """Frames of `size` bytes, 14 to 2,048. LocalProtocolError as for `blk`."""
-        done = lib.limit_net(self._limit, size, batch, rounds, self._result)
+        done = lib.limit_net(self._limit, size, batch, rounds, text, self._result)
         return self._round(done, f"frames of {size} bytes, {batch} requests")
+
+    def ring(self, *, net: bool) -> bytes:
+        """All bytes of a ring's page as the runs so far left them."""
+        page = bytearray(PAGE_SIZE)
+        lib.limit_ring(self._limit, net, ffi.from_buffer(page))
+        return bytes(page)
 
     def revoke(self, page: int) -> None:
         """Take the grant of one of the pages back, so that requests with it are refused."""

@@ -14,11 +14,12 @@ from typing import Final
 import attrs
 
 from xenpv.bench import event, ring, world
+from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
 
 Pair = tuple[float, float | None]
 
-C_RING: Final = "C ring.h"
+C_RING: Final = "C with Xen's ring.h" if RING_H else "C with ring.h as we write it"
 
 
 @attrs.frozen

@@ -13,9 +13,9 @@ both in software).
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import Protocol, overload
 
 import attrs
 
@@ -53,6 +53,44 @@ class Frame:
     gso_size: int = 0  # TCP payload bytes of a segment (MSS)
     # (bit number of XEN_NETIF_CTRL_HASH_TYPE_*, value) of the HASH extra
     hash: tuple[int, int] | None = None
+
+
+class FrameBatch(Sequence[Frame]):
+    """Frames without offloads, back to back in `data`; each ends where `ends` (u32) says.
+
+    A Frame of its own is made of each when one is looked at, so that a sink which takes the
+    batch as a whole pays for none. `data` is the batch's own: nobody writes to it again.
+    """
+
+    __slots__ = ("_data", "_ends", "_frames")
+
+    def __init__(self, data: memoryview, ends: memoryview) -> None:
+        self._data = data
+        self._ends = ends
+        self._frames: list[Frame] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self.frames)
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        return self.frames[index]
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All of them, the same objects at every call."""
+        if self._frames is None:
+            data = self._data.tobytes()
+            ends = self._ends.tolist()
+            starts = [0, *ends[:-1]]
+            self._frames = [Frame(data[at:end]) for at, end in zip(starts, ends, strict=True)]
+        return self._frames
 
 
 class Port(Protocol):

@@ -104,25 +104,29 @@ def _event_late(prod_at: int, event_at: int, cons: str) -> Callable[[Any], Any]:
     return change
 
 
-# The ring that blkback judges now: check_segments is given its requests, not the ring.
-_judged: list[Any] = []
+# The ring that blkback serves now: blk_copy is given its pass, not the ring.
+_served: list[Any] = []
 
 
 def _remembers_ring(original: Any) -> Any:
-    def judge(ring: Any, vbd: Any, count: int, requests: memoryview) -> None:
-        _judged.append(ring)
+    def service(ring: Any, vbd: Any) -> bool:
+        _served.append(ring)
         try:
-            original(ring, vbd, count, requests)
+            more: bool = original(ring, vbd)
         finally:
-            _judged.pop()
+            _served.pop()
+        return more
 
-    return judge
+    return service
 
 
-def _fetch_again(ring: Any, count: int, field: int) -> None:
-    """The byte at offset `field` of each of the last `count` requests, from the shared slot."""
-    for index in range(count):
-        slot = u32(ring.req_cons - count + index) % ring.size
+def _fetch_again(ring: Any, first: int, end: int, field: int) -> None:
+    """The byte at offset `field` of requests [first, end) of the pass, from the shared slots.
+
+    No response of the pass is out yet: its first request is at rsp_prod.
+    """
+    for index in range(first, end):
+        slot = u32(ring.rsp_prod + index) % ring.size
         page, offset = divmod(FIRST_SLOT + slot * ring.req_size + field, PAGE_SIZE)
         ring.raw[index * ring.req_size + field] = ring.domain.read(ring.pfns[page], offset, 1)[0]
 
@@ -131,14 +135,12 @@ def _fetches_nr_segments_again(original: Any) -> Any:
     """Checked as it was copied, used as it is in the slot by then."""
     nr_segments = offsetof("blkif_request", "nr_segments")
 
-    def check_segments(requests: Any, count: int, *rest: Any) -> Any:
-        bad = original(requests, count, *rest)
-        if not _judged:
-            return bad
-        _fetch_again(_judged[-1].ring, count, nr_segments)
-        return bad
+    def blk_copy(blk_pass: Any, first: int, end: int, *rest: Any) -> Any:
+        if _served:
+            _fetch_again(_served[-1].ring, first, end, nr_segments)
+        return original(blk_pass, first, end, *rest)
 
-    return check_segments
+    return blk_copy
 
 
 _ALL: Final = (
@@ -165,8 +167,8 @@ _ALL: Final = (
         mutation="nr_segments read twice",
         scenario="blk_requests",
         changes=(
-            (blkring.BlkRing, "_judge", _remembers_ring),
-            (blkring, "check_segments", _fetches_nr_segments_again),
+            (blkring.BlkRing, "service", _remembers_ring),
+            (blkring, "blk_copy", _fetches_nr_segments_again),
         ),
     ),
 )

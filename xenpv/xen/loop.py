@@ -21,7 +21,13 @@ STALE_TIMERS_MAX: Final = 64
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
 
+STRETCH: Final = 256  # tasks between two looks at the limit and the trace
+
+# The records of draws from few, made once: _DRAWS[count][index].
 _DRAW: Final = mark(Event.DRAW, 0)
+_DRAWS: Final = tuple(
+    tuple(_DRAW | count << 20 | index for index in range(count)) for count in range(9)
+)
 
 
 class Chooser(Protocol):
@@ -32,13 +38,13 @@ class Chooser(Protocol):
 class SeededChooser:
     """Uniform picks of a PRNG; Random.random() gives one sequence on every Python."""
 
-    __slots__ = ("_random",)
+    __slots__ = ("random",)
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed).random
+        self.random = random.Random(seed).random
 
     def choose(self, count: int) -> int:
-        return int(self._random() * count)
+        return int(self.random() * count)
 
 
 class ScheduleChooser:
@@ -74,48 +80,55 @@ class Task:
     `run` takes no argument. A held task (its domain is paused) stays due until released.
     """
 
-    __slots__ = ("delivery", "domid", "due", "held", "loop", "name", "number", "queued", "run")
+    __slots__ = ("_enqueue", "delivery", "domid", "due", "held", "idle", "loop", "name", "number",
+                 "run")  # fmt: skip
 
     def __init__(self, loop: Loop, domid: int, name: str, run: Callable[[], object]) -> None:
         self.loop = loop
         self.domid = domid
         self.name = name
         self.run = run
-        self.queued = False
+        self.idle = True  # neither queued nor held: what `wake` looks at first
         self.held = 0
         self.due = False
+        self._enqueue = loop.enqueue
         self.number = loop.tasks_made
         self.delivery = mark(Event.DELIVER, domid) | self.number  # its record in the trace
         loop.tasks_made += 1
 
+    @property
+    def queued(self) -> bool:
+        return not self.idle and not self.held
+
     def wake(self) -> None:
         """Runnable; once, however often it is woken before it runs."""
-        if self.held:
+        if self.idle:
+            self.idle = False
+            self._enqueue(self)
+        elif self.held:
             self.due = True
-        elif not self.queued:
-            self.queued = True
-            self.loop.ready.append(self)
 
     def hold(self) -> None:
-        self.held += 1
         if self.queued:
             self.loop.ready.remove(self)
-            self.queued = False
             self.due = True
+        self.held += 1
+        self.idle = False
 
     def release(self) -> None:
         self.held -= 1
-        if not self.held and self.due:
-            self.due = False
-            self.wake()
+        if not self.held:
+            self.idle = True
+            if self.due:
+                self.due = False
+                self.wake()
 
     def retire(self) -> None:
         """Never run again: its domain is gone."""
         if self.queued:
             self.loop.ready.remove(self)
-            self.queued = False
         self.held = 1 << 30
-        self.due = False
+        self.idle = self.due = False
 
     def __repr__(self) -> str:
         return f"<Task {self.number} d{self.domid} {self.name}>"
@@ -169,15 +182,16 @@ class Timer:
 class Loop:
     """Run queue and clock of one or more platforms."""
 
-    __slots__ = ("_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser", "ready",
-                 "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
+    __slots__ = ("_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser", "enqueue",
+                 "ready", "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
 
     def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
         self.seed = seed
         self.chooser: Chooser = SeededChooser(seed) if chooser is None else chooser
         self.trace = Trace()
         self.scheduler: Scheduler | None = None
-        self.ready: list[Task] = []
+        self.ready: list[Task] = []  # always this list: tasks keep its `append`
+        self.enqueue = self.ready.append
         self.tasks_made = 0
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = 0
@@ -238,22 +252,10 @@ class Loop:
 
     def _drain(self, limit: int) -> int:
         ready = self.ready
-        choose = self.chooser.choose
         words = self.trace.words
-        append = words.append
         done = 0
         while ready:
-            count = len(ready)
-            if count == 1:
-                task = ready.pop()
-            else:
-                index = choose(count)
-                append(_DRAW | count << 20 | index)
-                task = ready.pop(index)
-            task.queued = False
-            append(task.delivery)
-            task.run()
-            done += 1
+            done += self._stretch(max(1, min(STRETCH, limit - done)))
             if len(words) >= CHUNK_WORDS:
                 self.trace.flush()
             if done >= limit and ready:
@@ -261,6 +263,31 @@ class Loop:
                     f"{done} tasks ran and more are due", seed=self.seed, tail=self.trace.tail()
                 )
         return done
+
+    def _stretch(self, most: int) -> int:
+        """Run at most so many tasks; how many there were."""
+        ready = self.ready
+        pop = ready.pop
+        chooser = self.chooser
+        choose = chooser.choose
+        # The usual chooser, spelt out: half of what a pick costs is its call.
+        random = chooser.random if type(chooser) is SeededChooser else None
+        append = self.trace.words.append
+        draws = _DRAWS
+        for done in range(most):
+            count = len(ready)
+            if count == 1:
+                task = pop()
+            elif count:
+                index = choose(count) if random is None else int(random() * count)
+                append(draws[count][index] if count <= 8 else _DRAW | count << 20 | index)
+                task = pop(index)
+            else:
+                return done
+            task.idle = True
+            append(task.delivery)
+            task.run()
+        return most
 
     def _fire_next(self, until: int | None) -> bool:
         """Jump to the next timer; False if there is none to wait for."""
@@ -297,5 +324,5 @@ class Loop:
     def start(self, task: Task) -> None:
         """Take a due task off the queue and trace it; the caller runs it."""
         self.ready.remove(task)
-        task.queued = False
+        task.idle = True
         self.trace.words.append(task.delivery)

@@ -25,6 +25,9 @@ EVENT_SHIFT: Final = 56
 DOMID_SHIFT: Final = 40
 OPERAND_MASK: Final = (1 << DOMID_SHIFT) - 1
 
+# Typecode of a u64. "L" where it is one: three times as fast from a list as "Q".
+U64: Final = "L" if array("L").itemsize == 8 else "Q"
+
 
 class Event(enum.IntEnum):
     DELIVER = 1
@@ -82,7 +85,7 @@ class Trace:
     def __init__(self) -> None:
         self._digest = blake2b(digest_size=16)
         self._flushed = 0
-        self._previous = array("Q")
+        self._previous = array(U64)
         self.words: list[int] = []
         self.clock = 0  # the loop's virtual time, here so that reading it costs no call
         self.notes: list[Note] = []
@@ -113,7 +116,7 @@ class Trace:
 
     def flush(self) -> None:
         """Hash what is in `words`; called between tasks, when they are many."""
-        chunk = array("Q", self.words)
+        chunk = array(U64, self.words)
         self._digest.update(_little_endian(chunk))
         self._flushed += len(chunk)
         self._previous = chunk
@@ -122,7 +125,7 @@ class Trace:
     def hexdigest(self) -> str:
         """32 hex digits over every record so far."""
         digest = self._digest.copy()
-        digest.update(_little_endian(array("Q", self.words)))
+        digest.update(_little_endian(array(U64, self.words)))
         return digest.hexdigest()
 
     def tail(self, count: int = 20) -> tuple[str, ...]:

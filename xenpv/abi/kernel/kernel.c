@@ -10,6 +10,7 @@
 #include "grant_map.c"
 #include "grant_copy.c"
 #include "blk.c"
+#include "net.c"
 #include "evtchn_2l.c"
 #include "evtchn_fifo.c"
 #include "evtchn.c"

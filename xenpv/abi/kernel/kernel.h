@@ -124,6 +124,7 @@ int ring_resume(ring *);
 int64_t front_push(ring *, const void *requests, uint32_t n, uint32_t req_size);
 int64_t front_take(ring *, void *responses, uint32_t max);
 int64_t front_final_check(ring *);
+int64_t front_reap(ring *, void *responses, uint32_t max);
 uint32_t front_free(ring *);
 uint32_t front_inflight(ring *);
 int64_t back_take(ring *, void *requests, uint32_t max, uint32_t req_size);
@@ -178,12 +179,47 @@ int64_t grant_copy_local(domain *self, domain *granter, int to_guest, const uint
                          uint32_t n, void *local, uint64_t local_size, int8_t *status);
 
 /* blk.c */
-int64_t blk_check_segments(const void *requests, uint32_t n, int is_x86_32,
-                           int8_t *verdicts, uint32_t *sectors);
-int64_t blk_copy(domain *self, domain *granter, const void *requests, uint32_t n, int is_x86_32,
-                 uint32_t operation, int8_t *verdicts, const uint64_t *local_offsets,
+struct blk_run {
+    uint32_t first, end;
+    uint32_t operation;
+    uint32_t least;
+    uint32_t units;
+    uint32_t pad;
+    uint64_t top;
+};
+struct blk_pass {
+    ring *ring;
+    domain *granter;
+    void *requests;
+    int8_t *verdicts;
+    uint32_t *sectors;
+    uint64_t *offsets;
+    struct blk_run *runs;
+    uint32_t is_x86_32;
+};
+int64_t blk_take(struct blk_pass *);
+int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t *places,
                  void *local, uint64_t local_size);
-int64_t blk_respond(ring *, const void *requests, uint32_t n, int is_x86_32, const int8_t *verdicts);
+int64_t blk_answer(struct blk_pass *, uint32_t n);
+
+/* net.c */
+struct net_group {
+    uint32_t flags;
+    uint32_t smallest;
+    uint32_t furthest;
+    uint32_t bytes;
+};
+struct net_pass {
+    ring *ring;
+    void *requests;
+    int8_t *verdicts;
+    struct net_group *groups;
+    uint32_t group;
+};
+int64_t net_take(struct net_pass *);
+int64_t net_copy(struct net_pass *, domain *granter, uint32_t first, uint32_t n, uint32_t *ends,
+                 void *local, uint32_t local_size);
+int64_t net_answer(struct net_pass *, uint32_t first, uint32_t n);
 
 /* evtchn.c */
 int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);

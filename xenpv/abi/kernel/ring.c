@@ -9,7 +9,7 @@
 #include "domain.h"
 
 #define RING_HEADER 64u
-#define RING_MAX_PAGES 16u
+#define RING_MAX_PAGES 16u         /* at most 8,192 entries: a count of them fits into 16 bits */
 #define REQ_PROD 0
 #define REQ_EVENT 4
 #define RSP_PROD 8
@@ -245,6 +245,17 @@ static int64_t front_final_check(ring *r)
 static int64_t back_final_check(ring *r)
 {
     return ring_final_check(r, REQ_PROD, REQ_EVENT);
+}
+
+/* front_take and its final check: the number of responses, and bit 16: there are more. */
+static int64_t front_reap(ring *r, void *responses, uint32_t max)
+{
+    int64_t n = front_take(r, responses, max), more;
+
+    if (n < 0)
+        return n;
+    more = front_final_check(r);
+    return more < 0 ? more : n | more << 16;
 }
 
 static uint32_t back_inflight(ring *r) { return r->cons - r->prod_pvt; }
