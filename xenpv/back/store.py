@@ -78,7 +78,7 @@ class BackStore:
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
-        self.connection.call(XS_WRITE, path.encode() + b"\0" + value.encode(), tx_id)
+        self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), tx_id)
 
     def mkdir(self, path: str, tx_id: int = 0) -> None:
         self.connection.call(XS_MKDIR, path.encode() + b"\0", tx_id)
@@ -93,7 +93,7 @@ class BackStore:
 
     def set_permissions(self, path: str, entries: Sequence[str], tx_id: int = 0) -> None:
         """Entries such as `n0`, `r5`; the first names the owner."""
-        payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
+        payload = "\0".join((path, *entries, "")).encode()
         self.connection.call(XS_SET_PERMS, payload, tx_id)
 
     def transaction(self, body: Callable[[int], object]) -> None:

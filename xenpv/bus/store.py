@@ -20,6 +20,9 @@ from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
 HEADER: Final = packer("xsd_sockmsg")
+HEADER_SIZE: Final = HEADER.size
+pack: Final = HEADER.pack
+unpack: Final = HEADER.unpack_from
 PAGE: Final = "xenstore_domain_interface"
 RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
 REQ: Final = (
@@ -34,6 +37,8 @@ RSP: Final = (
     offsetof(PAGE, "rsp_cons"),
     offsetof(PAGE, "rsp_prod"),
 )
+stream_get: Final = lib.stream_get
+stream_put: Final = lib.stream_put
 
 PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
 TEXT_MAX: Final = 1023  # what the driver's Printf can hold
@@ -86,73 +91,81 @@ class StoreInterface:
         self._chunk = bytearray(RING_SIZE)
         self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
-        self._replies: dict[int, tuple[int, bytes]] = {}
+        self._reply: tuple[int, bytes] | None = None
         self._watches: dict[int, Watch] = {}
+        self._tokens: dict[bytes, Watch] = {}
         self._req_id = 0
         self._watch_id = 0
-        self._waiting_for = 0
+        self._waiting_for = -1
         self.channel: Channel = evtchn.open_fixed(port, self.pump)
         evtchn.unmask(self.channel, force=True)
 
     # transport
 
     def pump(self) -> None:
-        """Read what is in the response ring: replies are kept, watch events wake tasks."""
-        moved = False
-        kernel = self.domain.kernel
-        while True:
-            count = lib.stream_get(kernel, self.pfn, *RSP, self._chunk_pointer, RING_SIZE)
-            if count < 0:
-                self.domain.fail(count, "xenstore ring")
-            if not count:
-                break
-            moved = True
-            self._received += self._view[:count]
-            if count < RING_SIZE:
-                break  # what is written after this look comes with an event of its own
-        if moved:
-            self._evtchn.send(self.channel)
-            self._parse()
-
-    def _parse(self) -> None:
+        """Read what is in the response ring: a reply is kept, watch events wake tasks."""
         received = self._received
+        count = self._read()
+        if 0 < count < RING_SIZE and not received:
+            # All there is: what is written after this look comes with an event of its own.
+            self._evtchn.send(self.channel)
+            done = self._parse(self._view, count)
+            if done < count:
+                received += self._view[done:count]
+            return
+        if not count:
+            return
+        while count:
+            received += self._view[:count]
+            count = self._read() if count == RING_SIZE else 0
+        self._evtchn.send(self.channel)
+        with memoryview(received) as view:
+            done = self._parse(view, len(received))
+        del received[:done]
+
+    def _read(self) -> int:
+        """Bytes from the ring to the front of the chunk; how many."""
+        count = stream_get(self.domain.kernel, self.pfn, *RSP, self._chunk_pointer, RING_SIZE)
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        return int(count)
+
+    def _parse(self, received: memoryview, end: int) -> int:
+        """Handle the whole messages in `end` bytes; the bytes that they take."""
         at = 0
-        end = len(received)
-        while end - at >= 16:
-            kind, req_id, _tx_id, length = HEADER.unpack_from(received, at)
+        while end - at >= HEADER_SIZE:
+            kind, req_id, _tx_id, length = unpack(received, at)
             if length > PAYLOAD_MAX:
                 # A reply that cannot be: the driver would overrun, this one stops listening.
                 self.dropped += 1
-                at = end
+                return end
+            start = at + HEADER_SIZE
+            if end - start < length:
                 break
-            if end - at - 16 < length:
-                break
-            payload = bytes(received[at + 16 : at + 16 + length])
-            at += 16 + length
+            at = start + length
             if kind == WATCH_EVENT:
-                self._fire(payload)
+                self._fire(bytes(received[start:at]))
             elif req_id == self._waiting_for:
-                self._replies[req_id] = (kind, payload)
+                self._waiting_for = -1
+                self._reply = (kind, bytes(received[start:at]))
             else:
                 self.dropped += 1
-        del received[:at]
+        return at
 
     def _fire(self, payload: bytes) -> None:
-        token = payload.split(b"\0")[1] if payload.count(b"\0") >= 2 else b""
-        fields = token.split(b"|")
-        try:
-            watch = self._watches.get(int(fields[2], 16)) if len(fields) == 3 else None
-        except ValueError:
-            watch = None
-        if watch is None or watch.token != token:
+        """Wake the task of the watch that an event is for."""
+        parts = payload.split(b"\0", 2)
+        watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
+        if watch is None:
             self.dropped += 1
         else:
             watch.task.wake()
 
     def _send(self, message: bytes) -> None:
+        self._reply = None
         kernel = self.domain.kernel
         while True:
-            count = lib.stream_put(kernel, self.pfn, *REQ, ffi.from_buffer(message), len(message))
+            count = stream_put(kernel, self.pfn, *REQ, message, len(message))
             if count < 0:
                 self.domain.fail(count, "xenstore ring")
             if count:
@@ -175,11 +188,10 @@ class StoreInterface:
         self._req_id = req_id = (self._req_id + 1) & 0xFFFF
         self._waiting_for = req_id
         self.requests += 1
-        self._send(HEADER.pack(kind, req_id, tx_id, len(payload)) + payload)
-        replies = self._replies
-        while req_id not in replies:
+        self._send(pack(kind, req_id, tx_id, len(payload)) + payload)
+        while self._reply is None:
             self._spin()
-        answer, body = replies.pop(req_id)
+        answer, body = self._reply
         if answer == ERROR:
             self._refuse(kind, payload, body)
         return body
@@ -202,7 +214,8 @@ class StoreInterface:
 
     def read(self, path: str, transaction: Transaction | None = None) -> str:
         """A node's value, up to its first NUL."""
-        body = self.request(READ, path.encode() + b"\0", self._tx_id(transaction))
+        tx_id = 0 if transaction is None else self._tx_id(transaction)
+        body = self.request(READ, path.encode() + b"\0", tx_id)
         return body.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def get(self, path: str, transaction: Transaction | None = None) -> str | None:
@@ -224,7 +237,8 @@ class StoreInterface:
         text = value.encode()
         if len(text) > TEXT_MAX:
             raise LocalProtocolError(f"{len(text)} bytes of text for {path}, {TEXT_MAX} fit")
-        self.request(WRITE, path.encode() + b"\0" + text, self._tx_id(transaction))
+        tx_id = 0 if transaction is None else self._tx_id(transaction)
+        self.request(WRITE, path.encode() + b"\0" + text, tx_id)
 
     def remove(self, path: str, transaction: Transaction | None = None) -> None:
         self.request(RM, path.encode() + b"\0", self._tx_id(transaction))
@@ -273,18 +287,22 @@ class StoreInterface:
                 break
         token = b"TOK|%016X|%04X" % (task.number, self._watch_id)
         watch = Watch(path=path, token=token, id=self._watch_id, task=task)
-        self._watches[watch.id] = watch
+        self._watches[watch.id] = self._tokens[token] = watch
         try:
             self.request(WATCH, path.encode() + b"\0" + token + b"\0")
         except StoreError:
-            del self._watches[watch.id]
+            self._forget(watch)
             raise
         return watch
 
     def watch_remove(self, watch: Watch) -> None:
         """The handle stays if xenstored refuses."""
         self.request(UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
+        self._forget(watch)
+
+    def _forget(self, watch: Watch) -> None:
         del self._watches[watch.id]
+        del self._tokens[watch.token]
 
     def watches(self) -> list[Watch]:
         """Registered watches in the order of their registration; for leak checks and dumps."""

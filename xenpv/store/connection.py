@@ -9,14 +9,14 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
+from xenpv.store.path import SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
@@ -32,7 +32,6 @@ XS_ERROR: Final = int(XS.ERROR)
 XS_WATCH_EVENT: Final = int(XS.WATCH_EVENT)
 HEADER_SIZE: Final = HEADER.size
 SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
-SPECIAL: Final = b"@"[0]
 
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
@@ -74,12 +73,14 @@ class EventQueue(deque[tuple[bytes, bytes]]):
         self._waiting.clear()
 
 
-@attrs.define(eq=False, repr=False)
 class Request:
     """One request of an unprivileged ring: outstanding until its reply and events are out."""
 
-    domain: Domain
-    left: int = 1
+    __slots__ = ("domain", "left")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.left = 1
 
 
 # A message to send: its bytes, its payload if a second one like it would be dropped, and
@@ -87,37 +88,76 @@ class Request:
 Message = tuple[bytes, bytes | None, Request | None]
 
 
-@attrs.define(eq=False, repr=False)
 class Connection:
     """The server's side of one client.
 
     `local` clients find events in `events`, others in their output. `on_event` is woken when
-    a queue that was empty gets an event, or when a ring may be read again. `fatal` is the
-    XENSTORE_ERROR_ value of a connection that is served no more: a transport closes its
-    socket or freezes its ring. `home_prefix` is what relative paths are relative to.
+    a queue that was empty gets an event, or when a ring may be read again. `put`, where the
+    transport has one, takes bytes at once and says how many it took: a reply that nothing
+    waits before goes there and not into the output. `fatal` is the XENSTORE_ERROR_ value of a
+    connection that is served no more: a transport closes its socket or freezes its ring.
+    `home_prefix` is what relative paths are relative to.
     """
 
-    server: Xenstored
-    age: int
-    name: str
-    domain: Domain
-    home_prefix: bytes
-    privileged: bool
-    local: bool
-    on_event: Wakeup | None = None
-    fatal: int | None = None
-    closed: bool = False
-    events: EventQueue = attrs.Factory(EventQueue)
-    watches: dict[tuple[bytes, bytes], Watch] = attrs.Factory(dict)
-    transactions: dict[int, Transaction] = attrs.Factory(dict)
-    next_transaction: int = 1
-    first_event: tuple[bytes, bytes] | None = None
-    _stalled: bool = False
-    _answering: bool = False
-    _input: bytes = b""
-    _output: deque[Message] = attrs.Factory(deque)
-    _taken: int = 0
-    _unsent: dict[bytes, None] = attrs.Factory(dict)
+    __slots__ = (
+        "_answering",
+        "_input",
+        "_output",
+        "_request",
+        "_stalled",
+        "_taken",
+        "_unsent",
+        "age",
+        "closed",
+        "domain",
+        "events",
+        "fatal",
+        "first_event",
+        "home_prefix",
+        "local",
+        "name",
+        "next_transaction",
+        "on_event",
+        "privileged",
+        "put",
+        "server",
+        "transactions",
+        "watches",
+    )
+
+    def __init__(
+        self,
+        server: Xenstored,
+        age: int,
+        name: str,
+        domain: Domain,
+        home_prefix: bytes,
+        *,
+        local: bool,
+    ) -> None:
+        self.server = server
+        self.age = age
+        self.name = name
+        self.domain = domain
+        self.home_prefix = home_prefix
+        self.privileged = domain is server.owner
+        self.local = local
+        self.on_event: Wakeup | None = None
+        self.put: Callable[[bytes], int] | None = None
+        self.fatal: int | None = None
+        self.closed = False
+        self.events = EventQueue()
+        self.watches: dict[tuple[bytes, bytes], Watch] = {}
+        self.transactions: dict[int, Transaction] = {}
+        self.next_transaction = 1
+        self.first_event: tuple[bytes, bytes] | None = None
+        self._stalled = False
+        self._answering = False
+        self._input = b""
+        self._output: deque[Message] = deque()
+        self._taken = 0
+        self._unsent: dict[bytes, None] = {}
+        self._request: Request | None = None  # one that nothing refers to, for the next
 
     @property
     def domid(self) -> int:
@@ -128,9 +168,16 @@ class Connection:
 
         Raises StoreError with the name that an ERROR would carry.
         """
-        trace = self.server.trace
+        server = self.server
+        trace = server.trace
         try:
-            reply = self._dispatch(op, payload, tx_id)
+            entry = server.handlers.get(op)
+            if entry is None or (entry[1] and not self.privileged):
+                _refuse(op, known=entry is not None)
+            tx = self._transaction(tx_id) if tx_id and entry[2] else None
+            reply = entry[0](server, self, tx, payload)
+            if len(reply) > PAYLOAD_MAX:
+                _too_long(reply)
         except StoreError as refusal:
             if trace is not None:
                 trace.store_op(self.domain.domid, op, tx_id, payload, refusal.name.encode())
@@ -141,23 +188,11 @@ class Connection:
             self._send_first_event()
         return reply
 
-    def _dispatch(self, op: int, payload: bytes, tx_id: int) -> bytes:
-        server = self.server
-        entry = server.handlers.get(op)
-        if entry is None:
-            raise StoreError("ENOSYS", f"type {op}")
-        handler, restricted, takes_tx = entry
-        if restricted and not self.privileged:
-            raise StoreError("EACCES", f"type {op} is for the privileged domain")
-        tx = None
-        if tx_id and takes_tx:
-            tx = self.transactions.get(tx_id)
-            if tx is None:
-                raise StoreError("ENOENT", f"transaction {tx_id}")
-        reply = handler(server, self, tx, payload)
-        if len(reply) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"reply of {len(reply)} bytes")
-        return reply
+    def _transaction(self, tx_id: int) -> Transaction:
+        tx = self.transactions.get(tx_id)
+        if tx is None:
+            raise StoreError("ENOENT", f"transaction {tx_id}")
+        return tx
 
     # bytes in
 
@@ -214,10 +249,12 @@ class Connection:
 
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         server = self.server
-        request = None
         domain = self.domain
+        request = None
         if not self.privileged:
-            request = server.request = Request(domain)
+            request = self._request or Request(domain)
+            self._request = None
+            server.request = request
         self._answering = True
         try:
             reply = self.call(op, payload, tx_id)
@@ -227,17 +264,36 @@ class Connection:
         finally:
             self._answering = False
             server.request = None
-        if request is not None:
+        if len(reply) > SHORT_REPLY and request is not None:
             size = len(reply) + HEADER_SIZE
-            if len(reply) > SHORT_REPLY and breach(domain.limits.memory, domain.memory + size):
+            if breach(domain.limits.memory, domain.memory + size):
                 op = XS_ERROR
                 reply = error_payload("ENOMEM")
-                size = len(reply) + HEADER_SIZE
-            domain.memory += size
-            domain.outstanding += 1
-        self._output.append((_pack(op, req_id, tx_id, len(reply)) + reply, None, request))
+        self._reply(_pack(op, req_id, tx_id, len(reply)) + reply, request)
         if self.first_event is not None:
+            self._answering = True  # whoever feeds looks for output: no wake
             self._send_first_event()
+            self._answering = False
+
+    def _reply(self, message: bytes, request: Request | None) -> None:
+        """Sends it, or queues what is not sent, and counts what waits."""
+        output = self._output
+        if self.put is not None and not output:
+            self._taken = taken = self.put(message)
+            if taken == len(message):
+                self._taken = 0
+                if request is None:
+                    return
+                if request.left == 1:
+                    self._request = request
+                else:  # other connections have events of it to send
+                    request.left -= 1
+                    request.domain.outstanding += 1
+                return
+        if request is not None:
+            request.domain.memory += len(message)
+            request.domain.outstanding += 1
+        output.append((message, None, request))
 
     # bytes and events out
 
@@ -371,3 +427,13 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.name}>"
+
+
+def _refuse(op: int, *, known: bool) -> NoReturn:
+    if known:
+        raise StoreError("EACCES", f"type {op} is for the privileged domain")
+    raise StoreError("ENOSYS", f"type {op}")
+
+
+def _too_long(reply: bytes) -> NoReturn:
+    raise StoreError("E2BIG", f"reply of {len(reply)} bytes")

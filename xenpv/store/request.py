@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from xenpv.errors import StoreError
 from xenpv.store import permission
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
-from xenpv.store.path import ROOT, canonicalise, parent_of
+from xenpv.store.path import LEGAL, ROOT, SLASH, canonicalise, parent_of
 from xenpv.store.permission import OWNER, READ, WRITE
 from xenpv.store.quota import breach
 from xenpv.store.tree import View, subtree
@@ -35,10 +35,12 @@ def locate(conn: Connection, view: View, path: bytes, need: int) -> Node | None:
     node = view.read(path)
     if node is not None and (conn.privileged or node.perms.mask(conn) & need == need):
         return node
-    ancestor = view.read(parent_of(path))
+    above = parent_of(path)
+    ancestor = view.read(above)
     while ancestor is None:
-        path = parent_of(path)
-        ancestor = view.read(parent_of(path))
+        path = above
+        above = parent_of(path)
+        ancestor = view.read(above)
     if node is None and ancestor.perms.mask(conn) & need:
         return None
     raise StoreError("EACCES", f"no right to {path!r}")
@@ -52,17 +54,39 @@ def find(conn: Connection, view: View, path: bytes, need: int) -> Node:
     return node
 
 
+def _existing(server: Xenstored, conn: Connection, payload: bytes) -> Node | None:
+    """The node that a request outside transactions names by its only string.
+
+    None where the long way has to say what is wrong, or that there is no such node.
+    """
+    if not payload or payload[-1] != NUL:
+        return None
+    # A path that names a node is well formed, and without its NUL has none.
+    text = payload[:-1]
+    node = server.nodes.get(text)
+    if conn.privileged:
+        return node
+    if node is None:
+        text = conn.home_prefix + text
+        node = server.nodes.get(text)
+    limit = conn.domain.limits.path_max
+    return node if len(text) < limit or not limit else None
+
+
 def read(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-    if tx is None and conn.privileged:
-        # A path that names a node is well formed, and without its NUL has none.
-        node = server.nodes.get(payload[:-1])
-        if node is not None and payload[-1] == NUL:
+    if tx is None:
+        node = _existing(server, conn, payload)
+        if node is not None and node.perms.mask(conn) & READ:
             return node.value
     path = canonicalise(conn, one_string(payload))
     return find(conn, tx or server.tree, path, READ).value
 
 
 def directory(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    if tx is None:
+        node = _existing(server, conn, payload)
+        if node is not None and node.perms.mask(conn) & READ:
+            return _names(node)
     path = canonicalise(conn, one_string(payload))
     return _names(find(conn, tx or server.tree, path, READ))
 
@@ -97,16 +121,19 @@ def directory_part(
 
 def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
     text, nul, value = payload.partition(b"\0")
-    if tx is None and conn.privileged and nul:
-        node = server.nodes.get(text)
-        if node is not None:
-            tree = server.tree
-            tree.write(node, value)
-            if tree.watches.by_path:
-                tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
-            return OK
     if not nul:
         raise StoreError("EINVAL", "no NUL-terminated path")
+    if conn.privileged and text:
+        if tx is None:
+            node = server.nodes.get(text)
+            if node is not None:
+                tree = server.tree
+                tree.write(node, value)
+                if tree.watches.by_path:
+                    tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+                return OK
+        elif text[0] == SLASH and _write_copy(server, tx, text, value):
+            return OK
     view = tx or server.tree
     path = canonicalise(conn, text)
     node = locate(conn, view, path, WRITE)
@@ -118,6 +145,32 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
         view.write(node, value)
     view.fire(node)
     return OK
+
+
+def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
+    """A privileged WRITE of a node that the transaction has, or of a new one below such a node.
+
+    False where the long way is due.
+    """
+    accesses = tx.accesses
+    access = accesses.get(path)
+    if access is not None:
+        node = access.node
+        if node is None:
+            return False
+        tx.write(node, value)
+        access.match = SUBTREE
+        return True
+    at = path.rfind(b"/")
+    above = accesses.get(path[:at])
+    if not at or above is None or path in server.nodes:
+        return False
+    parent = above.node
+    name = path[at + 1 :]
+    if parent is None or not name or name.translate(None, LEGAL):
+        return False
+    tx.plant(above, parent, path, value)
+    return True
 
 
 def mkdir(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -276,7 +329,7 @@ def set_perms(server: Xenstored, conn: Connection, tx: Transaction | None, paylo
         raise StoreError("EINVAL", "no permission")
     if not conn.privileged and breach(conn.domain.limits.node_permissions, len(texts)):
         raise StoreError("ENOSPC", f"{len(texts)} permissions")
-    perms = permission.resolve(server, conn, permission.parse(texts))
+    perms = permission.resolve(server, conn, texts)
     path = canonicalise(conn, text, special=True)
     view = tx or server.tree
     node = find(conn, view, path, WRITE | OWNER)

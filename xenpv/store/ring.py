@@ -37,6 +37,9 @@ SERVER_FEATURES: Final = offsetof(PAGE, "server_features")
 CONNECTION: Final = offsetof(PAGE, "connection")
 ERROR: Final = offsetof(PAGE, "error")
 
+stream_get: Final = lib.stream_get
+stream_put: Final = lib.stream_put
+
 FEATURES_OFFERED: Final[int] = (
     lib.XENSTORE_SERVER_FEATURE_ERROR
     | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
@@ -59,6 +62,7 @@ class StoreRing:
         self._chunk = bytearray(RING_SIZE)
         self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
+        self._moved = False  # bytes went one way or the other: the guest has to hear of it
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
         self.connection: Connection
 
@@ -72,6 +76,7 @@ class StoreRing:
         self.daemon.dispatcher.bind_task(self.port, self.task)
         self.connection = self.daemon.server.introduce(self.domid, self.unique_id)
         self.connection.on_event = self.task
+        self.connection.put = self._put
         self.reset()
 
     def _unbind(self) -> None:
@@ -100,14 +105,16 @@ class StoreRing:
         if self.frozen:
             return
         connection = self.connection
+        self._moved = False
         try:
-            moved = connection.wants_output and self._write()
+            if connection.wants_output:
+                self._write()
             count = RING_SIZE
             while count == RING_SIZE and connection.wants_input:
                 count = self._read()
-                wrote = connection.wants_output and self._write()
-                moved = moved or wrote or count > 0
-            if moved and not self.frozen:
+                if connection.wants_output:
+                    self._write()
+            if self._moved and not self.frozen:
                 self.domain.evtchn.send(self.port)
         except PeerProtocolError:
             self._freeze(lib.XENSTORE_ERROR_RINGIDX)
@@ -115,32 +122,34 @@ class StoreRing:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _read(self) -> int:
-        kernel = self.domain.kernel
-        count = lib.stream_get(kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
+        count = stream_get(self.domain.kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if count:
+            self._moved = True
             self.connection.feed(bytes(self._view[:count]))
             if self.connection.fatal is not None:
                 self._freeze(self.connection.fatal)
                 return 0
         return int(count)
 
-    def _write(self) -> bool:
-        """Output into the ring until there is none or it is full; whether any went."""
+    def _put(self, data: bytes) -> int:
+        """Bytes into the ring; how many there was room for."""
+        count = stream_put(self.domain.kernel, self.pfn, *RSP, data, len(data))
+        if count < 0:
+            self.domain.fail(count, f"store ring of domain {self.domid}")
+        if count:
+            self._moved = True
+        return int(count)
+
+    def _write(self) -> None:
+        """Output into the ring until there is none or it is full: the guest says when it read."""
         connection = self.connection
-        kernel = self.domain.kernel
-        moved = False
         while connection.wants_output and not self.frozen:
-            data = connection.peek_output(RING_SIZE)
-            count = lib.stream_put(kernel, self.pfn, *RSP, ffi.from_buffer(data), len(data))
-            if count < 0:
-                self.domain.fail(count, f"store ring of domain {self.domid}")
+            count = self._put(connection.peek_output(RING_SIZE))
             if not count:
-                break  # full: the guest reads, and says so
+                break
             connection.sent(count)
-            moved = True
-        return moved
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""

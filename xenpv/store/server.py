@@ -13,6 +13,7 @@ from xenpv.store.connection import Connection, Request
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.listing import Listed
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
+from xenpv.store.permission import Permissions
 from xenpv.store.quota import Limits
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
@@ -83,6 +84,7 @@ class Xenstored:
         self.handlers = HANDLERS
         self.limits = Limits()
         self.known: dict[int, Domain] = {}
+        self.resolved: dict[tuple[bytes, ...], Permissions] = {}  # of SET_PERMS, by its texts
         self.connections: dict[int, Connection] = {}
         self.connected = 0
         self.request: Request | None = None  # the unprivileged one that is being answered
@@ -143,9 +145,7 @@ class Xenstored:
 
     def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:
         self.connected += 1
-        conn = Connection(
-            self, self.connected, name, domain, home + b"/", domain is self.owner, local
-        )
+        conn = Connection(self, self.connected, name, domain, home + b"/", local=local)
         self.connections[conn.age] = conn
         return conn
 

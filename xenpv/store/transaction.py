@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.errors import StoreError
 from xenpv.store.node import Node
+from xenpv.store.path import SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import SUBTREE
 from xenpv.store.wire import OK, one_string
@@ -28,7 +27,6 @@ ABSENT: Final = -1
 U32_MAX: Final = 0xFFFFFFFF
 
 
-@attrs.define(eq=False, repr=False)
 class Access:
     """What a transaction knows of one path.
 
@@ -37,26 +35,37 @@ class Access:
     `match` is how the commit fires watches: 0 not at all, EXACT or SUBTREE.
     """
 
-    lineage: tuple[bytes, ...]
-    generation: int
-    node: Node | None
-    old: Permissions | None
-    modified: bool = False
-    match: int = 0
-    charged: int = 0
+    __slots__ = ("charged", "generation", "lineage", "match", "modified", "node", "old")
+
+    def __init__(
+        self,
+        lineage: tuple[bytes, ...],
+        generation: int,
+        node: Node | None,
+        old: Permissions | None,
+    ) -> None:
+        self.lineage = lineage
+        self.generation = generation
+        self.node = node
+        self.old = old
+        self.modified = False
+        self.match = 0
+        self.charged = 0
 
 
-@attrs.define(eq=False, repr=False)
 class Transaction:
     """One open transaction of a connection; a `View` of the tree."""
 
-    id: int
-    conn: Connection
-    tree: Tree
-    accesses: dict[bytes, Access] = attrs.Factory(dict)
-    failed: bool = False
-    created: bool = False
-    ownership: dict[Domain, int] = attrs.Factory(dict)
+    __slots__ = ("accesses", "conn", "created", "failed", "id", "ownership", "tree")
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        self.id = number
+        self.conn = conn
+        self.tree = tree
+        self.accesses: dict[bytes, Access] = {}
+        self.failed = False
+        self.created = False
+        self.ownership: dict[Domain, int] = {}
 
     def read(self, path: bytes) -> Node | None:
         access = self.accesses.get(path)
@@ -112,7 +121,7 @@ class Transaction:
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
         tree = self.tree
-        node = Node((path, *parent.lineage), b"", perms, tree.generation + 1, {})
+        node = Node((path, *parent.lineage), b"", perms, tree.generation + 1)
         access = self.accesses[path]
         access.node = node
         access.lineage = node.lineage
@@ -125,6 +134,29 @@ class Transaction:
         parent.add_name(path[path.rfind(b"/") + 1 :])
         self._modify(parent)
         return node
+
+    def plant(self, above: Access, parent: Node, path: bytes, value: bytes) -> None:
+        """A first write of a privileged caller below a node that it has touched, in one go.
+
+        `path` is not touched yet and not in the tree, `parent` the copy that `above` holds.
+        Does what `_enter`, `create`, `write` and `fire` do.
+        """
+        tree = self.tree
+        perms = parent.perms
+        generation = tree.generation + 1
+        node = Node((path, *parent.lineage), value, perms, generation)
+        parent.add_name(path[path.rfind(b"/") + 1 :])
+        parent.generation = generation = generation + 1
+        above.modified = True
+        if value:
+            node.generation = generation = generation + 1
+        tree.generation = generation
+        access = Access(node.lineage, ABSENT, node, None)
+        access.modified = self.created = True
+        access.match = SUBTREE
+        self.accesses[path] = access
+        owner = perms.owner
+        self.ownership[owner] = self.ownership.get(owner, 0) + 1
 
     def remove(self, node: Node) -> None:
         access = self._modify(node)
@@ -158,8 +190,11 @@ class Transaction:
             raise StoreError("ENOMEM", "an operation in the transaction failed")
         self._check_ownership()
         tree = self.tree
+        nodes = tree.nodes
         for path, access in self.accesses.items():
-            node = tree.read(path)
+            node = nodes.get(path)
+            if node is None and path[0] == SPECIAL:
+                node = tree.special.get(path)
             if access.generation != (ABSENT if node is None else node.generation):
                 raise StoreError("EAGAIN", f"{path!r} changed")
         # One at a time, each with its events: a watcher's right to hear of a node may

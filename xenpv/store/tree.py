@@ -6,19 +6,15 @@ methods to the request handlers: those of `View`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Protocol
 
 from xenpv.store.node import Node
-from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT
+from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT, SPECIAL
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
     from xenpv.store.domain import Domain
-
-SPECIAL: Final = b"@"[0]
 
 
 class View(Protocol):
@@ -57,7 +53,6 @@ def subtree(view: View, root: Node) -> tuple[list[Node], bool]:
     return ordered + above[::-1], True
 
 
-@attrs.define(eq=False, repr=False)
 class Tree:
     """Nodes by path, special nodes by name, the global generation, and the watches.
 
@@ -65,22 +60,25 @@ class Tree:
     `memory`) change here and nowhere else.
     """
 
-    watches: WatchIndex
-    nodes: dict[bytes, Node] = attrs.Factory(dict)
-    special: dict[bytes, Node] = attrs.Factory(dict)
-    generation: int = 0
+    __slots__ = ("generation", "nodes", "special", "watches")
+
+    def __init__(self, watches: WatchIndex) -> None:
+        self.watches = watches
+        self.nodes: dict[bytes, Node] = {}
+        self.special: dict[bytes, Node] = {}
+        self.generation = 0
 
     def populate(self, owner: Domain) -> None:
         """What a store holds at its start: the root, /tool/xenstored, the special nodes."""
         hidden = Permissions(owner, 0)
-        root = Node((ROOT,), b"", hidden, self.next_generation(), {})
+        root = Node((ROOT,), b"", hidden, self.next_generation())
         self.nodes[ROOT] = root
         self._own(root)
         tool = self.create(root, b"/tool", hidden)
         self.create(tool, b"/tool/xenstored", hidden)
         everybody = Permissions(owner, 0, (Entry(DOMID_ANY, READ, None, anyone=True),))
         for name, perms in ((INTRODUCE_DOMAIN, hidden), (RELEASE_DOMAIN, everybody)):
-            node = Node((name,), b"", perms, self.next_generation(), {})
+            node = Node((name,), b"", perms, self.next_generation())
             self.special[name] = node
             self._own(node)
 
@@ -108,11 +106,16 @@ class Tree:
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
         """A new node without a value under a parent that exists."""
-        node = Node((path, *parent.lineage), b"", perms, self.next_generation(), {})
+        generation = self.generation + 1
+        node = Node((path, *parent.lineage), b"", perms, generation)
         self.nodes[path] = node
-        self._own(node)
+        owner = perms.owner
+        owner.nodes += 1
+        if owner.accounted:
+            owner.owned[path] = None
+            self._charge(node)
         parent.add_name(path[path.rfind(b"/") + 1 :])
-        self.generation = parent.generation = self.generation + 1
+        self.generation = parent.generation = generation + 1
         if parent.perms.owner.accounted:
             self._charge(parent)
         return node
@@ -139,7 +142,11 @@ class Tree:
         node.charged = 0
         nodes[path] = node
         self.generation = node.generation = self.generation + 1
-        self._own(node)
+        owner = node.perms.owner
+        owner.nodes += 1
+        if owner.accounted:
+            owner.owned[path] = None
+            self._charge(node)
 
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Queues the events of a change to `node`, whose permissions were `old` before."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import enum
 import sys
-import zlib
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
+from zlib import crc32
 
 import attrs
 
@@ -100,15 +100,15 @@ class Trace:
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
             self.notes.append(Note(self.clock, domid, text))
-        self.record(Event.NOTE, domid, zlib.crc32(text.encode()))
+        self.record(Event.NOTE, domid, crc32(text.encode()))
 
     def store_op(
         self, domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
     ) -> None:
         """One request that xenstored answered (store.server's seam)."""
-        crc = zlib.crc32(payload, tx_id)
+        crc = crc32(payload, tx_id)
         if error is not None:
-            crc = zlib.crc32(error, crc)
+            crc = crc32(error, crc)
         self.words.append(_STORE | domid << DOMID_SHIFT | (op & 0xFF) << 32 | crc)
 
     def flush(self) -> None:
