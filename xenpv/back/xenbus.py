@@ -165,6 +165,7 @@ class BackendBus:
         self.dispatcher = dispatcher
         self.drivers = drivers
         self.devices: dict[tuple[str, int, int], Device] = {}
+        self._paths: dict[str, None] = {}  # of devices
         self.root = f"/local/domain/{domain.domid}/backend"
         self._watch = store.watch(self.root, self._changed)
 
@@ -172,7 +173,11 @@ class BackendBus:
         return self.devices.get((kind, frontend_domid, devid))
 
     def _changed(self, path: str) -> None:
+        if path[: path.rfind("/")] in self._paths:
+            return  # a key of a device that is known: of interest to its driver alone
         parts = path[len(self.root) + 1 :].split("/") if len(path) > len(self.root) else []
+        if parts and parts[0] not in self.drivers:
+            return
         if len(parts) > 3:
             # A key of a device: of interest only when the device is not known yet.
             key = _key(parts)
@@ -207,6 +212,7 @@ class BackendBus:
         present = self.store.exists(f"{path}/state")
         if known is not None and not present:
             del self.devices[key]
+            del self._paths[path]
             known.unwatch()
             known.driver.remove()
         elif known is None and present and kind in self.drivers:
@@ -222,6 +228,7 @@ class BackendBus:
                 path=path,
             )
             self.devices[key] = device
+            self._paths[path] = None
             device.probe(self.drivers[kind])
 
 

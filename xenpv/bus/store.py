@@ -7,10 +7,8 @@ wake the task of their watch; no callback runs inside a request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
-
-import attrs
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof, packer
@@ -56,22 +54,37 @@ WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
 ERROR: Final[int] = lib.XS_ERROR
 
 
-@attrs.define(eq=False)
 class Transaction:
     """An open transaction; dead after its end."""
 
-    id: int
-    active: bool = True
+    __slots__ = ("active", "id")
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.active = True
 
 
-@attrs.define(eq=False)
 class Watch:
-    """A registered watch: its events wake `task`. They do not say what changed."""
+    """A registered watch: its events wake `task`, which is not told what changed.
 
-    path: str
-    token: bytes
-    id: int
-    task: Task
+    Where `concerns` is given, only events of which it says so by their path.
+    """
+
+    __slots__ = ("concerns", "id", "path", "task", "token")
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        number: int,
+        task: Task,
+        concerns: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.id = number
+        self.task = task
+        self.concerns = concerns
 
 
 class StoreInterface:
@@ -158,7 +171,7 @@ class StoreInterface:
         watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
         if watch is None:
             self.dropped += 1
-        else:
+        elif watch.concerns is None or watch.concerns(parts[0]):
             watch.task.wake()
 
     def _send(self, message: bytes) -> None:
@@ -279,14 +292,20 @@ class StoreInterface:
         transaction.active = False
         return True
 
-    def watch_add(self, path: str, task: Task) -> Watch:
-        """Wake `task` at every change at or below `path`, and once now."""
+    def watch_add(
+        self, path: str, task: Task, concerns: Callable[[bytes], bool] | None = None
+    ) -> Watch:
+        """Wake `task` at every change at or below `path`, and once now.
+
+        `concerns` is asked about the path of each event, as it is in the event. The driver
+        never looks at it; a scan need not read a directory again that cannot have changed.
+        """
         while True:
             self._watch_id = (self._watch_id + 1) & 0xFFFF
             if self._watch_id not in self._watches:
                 break
         token = b"TOK|%016X|%04X" % (task.number, self._watch_id)
-        watch = Watch(path=path, token=token, id=self._watch_id, task=task)
+        watch = Watch(path, token, self._watch_id, task, concerns)
         self._watches[watch.id] = self._tokens[token] = watch
         try:
             self.request(WATCH, path.encode() + b"\0" + token + b"\0")

@@ -101,6 +101,7 @@ class XenBus:
         self._power_polls = 0
         self._reason = 0
         self._watch: Watch | None = None
+        self._listed: list[str] = []  # names in `device` at the last scan
         self._driver_key: str | None = None
 
     def start(self) -> None:
@@ -108,7 +109,7 @@ class XenBus:
         self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")
-        self._watch = self.store.watch_add("device", self._scan_task)
+        self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
 
     def log(self, text: str) -> None:
         """A line on the PV console, if there is one."""
@@ -133,12 +134,19 @@ class XenBus:
         if key is not None:
             self.store.discard(key)
 
+    def _concerns_scan(self, path: bytes) -> bool:
+        """Not what happens inside a class that the last scan saw."""
+        _device, _, below = path.partition(b"/")
+        name, inside, _key = below.partition(b"/")
+        return not inside or name.decode() not in self._listed
+
     def scan(self) -> None:
         """Create a PDO for each class that appeared, drop those whose directory went."""
         try:
             names = self.store.directory("device")
         except StoreError:
             names = []
+        self._listed = names
         classes = [name.upper() for name in names]
         classes += [name for name in SYNTHETIC_CLASSES if name not in classes]
         for name in [name for name in self.pdos if name not in classes]:
