@@ -84,9 +84,7 @@ class Vbd:
             self._announce()
         for target in self.targets.values():
             target.start()
-        self._watch = self.bus.store.watch_add(
-            "device/vbd", self._scan_task, self._concerns_scan
-        )
+        self._watch = self.bus.store.watch_add("device/vbd", self._scan_task, self._concerns_scan)
 
     def _announce(self) -> None:
         try:
