@@ -82,7 +82,8 @@ class ReceiverRing:
         first = self.ring.req_prod
         slots = [(first + index) % size for index in range(size)]
         self._clear = [word for pfn in self.granter.pfns for word in (pfn, 0, PAGE_SIZE)]
-        self._requests = b"".join(REQUEST.pack(slot, 0, refs[slot]) for slot in range(size))
+        pack = REQUEST.pack
+        self._requests = b"".join([pack(slot, 0, ref) for slot, ref in enumerate(refs[:size])])
         self.granter.permit(slots)
         self._push(slots[0], size)
 
