@@ -9,7 +9,7 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -43,34 +43,43 @@ class Wakeup(Protocol):
     def wake(self) -> None: ...
 
 
-class EventQueue(deque[tuple[bytes, bytes]]):
+class EventQueue:
     """Events (path, token) that a local client has not taken yet, each of them once.
 
     Events of special names may repeat.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_queue", "_waiting")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._queue: deque[tuple[bytes, bytes]] = deque()
         self._waiting: dict[tuple[bytes, bytes], None] = {}
 
-    def push(self, path: bytes, token: bytes) -> None:
-        event = (path, token)
-        if path[0] != SPECIAL:
-            if event in self._waiting:
-                return
-            self._waiting[event] = None
-        super().append(event)
+    def push(self, event: tuple[bytes, bytes]) -> bool:
+        """True: it is the only one."""
+        waiting = self._waiting
+        if event in waiting:
+            return False
+        if event[0][0] != SPECIAL:
+            waiting[event] = None
+        queue = self._queue
+        queue.append(event)
+        return len(queue) == 1
 
     def popleft(self) -> tuple[bytes, bytes]:
-        event = super().popleft()
+        event = self._queue.popleft()
         self._waiting.pop(event, None)
         return event
 
     def clear(self) -> None:
-        super().clear()
+        self._queue.clear()
         self._waiting.clear()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._queue)
 
 
 class Request:
@@ -101,10 +110,7 @@ class Connection:
 
     __slots__ = (
         "_answering",
-        "_input",
-        "_output",
         "_request",
-        "_stalled",
         "_taken",
         "_unsent",
         "age",
@@ -118,9 +124,12 @@ class Connection:
         "name",
         "next_transaction",
         "on_event",
+        "output",
+        "partial",
         "privileged",
         "put",
         "server",
+        "stalled",
         "transactions",
         "watches",
     )
@@ -151,10 +160,10 @@ class Connection:
         self.transactions: dict[int, Transaction] = {}
         self.next_transaction = 1
         self.first_event: tuple[bytes, bytes] | None = None
-        self._stalled = False
+        self.stalled = False
         self._answering = False
-        self._input = b""
-        self._output: deque[Message] = deque()
+        self.partial = b""
+        self.output: deque[Message] = deque()
         self._taken = 0
         self._unsent: dict[bytes, None] = {}
         self._request: Request | None = None  # one that nothing refers to, for the next
@@ -204,10 +213,10 @@ class Connection:
         """
         if self.fatal is not None or self.closed:
             return
-        if self._input:
-            data = self._input + data
-            self._input = b""
-        self._stalled = False
+        if self.partial:
+            data = self.partial + data
+            self.partial = b""
+        self.stalled = False
         at = 0
         end = len(data)
         domain = self.domain
@@ -217,7 +226,7 @@ class Connection:
             if measured and (
                 0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
             ):
-                domain.stalled = self._stalled = True
+                domain.stalled = self.stalled = True
                 break
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
@@ -226,9 +235,9 @@ class Connection:
             stop = at + HEADER_SIZE + length
             if stop > end:
                 break
-            self._answer(op, req_id, tx_id, data[at + HEADER_SIZE : stop])
+            self.answer(op, req_id, tx_id, data[at + HEADER_SIZE : stop])
             at = stop
-        self._input = data[at:] if at else data
+        self.partial = data[at:] if at else data
 
     @property
     def wants_input(self) -> bool:
@@ -242,10 +251,21 @@ class Connection:
             return True
         domain = self.domain
         limits = domain.limits
-        domain.stalled = breach(limits.outstanding, domain.outstanding) or breach(
-            limits.memory, domain.memory
+        domain.stalled = (
+            0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
         )
         return not domain.stalled
+
+    def answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
+        """One whole request, where `wants_input` and nothing of an earlier one waits."""
+        self._answering = True
+        try:
+            self._answer(op, req_id, tx_id, payload)
+            if self.first_event is not None:
+                self._send_first_event()
+        finally:
+            self._answering = False
+            self.server.request = None
 
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         server = self.server
@@ -255,45 +275,35 @@ class Connection:
             request = self._request or Request(domain)
             self._request = None
             server.request = request
-        self._answering = True
         try:
             reply = self.call(op, payload, tx_id)
         except StoreError as refusal:
             op = XS_ERROR
             reply = error_payload(refusal.name)
-        finally:
-            self._answering = False
-            server.request = None
-        if len(reply) > SHORT_REPLY and request is not None:
-            size = len(reply) + HEADER_SIZE
-            if breach(domain.limits.memory, domain.memory + size):
+        server.request = None
+        size = len(reply)
+        if size > SHORT_REPLY and request is not None:
+            limit = domain.limits.memory
+            if 0 < limit <= domain.memory + size + HEADER_SIZE:
                 op = XS_ERROR
                 reply = error_payload("ENOMEM")
-        self._reply(_pack(op, req_id, tx_id, len(reply)) + reply, request)
-        if self.first_event is not None:
-            self._answering = True  # whoever feeds looks for output: no wake
-            self._send_first_event()
-            self._answering = False
-
-    def _reply(self, message: bytes, request: Request | None) -> None:
-        """Sends it, or queues what is not sent, and counts what waits."""
-        output = self._output
-        if self.put is not None and not output:
-            self._taken = taken = self.put(message)
+                size = len(reply)
+        message = _pack(op, req_id, tx_id, size) + reply
+        taken = 0
+        if self.put is not None and not self.output:
+            taken = self.put(message)
             if taken == len(message):
-                self._taken = 0
-                if request is None:
-                    return
-                if request.left == 1:
+                if request is None or request.left == 1:
                     self._request = request
                 else:  # other connections have events of it to send
                     request.left -= 1
-                    request.domain.outstanding += 1
+                    domain.outstanding += 1
                 return
+            self._taken = taken
         if request is not None:
-            request.domain.memory += len(message)
-            request.domain.outstanding += 1
-        output.append((message, None, request))
+            domain.memory += len(message)
+            domain.outstanding += 1
+        self.output.append((message, None, request))
 
     # bytes and events out
 
@@ -303,9 +313,7 @@ class Connection:
         if size > PAYLOAD_MAX:
             return
         if self.local:
-            idle = not self.events
-            self.events.push(path, token)
-            if idle and self.on_event is not None:
+            if self.events.push((path, token)) and self.on_event is not None:
                 self.on_event.wake()
             return
         payload = b"%b\0%b\0" % (path, token)
@@ -325,8 +333,8 @@ class Connection:
         request = self.server.request
         if request is not None:
             request.left += 1
-        idle = not self._output
-        self._output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
+        idle = not self.output
+        self.output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
         if idle and not self._answering:
             self.wake()
 
@@ -342,7 +350,7 @@ class Connection:
 
     @property
     def wants_output(self) -> bool:
-        return bool(self._output) or (self._stalled and self.wants_input)
+        return bool(self.output) or (self.stalled and self.wants_input)
 
     def take_output(self, limit: int) -> bytes:
         """At most `limit` bytes for the client, which count as sent from now on."""
@@ -355,9 +363,9 @@ class Connection:
 
         `sent` says how many; until then events that they hold can still swallow others.
         """
-        if self._stalled and self.wants_input:
+        if self.stalled and self.wants_input:
             self.feed(b"")
-        output = self._output
+        output = self.output
         if not output:
             return b""
         head = output[0][0]
@@ -375,7 +383,7 @@ class Connection:
 
     def sent(self, count: int) -> None:
         """`count` bytes of the output are on their way."""
-        output = self._output
+        output = self.output
         count += self._taken
         while output and count >= len(output[0][0]):
             message = output.popleft()
@@ -400,13 +408,13 @@ class Connection:
         """Drops watches, transactions and what waits in either direction; `fatal` stays."""
         drop_watches(self.server, self)
         self.drop_transactions()
-        output = self._output
-        self._output = deque()
+        output = self.output
+        self.output = deque()
         self._taken = 0
         for message in output:
             self._settle(message)
-        self._input = b""
-        self._stalled = False
+        self.partial = b""
+        self.stalled = False
         self.first_event = None
         self.events.clear()
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from xenpv.store.connection import Connection
 
 ROOT: Final = b"/"
-SLASH: Final = ROOT[0]
 SPECIAL: Final = b"@"[0]
 HOME: Final = b"/local/domain/%d"
 

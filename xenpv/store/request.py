@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from xenpv.errors import StoreError
 from xenpv.store import permission
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
-from xenpv.store.path import LEGAL, ROOT, SLASH, canonicalise, parent_of
+from xenpv.store.path import LEGAL, ROOT, canonicalise, parent_of
 from xenpv.store.permission import OWNER, READ, WRITE
 from xenpv.store.quota import breach
-from xenpv.store.tree import View, subtree
+from xenpv.store.tree import Tree, View, subtree
 from xenpv.store.watch import EXACT, SUBTREE
 from xenpv.store.wire import OK, PAYLOAD_MAX, atoi, one_string, strings
 
@@ -123,17 +123,16 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     text, nul, value = payload.partition(b"\0")
     if not nul:
         raise StoreError("EINVAL", "no NUL-terminated path")
-    if conn.privileged and text:
-        if tx is None:
-            node = server.nodes.get(text)
-            if node is not None:
-                tree = server.tree
-                tree.write(node, value)
-                if tree.watches.by_path:
-                    tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
-                return OK
-        elif text[0] == SLASH and _write_copy(server, tx, text, value):
+    if not conn.privileged:
+        path = text if text[:1] in (ROOT, b"@") else conn.home_prefix + text
+        if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
             return OK
+    elif text[:1] == ROOT and (
+        _write_tree(server.tree, text, value)
+        if tx is None
+        else _write_copy(server, tx, text, value)
+    ):
+        return OK
     view = tx or server.tree
     path = canonicalise(conn, text)
     node = locate(conn, view, path, WRITE)
@@ -147,11 +146,32 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     return OK
 
 
-def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
-    """A privileged WRITE of a node that the transaction has, or of a new one below such a node.
+# The writes that matter, and how they end, in less than the long way takes. Each of these
+# answers False, having changed nothing, where it is not sure: the long way then says why.
 
-    False where the long way is due.
-    """
+
+def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
+    """A privileged WRITE of a node that exists, or of a new one below a node that does."""
+    nodes = tree.nodes
+    node = nodes.get(path)
+    if node is None:
+        at = path.rfind(b"/")
+        parent = nodes.get(path[:at])
+        name = path[at + 1 :]
+        if parent is None or not name or name.translate(None, LEGAL):
+            return False
+        node = tree.create(parent, path, parent.perms)
+        if value:
+            tree.write(node, value)
+    else:
+        tree.write(node, value)
+    if tree.watches.by_path:
+        tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+    return True
+
+
+def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
+    """The same in a transaction, of what it has touched or below that."""
     accesses = tx.accesses
     access = accesses.get(path)
     if access is not None:
@@ -163,12 +183,85 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
         return True
     at = path.rfind(b"/")
     above = accesses.get(path[:at])
-    if not at or above is None or path in server.nodes:
+    name = path[at + 1 :]
+    if above is None or path in server.nodes or not name or name.translate(None, LEGAL):
         return False
     parent = above.node
-    name = path[at + 1 :]
-    if parent is None or not name or name.translate(None, LEGAL):
+    if parent is None:
         return False
+    tx.plant(above, parent, path, value)
+    return True
+
+
+def _write_own(
+    server: Xenstored, conn: Connection, tx: Transaction | None, path: bytes, value: bytes
+) -> bool:
+    """An unprivileged WRITE of a node of the caller's, or below one, far from every quota."""
+    domain = conn.domain
+    limits = domain.limits
+    tree = server.tree
+    if 0 < limits.path_max <= len(path):
+        return False
+    access = None if tx is None else tx.accesses.get(path)
+    node = tree.nodes.get(path) if tx is None else None if access is None else access.node
+    if node is None:
+        return _create_own(server, conn, tx, path, value)
+    if node.perms.owner is not domain:
+        return False
+    size = node.size + len(value) - len(node.value)
+    charged = node.charged if access is None else access.charged
+    memory = domain.memory + size + len(path) - charged
+    if 0 < limits.node_size <= size or 0 < limits.memory <= memory:
+        return False
+    if tx is None:
+        tree.write(node, value)
+        if tree.watches.by_path:
+            tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+    else:
+        assert access is not None
+        tx.write(node, value)
+        access.match = SUBTREE
+    return True
+
+
+def _create_own(
+    server: Xenstored, conn: Connection, tx: Transaction | None, path: bytes, value: bytes
+) -> bool:
+    domain = conn.domain
+    limits = domain.limits
+    tree = server.tree
+    at = path.rfind(b"/")
+    name = path[at + 1 :]
+    if path in tree.nodes or not name or name.translate(None, LEGAL):
+        return False
+    if tx is None:
+        above = None
+        parent = tree.nodes.get(path[:at])
+    else:
+        above = tx.accesses.get(path[:at])
+        parent = None if above is None or path in tx.accesses else above.node
+    if parent is None or parent.perms.owner is not domain:
+        return False
+    own = HEADER_SIZE + PERMISSION_SIZE * parent.perms.count + len(value)
+    size = parent.size + len(name) + 1
+    charged = parent.charged if above is None else above.charged
+    memory = domain.memory + own + len(path) + size + at - charged
+    if (
+        0 < limits.nodes <= domain.nodes + 1
+        or 0 < limits.node_size <= max(own, size)
+        or 0 < limits.memory <= memory
+    ):
+        return False
+    if tx is None:
+        node = tree.create(parent, path, parent.perms)
+        if value:
+            tree.write(node, value)
+        if tree.watches.by_path:
+            tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+        return True
+    if 0 < limits.transaction_nodes <= len(tx.accesses) + 1:
+        return False
+    assert above is not None
     tx.plant(above, parent, path, value)
     return True
 

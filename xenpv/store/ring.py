@@ -13,6 +13,7 @@ from xenpv.abi.layout import offsetof
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError, StoreError
 from xenpv.store.connection import Connection
 from xenpv.store.server import Xenstored
+from xenpv.store.wire import HEADER
 from xenpv.xen.domain import Domain
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
@@ -37,6 +38,8 @@ SERVER_FEATURES: Final = offsetof(PAGE, "server_features")
 CONNECTION: Final = offsetof(PAGE, "connection")
 ERROR: Final = offsetof(PAGE, "error")
 
+HEADER_SIZE: Final = HEADER.size
+unpack: Final = HEADER.unpack_from
 stream_get: Final = lib.stream_get
 stream_put: Final = lib.stream_put
 
@@ -107,12 +110,12 @@ class StoreRing:
         connection = self.connection
         self._moved = False
         try:
-            if connection.wants_output:
+            if connection.output or connection.stalled:
                 self._write()
             count = RING_SIZE
             while count == RING_SIZE and connection.wants_input:
                 count = self._read()
-                if connection.wants_output:
+                if connection.output or connection.stalled:
                     self._write()
             if self._moved and not self.frozen:
                 self.domain.evtchn.send(self.port)
@@ -122,16 +125,24 @@ class StoreRing:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _read(self) -> int:
-        count = stream_get(self.domain.kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
+        count: int = stream_get(self.domain.kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
-        if count:
-            self._moved = True
-            self.connection.feed(bytes(self._view[:count]))
-            if self.connection.fatal is not None:
-                self._freeze(self.connection.fatal)
-                return 0
-        return int(count)
+        if not count:
+            return 0
+        self._moved = True
+        connection = self.connection
+        view = self._view
+        if count >= HEADER_SIZE and not connection.partial:
+            op, req_id, tx_id, length = unpack(view)
+            if count == HEADER_SIZE + length:
+                connection.answer(op, req_id, tx_id, bytes(view[HEADER_SIZE:count]))
+                return count
+        connection.feed(bytes(view[:count]))
+        if connection.fatal is not None:
+            self._freeze(connection.fatal)
+            return 0
+        return count
 
     def _put(self, data: bytes) -> int:
         """Bytes into the ring; how many there was room for."""

@@ -136,7 +136,7 @@ class Transaction:
         return node
 
     def plant(self, above: Access, parent: Node, path: bytes, value: bytes) -> None:
-        """A first write of a privileged caller below a node that it has touched, in one go.
+        """A first write below a node that was touched, in one go.
 
         `path` is not touched yet and not in the tree, `parent` the copy that `above` holds.
         Does what `_enter`, `create`, `write` and `fire` do.
@@ -157,6 +157,9 @@ class Transaction:
         self.accesses[path] = access
         owner = perms.owner
         self.ownership[owner] = self.ownership.get(owner, 0) + 1
+        if not self.conn.privileged:
+            self._charge(access)
+            self._charge(above)
 
     def remove(self, node: Node) -> None:
         access = self._modify(node)

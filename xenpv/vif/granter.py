@@ -14,7 +14,6 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.bus.gnttab import GnttabInterface
-from xenpv.errors import HypercallError
 
 PAGE_SIZE: Final = 4096
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)

@@ -269,12 +269,17 @@ class Loop:
             return True
         return False
 
-    def pump(self, task: Task) -> bool:
-        """Run one due task here and now, inside the handler that waits for it."""
-        if not task.queued:
+    def pump(self, task: Task, *, due: bool = False) -> bool:
+        """Run one due task here and now, inside the handler that waits for it.
+
+        `due`: it would be woken at this moment, were it not for this.
+        """
+        if task.queued:
+            self.ready.remove(task)
+            task.queued = False
+        elif not due or task.held:
+            task.due |= due
             return False
-        self.ready.remove(task)
-        task.queued = False
         self.trace.words.append(task.delivery)
         task.run()
         return True
