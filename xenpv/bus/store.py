@@ -104,7 +104,7 @@ class StoreInterface:
         self._chunk = bytearray(RING_SIZE)
         self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
-        self._reply: tuple[int, bytes] | None = None
+        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._watches: dict[int, Watch] = {}
         self._tokens: dict[bytes, Watch] = {}
         self._req_id = 0
@@ -160,7 +160,7 @@ class StoreInterface:
                 self._fire(bytes(received[start:at]))
             elif req_id == self._waiting_for:
                 self._waiting_for = -1
-                self._reply = (kind, bytes(received[start:at]))
+                self._replies.append((kind, bytes(received[start:at])))
             else:
                 self.dropped += 1
         return at
@@ -174,19 +174,20 @@ class StoreInterface:
         elif watch.concerns is None or watch.concerns(parts[0]):
             watch.task.wake()
 
-    def _send(self, message: bytes) -> None:
-        self._reply = None
-        kernel = self.domain.kernel
-        while True:
-            count = stream_put(kernel, self.pfn, *REQ, message, len(message))
-            if count < 0:
-                self.domain.fail(count, "xenstore ring")
-            if count:
-                self._evtchn.send(self.channel)
-            if count == len(message):
-                return
-            message = message[count:]
+    def _send_rest(self, message: bytes) -> None:
+        """What did not fit at once."""
+        while message:
             self._spin()
+            message = message[self._put(message) :]
+
+    def _put(self, message: bytes) -> int:
+        """Bytes into the request ring; how many there was room for."""
+        count: int = stream_put(self.domain.kernel, self.pfn, *REQ, message, len(message))
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        if count:
+            self._evtchn.send(self.channel)
+        return count
 
     def _spin(self) -> None:
         """Let xenstored run until it said something."""
@@ -196,15 +197,21 @@ class StoreInterface:
 
     def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
         """One request and its reply's payload, of any type; raises StoreError."""
-        if len(payload) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"{len(payload)} bytes do not fit into one request")
+        size = len(payload)
+        if size > PAYLOAD_MAX:
+            raise StoreError("E2BIG", f"{size} bytes do not fit into one request")
         self._req_id = req_id = (self._req_id + 1) & 0xFFFF
         self._waiting_for = req_id
         self.requests += 1
-        self._send(pack(kind, req_id, tx_id, len(payload)) + payload)
-        while self._reply is None:
+        message = pack(kind, req_id, tx_id, size) + payload
+        replies = self._replies
+        replies.clear()
+        count = self._put(message)
+        if count != len(message):
+            self._send_rest(message[count:])
+        while not replies:
             self._spin()
-        answer, body = self._reply
+        answer, body = replies.pop()
         if answer == ERROR:
             self._refuse(kind, payload, body)
         return body

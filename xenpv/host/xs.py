@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -54,6 +54,13 @@ class XsHandle:
 
     def write(self, path: str, value: str, t: int = 0) -> None:
         self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), t)
+
+    def write_all(self, path: str, values: Mapping[str, str], t: int) -> None:
+        """What a `write` of each `path/key` does, one after the other."""
+        base = path.encode()
+        self.connection.write_all(
+            [(b"%b/%b" % (base, key.encode()), text.encode()) for key, text in values.items()], t
+        )
 
     def rm(self, path: str, t: int = 0) -> None:
         """Remove a subtree; nothing happens where there is none."""

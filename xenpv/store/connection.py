@@ -9,7 +9,7 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -18,6 +18,7 @@ from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.path import SPECIAL
 from xenpv.store.quota import breach
+from xenpv.store.request import write_copy
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
 XS_ERROR: Final = int(XS.ERROR)
+XS_WRITE: Final = int(XS.WRITE)
 XS_WATCH_EVENT: Final = int(XS.WATCH_EVENT)
 HEADER_SIZE: Final = HEADER.size
 SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
@@ -196,6 +198,18 @@ class Connection:
         if self.first_event is not None and not self._answering:
             self._send_first_event()
         return reply
+
+    def write_all(self, values: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
+        """What a `call` of WRITE for each path and value does, in order, in a transaction."""
+        server = self.server
+        trace = server.trace
+        tx = self.transactions.get(tx_id)
+        for path, value in values:
+            if tx is not None and self.privileged and write_copy(server, tx, path, value):
+                if trace is not None:
+                    trace.store_op(self.domain.domid, XS_WRITE, tx_id, path + b"\0" + value, None)
+            else:
+                self.call(XS_WRITE, path + b"\0" + value, tx_id)
 
     def _transaction(self, tx_id: int) -> Transaction:
         tx = self.transactions.get(tx_id)
