@@ -17,7 +17,6 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.path import SPECIAL
-from xenpv.store.quota import breach
 from xenpv.store.request import write_copy
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
@@ -330,7 +329,7 @@ class Connection:
             if self.events.push((path, token)) and self.on_event is not None:
                 self.on_event.wake()
             return
-        payload = b"%b\0%b\0" % (path, token)
+        payload = b"\0".join((path, token, b""))
         key = None
         if path[0] != SPECIAL:
             if payload in self._unsent:
@@ -338,9 +337,10 @@ class Connection:
             key = payload
         if not self.privileged:
             domain = self.domain
-            if breach(domain.limits.memory, domain.memory + size + HEADER_SIZE):
+            memory = domain.memory + size + HEADER_SIZE
+            if 0 < domain.limits.memory <= memory:
                 return
-            domain.memory += size + HEADER_SIZE
+            domain.memory = memory
         if key is not None:
             self._unsent[key] = None
         # A watch's first event belongs to no request: it follows the reply.
@@ -399,22 +399,24 @@ class Connection:
         """`count` bytes of the output are on their way."""
         output = self.output
         count += self._taken
-        while output and count >= len(output[0][0]):
-            message = output.popleft()
-            count -= len(message[0])
-            self._settle(message)
+        released = 0
+        while output:
+            data, key, request = output[0]
+            size = len(data)
+            if count < size:
+                break
+            count -= size
+            released += size
+            del output[0]
+            if key is not None:
+                del self._unsent[key]
+            if request is not None:
+                request.left -= 1
+                if not request.left:
+                    request.domain.answered()
         self._taken = count
-
-    def _settle(self, message: Message) -> None:
-        data, key, request = message
-        if key is not None:
-            del self._unsent[key]
         if not self.privileged:
-            self.domain.release(len(data))
-        if request is not None:
-            request.left -= 1
-            if not request.left:
-                request.domain.answered()
+            self.domain.release(released)
 
     # the end, or a new beginning
 
@@ -422,11 +424,7 @@ class Connection:
         """Drops watches, transactions and what waits in either direction; `fatal` stays."""
         drop_watches(self.server, self)
         self.drop_transactions()
-        output = self.output
-        self.output = deque()
-        self._taken = 0
-        for message in output:
-            self._settle(message)
+        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
         self.partial = b""
         self.stalled = False
         self.first_event = None

@@ -156,11 +156,11 @@ class StoreRing:
     def _write(self) -> None:
         """Output into the ring until there is none or it is full: the guest says when it read."""
         connection = self.connection
-        while connection.wants_output and not self.frozen:
-            count = self._put(connection.peek_output(RING_SIZE))
-            if not count:
-                break
+        while data := connection.peek_output(RING_SIZE):
+            count = self._put(data)
             connection.sent(count)
+            if count < len(data) or not connection.output:
+                return
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""

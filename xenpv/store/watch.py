@@ -10,8 +10,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.path import canonicalise
@@ -37,7 +35,6 @@ FEATURE_WATCHDEPTH: Final[int] = lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
 _AGE_SHIFT: Final = 48
 
 
-@attrs.define(eq=False, repr=False)
 class Watch:
     """One registration. `depth` is the number of levels below `path` that count, or NO_DEPTH.
 
@@ -45,30 +42,43 @@ class Watch:
     `levels` is that of a node's lineage at `path`, `order` the firing order.
     """
 
-    connection: Connection
-    path: bytes
-    token: bytes
-    prefix: int
-    depth: int
-    levels: int
-    order: int
+    __slots__ = ("connection", "depth", "levels", "order", "path", "prefix", "token")
+
+    def __init__(
+        self,
+        connection: Connection,
+        path: bytes,
+        token: bytes,
+        *,
+        prefix: int,
+        depth: int,
+        order: int,
+    ) -> None:
+        self.connection = connection
+        self.path = path
+        self.token = token
+        self.prefix = prefix
+        self.depth = depth
+        self.levels = 1 if path == b"/" or path[:1] == b"@" else path.count(b"/") + 1
+        self.order = order
 
 
 _ORDER: Final = attrgetter("order")
 
 
-@attrs.define(eq=False, repr=False)
 class WatchIndex:
     """All watches of all connections, by absolute path."""
 
-    by_path: dict[bytes, list[Watch]] = attrs.Factory(dict)
-    registered: int = 0
+    __slots__ = ("by_path", "registered")
+
+    def __init__(self) -> None:
+        self.by_path: dict[bytes, list[Watch]] = {}
+        self.registered = 0
 
     def add(self, conn: Connection, path: bytes, token: bytes, prefix: int, depth: int) -> Watch:
         self.registered += 1
         order = conn.age << _AGE_SHIFT | self.registered
-        levels = 1 if path == b"/" or path[:1] == b"@" else path.count(b"/") + 1
-        watch = Watch(conn, path, token, prefix, depth, levels, order)
+        watch = Watch(conn, path, token, prefix=prefix, depth=depth, order=order)
         self.by_path.setdefault(path, []).append(watch)
         return watch
 
@@ -97,11 +107,12 @@ class WatchIndex:
             if hits is None:
                 return
         else:
-            hits = []
+            hits = None
             for path in lineage:
-                if path in by_path:
-                    hits += by_path[path]
-            if not hits:
+                found = by_path.get(path)
+                if found is not None:
+                    hits = found if hits is None else hits + found
+            if hits is None:
                 return
         if len(hits) > 1:
             hits = sorted(hits, key=_ORDER)
@@ -118,7 +129,9 @@ class WatchIndex:
             conn = watch.connection
             if conn is not last:
                 last = conn
-                allowed = _may_hear(tree, conn, lineage, node, old)
+                allowed = (node is not None and conn.privileged) or _may_hear(
+                    tree, conn, lineage, node, old
+                )
             if allowed:
                 conn.send_event(path[watch.prefix :] if watch.prefix else path, watch.token)
 
