@@ -290,6 +290,7 @@ class Platform:
             device.driver.remove()
         self.backends.devices.clear()
         self.hypervisor.close()
+        self.xenstored.close()
 
     def create(
         self,

@@ -57,10 +57,7 @@ class XsHandle:
 
     def write_all(self, path: str, values: Mapping[str, str], t: int) -> None:
         """What a `write` of each `path/key` does, one after the other."""
-        base = path.encode()
-        self.connection.write_all(
-            [(b"%b/%b" % (base, key.encode()), text.encode()) for key, text in values.items()], t
-        )
+        self.connection.write_all(path.encode(), values, t)
 
     def rm(self, path: str, t: int = 0) -> None:
         """Remove a subtree; nothing happens where there is none."""

@@ -9,7 +9,7 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -17,7 +17,6 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.path import SPECIAL
-from xenpv.store.request import write_copy
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
@@ -198,17 +197,25 @@ class Connection:
             self._send_first_event()
         return reply
 
-    def write_all(self, values: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
-        """What a `call` of WRITE for each path and value does, in order, in a transaction."""
-        server = self.server
-        trace = server.trace
-        tx = self.transactions.get(tx_id)
-        for path, value in values:
-            if tx is not None and self.privileged and write_copy(server, tx, path, value):
-                if trace is not None:
-                    trace.store_op(self.domain.domid, XS_WRITE, tx_id, path + b"\0" + value, None)
-            else:
-                self.call(XS_WRITE, path + b"\0" + value, tx_id)
+    def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
+        """What a `call` of WRITE for each `path/key` does, in order, in a transaction."""
+        tx = self.transactions.get(tx_id) if self.privileged else None
+        pairs = [(path + b"/" + key.encode(), text.encode()) for key, text in values.items()]
+        at = 0
+        while at < len(pairs):
+            done = 0 if tx is None else tx.plant_all(path, pairs[at:])
+            self._trace_writes(pairs[at : at + done], tx_id)
+            at += done
+            if at < len(pairs):
+                self.call(XS_WRITE, b"\0".join(pairs[at]), tx_id)
+                at += 1
+
+    def _trace_writes(self, pairs: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
+        trace = self.server.trace
+        if trace is not None:
+            domid, store_op = self.domain.domid, trace.store_op
+            for pair in pairs:
+                store_op(domid, XS_WRITE, tx_id, b"\0".join(pair), None)
 
     def _transaction(self, tx_id: int) -> Transaction:
         tx = self.transactions.get(tx_id)

@@ -21,7 +21,8 @@ HOME: Final = b"/local/domain/%d"
 INTRODUCE_DOMAIN: Final = b"@introduceDomain"
 RELEASE_DOMAIN: Final = b"@releaseDomain"
 
-LEGAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
+LEGAL_NAME: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_@"
+LEGAL: Final = LEGAL_NAME + b"/"
 # The domid field of a home is at most five characters wide, sign included (sscanf "%5u").
 _HOME_PREFIX: Final = re.compile(rb"/local/domain/(?:\d{1,5}|[+-]\d{1,4})/")
 

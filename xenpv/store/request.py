@@ -128,7 +128,9 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
         if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
             return OK
     elif text[:1] == ROOT and (
-        _write_tree(server.tree, text, value) if tx is None else write_copy(server, tx, text, value)
+        _write_tree(server.tree, text, value)
+        if tx is None
+        else _write_copy(server, tx, text, value)
     ):
         return OK
     view = tx or server.tree
@@ -168,7 +170,7 @@ def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
     return True
 
 
-def write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
+def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
     """The same in a transaction, of what it has touched or below that; `path` begins with /."""
     accesses = tx.accesses
     access = accesses.get(path)

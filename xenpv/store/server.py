@@ -141,6 +141,17 @@ class Xenstored:
         """The tree below `root` as `xenstore-ls -fp` prints it."""
         return listing.ls_fp(self.tree, root)
 
+    def close(self) -> None:
+        """Let go of every client and node, so that what used them is freed at once."""
+        for conn in list(self.connections.values()):
+            self.drop(conn)
+        for domain in self.known.values():
+            domain.connection = None
+        self.domains = None
+        self.trace = None
+        self.resolved.clear()
+        self.nodes.clear()
+
     # for the other modules of this package
 
     def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:

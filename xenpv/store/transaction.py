@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.errors import StoreError
 from xenpv.store.node import Node
-from xenpv.store.path import SPECIAL
+from xenpv.store.path import LEGAL_NAME, SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import SUBTREE
 from xenpv.store.wire import OK, one_string
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xenpv.store.connection import Connection
     from xenpv.store.domain import Domain
     from xenpv.store.permission import Permissions
@@ -160,6 +162,42 @@ class Transaction:
         if not self.conn.privileged:
             self._charge(access)
             self._charge(above)
+
+    def plant_all(self, base: bytes, pairs: Sequence[tuple[bytes, bytes]]) -> int:
+        """`plant` for new nodes right below `base`, of a privileged caller: how many.
+
+        Ends before the first (path, value) that needs the long way.
+        """
+        accesses = self.accesses
+        above = accesses.get(base)
+        parent = None if above is None else above.node
+        if above is None or parent is None:
+            return 0
+        tree = self.tree
+        nodes = tree.nodes
+        lineage, perms, generation = parent.lineage, parent.perms, tree.generation
+        start = len(base) + 1
+        done = 0
+        for path, value in pairs:
+            name = path[start:]
+            if path in accesses or path in nodes or not name or name.translate(None, LEGAL_NAME):
+                break
+            generation += 3 if value else 2
+            node = Node((path, *lineage), value, perms, generation)
+            access = accesses[path] = Access(node.lineage, ABSENT, node, None)
+            access.modified = True
+            access.match = SUBTREE
+            parent.add_name(name)
+            # The node is made, its parent changes, then a value is written.
+            parent.generation = generation - 1 if value else generation
+            if not value:
+                node.generation = generation - 1
+            done += 1
+        if done:
+            tree.generation = generation
+            above.modified = self.created = True
+            self.ownership[perms.owner] = self.ownership.get(perms.owner, 0) + done
+        return done
 
     def remove(self, node: Node) -> None:
         access = self._modify(node)

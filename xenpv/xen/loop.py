@@ -106,9 +106,14 @@ class Task:
             self.queued = False
         self.held = 1 << 30
         self.due = False
+        self.run = _retired  # what it ran may be freed
 
     def __repr__(self) -> str:
         return f"<Task {self.number} d{self.domid} {self.name}>"
+
+
+def _retired() -> None:
+    raise AssertionError("a retired task runs")
 
 
 class Timer:
