@@ -305,7 +305,7 @@ class Platform:
         """A guest, created and paused. Raises ConfigError, ToolstackError."""
         taken = [disk.vdev for disk in disks]
         names = (vdev.name(202 << 8 | index << 4) for index in range(16))
-        free = iter([one for one in names if one not in taken])
+        free = (one for one in names if one not in taken)
         config = DomainConfig(
             name=name,
             memory_mib=memory_mib,

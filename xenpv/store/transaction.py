@@ -176,8 +176,12 @@ class Transaction:
         tree = self.tree
         nodes = tree.nodes
         lineage, perms, generation = parent.lineage, parent.perms, tree.generation
+        if parent.shared:
+            parent.children = parent.children.copy()
+            parent.shared = False
+        children = parent.children
         start = len(base) + 1
-        done = 0
+        done = size = 0
         for path, value in pairs:
             name = path[start:]
             if path in accesses or path in nodes or not name or name.translate(None, LEGAL_NAME):
@@ -187,14 +191,16 @@ class Transaction:
             access = accesses[path] = Access(node.lineage, ABSENT, node, None)
             access.modified = True
             access.match = SUBTREE
-            parent.add_name(name)
+            children[name] = None
             # The node is made, its parent changes, then a value is written.
             parent.generation = generation - 1 if value else generation
             if not value:
                 node.generation = generation - 1
             done += 1
+            size += len(name) + 1
         if done:
             tree.generation = generation
+            parent.names_size += size
             above.modified = self.created = True
             self.ownership[perms.owner] = self.ownership.get(perms.owner, 0) + done
         return done
@@ -246,7 +252,10 @@ class Transaction:
                 continue
             copy = access.node
             if copy is not None:
-                tree.install(copy)
+                if access.generation == ABSENT:
+                    tree.add(copy)
+                else:
+                    tree.install(copy)
             elif access.generation != ABSENT:
                 old = tree.read(path)
                 assert old is not None, "the generation was checked"

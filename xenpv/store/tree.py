@@ -142,6 +142,14 @@ class Tree:
         node.charged = 0
         nodes[path] = node
         self.generation = node.generation = self.generation + 1
+        self._own(node)
+
+    def add(self, node: Node) -> None:
+        """Puts a node in that a transaction made, whose path nothing has."""
+        path = node.lineage[0]
+        node.charged = 0
+        self.nodes[path] = node
+        self.generation = node.generation = self.generation + 1
         owner = node.perms.owner
         owner.nodes += 1
         if owner.accounted:

@@ -33,6 +33,7 @@ NO_DEPTH: Final = -1
 FEATURE_WATCHDEPTH: Final[int] = lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
 
 _AGE_SHIFT: Final = 48
+ABOVE_MAX: Final = 4096  # paths whose watches are remembered
 
 
 class Watch:
@@ -67,22 +68,29 @@ _ORDER: Final = attrgetter("order")
 
 
 class WatchIndex:
-    """All watches of all connections, by absolute path."""
+    """All watches of all connections, by absolute path.
 
-    __slots__ = ("by_path", "registered")
+    `_above` remembers for a path which watches are on it and its ancestors, until a watch
+    comes or goes.
+    """
+
+    __slots__ = ("_above", "by_path", "registered")
 
     def __init__(self) -> None:
         self.by_path: dict[bytes, list[Watch]] = {}
         self.registered = 0
+        self._above: dict[bytes, list[Watch]] = {}
 
     def add(self, conn: Connection, path: bytes, token: bytes, prefix: int, depth: int) -> Watch:
         self.registered += 1
         order = conn.age << _AGE_SHIFT | self.registered
         watch = Watch(conn, path, token, prefix=prefix, depth=depth, order=order)
         self.by_path.setdefault(path, []).append(watch)
+        self._above.clear()
         return watch
 
     def discard(self, watch: Watch) -> None:
+        self._above.clear()
         watches = self.by_path[watch.path]
         watches.remove(watch)
         if not watches:
@@ -101,22 +109,17 @@ class WatchIndex:
         A watcher hears of it if it may read the node, or its parent, or could read the node
         while it had the permissions `old`. A `node` of None is gone: then only `old` counts.
         """
-        by_path = self.by_path
-        if match == EXACT:
-            hits = by_path.get(lineage[0])
-            if hits is None:
-                return
-        else:
-            hits = None
-            for path in lineage:
-                found = by_path.get(path)
-                if found is not None:
-                    hits = found if hits is None else hits + found
-            if hits is None:
-                return
+        path = lineage[0]
+        hits = self.by_path.get(path)
+        if match != EXACT and len(lineage) > 1:
+            above = self._above.get(lineage[1])
+            if above is None:
+                above = self._find_above(lineage)
+            hits = above if hits is None else hits + above
+        if not hits:
+            return
         if len(hits) > 1:
             hits = sorted(hits, key=_ORDER)
-        path = lineage[0]
         last = None
         allowed = False
         for watch in hits:
@@ -134,6 +137,15 @@ class WatchIndex:
                 )
             if allowed:
                 conn.send_event(path[watch.prefix :] if watch.prefix else path, watch.token)
+
+    def _find_above(self, lineage: tuple[bytes, ...]) -> list[Watch]:
+        """Watches on the parent and its ancestors, remembered by the parent's path."""
+        by_path = self.by_path
+        found = [watch for path in lineage[1:] for watch in by_path.get(path, ())]
+        if len(self._above) >= ABOVE_MAX:
+            self._above.clear()
+        self._above[lineage[1]] = found
+        return found
 
     def fire_special(
         self, tree: Tree, name: bytes, domid: int, *, plain: bool, named: bool
