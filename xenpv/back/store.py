@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
@@ -30,14 +28,21 @@ XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 RETRIES_MAX: Final = 1000
 
 
-@attrs.define(eq=False)
 class BackWatch:
     """A watch of a backend: `changed(path)` gets the node that changed, as text."""
 
-    path: str
-    token: bytes
-    changed: Callable[[str], object]
-    active: bool = True
+    __slots__ = ("active", "changed", "path", "token")
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        changed: Callable[[str], object],
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.changed = changed
+        self.active = True
 
 
 class BackStore:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.store import BackStore, BackWatch
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
@@ -56,23 +54,48 @@ class DriverFactory(Protocol):
     def __call__(self, device: Device) -> Driver: ...
 
 
-@attrs.define(eq=False)
 class Device:
     """One backend directory, `backend/<kind>/<frontend domid>/<devid>`."""
 
-    domain: Domain
-    store: BackStore
-    dispatcher: Dispatcher
-    kind: str
-    frontend_domid: int
-    devid: int
-    path: str
-    frontend: str = ""
-    state: State = State.INITIALISING
-    frontend_state: State = State.UNKNOWN
-    broken: str = ""  # why the device was shut for its frontend's misdeeds
-    driver: Driver = attrs.field(init=False)
-    _watches: list[BackWatch] = attrs.field(init=False, factory=list)
+    __slots__ = (
+        "_watches",
+        "broken",
+        "devid",
+        "dispatcher",
+        "domain",
+        "driver",
+        "frontend",
+        "frontend_domid",
+        "frontend_state",
+        "kind",
+        "path",
+        "state",
+        "store",
+    )
+    driver: Driver
+
+    def __init__(
+        self,
+        domain: Domain,
+        store: BackStore,
+        dispatcher: Dispatcher,
+        kind: str,
+        frontend_domid: int,
+        devid: int,
+        path: str,
+    ) -> None:
+        self.domain = domain
+        self.store = store
+        self.dispatcher = dispatcher
+        self.kind = kind
+        self.frontend_domid = frontend_domid
+        self.devid = devid
+        self.path = path
+        self.frontend = ""
+        self.state: State = State.INITIALISING
+        self.frontend_state: State = State.UNKNOWN
+        self.broken = ""  # why the device was shut for its frontend's misdeeds
+        self._watches: list[BackWatch] = []
 
     @property
     def name(self) -> str:

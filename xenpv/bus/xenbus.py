@@ -11,8 +11,6 @@ import enum
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.abi.hvm import HVM_PARAM
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
@@ -59,13 +57,17 @@ class PdoState(enum.Enum):
     DELETED = "deleted"
 
 
-@attrs.define(eq=False)
 class Pdo:
     """The device of one class: XENBUS\\VEN_XP0001&DEV_VIF."""
 
-    name: str
-    driver: ClassDriver
-    state: PdoState = PdoState.STARTED
+    __slots__ = ("driver", "name", "state")
+
+    def __init__(
+        self, name: str, driver: ClassDriver, *, state: PdoState = PdoState.STARTED
+    ) -> None:
+        self.name = name
+        self.driver = driver
+        self.state = state
 
 
 class XenBus:

@@ -68,13 +68,15 @@ class HotplugScripts(Protocol):
         """Check that an interface can join a bridge."""
 
 
-@attrs.define(eq=False)
 class Created:
     """A domain that exists: what the toolstack keeps about it."""
 
-    config: DomainConfig
-    domain: Domain
-    devices: list[Device] = attrs.field(factory=list)
+    __slots__ = ("config", "devices", "domain")
+
+    def __init__(self, config: DomainConfig, domain: Domain) -> None:
+        self.config = config
+        self.domain = domain
+        self.devices: list[Device] = []
 
     @property
     def uuid(self) -> str:
