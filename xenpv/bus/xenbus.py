@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from xenpv.abi.hvm import HVM_PARAM
+from xenpv.abi._kernel import lib
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
@@ -92,10 +92,10 @@ class XenBus:
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
-        port = domain.hvm_param(HVM_PARAM.STORE_EVTCHN)
+        port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
         self.store = StoreInterface(domain, self.evtchn, pfn, port)
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
-        port = domain.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)
+        port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
         self._scan_task: Task = domain.task("xenbus scan", self.scan)
         self._power_task: Task = domain.task("power off", self._power_off)

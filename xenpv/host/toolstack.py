@@ -13,7 +13,6 @@ from typing import Final, Protocol
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.hvm import HVM_PARAM
 from xenpv.errors import LocalProtocolError, StoreError, XenpvError
 from xenpv.host import device as devices
 from xenpv.host.device import CLOSED, CLOSING, INIT_WAIT, Device, mac_text
@@ -182,10 +181,10 @@ class Toolstack:
         store_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenstored"))
         console_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenconsoled"))
         for index, value in (
-            (HVM_PARAM.STORE_PFN, XENSTORE_PFN),
-            (HVM_PARAM.STORE_EVTCHN, store_port),
-            (HVM_PARAM.CONSOLE_PFN, CONSOLE_PFN),
-            (HVM_PARAM.CONSOLE_EVTCHN, console_port),
+            (lib.HVM_PARAM_STORE_PFN, XENSTORE_PFN),
+            (lib.HVM_PARAM_STORE_EVTCHN, store_port),
+            (lib.HVM_PARAM_CONSOLE_PFN, CONSOLE_PFN),
+            (lib.HVM_PARAM_CONSOLE_EVTCHN, console_port),
         ):
             self.control.hvm.set_param(domain.domid, index, value)
         for ref, pfn in (
@@ -287,7 +286,7 @@ class Toolstack:
                 "type": "xenconsoled",
                 "output": "pty",
                 "tty": "",
-                "port": str(made.domain.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)),
+                "port": str(made.domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)),
                 "ring-ref": str(CONSOLE_PFN),
             }
             self.xs.write_all(front, theirs, t)

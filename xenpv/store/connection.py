@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.path import SPECIAL
 from xenpv.store.watch import drop_watches
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from xenpv.store.watch import Watch
 
 ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
-XS_ERROR: Final = int(XS.ERROR)
-XS_WRITE: Final = int(XS.WRITE)
-XS_WATCH_EVENT: Final = int(XS.WATCH_EVENT)
+XS_ERROR: Final = lib.XS_ERROR
+XS_WRITE: Final = lib.XS_WRITE
+XS_WATCH_EVENT: Final = lib.XS_WATCH_EVENT
 HEADER_SIZE: Final = HEADER.size
 SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
 

@@ -23,7 +23,6 @@ from typing import Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof, sizeof
 from xenpv.abi.xenbus import XenbusState
-from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device, state_of
 from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
@@ -34,7 +33,7 @@ from xenpv.platform import Platform
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 BACKEND_DOMID: Final = 0
-XS_WRITE: Final = int(XS.WRITE)
+XS_WRITE: Final[int] = lib.XS_WRITE
 
 # The header is that of every ring (io/ring.h); netif_tx's stands for all.
 REQ_PROD: Final = offsetof("netif_tx_sring", "req_prod")

@@ -12,11 +12,13 @@ import enum
 import sys
 from array import array
 from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 import attrs
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 CHUNK_WORDS: Final = 4096
 NOTES_MAX: Final = 10_000
@@ -80,7 +82,7 @@ class Trace:
     __slots__ = ("_digest", "_flushed", "_previous", "clock", "notes", "words")
 
     def __init__(self) -> None:
-        self._digest = blake2b(digest_size=16)
+        self._digest: blake2b | None = None
         self._flushed = 0
         self._previous = array("Q")
         self.words: list[int] = []
@@ -114,14 +116,21 @@ class Trace:
     def flush(self) -> None:
         """Hash what is in `words`; called between tasks, when they are many."""
         chunk = array("Q", self.words)
-        self._digest.update(_little_endian(chunk))
+        self._hash().update(_little_endian(chunk))
         self._flushed += len(chunk)
         self._previous = chunk
         self.words.clear()
 
+    def _hash(self) -> blake2b:
+        if self._digest is None:
+            from hashlib import blake2b
+
+            self._digest = blake2b(digest_size=16)
+        return self._digest
+
     def hexdigest(self) -> str:
         """32 hex digits over every record so far."""
-        digest = self._digest.copy()
+        digest = self._hash().copy()
         digest.update(_little_endian(array("Q", self.words)))
         return digest.hexdigest()
 
