@@ -8,6 +8,7 @@ wake the task of their watch; no callback runs inside a request.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NoReturn
 
 from xenpv.abi._kernel import ffi, lib
@@ -35,9 +36,6 @@ RSP: Final = (
     offsetof(PAGE, "rsp_cons"),
     offsetof(PAGE, "rsp_prod"),
 )
-stream_get: Final = lib.stream_get
-stream_put: Final = lib.stream_put
-
 PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
 TEXT_MAX: Final = 1023  # what the driver's Printf can hold
 DIRECTORY: Final[int] = lib.XS_DIRECTORY
@@ -102,8 +100,11 @@ class StoreInterface:
         self._evtchn = evtchn
         self._received = bytearray()
         self._chunk = bytearray(RING_SIZE)
-        self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
+        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
+        pointer = ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
+        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
         self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._watches: dict[int, Watch] = {}
         self._tokens: dict[bytes, Watch] = {}
@@ -117,31 +118,34 @@ class StoreInterface:
 
     def pump(self) -> None:
         """Read what is in the response ring: a reply is kept, watch events wake tasks."""
+        count = self._get()
         received = self._received
-        count = self._read()
-        if 0 < count < RING_SIZE and not received:
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        elif received or count == RING_SIZE:
+            self._pump_on(count)
+        elif count:
             # All there is: what is written after this look comes with an event of its own.
             self._evtchn.send(self.channel)
             done = self._parse(self._view, count)
             if done < count:
                 received += self._view[done:count]
-            return
-        if not count:
-            return
-        while count:
-            received += self._view[:count]
-            count = self._read() if count == RING_SIZE else 0
-        self._evtchn.send(self.channel)
-        with memoryview(received) as view:
-            done = self._parse(view, len(received))
-        del received[:done]
 
-    def _read(self) -> int:
-        """Bytes from the ring to the front of the chunk; how many."""
-        count = stream_get(self.domain.kernel, self.pfn, *RSP, self._chunk_pointer, RING_SIZE)
+    def _pump_on(self, count: int) -> None:
+        """`count` bytes are in the chunk, behind others or before others."""
+        received = self._received
+        moved = False
+        while count > 0:
+            moved = True
+            received += self._view[:count]
+            count = self._get() if count == RING_SIZE else 0
         if count < 0:
             self.domain.fail(count, "xenstore ring")
-        return int(count)
+        if moved:
+            self._evtchn.send(self.channel)
+            with memoryview(received) as view:
+                done = self._parse(view, len(received))
+            del received[:done]
 
     def _parse(self, received: memoryview, end: int) -> int:
         """Handle the whole messages in `end` bytes; the bytes that they take."""
@@ -174,20 +178,18 @@ class StoreInterface:
         elif watch.concerns is None or watch.concerns(parts[0]):
             watch.task.wake()
 
-    def _send_rest(self, message: bytes) -> None:
-        """What did not fit at once."""
-        while message:
+    def _send(self, message: bytes) -> None:
+        while True:
+            size = len(message)
+            count = self._put(message, size)
+            if count < 0:
+                self.domain.fail(count, "xenstore ring")
+            if count:
+                self._evtchn.send(self.channel)
+            if count == size:
+                return
+            message = message[count:]
             self._spin()
-            message = message[self._put(message) :]
-
-    def _put(self, message: bytes) -> int:
-        """Bytes into the request ring; how many there was room for."""
-        count: int = stream_put(self.domain.kernel, self.pfn, *REQ, message, len(message))
-        if count < 0:
-            self.domain.fail(count, "xenstore ring")
-        if count:
-            self._evtchn.send(self.channel)
-        return count
 
     def _spin(self) -> None:
         """Let xenstored run until it said something."""
@@ -200,15 +202,12 @@ class StoreInterface:
         size = len(payload)
         if size > PAYLOAD_MAX:
             raise StoreError("E2BIG", f"{size} bytes do not fit into one request")
-        self._req_id = req_id = (self._req_id + 1) & 0xFFFF
-        self._waiting_for = req_id
+        self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
         self.requests += 1
-        message = pack(kind, req_id, tx_id, size) + payload
         replies = self._replies
-        replies.clear()
-        count = self._put(message)
-        if count != len(message):
-            self._send_rest(message[count:])
+        if replies:
+            replies.clear()
+        self._send(pack(kind, req_id, tx_id, size) + payload)
         while not replies:
             self._spin()
         answer, body = replies.pop()

@@ -21,7 +21,7 @@ from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
 if TYPE_CHECKING:
     from xenpv.store.domain import Domain
-    from xenpv.store.server import Xenstored
+    from xenpv.store.server import Handler, Xenstored
     from xenpv.store.transaction import Transaction
     from xenpv.store.watch import Watch
 
@@ -118,6 +118,7 @@ class Connection:
         "events",
         "fatal",
         "first_event",
+        "handlers",
         "home_prefix",
         "local",
         "name",
@@ -155,6 +156,7 @@ class Connection:
         self.fatal: int | None = None
         self.closed = False
         self.events = EventQueue()
+        self.handlers: Mapping[int, tuple[Handler, bool]] = {}  # what it may ask: server.OPEN
         self.watches: dict[tuple[bytes, bytes], Watch] = {}
         self.transactions: dict[int, Transaction] = {}
         self.next_transaction = 1
@@ -179,11 +181,12 @@ class Connection:
         server = self.server
         trace = server.trace
         try:
-            entry = server.handlers.get(op)
-            if entry is None or (entry[1] and not self.privileged):
-                _refuse(op, known=entry is not None)
-            tx = self._transaction(tx_id) if tx_id and entry[2] else None
-            reply = entry[0](server, self, tx, payload)
+            entry = self.handlers.get(op)
+            if entry is None:
+                _refuse(server, op)
+            handler, takes_tx = entry
+            tx = self._transaction(tx_id) if tx_id and takes_tx else None
+            reply = handler(server, self, tx, payload)
             if len(reply) > PAYLOAD_MAX:
                 _too_long(reply)
         except StoreError as refusal:
@@ -455,8 +458,8 @@ class Connection:
         return f"<Connection {self.name}>"
 
 
-def _refuse(op: int, *, known: bool) -> NoReturn:
-    if known:
+def _refuse(server: Xenstored, op: int) -> NoReturn:
+    if op in server.handlers:
         raise StoreError("EACCES", f"type {op} is for the privileged domain")
     raise StoreError("ENOSYS", f"type {op}")
 

@@ -6,6 +6,7 @@ protocol is `store.connection`; here are only bytes, indices and events.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from xenpv.abi._kernel import ffi, lib
@@ -40,8 +41,6 @@ ERROR: Final = offsetof(PAGE, "error")
 
 HEADER_SIZE: Final = HEADER.size
 unpack: Final = HEADER.unpack_from
-stream_get: Final = lib.stream_get
-stream_put: Final = lib.stream_put
 
 FEATURES_OFFERED: Final[int] = (
     lib.XENSTORE_SERVER_FEATURE_ERROR
@@ -63,8 +62,10 @@ class StoreRing:
         self.port = 0
         self.frozen = 0  # XENSTORE_ERROR_* once the guest broke the ring
         self._chunk = bytearray(RING_SIZE)
-        self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
+        kernel, pointer = self.domain.kernel, ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, kernel, pfn, *REQ, pointer, RING_SIZE)
+        self._put_bytes = partial(lib.stream_put, kernel, pfn, *RSP)
         self._moved = False  # bytes went one way or the other: the guest has to hear of it
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
         self.connection: Connection
@@ -125,7 +126,7 @@ class StoreRing:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _read(self) -> int:
-        count: int = stream_get(self.domain.kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
+        count: int = self._get()
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if not count:
@@ -146,12 +147,12 @@ class StoreRing:
 
     def _put(self, data: bytes) -> int:
         """Bytes into the ring; how many there was room for."""
-        count = stream_put(self.domain.kernel, self.pfn, *RSP, data, len(data))
+        count: int = self._put_bytes(data, len(data))
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if count:
             self._moved = True
-        return int(count)
+        return count
 
     def _write(self) -> None:
         """Output into the ring until there is none or it is full: the guest says when it read."""

@@ -61,6 +61,17 @@ HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
 }
 
 
+# What is open to the privileged domain (True) and to others, without the middle column.
+OPEN: Final = {
+    privileged: {
+        op: (handler, takes_tx)
+        for op, (handler, restricted, takes_tx) in HANDLERS.items()
+        if privileged or not restricted
+    }
+    for privileged in (False, True)
+}
+
+
 class TraceSink(Protocol):
     """Told of every request that was dispatched; `error` is the name it was refused with."""
 
@@ -157,6 +168,7 @@ class Xenstored:
     def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:
         self.connected += 1
         conn = Connection(self, self.connected, name, domain, home + b"/", local=local)
+        conn.handlers = OPEN[conn.privileged]
         self.connections[conn.age] = conn
         return conn
 
