@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final, Protocol
 
 import attrs
@@ -98,7 +99,7 @@ class Toolstack:
         self.xs = XsHandle(connection)
         self.scripts = scripts
         self.created: dict[int, Created] = {}
-        self._random = random.Random(f"xenpv toolstack {seed}")
+        self._seed = f"xenpv toolstack {seed}"
 
     # creation
 
@@ -139,6 +140,10 @@ class Toolstack:
             for nic in config.vifs
         )
         return attrs.evolve(config, uuid=config.uuid or self._uuid(), vifs=vifs)
+
+    @cached_property
+    def _random(self) -> random.Random:
+        return random.Random(self._seed)
 
     def _uuid(self) -> str:
         text = f"{self._random.getrandbits(128):032x}"

@@ -160,9 +160,7 @@ def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
         name = path[at + 1 :]
         if parent is None or not name or name.translate(None, LEGAL):
             return False
-        node = tree.create(parent, path, parent.perms)
-        if value:
-            tree.write(node, value)
+        node = tree.plant(parent, path, parent.perms, value)
     else:
         tree.write(node, value)
     if tree.watches.by_path:
@@ -253,9 +251,7 @@ def _create_own(
     ):
         return False
     if tx is None:
-        node = tree.create(parent, path, parent.perms)
-        if value:
-            tree.write(node, value)
+        node = tree.plant(parent, path, parent.perms, value)
         if tree.watches.by_path:
             tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
         return True

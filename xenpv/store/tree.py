@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from xenpv.store.node import Node
+from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
 from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT, SPECIAL
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
@@ -106,18 +106,26 @@ class Tree:
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
         """A new node without a value under a parent that exists."""
-        generation = self.generation + 1
-        node = Node((path, *parent.lineage), b"", perms, generation)
+        return self.plant(parent, path, perms, b"")
+
+    def plant(self, parent: Node, path: bytes, perms: Permissions, value: bytes) -> Node:
+        """A new node under a parent that exists; a value is written after that."""
+        generation = self.generation + 2
+        node = Node((path, *parent.lineage), value, perms, generation - 1)
         self.nodes[path] = node
+        parent.add_name(path[path.rfind(b"/") + 1 :])
+        parent.generation = generation
+        if parent.perms.owner.accounted:
+            self._charge(parent)
+        if value:
+            generation += 1
+            node.generation = generation
+        self.generation = generation
         owner = perms.owner
         owner.nodes += 1
         if owner.accounted:
             owner.owned[path] = None
             self._charge(node)
-        parent.add_name(path[path.rfind(b"/") + 1 :])
-        self.generation = parent.generation = generation + 1
-        if parent.perms.owner.accounted:
-            self._charge(parent)
         return node
 
     def remove(self, node: Node) -> None:
@@ -178,6 +186,22 @@ class Tree:
 
     def _charge(self, node: Node) -> None:
         """Memory quota of the owner: the node's size and the length of its path."""
-        charge = node.size + len(node.lineage[0])
-        node.perms.owner.release(node.charged - charge)
+        # `Node.size`, spelt out: every change of a guest's node comes by here.
+        perms = node.perms
+        count = 1
+        for entry in perms.entries:
+            domain = entry.domain
+            if domain is None or not domain.dead:
+                count += 1
+        charge = (
+            HEADER_SIZE
+            + PERMISSION_SIZE * count
+            + len(node.value)
+            + node.names_size
+            + len(node.lineage[0])
+        )
+        owner = perms.owner
+        owner.memory += charge - node.charged
         node.charged = charge
+        if owner.stalled:
+            owner.release(0)

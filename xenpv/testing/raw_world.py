@@ -54,7 +54,7 @@ class Directory:
         for name, value, fixed in self.keys:
             lineage = (b"%b/%b" % (at, name), *node.lineage)
             own = _permissions(client, BACKEND_DOMID, self.owner) if fixed else perms
-            tree.install(Node(lineage, value, own, 0))
+            tree.add(Node(lineage, value, own, 0))
             node.add_name(name)
         tree.write(node, b"")
 
