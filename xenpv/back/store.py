@@ -136,9 +136,10 @@ class BackStore:
     def deliver(self) -> None:
         """Hand out the events that are queued now."""
         events = self.connection.events
+        take, watches = events.popleft, self._watches
         for _ in range(len(events)):
-            path, token = events.popleft()
-            watch = self._watches.get(token)
+            path, token = take()
+            watch = watches.get(token)
             if watch is not None:
                 watch.changed(path.decode("utf-8", "replace"))
         if events:

@@ -252,10 +252,14 @@ class Transaction:
                 continue
             copy = access.node
             if copy is not None:
-                if access.generation == ABSENT:
-                    tree.add(copy)
-                else:
+                if access.generation != ABSENT:
                     tree.install(copy)
+                elif copy.perms.owner.accounted:
+                    tree.add(copy)
+                else:  # `add`, spelt out: what a toolstack makes is mostly this
+                    nodes[path] = copy
+                    tree.generation = copy.generation = tree.generation + 1
+                    copy.perms.owner.nodes += 1
             elif access.generation != ABSENT:
                 old = tree.read(path)
                 assert old is not None, "the generation was checked"
