@@ -154,8 +154,13 @@ class Xenstored:
 
     def close(self) -> None:
         """Let go of every client and node, so that what used them is freed at once."""
-        for conn in list(self.connections.values()):
-            self.drop(conn)
+        for conn in self.connections.values():
+            conn.closed = True
+            conn.on_event = conn.put = None
+            conn.watches.clear()
+            conn.transactions.clear()
+        self.connections.clear()
+        self.watches = self.tree.watches = WatchIndex()
         for domain in self.known.values():
             domain.connection = None
         self.domains = None
