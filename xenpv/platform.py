@@ -10,9 +10,10 @@ Methods here are called from outside the loop; they let it run until what they p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import attrs
 
@@ -21,7 +22,6 @@ from xenpv.back.console import Console, ConsoleDaemon
 from xenpv.back.netback import NetbackFactory
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
-from xenpv.bus.xenbus import ClassDriverFactory, XenBus
 from xenpv.errors import LocalProtocolError
 from xenpv.host import vdev
 from xenpv.host.diskspec import DiskSpec
@@ -31,29 +31,39 @@ from xenpv.host.network import Bridge
 from xenpv.host.packet import mac_bytes
 from xenpv.host.toolstack import Created, Toolstack, ToolstackError
 from xenpv.host.vifspec import VifSpec
-from xenpv.iface.agent import Agent
-from xenpv.net.adapter import Adapter
 from xenpv.store.ring import StoreDaemon
 from xenpv.store.server import Xenstored
-from xenpv.vbd.adapter import Vbd
-from xenpv.vbd.disk import Disk as GuestDisk
-from xenpv.vif.adapter import Vif as XenVif
 from xenpv.xen.hypervisor import FRAMES_DEFAULT, Hypervisor
 from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.bus.xenbus import ClassDriverFactory, XenBus
     from xenpv.host.responder import Responder
+    from xenpv.net.adapter import Adapter
+    from xenpv.vbd.adapter import Vbd
+    from xenpv.vbd.disk import Disk as GuestDisk
+    from xenpv.vif.adapter import Vif as XenVif
 
 DOM0_PAGES: Final = 16_384
 
 
-def xennet(bus: XenBus) -> XenVif[Adapter]:
-    """XenVif with XenNet above it."""
-    return XenVif(bus, Adapter)
+@cache
+def drivers() -> dict[str, ClassDriverFactory]:
+    """The class drivers of a guest, imported when the first one boots.
 
+    They are a quarter of what there is to import, and raw ends need none of them.
+    """
+    from xenpv.iface.agent import Agent
+    from xenpv.net.adapter import Adapter
+    from xenpv.vbd.adapter import Vbd
+    from xenpv.vif.adapter import Vif as XenVif
 
-DRIVERS: Final[dict[str, ClassDriverFactory]] = {"VBD": Vbd, "VIF": xennet, "IFACE": Agent}
+    def xennet(bus: XenBus) -> XenVif[Adapter]:
+        """XenVif with XenNet above it."""
+        return XenVif(bus, Adapter)
+
+    return {"VBD": Vbd, "VIF": xennet, "IFACE": Agent}
 
 
 @attrs.frozen
@@ -134,8 +144,10 @@ class Guest:
         boot.wake()  # the domain is paused: this runs when it is unpaused
 
     def _boot(self) -> None:
+        from xenpv.bus.xenbus import XenBus
+
         personality = self.created.config.personality.value
-        self.bus = XenBus(self.created.domain, DRIVERS, personality=personality)
+        self.bus = XenBus(self.created.domain, drivers(), personality=personality)
         self.bus.start()
 
     @property
@@ -182,13 +194,11 @@ class Guest:
 
     @property
     def _vbd(self) -> Vbd | None:
-        driver = self._driver("VBD")
-        return driver if isinstance(driver, Vbd) else None
+        return cast("Vbd | None", self._driver("VBD"))
 
     @property
     def _vif(self) -> XenVif[Adapter] | None:
-        driver = self._driver("VIF")
-        return driver if isinstance(driver, XenVif) else None
+        return cast("XenVif[Adapter] | None", self._driver("VIF"))
 
     @property
     def disks(self) -> list[GuestDisk]:
@@ -290,6 +300,7 @@ class Platform:
             device.driver.remove()
         self.backends.devices.clear()
         self.hypervisor.close()
+        self.xenstored.close()
 
     def create(
         self,
@@ -304,7 +315,7 @@ class Platform:
         """A guest, created and paused. Raises ConfigError, ToolstackError."""
         taken = [disk.vdev for disk in disks]
         names = (vdev.name(202 << 8 | index << 4) for index in range(16))
-        free = iter([one for one in names if one not in taken])
+        free = (one for one in names if one not in taken)
         config = DomainConfig(
             name=name,
             memory_mib=memory_mib,

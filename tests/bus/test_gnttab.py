@@ -92,3 +92,21 @@ def test_a_pfn_that_an_entry_cannot_say_costs_no_reference(world: World) -> None
         gnttab.permit_foreign_access(0, 1 << 32)
     assert gnttab.permitted == 0
     assert gnttab.permit_foreign_access(0, world.guest.pages.alloc()) == RESERVED_REFS
+
+
+def test_references_in_one_go_are_those_of_as_many_grants_and_end_with_the_table(
+    world: World,
+) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc()
+    refs = gnttab.reserve(600)
+    assert refs == list(range(RESERVED_REFS, 512)) + list(range(512, 600 + RESERVED_REFS))
+    assert gnttab.permitted == 600
+    assert lib.grant_entry_flags(world.guest.kernel, refs[0]) == 0
+    assert gnttab.permit_foreign_access(0, pfn) == 600 + RESERVED_REFS
+    most = 64 * 512 - RESERVED_REFS - 601
+    assert len(gnttab.reserve(most + 5)) == most
+    with pytest.raises(HypercallError, match="^ENOSPC"):
+        gnttab.reserve(1)
+    assert gnttab.revoke_foreign_access(refs[0])
+    assert gnttab.reserve(3) == [refs[0]]

@@ -97,6 +97,23 @@ def test_a_watch_wakes_its_task_at_registration_and_at_changes(world: World) -> 
     assert store.watches() == []
 
 
+def test_a_watch_is_asked_which_events_concern_it(world: World) -> None:
+    _, store = world.bus_store()
+    fired: list[str] = []
+    asked: list[bytes] = []
+
+    def concerns(path: bytes) -> bool:
+        asked.append(path)
+        return path == b"data/this"
+
+    store.watch_add("data", world.guest.task("w", lambda: fired.append("w")), concerns)
+    for name in ("other", "this"):
+        world.write(f"/local/domain/1/data/{name}", "1")
+        world.loop.run()
+    assert asked == [b"data", b"data/other", b"data/this"]
+    assert fired == ["w"]
+
+
 def test_a_refused_watch_leaves_no_handle(world: World) -> None:
     _, store = world.bus_store()
     with pytest.raises(StoreError, match="^EINVAL"):

@@ -76,6 +76,20 @@ def test_a_class_directory_makes_one_pdo_and_its_going_stops_it(world: World) ->
     assert list(bus.pdos) == ["IFACE", "VIF"]
 
 
+def test_what_happens_inside_a_known_class_is_no_reason_to_scan(world: World) -> None:
+    bus, _ = start(world)
+    world.write("/local/domain/1/device/vif/0/mac", "x")
+    world.loop.run()
+    before = bus.store.requests
+    world.write("/local/domain/1/device/vif/0/mac", "y")
+    world.write("/local/domain/1/device/vif/1/mac", "y")
+    world.loop.run()
+    assert bus.store.requests == before
+    world.write("/local/domain/1/device/vkbd/0/x", "x")
+    world.loop.run()
+    assert bus.store.requests == before + 1
+
+
 def test_power_goes_when_every_driver_stopped(world: World) -> None:
     bus, made = start(world)
     bus.power_off(1)

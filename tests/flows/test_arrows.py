@@ -7,7 +7,7 @@ agent -> iface -> bus.store -> ring page -> store.server
 
 from __future__ import annotations
 
-from xenpv import Frame, Guest, MemoryImage, Platform
+from xenpv import Frame, Guest, MemoryImage, Platform, Vif
 from xenpv.abi.xs import XS
 from xenpv.xen.domain import XENSTORE_PFN
 from xenpv.xen.trace import EVENT_SHIFT, Event
@@ -169,3 +169,12 @@ def test_a_reboot_is_a_new_domain_on_the_same_image(
     assert guest.disks[0].read(0, 1) == b"\x11" * 512
     assert bytes(image.buffer[:512]) == b"\x11" * 512
     del xen
+
+
+def test_a_closed_platform_lets_go_of_its_store() -> None:
+    with Platform() as xen:
+        xen.create(name="one", vifs=[Vif()]).start()
+        assert xen.xenstored.nodes
+    assert xen.xenstored.nodes == {}
+    assert xen.xenstored.connections == {}
+    assert xen.digest

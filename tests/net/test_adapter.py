@@ -32,9 +32,11 @@ def test_every_size_up_to_the_mtu_arrives_byte_for_byte(personality: str) -> Non
         one, other = pair(xen, personality)
         there = [frame(one, other, size) for size in range(60, 1519)]
         back = [frame(other, one, size, 9) for size in range(60, 1519)]
-        one.send_many(there)
-        other.send_many(back)
-        xen.run()
+        # A burst that the receiver has no slots for is dropped, as the schedule will have it.
+        for at in range(0, len(there), 200):
+            one.send_many(there[at : at + 200])
+            other.send_many(back[at : at + 200])
+            xen.run()
         assert list(other.received) == there
         assert list(one.received) == back
         assert one.in_flight == other.in_flight == 0

@@ -196,7 +196,7 @@ def test_any_bytes_split_anywhere_are_survived(data: bytes, cuts: list[int]) -> 
     for start_at, end_at in zip([0, *sorted(cuts)], [*sorted(cuts), len(data)], strict=True):
         guest.connection.feed(data[start_at:end_at])
         split(guest.connection.take_output(HUGE))
-    assert len(guest.connection._input) < 16 + 4096
+    assert len(guest.connection.partial) < 16 + 4096
     assert other.call(XS.WRITE, b"x\x001") == b"OK\0"
     assert store.read(b"/local/domain/2/x") == b"1"
 
@@ -267,7 +267,7 @@ def check_accounts(store: Store) -> None:
             assert domain.watches == len(connection.watches)
             assert domain.transactions == len(connection.transactions)
             memory += sum(len(path) + len(token) for path, token in connection.watches)
-            memory += sum(len(data) for data, _, _ in connection._output)
+            memory += sum(len(data) for data, _, _ in connection.output)
             for tx in connection.transactions.values():
                 for path, access in tx.accesses.items():
                     if access.node is not None:

@@ -200,7 +200,7 @@ class Wake:
         self.connection = connection
 
     def wake(self) -> None:
-        _, token = self.connection.events[-1]
+        _, token = list(self.connection.events)[-1]
         self.order.append((self.connection.name, token))
 
 

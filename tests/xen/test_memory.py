@@ -225,3 +225,27 @@ def test_page_pool_never_gives_a_page_twice(steps: list[tuple[bool, int]]) -> No
         elif out:
             pfn, count = out.popitem()
             pool.free(pfn, count)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=30))
+def test_pages_in_one_go_are_those_of_as_many_single_ones(steps: list[tuple[bool, int]]) -> None:
+    pools = PagePool(10, 40), PagePool(10, 40)
+    held: list[int] = []
+    for take, count in steps:
+        if not take:
+            for pfn in [held.pop() for _ in range(min(count, len(held)))]:
+                for pool in pools:
+                    pool.free(pfn)
+            continue
+        singles: list[int] = []
+        try:
+            for _ in range(count):
+                singles.append(pools[0].alloc())
+        except HypercallError as error:
+            assert error.name == "ENOMEM"
+        if singles:
+            assert pools[1].alloc_pages(count) == singles
+        else:
+            with pytest.raises(HypercallError, match="^ENOMEM"):
+                pools[1].alloc_pages(count)
+        held += singles

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.blkif import PROTOCOL_DEFAULT, PROTOCOLS, Abi
@@ -49,14 +47,16 @@ class BlkbackFactory:
         return Blkback(device, self.images, self.bounce)
 
 
-@attrs.define(eq=False)
 class Queue:
     """One mapped ring: its task, and the (handle, pfn) of each page."""
 
-    driver: Blkback
-    ring: BlkRing
-    mapped: list[tuple[int, int]]
-    task: Task = attrs.field(init=False)
+    __slots__ = ("driver", "mapped", "ring", "task")
+    task: Task
+
+    def __init__(self, driver: Blkback, ring: BlkRing, mapped: list[tuple[int, int]]) -> None:
+        self.driver = driver
+        self.ring = ring
+        self.mapped = mapped
 
     def run(self) -> None:
         """One pass over the ring; the task is due again while there is more."""
@@ -73,17 +73,24 @@ class Queue:
             self.task.wake()
 
 
-@attrs.define(eq=False)
 class Blkback:
     """The driver of one device."""
 
-    device: Device
-    images: Images
-    bounce: Bounce
-    vbd: Vbd | None = None
-    queues: list[Queue] = attrs.field(factory=list)
-    halted: bool = False  # the frontend broke the protocol: its rings are not looked at again
-    _gone: bool = False  # destroyed: what the frontend writes no longer matters
+    __slots__ = ("_gone", "bounce", "device", "halted", "images", "queues", "vbd")
+
+    def __init__(
+        self,
+        device: Device,
+        images: Images,
+        bounce: Bounce,
+    ) -> None:
+        self.device = device
+        self.images = images
+        self.bounce = bounce
+        self.vbd: Vbd | None = None
+        self.queues: list[Queue] = []
+        self.halted = False  # the frontend broke the protocol: its rings are not looked at again
+        self._gone = False  # destroyed: what the frontend writes no longer matters
 
     def probe(self) -> None:
         """Feature keys that a frontend may read at InitWait, then InitWait."""

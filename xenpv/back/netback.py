@@ -85,16 +85,20 @@ class Network(Protocol):
         """The bridge of that name, made if there is none."""
 
 
-@attrs.define(eq=False)
 class Counters:
     """Seen from the guest: `tx` is what it sent."""
 
-    tx_packets: int = 0
-    tx_bytes: int = 0
-    tx_dropped: int = 0
-    rx_packets: int = 0
-    rx_bytes: int = 0
-    rx_dropped: int = 0
+    __slots__ = ("rx_bytes", "rx_dropped", "rx_packets", "tx_bytes", "tx_dropped", "tx_packets")
+
+    def __init__(
+        self,
+    ) -> None:
+        self.tx_packets = 0
+        self.tx_bytes = 0
+        self.tx_dropped = 0
+        self.rx_packets = 0
+        self.rx_bytes = 0
+        self.rx_dropped = 0
 
 
 @attrs.frozen(kw_only=True)

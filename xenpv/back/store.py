@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
@@ -30,14 +28,21 @@ XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 RETRIES_MAX: Final = 1000
 
 
-@attrs.define(eq=False)
 class BackWatch:
     """A watch of a backend: `changed(path)` gets the node that changed, as text."""
 
-    path: str
-    token: bytes
-    changed: Callable[[str], object]
-    active: bool = True
+    __slots__ = ("active", "changed", "path", "token")
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        changed: Callable[[str], object],
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.changed = changed
+        self.active = True
 
 
 class BackStore:
@@ -78,7 +83,7 @@ class BackStore:
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
-        self.connection.call(XS_WRITE, path.encode() + b"\0" + value.encode(), tx_id)
+        self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), tx_id)
 
     def mkdir(self, path: str, tx_id: int = 0) -> None:
         self.connection.call(XS_MKDIR, path.encode() + b"\0", tx_id)
@@ -93,7 +98,7 @@ class BackStore:
 
     def set_permissions(self, path: str, entries: Sequence[str], tx_id: int = 0) -> None:
         """Entries such as `n0`, `r5`; the first names the owner."""
-        payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
+        payload = "\0".join((path, *entries, "")).encode()
         self.connection.call(XS_SET_PERMS, payload, tx_id)
 
     def transaction(self, body: Callable[[int], object]) -> None:
@@ -131,9 +136,10 @@ class BackStore:
     def deliver(self) -> None:
         """Hand out the events that are queued now."""
         events = self.connection.events
+        take, watches = events.popleft, self._watches
         for _ in range(len(events)):
-            path, token = events.popleft()
-            watch = self._watches.get(token)
+            path, token = take()
+            watch = watches.get(token)
             if watch is not None:
                 watch.changed(path.decode("utf-8", "replace"))
         if events:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.store import BackStore, BackWatch
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
@@ -56,23 +54,48 @@ class DriverFactory(Protocol):
     def __call__(self, device: Device) -> Driver: ...
 
 
-@attrs.define(eq=False)
 class Device:
     """One backend directory, `backend/<kind>/<frontend domid>/<devid>`."""
 
-    domain: Domain
-    store: BackStore
-    dispatcher: Dispatcher
-    kind: str
-    frontend_domid: int
-    devid: int
-    path: str
-    frontend: str = ""
-    state: State = State.INITIALISING
-    frontend_state: State = State.UNKNOWN
-    broken: str = ""  # why the device was shut for its frontend's misdeeds
-    driver: Driver = attrs.field(init=False)
-    _watches: list[BackWatch] = attrs.field(init=False, factory=list)
+    __slots__ = (
+        "_watches",
+        "broken",
+        "devid",
+        "dispatcher",
+        "domain",
+        "driver",
+        "frontend",
+        "frontend_domid",
+        "frontend_state",
+        "kind",
+        "path",
+        "state",
+        "store",
+    )
+    driver: Driver
+
+    def __init__(
+        self,
+        domain: Domain,
+        store: BackStore,
+        dispatcher: Dispatcher,
+        kind: str,
+        frontend_domid: int,
+        devid: int,
+        path: str,
+    ) -> None:
+        self.domain = domain
+        self.store = store
+        self.dispatcher = dispatcher
+        self.kind = kind
+        self.frontend_domid = frontend_domid
+        self.devid = devid
+        self.path = path
+        self.frontend = ""
+        self.state: State = State.INITIALISING
+        self.frontend_state: State = State.UNKNOWN
+        self.broken = ""  # why the device was shut for its frontend's misdeeds
+        self._watches: list[BackWatch] = []
 
     @property
     def name(self) -> str:
@@ -165,6 +188,7 @@ class BackendBus:
         self.dispatcher = dispatcher
         self.drivers = drivers
         self.devices: dict[tuple[str, int, int], Device] = {}
+        self._paths: dict[str, None] = {}  # of devices
         self.root = f"/local/domain/{domain.domid}/backend"
         self._watch = store.watch(self.root, self._changed)
 
@@ -172,7 +196,11 @@ class BackendBus:
         return self.devices.get((kind, frontend_domid, devid))
 
     def _changed(self, path: str) -> None:
+        if path[: path.rfind("/")] in self._paths:
+            return  # a key of a device that is known: of interest to its driver alone
         parts = path[len(self.root) + 1 :].split("/") if len(path) > len(self.root) else []
+        if parts and parts[0] not in self.drivers:
+            return
         if len(parts) > 3:
             # A key of a device: of interest only when the device is not known yet.
             key = _key(parts)
@@ -207,6 +235,7 @@ class BackendBus:
         present = self.store.exists(f"{path}/state")
         if known is not None and not present:
             del self.devices[key]
+            del self._paths[path]
             known.unwatch()
             known.driver.remove()
         elif known is None and present and kind in self.drivers:
@@ -222,6 +251,7 @@ class BackendBus:
                 path=path,
             )
             self.devices[key] = device
+            self._paths[path] = None
             device.probe(self.drivers[kind])
 
 

@@ -60,6 +60,26 @@ class GnttabInterface:
         self._permitted += 1
         return ref
 
+    def reserve(self, count: int) -> list[int]:
+        """Up to `count` references that give no access yet: their owner writes the entries.
+
+        They go back by `revoke_foreign_access`. HypercallError(ENOSPC) when there is not one.
+        """
+        refs: list[int] = []
+        while len(refs) < count:
+            if not self._free:
+                try:
+                    self._expand()
+                except HypercallError:
+                    if not refs:
+                        raise
+                    break
+            free, want = self._free, count - len(refs)
+            refs += free[: -want - 1 : -1]
+            del free[-want:]
+        self._permitted += len(refs)
+        return refs
+
     def revoke_foreign_access(self, ref: int) -> bool:
         """Take a reference back; False while the peer still maps it.
 

@@ -12,8 +12,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.abi.xenbus import XenbusState
 from xenpv.bus.store import StoreInterface, Watch
 from xenpv.errors import StoreError
@@ -80,27 +78,53 @@ def parse_flag(text: str | None) -> bool:
     return False
 
 
-@attrs.define(eq=False)
 class Handshake:
     """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead."""
 
-    domain: Domain
-    store: StoreInterface
-    path: str
-    table: Table
-    driver: FrontendDriver
-    repeats: bool = False
-    ejects: bool = False
-    state: XenbusState = XenbusState.UNKNOWN
-    backend: str | None = None
-    backend_domid: int = 0
-    goals: list[Goal] = attrs.field(factory=list)
-    acted: XenbusState | None = None
-    _task: Task = attrs.field(init=False)
-    _timer: Timer | None = attrs.field(init=False, default=None)
-    _watch: Watch | None = attrs.field(init=False, default=None)
+    __slots__ = (
+        "_task",
+        "_timer",
+        "_watch",
+        "acted",
+        "backend",
+        "backend_domid",
+        "domain",
+        "driver",
+        "ejects",
+        "goals",
+        "path",
+        "repeats",
+        "state",
+        "store",
+        "table",
+    )
+    _task: Task
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        store: StoreInterface,
+        path: str,
+        table: Table,
+        driver: FrontendDriver,
+        *,
+        repeats: bool = False,
+        ejects: bool = False,
+    ) -> None:
+        self.domain = domain
+        self.store = store
+        self.path = path
+        self.table = table
+        self.driver = driver
+        self.repeats = repeats
+        self.ejects = ejects
+        self.state: XenbusState = XenbusState.UNKNOWN
+        self.backend: str | None = None
+        self.backend_domid = 0
+        self.goals: list[Goal] = []
+        self.acted: XenbusState | None = None
+        self._timer: Timer | None = None
+        self._watch: Watch | None = None
         self._task = self.domain.task(f"{self.path} handshake", self._changed)
         if self.repeats:
             repeat = self.domain.task(f"{self.path} handshake repeats", self._repeat)

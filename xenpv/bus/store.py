@@ -7,10 +7,9 @@ wake the task of their watch; no callback runs inside a request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NoReturn
-
-import attrs
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof, packer
@@ -20,6 +19,9 @@ from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
 HEADER: Final = packer("xsd_sockmsg")
+HEADER_SIZE: Final = HEADER.size
+pack: Final = HEADER.pack
+unpack: Final = HEADER.unpack_from
 PAGE: Final = "xenstore_domain_interface"
 RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
 REQ: Final = (
@@ -34,7 +36,6 @@ RSP: Final = (
     offsetof(PAGE, "rsp_cons"),
     offsetof(PAGE, "rsp_prod"),
 )
-
 PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
 TEXT_MAX: Final = 1023  # what the driver's Printf can hold
 DIRECTORY: Final[int] = lib.XS_DIRECTORY
@@ -51,22 +52,37 @@ WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
 ERROR: Final[int] = lib.XS_ERROR
 
 
-@attrs.define(eq=False)
 class Transaction:
     """An open transaction; dead after its end."""
 
-    id: int
-    active: bool = True
+    __slots__ = ("active", "id")
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.active = True
 
 
-@attrs.define(eq=False)
 class Watch:
-    """A registered watch: its events wake `task`. They do not say what changed."""
+    """A registered watch: its events wake `task`, which is not told what changed.
 
-    path: str
-    token: bytes
-    id: int
-    task: Task
+    Where `concerns` is given, only events of which it says so by their path.
+    """
+
+    __slots__ = ("concerns", "id", "path", "task", "token")
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        number: int,
+        task: Task,
+        concerns: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.id = number
+        self.task = task
+        self.concerns = concerns
 
 
 class StoreInterface:
@@ -84,80 +100,93 @@ class StoreInterface:
         self._evtchn = evtchn
         self._received = bytearray()
         self._chunk = bytearray(RING_SIZE)
-        self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
-        self._replies: dict[int, tuple[int, bytes]] = {}
+        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
+        pointer = ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
+        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
+        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._watches: dict[int, Watch] = {}
+        self._tokens: dict[bytes, Watch] = {}
         self._req_id = 0
         self._watch_id = 0
-        self._waiting_for = 0
+        self._waiting_for = -1
         self.channel: Channel = evtchn.open_fixed(port, self.pump)
         evtchn.unmask(self.channel, force=True)
 
     # transport
 
     def pump(self) -> None:
-        """Read what is in the response ring: replies are kept, watch events wake tasks."""
+        """Read what is in the response ring: a reply is kept, watch events wake tasks."""
+        count = self._get()
+        received = self._received
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        elif received or count == RING_SIZE:
+            self._pump_on(count)
+        elif count:
+            # All there is: what is written after this look comes with an event of its own.
+            self._evtchn.send(self.channel)
+            done = self._parse(self._view, count)
+            if done < count:
+                received += self._view[done:count]
+
+    def _pump_on(self, count: int) -> None:
+        """`count` bytes are in the chunk, behind others or before others."""
+        received = self._received
         moved = False
-        kernel = self.domain.kernel
-        while True:
-            count = lib.stream_get(kernel, self.pfn, *RSP, self._chunk_pointer, RING_SIZE)
-            if count < 0:
-                self.domain.fail(count, "xenstore ring")
-            if not count:
-                break
+        while count > 0:
             moved = True
-            self._received += self._view[:count]
-            if count < RING_SIZE:
-                break  # what is written after this look comes with an event of its own
+            received += self._view[:count]
+            count = self._get() if count == RING_SIZE else 0
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
         if moved:
             self._evtchn.send(self.channel)
-            self._parse()
+            with memoryview(received) as view:
+                done = self._parse(view, len(received))
+            del received[:done]
 
-    def _parse(self) -> None:
-        received = self._received
+    def _parse(self, received: memoryview, end: int) -> int:
+        """Handle the whole messages in `end` bytes; the bytes that they take."""
         at = 0
-        end = len(received)
-        while end - at >= 16:
-            kind, req_id, _tx_id, length = HEADER.unpack_from(received, at)
+        while end - at >= HEADER_SIZE:
+            kind, req_id, _tx_id, length = unpack(received, at)
             if length > PAYLOAD_MAX:
                 # A reply that cannot be: the driver would overrun, this one stops listening.
                 self.dropped += 1
-                at = end
+                return end
+            start = at + HEADER_SIZE
+            if end - start < length:
                 break
-            if end - at - 16 < length:
-                break
-            payload = bytes(received[at + 16 : at + 16 + length])
-            at += 16 + length
+            at = start + length
             if kind == WATCH_EVENT:
-                self._fire(payload)
+                self._fire(bytes(received[start:at]))
             elif req_id == self._waiting_for:
-                self._replies[req_id] = (kind, payload)
+                self._waiting_for = -1
+                self._replies.append((kind, bytes(received[start:at])))
             else:
                 self.dropped += 1
-        del received[:at]
+        return at
 
     def _fire(self, payload: bytes) -> None:
-        token = payload.split(b"\0")[1] if payload.count(b"\0") >= 2 else b""
-        fields = token.split(b"|")
-        try:
-            watch = self._watches.get(int(fields[2], 16)) if len(fields) == 3 else None
-        except ValueError:
-            watch = None
-        if watch is None or watch.token != token:
+        """Wake the task of the watch that an event is for."""
+        parts = payload.split(b"\0", 2)
+        watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
+        if watch is None:
             self.dropped += 1
-        else:
+        elif watch.concerns is None or watch.concerns(parts[0]):
             watch.task.wake()
 
     def _send(self, message: bytes) -> None:
-        kernel = self.domain.kernel
         while True:
-            count = lib.stream_put(kernel, self.pfn, *REQ, ffi.from_buffer(message), len(message))
+            size = len(message)
+            count = self._put(message, size)
             if count < 0:
                 self.domain.fail(count, "xenstore ring")
             if count:
                 self._evtchn.send(self.channel)
-            if count == len(message):
+            if count == size:
                 return
             message = message[count:]
             self._spin()
@@ -170,16 +199,18 @@ class StoreInterface:
 
     def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
         """One request and its reply's payload, of any type; raises StoreError."""
-        if len(payload) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"{len(payload)} bytes do not fit into one request")
-        self._req_id = req_id = (self._req_id + 1) & 0xFFFF
-        self._waiting_for = req_id
+        size = len(payload)
+        if size > PAYLOAD_MAX:
+            raise StoreError("E2BIG", f"{size} bytes do not fit into one request")
+        self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
         self.requests += 1
-        self._send(HEADER.pack(kind, req_id, tx_id, len(payload)) + payload)
         replies = self._replies
-        while req_id not in replies:
+        if replies:
+            replies.clear()
+        self._send(pack(kind, req_id, tx_id, size) + payload)
+        while not replies:
             self._spin()
-        answer, body = replies.pop(req_id)
+        answer, body = replies.pop()
         if answer == ERROR:
             self._refuse(kind, payload, body)
         return body
@@ -202,7 +233,8 @@ class StoreInterface:
 
     def read(self, path: str, transaction: Transaction | None = None) -> str:
         """A node's value, up to its first NUL."""
-        body = self.request(READ, path.encode() + b"\0", self._tx_id(transaction))
+        tx_id = 0 if transaction is None else self._tx_id(transaction)
+        body = self.request(READ, path.encode() + b"\0", tx_id)
         return body.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def get(self, path: str, transaction: Transaction | None = None) -> str | None:
@@ -224,7 +256,8 @@ class StoreInterface:
         text = value.encode()
         if len(text) > TEXT_MAX:
             raise LocalProtocolError(f"{len(text)} bytes of text for {path}, {TEXT_MAX} fit")
-        self.request(WRITE, path.encode() + b"\0" + text, self._tx_id(transaction))
+        tx_id = 0 if transaction is None else self._tx_id(transaction)
+        self.request(WRITE, path.encode() + b"\0" + text, tx_id)
 
     def remove(self, path: str, transaction: Transaction | None = None) -> None:
         self.request(RM, path.encode() + b"\0", self._tx_id(transaction))
@@ -265,26 +298,36 @@ class StoreInterface:
         transaction.active = False
         return True
 
-    def watch_add(self, path: str, task: Task) -> Watch:
-        """Wake `task` at every change at or below `path`, and once now."""
+    def watch_add(
+        self, path: str, task: Task, concerns: Callable[[bytes], bool] | None = None
+    ) -> Watch:
+        """Wake `task` at every change at or below `path`, and once now.
+
+        `concerns` is asked about the path of each event, as it is in the event. The driver
+        never looks at it; a scan need not read a directory again that cannot have changed.
+        """
         while True:
             self._watch_id = (self._watch_id + 1) & 0xFFFF
             if self._watch_id not in self._watches:
                 break
         token = b"TOK|%016X|%04X" % (task.number, self._watch_id)
-        watch = Watch(path=path, token=token, id=self._watch_id, task=task)
-        self._watches[watch.id] = watch
+        watch = Watch(path, token, self._watch_id, task, concerns)
+        self._watches[watch.id] = self._tokens[token] = watch
         try:
             self.request(WATCH, path.encode() + b"\0" + token + b"\0")
         except StoreError:
-            del self._watches[watch.id]
+            self._forget(watch)
             raise
         return watch
 
     def watch_remove(self, watch: Watch) -> None:
         """The handle stays if xenstored refuses."""
         self.request(UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
+        self._forget(watch)
+
+    def _forget(self, watch: Watch) -> None:
         del self._watches[watch.id]
+        del self._tokens[watch.token]
 
     def watches(self) -> list[Watch]:
         """Registered watches in the order of their registration; for leak checks and dumps."""

@@ -11,9 +11,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import attrs
-
-from xenpv.abi.hvm import HVM_PARAM
+from xenpv.abi._kernel import lib
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
@@ -59,13 +57,17 @@ class PdoState(enum.Enum):
     DELETED = "deleted"
 
 
-@attrs.define(eq=False)
 class Pdo:
     """The device of one class: XENBUS\\VEN_XP0001&DEV_VIF."""
 
-    name: str
-    driver: ClassDriver
-    state: PdoState = PdoState.STARTED
+    __slots__ = ("driver", "name", "state")
+
+    def __init__(
+        self, name: str, driver: ClassDriver, *, state: PdoState = PdoState.STARTED
+    ) -> None:
+        self.name = name
+        self.driver = driver
+        self.state = state
 
 
 class XenBus:
@@ -91,10 +93,10 @@ class XenBus:
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
-        port = domain.hvm_param(HVM_PARAM.STORE_EVTCHN)
+        port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
         self.store = StoreInterface(domain, self.evtchn, pfn, port)
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
-        port = domain.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)
+        port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
         self._scan_task: Task = domain.task("xenbus scan", self.scan)
         self._power_task: Task = domain.task("power off", self._power_off)
@@ -102,6 +104,7 @@ class XenBus:
         self._power_polls = 0
         self._reason = 0
         self._watch: Watch | None = None
+        self._listed: list[str] = []  # names in `device` at the last scan
         self._driver_key: str | None = None
 
     def start(self) -> None:
@@ -111,7 +114,7 @@ class XenBus:
         self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")
-        self._watch = self.store.watch_add("device", self._scan_task)
+        self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
 
     def log(self, text: str) -> None:
         """A line on the PV console, if there is one."""
@@ -136,12 +139,19 @@ class XenBus:
         if key is not None:
             self.store.discard(key)
 
+    def _concerns_scan(self, path: bytes) -> bool:
+        """Not what happens inside a class that the last scan saw."""
+        _device, _, below = path.partition(b"/")
+        name, inside, _key = below.partition(b"/")
+        return not inside or name.decode() not in self._listed
+
     def scan(self) -> None:
         """Create a PDO for each class that appeared, drop those whose directory went."""
         try:
             names = self.store.directory("device")
         except StoreError:
             names = []
+        self._listed = names
         classes = [name.upper() for name in names]
         classes += [name for name in SYNTHETIC_CLASSES if name not in classes]
         for name in [name for name in self.pdos if name not in classes]:

@@ -65,18 +65,14 @@ class Device:
         xs.set_permissions(self.frontend_path, [guest, f"r{self.backend_domid}"], t)
         xs.write(self.backend_path, "", t)
         xs.set_permissions(self.backend_path, [backend, f"r{self.domid}"], t)
-        xs.write(f"{self.libxl_path}/frontend", self.frontend_path, t)
-        xs.write(f"{self.libxl_path}/backend", self.backend_path, t)
-        xs.write(f"{self.frontend_path}/backend", self.backend_path, t)
-        xs.write(f"{self.backend_path}/frontend", self.frontend_path, t)
-        for key, value in self.front.items():
-            xs.write(f"{self.frontend_path}/{key}", value, t)
+        ends = {"frontend": self.frontend_path, "backend": self.backend_path}
+        xs.write_all(self.libxl_path, ends, t)
+        xs.write_all(self.frontend_path, {"backend": self.backend_path, **self.front}, t)
         for key, value in self.front_ro.items():
             xs.write(f"{self.frontend_path}/{key}", value, t)
             xs.set_permissions(f"{self.frontend_path}/{key}", ["n0", f"r{self.domid}"], t)
-        for key, value in self.back.items():
-            xs.write(f"{self.backend_path}/{key}", value, t)
-            xs.write(f"{self.libxl_path}/{key}", value, t)
+        xs.write_all(self.backend_path, {"frontend": self.frontend_path, **self.back}, t)
+        xs.write_all(self.libxl_path, self.back, t)
 
 
 def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:

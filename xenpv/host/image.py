@@ -14,8 +14,6 @@ import struct
 from errno import EACCES, EAGAIN, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Final, Protocol
 
-import attrs
-
 from xenpv.errors import ConfigError, LocalProtocolError, XenpvError
 
 SECTOR: Final = 512
@@ -89,7 +87,6 @@ class Image(Protocol):
         """Give it back; a second call does nothing."""
 
 
-@attrs.define(eq=False)
 class RawImage:
     """A raw file or a block device, open and locked.
 
@@ -98,18 +95,30 @@ class RawImage:
     writable), in use, empty, or not a multiple of the sector.
     """
 
-    path: str
-    writable: bool
-    size_bytes: int = attrs.field(init=False)
-    sector_size: int = attrs.field(init=False, default=SECTOR)
-    physical_sector_size: int = attrs.field(init=False, default=SECTOR)
-    buffer: None = attrs.field(init=False, default=None)
-    _descriptor: int = attrs.field(init=False, default=-1)
-    _is_device: bool = attrs.field(init=False, default=False)
-    _flush_failed: str = attrs.field(init=False, default="")
-    _discards: bool = attrs.field(init=False, default=True)
+    __slots__ = (
+        "_descriptor",
+        "_discards",
+        "_flush_failed",
+        "_is_device",
+        "buffer",
+        "path",
+        "physical_sector_size",
+        "sector_size",
+        "size_bytes",
+        "writable",
+    )
+    size_bytes: int
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, path: str, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self.sector_size: int = SECTOR
+        self.physical_sector_size: int = SECTOR
+        self.buffer: None = None
+        self._descriptor: int = -1
+        self._is_device: bool = False
+        self._flush_failed: str = ""
+        self._discards: bool = True
         self._descriptor = _open(self.path, self.writable)
         try:
             self._lock()

@@ -143,34 +143,47 @@ class FdbEntry:
     age_ns: int
 
 
-@attrs.define(eq=False)
 class BridgePort:
     """A port's place on the bridge with its counters (received: from the port)."""
 
-    port: Port
-    received_frames: int = 0
-    received_bytes: int = 0
-    sent_frames: int = 0
-    sent_bytes: int = 0
-    # Frames that leave here at the end of the bridge's present transmit; else empty.
-    pending: list[Frame] = attrs.field(factory=list, init=False)
+    __slots__ = (
+        "pending",
+        "port",
+        "received_bytes",
+        "received_frames",
+        "sent_bytes",
+        "sent_frames",
+    )
+
+    def __init__(
+        self,
+        port: Port,
+    ) -> None:
+        self.port = port
+        self.received_frames = 0
+        self.received_bytes = 0
+        self.sent_frames = 0
+        self.sent_bytes = 0
+        # Frames that leave here at the end of the bridge's present transmit; else empty.
+        self.pending: list[Frame] = []
 
     def take(self) -> list[Frame]:
         frames, self.pending = self.pending, []
         return frames
 
 
-@attrs.define(eq=False)
 class _Learnt:
-    port: BridgePort
-    seen_ns: int
+    __slots__ = ("port", "seen_ns")
+
+    def __init__(self, port: BridgePort, seen_ns: int) -> None:
+        self.port = port
+        self.seen_ns = seen_ns
 
 
 def _drop_counters() -> dict[Drop, int]:
     return dict.fromkeys(Drop, 0)
 
 
-@attrs.define(eq=False)
 class Bridge:
     """An 802.1D learning bridge without spanning tree, as Linux' with its defaults.
 
@@ -178,20 +191,40 @@ class Bridge:
     another port was there to take them.
     """
 
-    name: str
-    fdb_limit: int = attrs.field(default=FDB_LIMIT, kw_only=True)
-    ageing_ns: int = attrs.field(default=AGEING_NS, kw_only=True)
-    taps: list[Tap] = attrs.field(factory=list, kw_only=True)
-    ports: dict[str, BridgePort] = attrs.field(factory=dict, init=False)
-    frames: deque[bytes] = attrs.field(init=False)
-    forwarded: int = attrs.field(default=0, init=False)
-    flooded: int = attrs.field(default=0, init=False)
-    drops: dict[Drop, int] = attrs.field(factory=_drop_counters, init=False)
-    # Least recently seen first, so that the oldest is at hand when the table is full.
-    _fdb: OrderedDict[bytes, _Learnt] = attrs.field(factory=OrderedDict, init=False)
-    _delivering: bool = attrs.field(default=False, init=False)
+    __slots__ = (
+        "_delivering",
+        "_fdb",
+        "ageing_ns",
+        "drops",
+        "fdb_limit",
+        "flooded",
+        "forwarded",
+        "frames",
+        "name",
+        "ports",
+        "taps",
+    )
+    frames: deque[bytes]
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        fdb_limit: int = FDB_LIMIT,
+        ageing_ns: int = AGEING_NS,
+        taps: Sequence[Tap] = (),
+    ) -> None:
+        self.name = name
+        self.fdb_limit = fdb_limit
+        self.ageing_ns = ageing_ns
+        self.taps: list[Tap] = list(taps)
+        self.ports: dict[str, BridgePort] = {}
+        self.forwarded: int = 0
+        self.flooded: int = 0
+        self.drops: dict[Drop, int] = _drop_counters()
+        # Least recently seen first, so that the oldest is at hand when the table is full.
+        self._fdb: OrderedDict[bytes, _Learnt] = OrderedDict()
+        self._delivering: bool = False
         self.frames = deque(maxlen=RECENT_FRAMES)
 
     @property

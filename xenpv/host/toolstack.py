@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final, Protocol
 
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.hvm import HVM_PARAM
 from xenpv.errors import LocalProtocolError, StoreError, XenpvError
 from xenpv.host import device as devices
 from xenpv.host.device import CLOSED, CLOSING, INIT_WAIT, Device, mac_text
@@ -39,6 +39,10 @@ CONTROL_RW: Final = (
     "sysrq",
 )
 CONTROL_RW_HVM: Final = ("feature-s3", "feature-s4")
+PLATFORM_FEATURES: Final = (
+    "platform-feature-multiprocessor-suspend",
+    "platform-feature-xs_reset_watches",
+)
 GUEST_RO: Final = ("cpu", "memory", "device", "control")
 GUEST_RW: Final = (
     "device/suspend/event-channel",
@@ -64,13 +68,15 @@ class HotplugScripts(Protocol):
         """Check that an interface can join a bridge."""
 
 
-@attrs.define(eq=False)
 class Created:
     """A domain that exists: what the toolstack keeps about it."""
 
-    config: DomainConfig
-    domain: Domain
-    devices: list[Device] = attrs.field(factory=list)
+    __slots__ = ("config", "devices", "domain")
+
+    def __init__(self, config: DomainConfig, domain: Domain) -> None:
+        self.config = config
+        self.domain = domain
+        self.devices: list[Device] = []
 
     @property
     def uuid(self) -> str:
@@ -93,7 +99,7 @@ class Toolstack:
         self.xs = XsHandle(connection)
         self.scripts = scripts
         self.created: dict[int, Created] = {}
-        self._random = random.Random(f"xenpv toolstack {seed}")
+        self._seed = f"xenpv toolstack {seed}"
 
     # creation
 
@@ -135,6 +141,10 @@ class Toolstack:
         )
         return attrs.evolve(config, uuid=config.uuid or self._uuid(), vifs=vifs)
 
+    @cached_property
+    def _random(self) -> random.Random:
+        return random.Random(self._seed)
+
     def _uuid(self) -> str:
         text = f"{self._random.getrandbits(128):032x}"
         return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
@@ -156,23 +166,17 @@ class Toolstack:
         for path, permissions in ((home, readable), (vm, readable), (libxl, ["n0"])):
             write(path, "", t)
             permit(path, permissions, t)
-        for path in (*(f"{home}/{name}" for name in GUEST_RO), f"{libxl}/device"):
-            write(path, "", t)
+        self.xs.write_all(home, dict.fromkeys(GUEST_RO, ""), t)
+        write(f"{libxl}/device", "", t)
         for name in (*GUEST_RW, *(f"control/{key}" for key in control)):
             write(f"{home}/{name}", "", t)
             permit(f"{home}/{name}", writable, t)
-        values = {
-            f"{home}/vm": vm,
-            f"{home}/name": made.config.name,
-            f"{vm}/name": made.config.name,
-            f"{vm}/uuid": uuid,
-            f"{home}/control/platform-feature-multiprocessor-suspend": "1",
-            f"{home}/control/platform-feature-xs_reset_watches": "1",
-            f"{libxl}/type": made.config.type.value,
-            f"{libxl}/dm-version": "qemu_xen",
-        }
-        for path, value in values.items():
-            write(path, value, t)
+        name = made.config.name
+        kind = made.config.type.value
+        self.xs.write_all(home, {"vm": vm, "name": name}, t)
+        self.xs.write_all(vm, {"name": name, "uuid": uuid}, t)
+        self.xs.write_all(f"{home}/control", dict.fromkeys(PLATFORM_FEATURES, "1"), t)
+        self.xs.write_all(libxl, {"type": kind, "dm-version": "qemu_xen"}, t)
 
     def _build(self, made: Created) -> None:
         """Memory, special pages, store and console channels, then XS_INTRODUCE."""
@@ -182,10 +186,10 @@ class Toolstack:
         store_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenstored"))
         console_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenconsoled"))
         for index, value in (
-            (HVM_PARAM.STORE_PFN, XENSTORE_PFN),
-            (HVM_PARAM.STORE_EVTCHN, store_port),
-            (HVM_PARAM.CONSOLE_PFN, CONSOLE_PFN),
-            (HVM_PARAM.CONSOLE_EVTCHN, console_port),
+            (lib.HVM_PARAM_STORE_PFN, XENSTORE_PFN),
+            (lib.HVM_PARAM_STORE_EVTCHN, store_port),
+            (lib.HVM_PARAM_CONSOLE_PFN, CONSOLE_PFN),
+            (lib.HVM_PARAM_CONSOLE_EVTCHN, console_port),
         ):
             self.control.hvm.set_param(domain.domid, index, value)
         for ref, pfn in (
@@ -219,8 +223,7 @@ class Toolstack:
         if config.type is DomainType.HVM:
             for key in ("acpi", "acpi_s3", "acpi_s4", "acpi_laptop_slate"):
                 values[f"platform/{key}"] = str(int(getattr(config, key)))
-        for key, value in values.items():
-            self.xs.write(f"{home}/{key}", value, t)
+        self.xs.write_all(home, values, t)
         self.xs.write(f"/vm/{made.uuid}/image/ostype", config.type.value, t)
 
     # devices
@@ -274,24 +277,24 @@ class Toolstack:
         def write(t: int) -> None:
             self.xs.write(back, "", t)
             self.xs.set_permissions(back, ["n0", f"r{domid}"], t)
-            for key, value in {
+            ours = {
                 "frontend": front,
                 "frontend-id": str(domid),
                 "online": "1",
                 "state": "1",
                 "protocol": "vt100",
-            }.items():
-                self.xs.write(f"{back}/{key}", value, t)
-            for key, value in {
+            }
+            self.xs.write_all(back, ours, t)
+            theirs = {
                 "backend": back,
                 "limit": "1048576",
                 "type": "xenconsoled",
                 "output": "pty",
                 "tty": "",
-                "port": str(made.domain.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)),
+                "port": str(made.domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)),
                 "ring-ref": str(CONSOLE_PFN),
-            }.items():
-                self.xs.write(f"{front}/{key}", value, t)
+            }
+            self.xs.write_all(front, theirs, t)
             self.xs.write(f"{front}/backend-id", "0", t)
             self.xs.set_permissions(f"{front}/backend-id", [f"n{domid}", "r0"], t)
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from xenpv.abi.xs import XS
+from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
+
+# Plain numbers: a member of an enum is slow to look up by.
+XS_DIRECTORY: Final[int] = lib.XS_DIRECTORY
+XS_INTRODUCE: Final[int] = lib.XS_INTRODUCE
+XS_READ: Final[int] = lib.XS_READ
+XS_RELEASE: Final[int] = lib.XS_RELEASE
+XS_RM: Final[int] = lib.XS_RM
+XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
+XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
+XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
+XS_WRITE: Final[int] = lib.XS_WRITE
 
 COMMITS_MAX: Final = 1000
 
@@ -24,7 +35,7 @@ class XsHandle:
     def read(self, path: str, t: int = 0) -> str | None:
         """A value, or None where there is no node."""
         try:
-            value = self.connection.call(XS.READ, path.encode() + b"\0", t)
+            value = self.connection.call(XS_READ, path.encode() + b"\0", t)
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
@@ -34,7 +45,7 @@ class XsHandle:
     def directory(self, path: str, t: int = 0) -> list[str]:
         """Children; none where there is no node."""
         try:
-            body = self.connection.call(XS.DIRECTORY, path.encode() + b"\0", t)
+            body = self.connection.call(XS_DIRECTORY, path.encode() + b"\0", t)
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
@@ -42,12 +53,16 @@ class XsHandle:
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
     def write(self, path: str, value: str, t: int = 0) -> None:
-        self.connection.call(XS.WRITE, path.encode() + b"\0" + value.encode(), t)
+        self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), t)
+
+    def write_all(self, path: str, values: Mapping[str, str], t: int) -> None:
+        """What a `write` of each `path/key` does, one after the other."""
+        self.connection.write_all(path.encode(), values, t)
 
     def rm(self, path: str, t: int = 0) -> None:
         """Remove a subtree; nothing happens where there is none."""
         try:
-            self.connection.call(XS.RM, path.encode() + b"\0", t)
+            self.connection.call(XS_RM, path.encode() + b"\0", t)
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
@@ -61,17 +76,17 @@ class XsHandle:
             parent = parent.rpartition("/")[0]
 
     def set_permissions(self, path: str, entries: Sequence[str], t: int = 0) -> None:
-        payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
-        self.connection.call(XS.SET_PERMS, payload, t)
+        payload = "\0".join((path, *entries, "")).encode()
+        self.connection.call(XS_SET_PERMS, payload, t)
 
     def introduce_domain(self, domid: int, gfn: int, port: int) -> None:
         payload = b"%d\0%d\0%d\0" % (domid, gfn, port)
-        self.connection.call(XS.INTRODUCE, payload)
+        self.connection.call(XS_INTRODUCE, payload)
 
     def release_domain(self, domid: int) -> None:
         """Nothing happens where xenstored does not know the domain any more."""
         try:
-            self.connection.call(XS.RELEASE, b"%d\0" % domid)
+            self.connection.call(XS_RELEASE, b"%d\0" % domid)
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
@@ -79,14 +94,14 @@ class XsHandle:
     def transaction(self, body: Callable[[int], object]) -> None:
         """Run `body(t)` and commit; all of it again after each EAGAIN."""
         for _ in range(COMMITS_MAX):
-            t = int(self.connection.call(XS.TRANSACTION_START, b"\0").rstrip(b"\0"))
+            t = int(self.connection.call(XS_TRANSACTION_START, b"\0").rstrip(b"\0"))
             try:
                 body(t)
             except BaseException:
-                self.connection.call(XS.TRANSACTION_END, b"F\0", t)
+                self.connection.call(XS_TRANSACTION_END, b"F\0", t)
                 raise
             try:
-                self.connection.call(XS.TRANSACTION_END, b"T\0", t)
+                self.connection.call(XS_TRANSACTION_END, b"T\0", t)
             except StoreError as error:
                 if error.name != "EAGAIN":
                     raise

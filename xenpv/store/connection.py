@@ -9,30 +9,28 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
-from xenpv.store.quota import breach
+from xenpv.store.path import SPECIAL
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
 if TYPE_CHECKING:
     from xenpv.store.domain import Domain
-    from xenpv.store.server import Xenstored
+    from xenpv.store.server import Handler, Xenstored
     from xenpv.store.transaction import Transaction
     from xenpv.store.watch import Watch
 
 ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
-XS_ERROR: Final = int(XS.ERROR)
-XS_WATCH_EVENT: Final = int(XS.WATCH_EVENT)
+XS_ERROR: Final = lib.XS_ERROR
+XS_WRITE: Final = lib.XS_WRITE
+XS_WATCH_EVENT: Final = lib.XS_WATCH_EVENT
 HEADER_SIZE: Final = HEADER.size
 SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
-SPECIAL: Final = b"@"[0]
 
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
@@ -44,42 +42,53 @@ class Wakeup(Protocol):
     def wake(self) -> None: ...
 
 
-class EventQueue(deque[tuple[bytes, bytes]]):
+class EventQueue:
     """Events (path, token) that a local client has not taken yet, each of them once.
 
     Events of special names may repeat.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_queue", "_waiting")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._queue: deque[tuple[bytes, bytes]] = deque()
         self._waiting: dict[tuple[bytes, bytes], None] = {}
 
-    def push(self, path: bytes, token: bytes) -> None:
-        event = (path, token)
-        if path[0] != SPECIAL:
-            if event in self._waiting:
-                return
-            self._waiting[event] = None
-        super().append(event)
+    def push(self, event: tuple[bytes, bytes]) -> bool:
+        """True: it is the only one."""
+        waiting = self._waiting
+        if event in waiting:
+            return False
+        if event[0][0] != SPECIAL:
+            waiting[event] = None
+        queue = self._queue
+        queue.append(event)
+        return len(queue) == 1
 
     def popleft(self) -> tuple[bytes, bytes]:
-        event = super().popleft()
+        event = self._queue.popleft()
         self._waiting.pop(event, None)
         return event
 
     def clear(self) -> None:
-        super().clear()
+        self._queue.clear()
         self._waiting.clear()
 
+    def __len__(self) -> int:
+        return len(self._queue)
 
-@attrs.define(eq=False, repr=False)
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._queue)
+
+
 class Request:
     """One request of an unprivileged ring: outstanding until its reply and events are out."""
 
-    domain: Domain
-    left: int = 1
+    __slots__ = ("domain", "left")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.left = 1
 
 
 # A message to send: its bytes, its payload if a second one like it would be dropped, and
@@ -87,37 +96,78 @@ class Request:
 Message = tuple[bytes, bytes | None, Request | None]
 
 
-@attrs.define(eq=False, repr=False)
 class Connection:
     """The server's side of one client.
 
     `local` clients find events in `events`, others in their output. `on_event` is woken when
-    a queue that was empty gets an event, or when a ring may be read again. `fatal` is the
-    XENSTORE_ERROR_ value of a connection that is served no more: a transport closes its
-    socket or freezes its ring. `home_prefix` is what relative paths are relative to.
+    a queue that was empty gets an event, or when a ring may be read again. `put`, where the
+    transport has one, takes bytes at once and says how many it took: a reply that nothing
+    waits before goes there and not into the output. `fatal` is the XENSTORE_ERROR_ value of a
+    connection that is served no more: a transport closes its socket or freezes its ring.
+    `home_prefix` is what relative paths are relative to.
     """
 
-    server: Xenstored
-    age: int
-    name: str
-    domain: Domain
-    home_prefix: bytes
-    privileged: bool
-    local: bool
-    on_event: Wakeup | None = None
-    fatal: int | None = None
-    closed: bool = False
-    events: EventQueue = attrs.Factory(EventQueue)
-    watches: dict[tuple[bytes, bytes], Watch] = attrs.Factory(dict)
-    transactions: dict[int, Transaction] = attrs.Factory(dict)
-    next_transaction: int = 1
-    first_event: tuple[bytes, bytes] | None = None
-    _stalled: bool = False
-    _answering: bool = False
-    _input: bytes = b""
-    _output: deque[Message] = attrs.Factory(deque)
-    _taken: int = 0
-    _unsent: dict[bytes, None] = attrs.Factory(dict)
+    __slots__ = (
+        "_answering",
+        "_request",
+        "_taken",
+        "_unsent",
+        "age",
+        "closed",
+        "domain",
+        "events",
+        "fatal",
+        "first_event",
+        "handlers",
+        "home_prefix",
+        "local",
+        "name",
+        "next_transaction",
+        "on_event",
+        "output",
+        "partial",
+        "privileged",
+        "put",
+        "server",
+        "stalled",
+        "transactions",
+        "watches",
+    )
+
+    def __init__(
+        self,
+        server: Xenstored,
+        age: int,
+        name: str,
+        domain: Domain,
+        home_prefix: bytes,
+        *,
+        local: bool,
+    ) -> None:
+        self.server = server
+        self.age = age
+        self.name = name
+        self.domain = domain
+        self.home_prefix = home_prefix
+        self.privileged = domain is server.owner
+        self.local = local
+        self.on_event: Wakeup | None = None
+        self.put: Callable[[bytes], int] | None = None
+        self.fatal: int | None = None
+        self.closed = False
+        self.events = EventQueue()
+        self.handlers: Mapping[int, tuple[Handler, bool]] = {}  # what it may ask: server.OPEN
+        self.watches: dict[tuple[bytes, bytes], Watch] = {}
+        self.transactions: dict[int, Transaction] = {}
+        self.next_transaction = 1
+        self.first_event: tuple[bytes, bytes] | None = None
+        self.stalled = False
+        self._answering = False
+        self.partial = b""
+        self.output: deque[Message] = deque()
+        self._taken = 0
+        self._unsent: dict[bytes, None] = {}
+        self._request: Request | None = None  # one that nothing refers to, for the next
 
     @property
     def domid(self) -> int:
@@ -128,9 +178,17 @@ class Connection:
 
         Raises StoreError with the name that an ERROR would carry.
         """
-        trace = self.server.trace
+        server = self.server
+        trace = server.trace
         try:
-            reply = self._dispatch(op, payload, tx_id)
+            entry = self.handlers.get(op)
+            if entry is None:
+                _refuse(server, op)
+            handler, takes_tx = entry
+            tx = self._transaction(tx_id) if tx_id and takes_tx else None
+            reply = handler(server, self, tx, payload)
+            if len(reply) > PAYLOAD_MAX:
+                _too_long(reply)
         except StoreError as refusal:
             if trace is not None:
                 trace.store_op(self.domain.domid, op, tx_id, payload, refusal.name.encode())
@@ -141,23 +199,31 @@ class Connection:
             self._send_first_event()
         return reply
 
-    def _dispatch(self, op: int, payload: bytes, tx_id: int) -> bytes:
-        server = self.server
-        entry = server.handlers.get(op)
-        if entry is None:
-            raise StoreError("ENOSYS", f"type {op}")
-        handler, restricted, takes_tx = entry
-        if restricted and not self.privileged:
-            raise StoreError("EACCES", f"type {op} is for the privileged domain")
-        tx = None
-        if tx_id and takes_tx:
-            tx = self.transactions.get(tx_id)
-            if tx is None:
-                raise StoreError("ENOENT", f"transaction {tx_id}")
-        reply = handler(server, self, tx, payload)
-        if len(reply) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"reply of {len(reply)} bytes")
-        return reply
+    def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
+        """What a `call` of WRITE for each `path/key` does, in order, in a transaction."""
+        tx = self.transactions.get(tx_id) if self.privileged else None
+        pairs = [(path + b"/" + key.encode(), text.encode()) for key, text in values.items()]
+        at = 0
+        while at < len(pairs):
+            done = 0 if tx is None else tx.plant_all(path, pairs[at:])
+            self._trace_writes(pairs[at : at + done], tx_id)
+            at += done
+            if at < len(pairs):
+                self.call(XS_WRITE, b"\0".join(pairs[at]), tx_id)
+                at += 1
+
+    def _trace_writes(self, pairs: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
+        trace = self.server.trace
+        if trace is not None:
+            domid, store_op = self.domain.domid, trace.store_op
+            for pair in pairs:
+                store_op(domid, XS_WRITE, tx_id, b"\0".join(pair), None)
+
+    def _transaction(self, tx_id: int) -> Transaction:
+        tx = self.transactions.get(tx_id)
+        if tx is None:
+            raise StoreError("ENOENT", f"transaction {tx_id}")
+        return tx
 
     # bytes in
 
@@ -169,10 +235,10 @@ class Connection:
         """
         if self.fatal is not None or self.closed:
             return
-        if self._input:
-            data = self._input + data
-            self._input = b""
-        self._stalled = False
+        if self.partial:
+            data = self.partial + data
+            self.partial = b""
+        self.stalled = False
         at = 0
         end = len(data)
         domain = self.domain
@@ -182,7 +248,7 @@ class Connection:
             if measured and (
                 0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
             ):
-                domain.stalled = self._stalled = True
+                domain.stalled = self.stalled = True
                 break
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
@@ -191,9 +257,9 @@ class Connection:
             stop = at + HEADER_SIZE + length
             if stop > end:
                 break
-            self._answer(op, req_id, tx_id, data[at + HEADER_SIZE : stop])
+            self.answer(op, req_id, tx_id, data[at + HEADER_SIZE : stop])
             at = stop
-        self._input = data[at:] if at else data
+        self.partial = data[at:] if at else data
 
     @property
     def wants_input(self) -> bool:
@@ -207,37 +273,59 @@ class Connection:
             return True
         domain = self.domain
         limits = domain.limits
-        domain.stalled = breach(limits.outstanding, domain.outstanding) or breach(
-            limits.memory, domain.memory
+        domain.stalled = (
+            0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
         )
         return not domain.stalled
 
+    def answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
+        """One whole request, where `wants_input` and nothing of an earlier one waits."""
+        self._answering = True
+        try:
+            self._answer(op, req_id, tx_id, payload)
+            if self.first_event is not None:
+                self._send_first_event()
+        finally:
+            self._answering = False
+            self.server.request = None
+
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         server = self.server
-        request = None
         domain = self.domain
+        request = None
         if not self.privileged:
-            request = server.request = Request(domain)
-        self._answering = True
+            request = self._request or Request(domain)
+            self._request = None
+            server.request = request
         try:
             reply = self.call(op, payload, tx_id)
         except StoreError as refusal:
             op = XS_ERROR
             reply = error_payload(refusal.name)
-        finally:
-            self._answering = False
-            server.request = None
-        if request is not None:
-            size = len(reply) + HEADER_SIZE
-            if len(reply) > SHORT_REPLY and breach(domain.limits.memory, domain.memory + size):
+        server.request = None
+        size = len(reply)
+        if size > SHORT_REPLY and request is not None:
+            limit = domain.limits.memory
+            if 0 < limit <= domain.memory + size + HEADER_SIZE:
                 op = XS_ERROR
                 reply = error_payload("ENOMEM")
-                size = len(reply) + HEADER_SIZE
-            domain.memory += size
+                size = len(reply)
+        message = _pack(op, req_id, tx_id, size) + reply
+        taken = 0
+        if self.put is not None and not self.output:
+            taken = self.put(message)
+            if taken == len(message):
+                if request is None or request.left == 1:
+                    self._request = request
+                else:  # other connections have events of it to send
+                    request.left -= 1
+                    domain.outstanding += 1
+                return
+            self._taken = taken
+        if request is not None:
+            domain.memory += len(message)
             domain.outstanding += 1
-        self._output.append((_pack(op, req_id, tx_id, len(reply)) + reply, None, request))
-        if self.first_event is not None:
-            self._send_first_event()
+        self.output.append((message, None, request))
 
     # bytes and events out
 
@@ -247,12 +335,10 @@ class Connection:
         if size > PAYLOAD_MAX:
             return
         if self.local:
-            idle = not self.events
-            self.events.push(path, token)
-            if idle and self.on_event is not None:
+            if self.events.push((path, token)) and self.on_event is not None:
                 self.on_event.wake()
             return
-        payload = b"%b\0%b\0" % (path, token)
+        payload = b"\0".join((path, token, b""))
         key = None
         if path[0] != SPECIAL:
             if payload in self._unsent:
@@ -260,17 +346,18 @@ class Connection:
             key = payload
         if not self.privileged:
             domain = self.domain
-            if breach(domain.limits.memory, domain.memory + size + HEADER_SIZE):
+            memory = domain.memory + size + HEADER_SIZE
+            if 0 < domain.limits.memory <= memory:
                 return
-            domain.memory += size + HEADER_SIZE
+            domain.memory = memory
         if key is not None:
             self._unsent[key] = None
         # A watch's first event belongs to no request: it follows the reply.
         request = self.server.request
         if request is not None:
             request.left += 1
-        idle = not self._output
-        self._output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
+        idle = not self.output
+        self.output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
         if idle and not self._answering:
             self.wake()
 
@@ -286,7 +373,7 @@ class Connection:
 
     @property
     def wants_output(self) -> bool:
-        return bool(self._output) or (self._stalled and self.wants_input)
+        return bool(self.output) or (self.stalled and self.wants_input)
 
     def take_output(self, limit: int) -> bytes:
         """At most `limit` bytes for the client, which count as sent from now on."""
@@ -299,9 +386,9 @@ class Connection:
 
         `sent` says how many; until then events that they hold can still swallow others.
         """
-        if self._stalled and self.wants_input:
+        if self.stalled and self.wants_input:
             self.feed(b"")
-        output = self._output
+        output = self.output
         if not output:
             return b""
         head = output[0][0]
@@ -319,24 +406,26 @@ class Connection:
 
     def sent(self, count: int) -> None:
         """`count` bytes of the output are on their way."""
-        output = self._output
+        output = self.output
         count += self._taken
-        while output and count >= len(output[0][0]):
-            message = output.popleft()
-            count -= len(message[0])
-            self._settle(message)
+        released = 0
+        while output:
+            data, key, request = output[0]
+            size = len(data)
+            if count < size:
+                break
+            count -= size
+            released += size
+            del output[0]
+            if key is not None:
+                del self._unsent[key]
+            if request is not None:
+                request.left -= 1
+                if not request.left:
+                    request.domain.answered()
         self._taken = count
-
-    def _settle(self, message: Message) -> None:
-        data, key, request = message
-        if key is not None:
-            del self._unsent[key]
         if not self.privileged:
-            self.domain.release(len(data))
-        if request is not None:
-            request.left -= 1
-            if not request.left:
-                request.domain.answered()
+            self.domain.release(released)
 
     # the end, or a new beginning
 
@@ -344,13 +433,9 @@ class Connection:
         """Drops watches, transactions and what waits in either direction; `fatal` stays."""
         drop_watches(self.server, self)
         self.drop_transactions()
-        output = self._output
-        self._output = deque()
-        self._taken = 0
-        for message in output:
-            self._settle(message)
-        self._input = b""
-        self._stalled = False
+        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
+        self.partial = b""
+        self.stalled = False
         self.first_event = None
         self.events.clear()
 
@@ -371,3 +456,13 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.name}>"
+
+
+def _refuse(server: Xenstored, op: int) -> NoReturn:
+    if op in server.handlers:
+        raise StoreError("EACCES", f"type {op} is for the privileged domain")
+    raise StoreError("ENOSYS", f"type {op}")
+
+
+def _too_long(reply: bytes) -> NoReturn:
+    raise StoreError("E2BIG", f"reply of {len(reply)} bytes")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.path import HOME
@@ -51,7 +49,6 @@ class DomainControl(Protocol):
         """The domain is dead or released: drop page and port."""
 
 
-@attrs.define(eq=False, repr=False)
 class Domain:
     """A domain from when xenstored first met it until it died or was released.
 
@@ -63,26 +60,50 @@ class Domain:
     domain's requests wait until it holds less.
     """
 
-    domid: int
-    unique_id: int
-    limits: Limits
-    accounted: bool
-    features: int = FEATURES
-    introduced: bool = False
-    shutdown: bool = False
-    dead: bool = False
-    lingering: bool = False
-    stalled: bool = False
-    connection: Connection | None = None
-    target: Domain | None = None
-    held: dict[int, Domain] = attrs.Factory(dict)
-    holders: dict[int, Domain] = attrs.Factory(dict)
-    owned: dict[bytes, None] = attrs.Factory(dict)
-    nodes: int = 0
-    memory: int = 0
-    watches: int = 0
-    transactions: int = 0
-    outstanding: int = 0
+    __slots__ = (
+        "accounted",
+        "connection",
+        "dead",
+        "domid",
+        "features",
+        "held",
+        "holders",
+        "introduced",
+        "limits",
+        "lingering",
+        "memory",
+        "nodes",
+        "outstanding",
+        "owned",
+        "shutdown",
+        "stalled",
+        "target",
+        "transactions",
+        "unique_id",
+        "watches",
+    )
+
+    def __init__(self, domid: int, unique_id: int, limits: Limits, *, accounted: bool) -> None:
+        self.domid = domid
+        self.unique_id = unique_id
+        self.limits = limits
+        self.accounted = accounted
+        self.features = FEATURES
+        self.introduced = False
+        self.shutdown = False
+        self.dead = False
+        self.lingering = False
+        self.stalled = False
+        self.connection: Connection | None = None
+        self.target: Domain | None = None
+        self.held: dict[int, Domain] = {}
+        self.holders: dict[int, Domain] = {}
+        self.owned: dict[bytes, None] = {}
+        self.nodes = 0
+        self.memory = 0
+        self.watches = 0
+        self.transactions = 0
+        self.outstanding = 0
 
     def release(self, size: int) -> None:
         """`size` bytes less (or more, if negative) against the memory quota."""

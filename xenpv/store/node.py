@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 if TYPE_CHECKING:
     from xenpv.store.permission import Permissions
 
+NO_CHILDREN: Final[dict[bytes, None]] = {}  # of every leaf; shared, so nobody writes to it
 HEADER_SIZE: Final = 16  # of a stored node, before permissions, value and child names
 PERMISSION_SIZE: Final = 8
 
 
-@attrs.define(eq=False, repr=False)
 class Node:
     """A node of the tree, or a transaction's copy of one.
 
@@ -23,14 +21,34 @@ class Node:
     their NULs, `charged` the bytes of memory quota that the owner pays for this node.
     """
 
-    lineage: tuple[bytes, ...]
-    value: bytes
-    perms: Permissions
-    generation: int
-    children: dict[bytes, None]
-    names_size: int = 0
-    shared: bool = False
-    charged: int = 0
+    __slots__ = (
+        "charged",
+        "children",
+        "generation",
+        "lineage",
+        "names_size",
+        "perms",
+        "shared",
+        "value",
+    )
+
+    def __init__(
+        self,
+        lineage: tuple[bytes, ...],
+        value: bytes,
+        perms: Permissions,
+        generation: int,
+        children: dict[bytes, None] = NO_CHILDREN,
+        names_size: int = 0,
+    ) -> None:
+        self.lineage = lineage
+        self.value = value
+        self.perms = perms
+        self.generation = generation
+        self.children = children
+        self.names_size = names_size
+        self.shared = True
+        self.charged = 0
 
     @property
     def path(self) -> bytes:
@@ -51,7 +69,6 @@ class Node:
             self.generation,
             self.children,
             self.names_size,
-            shared=True,
         )
 
     def add_name(self, name: bytes) -> None:

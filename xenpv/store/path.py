@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from xenpv.store.connection import Connection
 
 ROOT: Final = b"/"
+SPECIAL: Final = b"@"[0]
 HOME: Final = b"/local/domain/%d"
 
 INTRODUCE_DOMAIN: Final = b"@introduceDomain"
 RELEASE_DOMAIN: Final = b"@releaseDomain"
 
-_LEGAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
+LEGAL_NAME: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_@"
+LEGAL: Final = LEGAL_NAME + b"/"
 # The domid field of a home is at most five characters wide, sign included (sscanf "%5u").
 _HOME_PREFIX: Final = re.compile(rb"/local/domain/(?:\d{1,5}|[+-]\d{1,4})/")
 
@@ -58,7 +60,7 @@ def canonicalise(conn: Connection, text: bytes, *, special: bool = False) -> byt
 
 
 def _check(text: bytes, path: bytes, *, special: bool) -> None:
-    if text.translate(None, _LEGAL):
+    if text.translate(None, LEGAL):
         raise StoreError("EINVAL", f"illegal character in path {text!r}")
     if not special and text[:1] == b"@":
         raise StoreError("EINVAL", f"special name {text!r} where a path is due")

@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 
@@ -35,10 +33,10 @@ _LETTERS: Final = {mask: letter for letter, mask in _MASKS.items()}
 
 # What strtol(..., 0) takes: blanks, a sign, then hexadecimal, octal or decimal.
 _DOMID: Final = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9]\d*))\Z")
+RESOLVED_MAX: Final = 32  # lists that the server remembers; a guest's may be long and many
 _LONG_MAX: Final = (1 << 63) - 1
 
 
-@attrs.define(eq=False, repr=False)
 class Entry:
     """One entry of the access list.
 
@@ -46,19 +44,26 @@ class Entry:
     `anyone` is DOMID_ANY, set by a connection that has the feature.
     """
 
-    domid: int
-    mask: int
-    domain: Domain | None
-    anyone: bool = False
+    __slots__ = ("anyone", "domain", "domid", "mask")
+
+    def __init__(
+        self, domid: int, mask: int, domain: Domain | None, *, anyone: bool = False
+    ) -> None:
+        self.domid = domid
+        self.mask = mask
+        self.domain = domain
+        self.anyone = anyone
 
 
-@attrs.define(eq=False, repr=False)
 class Permissions:
     """Never changed once made: nodes and transactions share one object."""
 
-    owner: Domain
-    default: int
-    entries: tuple[Entry, ...] = ()
+    __slots__ = ("default", "entries", "owner")
+
+    def __init__(self, owner: Domain, default: int, entries: tuple[Entry, ...] = ()) -> None:
+        self.owner = owner
+        self.default = default
+        self.entries = entries
 
     def mask(self, conn: Connection) -> int:
         """What `conn` may do: READ, WRITE and OWNER bits."""
@@ -125,8 +130,16 @@ def _parse_one(text: bytes) -> tuple[int, int]:
     return mask, ((value & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
-def resolve(server: Xenstored, conn: Connection, parsed: list[tuple[int, int]]) -> Permissions:
-    """Permissions for domids as they are now. Raises StoreError ENOENT: no such owner."""
+def resolve(server: Xenstored, conn: Connection, texts: list[bytes]) -> Permissions:
+    """Permissions for domids as they are now.
+
+    Raises StoreError EINVAL, or ENOENT: no such owner.
+    """
+    key = tuple(texts)
+    known = server.resolved.get(key)
+    if known is not None and _is_current(server, known):
+        return known
+    parsed = parse(texts)
     mask, domid = parsed[0]
     owner = server.learn(domid)
     if owner is None:
@@ -139,4 +152,21 @@ def resolve(server: Xenstored, conn: Connection, parsed: list[tuple[int, int]]) 
             entries.append(Entry(entry_domid, entry_mask, None, anyone=allowed))
         else:
             entries.append(Entry(entry_domid, entry_mask, server.learn(entry_domid)))
-    return Permissions(owner, mask, tuple(entries))
+    perms = Permissions(owner, mask, tuple(entries))
+    if len(server.resolved) >= RESOLVED_MAX:
+        server.resolved.clear()
+    server.resolved[key] = perms
+    return perms
+
+
+def _is_current(server: Xenstored, perms: Permissions) -> bool:
+    """Would the same texts still mean the same domains?"""
+    known = server.known
+    owner = perms.owner
+    if known.get(owner.domid) is not owner:
+        return False
+    for entry in perms.entries:
+        domain = entry.domain
+        if domain is None or known.get(domain.domid) is not domain:
+            return False
+    return True

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.errors import StoreError
 from xenpv.store.wire import OK, strings
 
@@ -23,32 +21,32 @@ _NUMBER: Final = re.compile(rb"\d{1,10}\Z")
 _VALUE_MAX: Final = 0x7FFFFFFF
 
 
-@attrs.define(eq=False)
 class Limits:
     """Quotas of one domain, or those that new domains get; 0 is unlimited.
 
     Counts but for `node_size` and `path_max`, in bytes, and the two memory limits, in bytes.
     """
 
-    nodes: int = 1000
-    watches: int = 128
-    outstanding: int = 20
-    memory: int = 2_621_440
-    soft_memory: int = 2_097_152
-    transactions: int = 10
-    transaction_nodes: int = 1024
-    node_permissions: int = 5
-    path_max: int = 2048
-    node_size: int = 2048
+    def __init__(self) -> None:
+        self.nodes = 1000
+        self.watches = 128
+        self.outstanding = 20
+        self.memory = 2_621_440
+        self.soft_memory = 2_097_152
+        self.transactions = 10
+        self.transaction_nodes = 1024
+        self.node_permissions = 5
+        self.path_max = 2048
+        self.node_size = 2048
 
     def copy(self) -> Limits:
-        return attrs.evolve(self)
+        new = Limits()
+        vars(new).update(vars(self))
+        return new
 
 
 # Names on the wire, in the order in which xenstored lists them.
-NAMES: Final[dict[bytes, str]] = {
-    field.name.replace("_", "-").encode(): field.name for field in attrs.fields(Limits)
-}
+NAMES: Final[dict[bytes, str]] = {name.replace("_", "-").encode(): name for name in vars(Limits())}
 
 
 def breach(limit: int, value: int) -> bool:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from xenpv.errors import StoreError
 from xenpv.store import permission
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
-from xenpv.store.path import ROOT, canonicalise, parent_of
+from xenpv.store.path import LEGAL, ROOT, canonicalise, parent_of
 from xenpv.store.permission import OWNER, READ, WRITE
 from xenpv.store.quota import breach
-from xenpv.store.tree import View, subtree
+from xenpv.store.tree import Tree, View, subtree
 from xenpv.store.watch import EXACT, SUBTREE
 from xenpv.store.wire import OK, PAYLOAD_MAX, atoi, one_string, strings
 
@@ -35,10 +35,12 @@ def locate(conn: Connection, view: View, path: bytes, need: int) -> Node | None:
     node = view.read(path)
     if node is not None and (conn.privileged or node.perms.mask(conn) & need == need):
         return node
-    ancestor = view.read(parent_of(path))
+    above = parent_of(path)
+    ancestor = view.read(above)
     while ancestor is None:
-        path = parent_of(path)
-        ancestor = view.read(parent_of(path))
+        path = above
+        above = parent_of(path)
+        ancestor = view.read(above)
     if node is None and ancestor.perms.mask(conn) & need:
         return None
     raise StoreError("EACCES", f"no right to {path!r}")
@@ -52,17 +54,39 @@ def find(conn: Connection, view: View, path: bytes, need: int) -> Node:
     return node
 
 
+def _existing(server: Xenstored, conn: Connection, payload: bytes) -> Node | None:
+    """The node that a request outside transactions names by its only string.
+
+    None where the long way has to say what is wrong, or that there is no such node.
+    """
+    if not payload or payload[-1] != NUL:
+        return None
+    # A path that names a node is well formed, and without its NUL has none.
+    text = payload[:-1]
+    node = server.nodes.get(text)
+    if conn.privileged:
+        return node
+    if node is None:
+        text = conn.home_prefix + text
+        node = server.nodes.get(text)
+    limit = conn.domain.limits.path_max
+    return node if len(text) < limit or not limit else None
+
+
 def read(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-    if tx is None and conn.privileged:
-        # A path that names a node is well formed, and without its NUL has none.
-        node = server.nodes.get(payload[:-1])
-        if node is not None and payload[-1] == NUL:
+    if tx is None:
+        node = _existing(server, conn, payload)
+        if node is not None and node.perms.mask(conn) & READ:
             return node.value
     path = canonicalise(conn, one_string(payload))
     return find(conn, tx or server.tree, path, READ).value
 
 
 def directory(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    if tx is None:
+        node = _existing(server, conn, payload)
+        if node is not None and node.perms.mask(conn) & READ:
+            return _names(node)
     path = canonicalise(conn, one_string(payload))
     return _names(find(conn, tx or server.tree, path, READ))
 
@@ -97,16 +121,18 @@ def directory_part(
 
 def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
     text, nul, value = payload.partition(b"\0")
-    if tx is None and conn.privileged and nul:
-        node = server.nodes.get(text)
-        if node is not None:
-            tree = server.tree
-            tree.write(node, value)
-            if tree.watches.by_path:
-                tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
-            return OK
     if not nul:
         raise StoreError("EINVAL", "no NUL-terminated path")
+    if not conn.privileged:
+        path = text if text[:1] in (ROOT, b"@") else conn.home_prefix + text
+        if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
+            return OK
+    elif text[:1] == ROOT and (
+        _write_tree(server.tree, text, value)
+        if tx is None
+        else _write_copy(server, tx, text, value)
+    ):
+        return OK
     view = tx or server.tree
     path = canonicalise(conn, text)
     node = locate(conn, view, path, WRITE)
@@ -118,6 +144,122 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
         view.write(node, value)
     view.fire(node)
     return OK
+
+
+# The writes that matter, and how they end, in less than the long way takes. Each of these
+# answers False, having changed nothing, where it is not sure: the long way then says why.
+
+
+def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
+    """A privileged WRITE of a node that exists, or of a new one below a node that does."""
+    nodes = tree.nodes
+    node = nodes.get(path)
+    if node is None:
+        at = path.rfind(b"/")
+        parent = nodes.get(path[:at])
+        name = path[at + 1 :]
+        if parent is None or not name or name.translate(None, LEGAL):
+            return False
+        node = tree.plant(parent, path, parent.perms, value)
+    else:
+        tree.write(node, value)
+    if tree.watches.by_path:
+        tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+    return True
+
+
+def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -> bool:
+    """The same in a transaction, of what it has touched or below that; `path` begins with /."""
+    accesses = tx.accesses
+    access = accesses.get(path)
+    if access is not None:
+        node = access.node
+        if node is None:
+            return False
+        tx.write(node, value)
+        access.match = SUBTREE
+        return True
+    at = path.rfind(b"/")
+    above = accesses.get(path[:at])
+    name = path[at + 1 :]
+    if above is None or path in server.nodes or not name or name.translate(None, LEGAL):
+        return False
+    parent = above.node
+    if parent is None:
+        return False
+    tx.plant(above, parent, path, value)
+    return True
+
+
+def _write_own(
+    server: Xenstored, conn: Connection, tx: Transaction | None, path: bytes, value: bytes
+) -> bool:
+    """An unprivileged WRITE of a node of the caller's, or below one, far from every quota."""
+    domain = conn.domain
+    limits = domain.limits
+    tree = server.tree
+    if 0 < limits.path_max <= len(path):
+        return False
+    access = None if tx is None else tx.accesses.get(path)
+    node = tree.nodes.get(path) if tx is None else None if access is None else access.node
+    if node is None:
+        return _create_own(server, conn, tx, path, value)
+    if node.perms.owner is not domain:
+        return False
+    size = node.size + len(value) - len(node.value)
+    charged = node.charged if access is None else access.charged
+    memory = domain.memory + size + len(path) - charged
+    if 0 < limits.node_size <= size or 0 < limits.memory <= memory:
+        return False
+    if tx is None:
+        tree.write(node, value)
+        if tree.watches.by_path:
+            tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+    else:
+        assert access is not None
+        tx.write(node, value)
+        access.match = SUBTREE
+    return True
+
+
+def _create_own(
+    server: Xenstored, conn: Connection, tx: Transaction | None, path: bytes, value: bytes
+) -> bool:
+    domain = conn.domain
+    limits = domain.limits
+    tree = server.tree
+    at = path.rfind(b"/")
+    name = path[at + 1 :]
+    if path in tree.nodes or not name or name.translate(None, LEGAL):
+        return False
+    if tx is None:
+        above = None
+        parent = tree.nodes.get(path[:at])
+    else:
+        above = tx.accesses.get(path[:at])
+        parent = None if above is None or path in tx.accesses else above.node
+    if parent is None or parent.perms.owner is not domain:
+        return False
+    own = HEADER_SIZE + PERMISSION_SIZE * parent.perms.count + len(value)
+    size = parent.size + len(name) + 1
+    charged = parent.charged if above is None else above.charged
+    memory = domain.memory + own + len(path) + size + at - charged
+    if (
+        0 < limits.nodes <= domain.nodes + 1
+        or 0 < limits.node_size <= max(own, size)
+        or 0 < limits.memory <= memory
+    ):
+        return False
+    if tx is None:
+        node = tree.plant(parent, path, parent.perms, value)
+        if tree.watches.by_path:
+            tree.watches.fire(tree, node.lineage, node, SUBTREE, None)
+        return True
+    if 0 < limits.transaction_nodes <= len(tx.accesses) + 1:
+        return False
+    assert above is not None
+    tx.plant(above, parent, path, value)
+    return True
 
 
 def mkdir(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -276,7 +418,7 @@ def set_perms(server: Xenstored, conn: Connection, tx: Transaction | None, paylo
         raise StoreError("EINVAL", "no permission")
     if not conn.privileged and breach(conn.domain.limits.node_permissions, len(texts)):
         raise StoreError("ENOSPC", f"{len(texts)} permissions")
-    perms = permission.resolve(server, conn, permission.parse(texts))
+    perms = permission.resolve(server, conn, texts)
     path = canonicalise(conn, text, special=True)
     view = tx or server.tree
     node = find(conn, view, path, WRITE | OWNER)

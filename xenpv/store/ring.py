@@ -6,6 +6,7 @@ protocol is `store.connection`; here are only bytes, indices and events.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from xenpv.abi._kernel import ffi, lib
@@ -13,6 +14,7 @@ from xenpv.abi.layout import offsetof
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError, StoreError
 from xenpv.store.connection import Connection
 from xenpv.store.server import Xenstored
+from xenpv.store.wire import HEADER
 from xenpv.xen.domain import Domain
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
@@ -37,6 +39,9 @@ SERVER_FEATURES: Final = offsetof(PAGE, "server_features")
 CONNECTION: Final = offsetof(PAGE, "connection")
 ERROR: Final = offsetof(PAGE, "error")
 
+HEADER_SIZE: Final = HEADER.size
+unpack: Final = HEADER.unpack_from
+
 FEATURES_OFFERED: Final[int] = (
     lib.XENSTORE_SERVER_FEATURE_ERROR
     | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
@@ -57,8 +62,11 @@ class StoreRing:
         self.port = 0
         self.frozen = 0  # XENSTORE_ERROR_* once the guest broke the ring
         self._chunk = bytearray(RING_SIZE)
-        self._chunk_pointer = ffi.from_buffer(self._chunk)
         self._view = memoryview(self._chunk)
+        kernel, pointer = self.domain.kernel, ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, kernel, pfn, *REQ, pointer, RING_SIZE)
+        self._put_bytes = partial(lib.stream_put, kernel, pfn, *RSP)
+        self._moved = False  # bytes went one way or the other: the guest has to hear of it
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
         self.connection: Connection
 
@@ -72,6 +80,7 @@ class StoreRing:
         self.daemon.dispatcher.bind_task(self.port, self.task)
         self.connection = self.daemon.server.introduce(self.domid, self.unique_id)
         self.connection.on_event = self.task
+        self.connection.put = self._put
         self.reset()
 
     def _unbind(self) -> None:
@@ -100,14 +109,16 @@ class StoreRing:
         if self.frozen:
             return
         connection = self.connection
+        self._moved = False
         try:
-            moved = connection.wants_output and self._write()
+            if connection.output or connection.stalled:
+                self._write()
             count = RING_SIZE
             while count == RING_SIZE and connection.wants_input:
                 count = self._read()
-                wrote = connection.wants_output and self._write()
-                moved = moved or wrote or count > 0
-            if moved and not self.frozen:
+                if connection.output or connection.stalled:
+                    self._write()
+            if self._moved and not self.frozen:
                 self.domain.evtchn.send(self.port)
         except PeerProtocolError:
             self._freeze(lib.XENSTORE_ERROR_RINGIDX)
@@ -115,32 +126,42 @@ class StoreRing:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _read(self) -> int:
-        kernel = self.domain.kernel
-        count = lib.stream_get(kernel, self.pfn, *REQ, self._chunk_pointer, RING_SIZE)
+        count: int = self._get()
+        if count < 0:
+            self.domain.fail(count, f"store ring of domain {self.domid}")
+        if not count:
+            return 0
+        self._moved = True
+        connection = self.connection
+        view = self._view
+        if count >= HEADER_SIZE and not connection.partial:
+            op, req_id, tx_id, length = unpack(view)
+            if count == HEADER_SIZE + length:
+                connection.answer(op, req_id, tx_id, bytes(view[HEADER_SIZE:count]))
+                return count
+        connection.feed(bytes(view[:count]))
+        if connection.fatal is not None:
+            self._freeze(connection.fatal)
+            return 0
+        return count
+
+    def _put(self, data: bytes) -> int:
+        """Bytes into the ring; how many there was room for."""
+        count: int = self._put_bytes(data, len(data))
         if count < 0:
             self.domain.fail(count, f"store ring of domain {self.domid}")
         if count:
-            self.connection.feed(bytes(self._view[:count]))
-            if self.connection.fatal is not None:
-                self._freeze(self.connection.fatal)
-                return 0
-        return int(count)
+            self._moved = True
+        return count
 
-    def _write(self) -> bool:
-        """Output into the ring until there is none or it is full; whether any went."""
+    def _write(self) -> None:
+        """Output into the ring until there is none or it is full: the guest says when it read."""
         connection = self.connection
-        kernel = self.domain.kernel
-        moved = False
-        while connection.wants_output and not self.frozen:
-            data = connection.peek_output(RING_SIZE)
-            count = lib.stream_put(kernel, self.pfn, *RSP, ffi.from_buffer(data), len(data))
-            if count < 0:
-                self.domain.fail(count, f"store ring of domain {self.domid}")
-            if not count:
-                break  # full: the guest reads, and says so
+        while data := connection.peek_output(RING_SIZE):
+            count = self._put(data)
             connection.sent(count)
-            moved = True
-        return moved
+            if count < len(data) or not connection.output:
+                return
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from xenpv.abi.xs import XS
+from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store import domain as domains_
 from xenpv.store import lifecycle, listing, quota, request, transaction, watch
@@ -13,6 +13,7 @@ from xenpv.store.connection import Connection, Request
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.listing import Listed
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
+from xenpv.store.permission import Permissions
 from xenpv.store.quota import Limits
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
@@ -33,30 +34,41 @@ def control(
 
 # type: (handler, is it for the privileged domain alone, does it look at the transaction id)
 HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
-    int(XS.CONTROL): (control, PRIVILEGED, True),
-    int(XS.DIRECTORY): (request.directory, False, True),
-    int(XS.READ): (request.read, False, True),
-    int(XS.GET_PERMS): (request.get_perms, False, True),
-    int(XS.WATCH): (watch.watch, False, NO_TX),
-    int(XS.UNWATCH): (watch.unwatch, False, NO_TX),
-    int(XS.TRANSACTION_START): (transaction.transaction_start, False, True),
-    int(XS.TRANSACTION_END): (transaction.transaction_end, False, True),
-    int(XS.INTRODUCE): (lifecycle.introduce, PRIVILEGED, True),
-    int(XS.RELEASE): (lifecycle.release, PRIVILEGED, True),
-    int(XS.GET_DOMAIN_PATH): (domains_.get_domain_path, False, True),
-    int(XS.WRITE): (request.write, False, True),
-    int(XS.MKDIR): (request.mkdir, False, True),
-    int(XS.RM): (request.rm, False, True),
-    int(XS.SET_PERMS): (request.set_perms, False, True),
-    int(XS.IS_DOMAIN_INTRODUCED): (domains_.is_domain_introduced, PRIVILEGED, True),
-    int(XS.RESUME): (lifecycle.resume, PRIVILEGED, True),
-    int(XS.SET_TARGET): (lifecycle.set_target, PRIVILEGED, True),
-    int(XS.RESET_WATCHES): (watch.reset_watches, False, True),
-    int(XS.DIRECTORY_PART): (request.directory_part, False, True),
-    int(XS.GET_FEATURE): (domains_.get_feature, False, True),
-    int(XS.SET_FEATURE): (domains_.set_feature, PRIVILEGED, True),
-    int(XS.GET_QUOTA): (quota.get_quota, PRIVILEGED, True),
-    int(XS.SET_QUOTA): (quota.set_quota, PRIVILEGED, True),
+    lib.XS_CONTROL: (control, PRIVILEGED, True),
+    lib.XS_DIRECTORY: (request.directory, False, True),
+    lib.XS_READ: (request.read, False, True),
+    lib.XS_GET_PERMS: (request.get_perms, False, True),
+    lib.XS_WATCH: (watch.watch, False, NO_TX),
+    lib.XS_UNWATCH: (watch.unwatch, False, NO_TX),
+    lib.XS_TRANSACTION_START: (transaction.transaction_start, False, True),
+    lib.XS_TRANSACTION_END: (transaction.transaction_end, False, True),
+    lib.XS_INTRODUCE: (lifecycle.introduce, PRIVILEGED, True),
+    lib.XS_RELEASE: (lifecycle.release, PRIVILEGED, True),
+    lib.XS_GET_DOMAIN_PATH: (domains_.get_domain_path, False, True),
+    lib.XS_WRITE: (request.write, False, True),
+    lib.XS_MKDIR: (request.mkdir, False, True),
+    lib.XS_RM: (request.rm, False, True),
+    lib.XS_SET_PERMS: (request.set_perms, False, True),
+    lib.XS_IS_DOMAIN_INTRODUCED: (domains_.is_domain_introduced, PRIVILEGED, True),
+    lib.XS_RESUME: (lifecycle.resume, PRIVILEGED, True),
+    lib.XS_SET_TARGET: (lifecycle.set_target, PRIVILEGED, True),
+    lib.XS_RESET_WATCHES: (watch.reset_watches, False, True),
+    lib.XS_DIRECTORY_PART: (request.directory_part, False, True),
+    lib.XS_GET_FEATURE: (domains_.get_feature, False, True),
+    lib.XS_SET_FEATURE: (domains_.set_feature, PRIVILEGED, True),
+    lib.XS_GET_QUOTA: (quota.get_quota, PRIVILEGED, True),
+    lib.XS_SET_QUOTA: (quota.set_quota, PRIVILEGED, True),
+}
+
+
+# What is open to the privileged domain (True) and to others, without the middle column.
+OPEN: Final = {
+    privileged: {
+        op: (handler, takes_tx)
+        for op, (handler, restricted, takes_tx) in HANDLERS.items()
+        if privileged or not restricted
+    }
+    for privileged in (False, True)
 }
 
 
@@ -83,6 +95,7 @@ class Xenstored:
         self.handlers = HANDLERS
         self.limits = Limits()
         self.known: dict[int, Domain] = {}
+        self.resolved: dict[tuple[bytes, ...], Permissions] = {}  # of SET_PERMS, by its texts
         self.connections: dict[int, Connection] = {}
         self.connected = 0
         self.request: Request | None = None  # the unprivileged one that is being answered
@@ -139,13 +152,28 @@ class Xenstored:
         """The tree below `root` as `xenstore-ls -fp` prints it."""
         return listing.ls_fp(self.tree, root)
 
+    def close(self) -> None:
+        """Let go of every client and node, so that what used them is freed at once."""
+        for conn in self.connections.values():
+            conn.closed = True
+            conn.on_event = conn.put = None
+            conn.watches.clear()
+            conn.transactions.clear()
+        self.connections.clear()
+        self.watches = self.tree.watches = WatchIndex()
+        for domain in self.known.values():
+            domain.connection = None
+        self.domains = None
+        self.trace = None
+        self.resolved.clear()
+        self.nodes.clear()
+
     # for the other modules of this package
 
     def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:
         self.connected += 1
-        conn = Connection(
-            self, self.connected, name, domain, home + b"/", domain is self.owner, local
-        )
+        conn = Connection(self, self.connected, name, domain, home + b"/", local=local)
+        conn.handlers = OPEN[conn.privileged]
         self.connections[conn.age] = conn
         return conn
 

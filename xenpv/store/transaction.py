@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.errors import StoreError
 from xenpv.store.node import Node
+from xenpv.store.path import LEGAL_NAME, SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import SUBTREE
 from xenpv.store.wire import OK, one_string
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xenpv.store.connection import Connection
     from xenpv.store.domain import Domain
     from xenpv.store.permission import Permissions
@@ -28,7 +29,6 @@ ABSENT: Final = -1
 U32_MAX: Final = 0xFFFFFFFF
 
 
-@attrs.define(eq=False, repr=False)
 class Access:
     """What a transaction knows of one path.
 
@@ -37,26 +37,37 @@ class Access:
     `match` is how the commit fires watches: 0 not at all, EXACT or SUBTREE.
     """
 
-    lineage: tuple[bytes, ...]
-    generation: int
-    node: Node | None
-    old: Permissions | None
-    modified: bool = False
-    match: int = 0
-    charged: int = 0
+    __slots__ = ("charged", "generation", "lineage", "match", "modified", "node", "old")
+
+    def __init__(
+        self,
+        lineage: tuple[bytes, ...],
+        generation: int,
+        node: Node | None,
+        old: Permissions | None,
+    ) -> None:
+        self.lineage = lineage
+        self.generation = generation
+        self.node = node
+        self.old = old
+        self.modified = False
+        self.match = 0
+        self.charged = 0
 
 
-@attrs.define(eq=False, repr=False)
 class Transaction:
     """One open transaction of a connection; a `View` of the tree."""
 
-    id: int
-    conn: Connection
-    tree: Tree
-    accesses: dict[bytes, Access] = attrs.Factory(dict)
-    failed: bool = False
-    created: bool = False
-    ownership: dict[Domain, int] = attrs.Factory(dict)
+    __slots__ = ("accesses", "conn", "created", "failed", "id", "ownership", "tree")
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        self.id = number
+        self.conn = conn
+        self.tree = tree
+        self.accesses: dict[bytes, Access] = {}
+        self.failed = False
+        self.created = False
+        self.ownership: dict[Domain, int] = {}
 
     def read(self, path: bytes) -> Node | None:
         access = self.accesses.get(path)
@@ -112,7 +123,7 @@ class Transaction:
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
         tree = self.tree
-        node = Node((path, *parent.lineage), b"", perms, tree.generation + 1, {})
+        node = Node((path, *parent.lineage), b"", perms, tree.generation + 1)
         access = self.accesses[path]
         access.node = node
         access.lineage = node.lineage
@@ -125,6 +136,74 @@ class Transaction:
         parent.add_name(path[path.rfind(b"/") + 1 :])
         self._modify(parent)
         return node
+
+    def plant(self, above: Access, parent: Node, path: bytes, value: bytes) -> None:
+        """A first write below a node that was touched, in one go.
+
+        `path` is not touched yet and not in the tree, `parent` the copy that `above` holds.
+        Does what `_enter`, `create`, `write` and `fire` do.
+        """
+        tree = self.tree
+        perms = parent.perms
+        generation = tree.generation + 1
+        node = Node((path, *parent.lineage), value, perms, generation)
+        parent.add_name(path[path.rfind(b"/") + 1 :])
+        parent.generation = generation = generation + 1
+        above.modified = True
+        if value:
+            node.generation = generation = generation + 1
+        tree.generation = generation
+        access = Access(node.lineage, ABSENT, node, None)
+        access.modified = self.created = True
+        access.match = SUBTREE
+        self.accesses[path] = access
+        owner = perms.owner
+        self.ownership[owner] = self.ownership.get(owner, 0) + 1
+        if not self.conn.privileged:
+            self._charge(access)
+            self._charge(above)
+
+    def plant_all(self, base: bytes, pairs: Sequence[tuple[bytes, bytes]]) -> int:
+        """`plant` for new nodes right below `base`, of a privileged caller: how many.
+
+        Ends before the first (path, value) that needs the long way.
+        """
+        accesses = self.accesses
+        above = accesses.get(base)
+        parent = None if above is None else above.node
+        if above is None or parent is None:
+            return 0
+        tree = self.tree
+        nodes = tree.nodes
+        lineage, perms, generation = parent.lineage, parent.perms, tree.generation
+        if parent.shared:
+            parent.children = parent.children.copy()
+            parent.shared = False
+        children = parent.children
+        start = len(base) + 1
+        done = size = 0
+        for path, value in pairs:
+            name = path[start:]
+            if path in accesses or path in nodes or not name or name.translate(None, LEGAL_NAME):
+                break
+            generation += 3 if value else 2
+            node = Node((path, *lineage), value, perms, generation)
+            access = accesses[path] = Access(node.lineage, ABSENT, node, None)
+            access.modified = True
+            access.match = SUBTREE
+            children[name] = None
+            # The node is made, its parent changes, then a value is written.
+            parent.generation = generation - 1 if value else generation
+            if not value:
+                node.generation = generation - 1
+            done += 1
+            size += len(name) + 1
+        if done:
+            tree.generation = generation
+            parent.names_size += size
+            above.modified = self.created = True
+            self.ownership[perms.owner] = self.ownership.get(perms.owner, 0) + done
+        return done
 
     def remove(self, node: Node) -> None:
         access = self._modify(node)
@@ -158,8 +237,11 @@ class Transaction:
             raise StoreError("ENOMEM", "an operation in the transaction failed")
         self._check_ownership()
         tree = self.tree
+        nodes = tree.nodes
         for path, access in self.accesses.items():
-            node = tree.read(path)
+            node = nodes.get(path)
+            if node is None and path[0] == SPECIAL:
+                node = tree.special.get(path)
             if access.generation != (ABSENT if node is None else node.generation):
                 raise StoreError("EAGAIN", f"{path!r} changed")
         # One at a time, each with its events: a watcher's right to hear of a node may
@@ -170,7 +252,14 @@ class Transaction:
                 continue
             copy = access.node
             if copy is not None:
-                tree.install(copy)
+                if access.generation != ABSENT:
+                    tree.install(copy)
+                elif copy.perms.owner.accounted:
+                    tree.add(copy)
+                else:  # `add`, spelt out: what a toolstack makes is mostly this
+                    nodes[path] = copy
+                    tree.generation = copy.generation = tree.generation + 1
+                    copy.perms.owner.nodes += 1
             elif access.generation != ABSENT:
                 old = tree.read(path)
                 assert old is not None, "the generation was checked"

@@ -6,19 +6,15 @@ methods to the request handlers: those of `View`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import attrs
-
-from xenpv.store.node import Node
-from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT
+from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
+from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT, SPECIAL
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
     from xenpv.store.domain import Domain
-
-SPECIAL: Final = b"@"[0]
 
 
 class View(Protocol):
@@ -57,7 +53,6 @@ def subtree(view: View, root: Node) -> tuple[list[Node], bool]:
     return ordered + above[::-1], True
 
 
-@attrs.define(eq=False, repr=False)
 class Tree:
     """Nodes by path, special nodes by name, the global generation, and the watches.
 
@@ -65,22 +60,25 @@ class Tree:
     `memory`) change here and nowhere else.
     """
 
-    watches: WatchIndex
-    nodes: dict[bytes, Node] = attrs.Factory(dict)
-    special: dict[bytes, Node] = attrs.Factory(dict)
-    generation: int = 0
+    __slots__ = ("generation", "nodes", "special", "watches")
+
+    def __init__(self, watches: WatchIndex) -> None:
+        self.watches = watches
+        self.nodes: dict[bytes, Node] = {}
+        self.special: dict[bytes, Node] = {}
+        self.generation = 0
 
     def populate(self, owner: Domain) -> None:
         """What a store holds at its start: the root, /tool/xenstored, the special nodes."""
         hidden = Permissions(owner, 0)
-        root = Node((ROOT,), b"", hidden, self.next_generation(), {})
+        root = Node((ROOT,), b"", hidden, self.next_generation())
         self.nodes[ROOT] = root
         self._own(root)
         tool = self.create(root, b"/tool", hidden)
         self.create(tool, b"/tool/xenstored", hidden)
         everybody = Permissions(owner, 0, (Entry(DOMID_ANY, READ, None, anyone=True),))
         for name, perms in ((INTRODUCE_DOMAIN, hidden), (RELEASE_DOMAIN, everybody)):
-            node = Node((name,), b"", perms, self.next_generation(), {})
+            node = Node((name,), b"", perms, self.next_generation())
             self.special[name] = node
             self._own(node)
 
@@ -108,13 +106,26 @@ class Tree:
 
     def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
         """A new node without a value under a parent that exists."""
-        node = Node((path, *parent.lineage), b"", perms, self.next_generation(), {})
+        return self.plant(parent, path, perms, b"")
+
+    def plant(self, parent: Node, path: bytes, perms: Permissions, value: bytes) -> Node:
+        """A new node under a parent that exists; a value is written after that."""
+        generation = self.generation + 2
+        node = Node((path, *parent.lineage), value, perms, generation - 1)
         self.nodes[path] = node
-        self._own(node)
         parent.add_name(path[path.rfind(b"/") + 1 :])
-        self.generation = parent.generation = self.generation + 1
+        parent.generation = generation
         if parent.perms.owner.accounted:
             self._charge(parent)
+        if value:
+            generation += 1
+            node.generation = generation
+        self.generation = generation
+        owner = perms.owner
+        owner.nodes += 1
+        if owner.accounted:
+            owner.owned[path] = None
+            self._charge(node)
         return node
 
     def remove(self, node: Node) -> None:
@@ -141,6 +152,18 @@ class Tree:
         self.generation = node.generation = self.generation + 1
         self._own(node)
 
+    def add(self, node: Node) -> None:
+        """Puts a node in that a transaction made, whose path nothing has."""
+        path = node.lineage[0]
+        node.charged = 0
+        self.nodes[path] = node
+        self.generation = node.generation = self.generation + 1
+        owner = node.perms.owner
+        owner.nodes += 1
+        if owner.accounted:
+            owner.owned[path] = None
+            self._charge(node)
+
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Queues the events of a change to `node`, whose permissions were `old` before."""
         if self.watches.by_path:
@@ -163,6 +186,22 @@ class Tree:
 
     def _charge(self, node: Node) -> None:
         """Memory quota of the owner: the node's size and the length of its path."""
-        charge = node.size + len(node.lineage[0])
-        node.perms.owner.release(node.charged - charge)
+        # `Node.size`, spelt out: every change of a guest's node comes by here.
+        perms = node.perms
+        count = 1
+        for entry in perms.entries:
+            domain = entry.domain
+            if domain is None or not domain.dead:
+                count += 1
+        charge = (
+            HEADER_SIZE
+            + PERMISSION_SIZE * count
+            + len(node.value)
+            + node.names_size
+            + len(node.lineage[0])
+        )
+        owner = perms.owner
+        owner.memory += charge - node.charged
         node.charged = charge
+        if owner.stalled:
+            owner.release(0)

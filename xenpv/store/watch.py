@@ -10,8 +10,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.path import canonicalise
@@ -35,9 +33,9 @@ NO_DEPTH: Final = -1
 FEATURE_WATCHDEPTH: Final[int] = lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
 
 _AGE_SHIFT: Final = 48
+ABOVE_MAX: Final = 4096  # paths whose watches are remembered
 
 
-@attrs.define(eq=False, repr=False)
 class Watch:
     """One registration. `depth` is the number of levels below `path` that count, or NO_DEPTH.
 
@@ -45,34 +43,54 @@ class Watch:
     `levels` is that of a node's lineage at `path`, `order` the firing order.
     """
 
-    connection: Connection
-    path: bytes
-    token: bytes
-    prefix: int
-    depth: int
-    levels: int
-    order: int
+    __slots__ = ("connection", "depth", "levels", "order", "path", "prefix", "token")
+
+    def __init__(
+        self,
+        connection: Connection,
+        path: bytes,
+        token: bytes,
+        *,
+        prefix: int,
+        depth: int,
+        order: int,
+    ) -> None:
+        self.connection = connection
+        self.path = path
+        self.token = token
+        self.prefix = prefix
+        self.depth = depth
+        self.levels = 1 if path == b"/" or path[:1] == b"@" else path.count(b"/") + 1
+        self.order = order
 
 
 _ORDER: Final = attrgetter("order")
 
 
-@attrs.define(eq=False, repr=False)
 class WatchIndex:
-    """All watches of all connections, by absolute path."""
+    """All watches of all connections, by absolute path.
 
-    by_path: dict[bytes, list[Watch]] = attrs.Factory(dict)
-    registered: int = 0
+    `_above` remembers for a path which watches are on it and its ancestors, until a watch
+    comes or goes.
+    """
+
+    __slots__ = ("_above", "by_path", "registered")
+
+    def __init__(self) -> None:
+        self.by_path: dict[bytes, list[Watch]] = {}
+        self.registered = 0
+        self._above: dict[bytes, list[Watch]] = {}
 
     def add(self, conn: Connection, path: bytes, token: bytes, prefix: int, depth: int) -> Watch:
         self.registered += 1
         order = conn.age << _AGE_SHIFT | self.registered
-        levels = 1 if path == b"/" or path[:1] == b"@" else path.count(b"/") + 1
-        watch = Watch(conn, path, token, prefix, depth, levels, order)
+        watch = Watch(conn, path, token, prefix=prefix, depth=depth, order=order)
         self.by_path.setdefault(path, []).append(watch)
+        self._above.clear()
         return watch
 
     def discard(self, watch: Watch) -> None:
+        self._above.clear()
         watches = self.by_path[watch.path]
         watches.remove(watch)
         if not watches:
@@ -91,21 +109,17 @@ class WatchIndex:
         A watcher hears of it if it may read the node, or its parent, or could read the node
         while it had the permissions `old`. A `node` of None is gone: then only `old` counts.
         """
-        by_path = self.by_path
-        if match == EXACT:
-            hits = by_path.get(lineage[0])
-            if hits is None:
-                return
-        else:
-            hits = []
-            for path in lineage:
-                if path in by_path:
-                    hits += by_path[path]
-            if not hits:
-                return
+        path = lineage[0]
+        hits = self.by_path.get(path)
+        if match != EXACT and len(lineage) > 1:
+            above = self._above.get(lineage[1])
+            if above is None:
+                above = self._find_above(lineage)
+            hits = above if hits is None else hits + above
+        if not hits:
+            return
         if len(hits) > 1:
             hits = sorted(hits, key=_ORDER)
-        path = lineage[0]
         last = None
         allowed = False
         for watch in hits:
@@ -118,9 +132,20 @@ class WatchIndex:
             conn = watch.connection
             if conn is not last:
                 last = conn
-                allowed = _may_hear(tree, conn, lineage, node, old)
+                allowed = (node is not None and conn.privileged) or _may_hear(
+                    tree, conn, lineage, node, old
+                )
             if allowed:
                 conn.send_event(path[watch.prefix :] if watch.prefix else path, watch.token)
+
+    def _find_above(self, lineage: tuple[bytes, ...]) -> list[Watch]:
+        """Watches on the parent and its ancestors, remembered by the parent's path."""
+        by_path = self.by_path
+        found = [watch for path in lineage[1:] for watch in by_path.get(path, ())]
+        if len(self._above) >= ABOVE_MAX:
+            self._above.clear()
+        self._above[lineage[1]] = found
+        return found
 
     def fire_special(
         self, tree: Tree, name: bytes, domid: int, *, plain: bool, named: bool

@@ -22,7 +22,6 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState
-from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device, state_of
 from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
@@ -33,7 +32,7 @@ from xenpv.testing.sring import RawSring
 from xenpv.xen.domain import Domain
 
 BACKEND_DOMID: Final = 0
-XS_WRITE: Final = int(XS.WRITE)
+XS_WRITE: Final[int] = lib.XS_WRITE
 
 
 class RawGuest:

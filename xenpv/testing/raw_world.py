@@ -54,13 +54,13 @@ class Directory:
         for name, value, fixed in self.keys:
             lineage = (b"%b/%b" % (at, name), *node.lineage)
             own = _permissions(client, BACKEND_DOMID, self.owner) if fixed else perms
-            tree.install(Node(lineage, value, own, 0, {}))
+            tree.add(Node(lineage, value, own, 0))
             node.add_name(name)
         tree.write(node, b"")
 
 
 def _permissions(client: Connection, owner: int, reader: int) -> permission.Permissions:
-    return permission.resolve(client.server, client, [(0, owner), (permission.READ, reader)])
+    return permission.resolve(client.server, client, [b"n%d" % owner, b"r%d" % reader])
 
 
 @lru_cache(maxsize=16)

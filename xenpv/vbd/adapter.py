@@ -84,7 +84,7 @@ class Vbd:
             self._announce()
         for target in self.targets.values():
             target.start()
-        self._watch = self.bus.store.watch_add("device/vbd", self._scan_task)
+        self._watch = self.bus.store.watch_add("device/vbd", self._scan_task, self._concerns_scan)
 
     def _announce(self) -> None:
         try:
@@ -127,6 +127,14 @@ class Vbd:
             for number, target in sorted(self.targets.items())
             if not target.missing
         ]
+
+    def _concerns_scan(self, path: bytes) -> bool:
+        """Not what happens inside the directory of a disk that is there."""
+        parts = path.split(b"/")
+        if len(parts) < 4 or not parts[2].isdigit():
+            return True
+        target = self.target(int(parts[2]))
+        return target is None or target.missing
 
     def scan(self) -> None:
         """Targets for directories that appeared, Missing for those that went."""

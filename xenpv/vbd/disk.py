@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError, XenpvError
 from xenpv.vbd.srb import ScsiStatus, Srb, SrbFunction, SrbStatus
@@ -45,12 +43,14 @@ class DiskError(XenpvError):
         )
 
 
-@attrs.define(eq=False)
 class Buffer:
     """Adjacent pages of the guest; `pages` of them from `pfn`."""
 
-    pfn: int
-    pages: int
+    __slots__ = ("pages", "pfn")
+
+    def __init__(self, pfn: int, pages: int) -> None:
+        self.pfn = pfn
+        self.pages = pages
 
 
 class Disk:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.handshake import Goal, Handshake, parse_flag, parse_state
 from xenpv.bus.store import StoreInterface, Transaction, Watch
@@ -53,29 +51,53 @@ class After(enum.Enum):
     CLOSE = "close"
 
 
-@attrs.define(eq=False)
 class Frontend:
     """The frontend of one device/vbd directory; `target` hears of what happens to it."""
 
-    bus: XenBus
-    personality: Personality
-    devid: int
-    target: Target
-    state: FrontendState = FrontendState.INITIALIZED
-    broken: str = ""  # how the backend broke the protocol; nothing is sent to it any more
-    backend: Backend = attrs.Factory(Backend)
-    rings: list[Ring] = attrs.Factory(list)
-    path: str = attrs.field(init=False)
-    granter: Granter = attrs.field(init=False)
-    handshake: Handshake = attrs.field(init=False)
-    _backend_task: Task = attrs.field(init=False)
-    _watch: Watch | None = attrs.field(init=False, default=None)
-    _drain_timer: Timer = attrs.field(init=False)
-    _drain_rounds: int = attrs.field(init=False, default=0)
-    _after: After | None = attrs.field(init=False, default=None)
-    _ejected: bool = attrs.field(init=False, default=False)
+    __slots__ = (
+        "_after",
+        "_backend_task",
+        "_drain_rounds",
+        "_drain_timer",
+        "_ejected",
+        "_watch",
+        "backend",
+        "broken",
+        "bus",
+        "devid",
+        "granter",
+        "handshake",
+        "path",
+        "personality",
+        "rings",
+        "state",
+        "target",
+    )
+    path: str
+    granter: Granter
+    handshake: Handshake
+    _backend_task: Task
+    _drain_timer: Timer
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        bus: XenBus,
+        personality: Personality,
+        devid: int,
+        target: Target,
+    ) -> None:
+        self.bus = bus
+        self.personality = personality
+        self.devid = devid
+        self.target = target
+        self.state: FrontendState = FrontendState.INITIALIZED
+        self.broken = ""  # how the backend broke the protocol; nothing is sent to it any more
+        self.backend: Backend = Backend()
+        self.rings: list[Ring] = []
+        self._watch: Watch | None = None
+        self._drain_rounds: int = 0
+        self._after: After | None = None
+        self._ejected: bool = False
         self.path = f"device/vbd/{self.devid}"
         self.granter = Granter(self.domain, self.bus.gnttab)
         self.handshake = Handshake(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from xenpv.errors import LocalProtocolError
 from xenpv.vbd import cdb
 from xenpv.vbd.backend import Backend
@@ -25,21 +23,38 @@ UNMAP_HEADER: Final = 8
 UNMAP_DESCRIPTOR: Final = 16
 
 
-@attrs.define(eq=False)
 class Target:
     """One disk of the adapter. `missing`: its device went; every SRB ends as NO_DEVICE."""
 
-    adapter: Vbd
-    bus: XenBus
-    personality: Personality
-    devid: int
-    target_id: int
-    missing: bool = False
-    frontend: Frontend = attrs.field(init=False)
-    _draining: list[Srb] = attrs.field(init=False, factory=list)  # SHUTDOWN, FLUSH
-    _resetting: list[Srb] = attrs.field(init=False, factory=list)
+    __slots__ = (
+        "_draining",
+        "_resetting",
+        "adapter",
+        "bus",
+        "devid",
+        "frontend",
+        "missing",
+        "personality",
+        "target_id",
+    )
+    frontend: Frontend
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        adapter: Vbd,
+        bus: XenBus,
+        personality: Personality,
+        devid: int,
+        target_id: int,
+    ) -> None:
+        self.adapter = adapter
+        self.bus = bus
+        self.personality = personality
+        self.devid = devid
+        self.target_id = target_id
+        self.missing = False
+        self._draining: list[Srb] = []  # SHUTDOWN, FLUSH
+        self._resetting: list[Srb] = []
         self.frontend = Frontend(
             bus=self.bus, personality=self.personality, devid=self.devid, target=self
         )

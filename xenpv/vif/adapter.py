@@ -96,7 +96,7 @@ class Vif(Generic[M]):
                 self.bus.store.write(HOTPLUG, "1")
             except StoreError as error:
                 self.bus.log(f"xenvif: {HOTPLUG}: {error}\n")
-        self._watch = self.bus.store.watch_add(CLASS, self._task)
+        self._watch = self.bus.store.watch_add(CLASS, self._task, self._concerns_scan)
 
     def stop(self) -> None:
         """D0 to D3: begins closing every interface."""
@@ -114,6 +114,11 @@ class Vif(Generic[M]):
     def stopped(self) -> bool:
         """Every interface is closed."""
         return self._watch is None and not self.pdos
+
+    def _concerns_scan(self, path: bytes) -> bool:
+        """Not what happens inside the directory of an interface that is there."""
+        parts = path.split(b"/")
+        return len(parts) < 4 or not parts[2].isdigit() or int(parts[2]) not in self.pdos
 
     def scan(self) -> None:
         """Make a child for each directory that appeared, drop those whose directory went."""

@@ -14,7 +14,6 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.bus.gnttab import GnttabInterface
-from xenpv.errors import HypercallError
 
 PAGE_SIZE: Final = 4096
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)
@@ -45,25 +44,24 @@ class Granter:
         Fewer when memory or references run out; HypercallError when not one is left.
         """
         start = len(self.pfns)
+        if count <= 0:
+            return range(start, start)
+        domain = self._gnttab.domain
+        pfns = domain.pages.alloc_pages(count)
+        refs: list[int] = []
         try:
-            for _ in range(count):
-                self._add()
-        except HypercallError:
-            if len(self.pfns) == start:
-                raise
-        numbers = range(start, len(self.pfns))
-        self.revoke(numbers)
-        return numbers
-
-    def _add(self) -> None:
-        pfn = self._clean_page()
-        try:
-            ref = self._gnttab.permit_foreign_access(self._domid, pfn, readonly=self._readonly)
-        except HypercallError:
-            self._gnttab.domain.pages.free(pfn)
-            raise
-        self.pfns.append(pfn)
-        self.refs.append(ref)
+            refs = self._gnttab.reserve(len(pfns))
+        finally:
+            while len(pfns) > len(refs):
+                domain.pages.free(pfns.pop())
+        kernel, lookup = domain.kernel, lib.p2m_lookup
+        for pfn in pfns:
+            # Xen scrubbed what nobody has touched since; such a page has no frame yet.
+            if lookup(kernel, pfn, 0) >= 0:
+                domain.write(pfn, 0, _ZERO_PAGE)
+        self.pfns += pfns
+        self.refs += refs
+        return range(start, len(self.pfns))
 
     def permit(self, numbers: Sequence[int]) -> None:
         """Give access to these pages."""
@@ -101,12 +99,3 @@ class Granter:
                 self.quarantined.append(pfn)
         del self.pfns[self._first :]
         del self.refs[self._first :]
-
-    def _clean_page(self) -> int:
-        """A page of zeros; raises HypercallError(ENOMEM)."""
-        domain = self._gnttab.domain
-        pfn = domain.pages.alloc()
-        # Xen scrubbed what nobody has touched since; such a page has no frame yet.
-        if lib.p2m_lookup(domain.kernel, pfn, 0) >= 0:
-            domain.write(pfn, 0, _ZERO_PAGE)
-        return pfn

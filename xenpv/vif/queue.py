@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import attrs
-
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import PeerProtocolError
 from xenpv.vif.callbacks import Completion, TransmitterStatus
@@ -14,25 +12,50 @@ from xenpv.vif.receiver import Loss, ReceiverRing
 from xenpv.vif.transmitter import TransmitterRing
 
 
-@attrs.define(eq=False, kw_only=True)
 class Queue:
     """Queue `index` towards domain `domid`. The callbacks may be called while it is connected.
 
     `broken` gets the reason when the backend broke the protocol; no poll follows then.
     """
 
-    bus: XenBus
-    domid: int
-    index: int
-    name: str
-    returns: Callable[[Sequence[Completion]], None]
-    received: Callable[[int, list[bytes], Sequence[Loss]], None]
-    broken: Callable[[str], None]
-    running: bool = False  # enabled: frames flow
-    stopped: bool = False  # the backend broke the protocol
-    transmitter: TransmitterRing | None = None
-    receiver: ReceiverRing | None = None
-    pollers: list[Poller] = attrs.field(factory=list)
+    __slots__ = (
+        "broken",
+        "bus",
+        "domid",
+        "index",
+        "name",
+        "pollers",
+        "received",
+        "receiver",
+        "returns",
+        "running",
+        "stopped",
+        "transmitter",
+    )
+
+    def __init__(
+        self,
+        *,
+        bus: XenBus,
+        domid: int,
+        index: int,
+        name: str,
+        returns: Callable[[Sequence[Completion]], None],
+        received: Callable[[int, list[bytes], Sequence[Loss]], None],
+        broken: Callable[[str], None],
+    ) -> None:
+        self.bus = bus
+        self.domid = domid
+        self.index = index
+        self.name = name
+        self.returns = returns
+        self.received = received
+        self.broken = broken
+        self.running = False  # enabled: frames flow
+        self.stopped = False  # the backend broke the protocol
+        self.transmitter: TransmitterRing | None = None
+        self.receiver: ReceiverRing | None = None
+        self.pollers: list[Poller] = []
 
     def connect(self, *, split: bool, linear: bool, frame_max: int) -> None:
         """Rings and channels. HypercallError: something ran out; release() takes back the rest."""

@@ -8,6 +8,8 @@ whatever id the backend wrote there.
 from __future__ import annotations
 
 import enum
+import struct
+from functools import cache
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -33,6 +35,12 @@ EXTRA_TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
 EXTRA_TYPE_MAX: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_MAX
 
 _ZEROS: Final = bytes(256 * PAGE_SIZE)
+
+
+@cache
+def _requests(count: int) -> struct.Struct:
+    """That many requests, packed in one go: id, pad and reference of each."""
+    return struct.Struct("<" + REQUEST.format.lstrip("<") * count)
 
 
 class Loss(enum.Enum):
@@ -78,11 +86,14 @@ class ReceiverRing:
         size = self.ring.size
         while len(self.granter.pfns) < size:
             self.granter.add(size - len(self.granter.pfns))
-        refs = self.granter.refs
-        first = self.ring.req_prod
-        slots = [(first + index) % size for index in range(size)]
-        self._clear = [word for pfn in self.granter.pfns for word in (pfn, 0, PAGE_SIZE)]
-        self._requests = b"".join(REQUEST.pack(slot, 0, refs[slot]) for slot in range(size))
+        first = self.ring.req_prod % size
+        self._clear = [0, 0, PAGE_SIZE] * size
+        self._clear[::3] = self.granter.pfns[:size]
+        words = [0] * (3 * size)
+        words[::3] = range(size)
+        words[2::3] = self.granter.refs[:size]
+        self._requests = _requests(size).pack(*words)
+        slots = [*range(first, size), *range(first)]
         self.granter.permit(slots)
         self._push(slots[0], size)
 

@@ -129,9 +129,14 @@ class Task:
             self.loop.ready.remove(self)
         self.held = 1 << 30
         self.idle = self.due = False
+        self.run = _retired  # what it ran may be freed
 
     def __repr__(self) -> str:
         return f"<Task {self.number} d{self.domid} {self.name}>"
+
+
+def _retired() -> None:
+    raise AssertionError("a retired task runs")
 
 
 class Timer:
@@ -311,13 +316,22 @@ class Loop:
             return True
         return False
 
-    def pump(self, task: Task) -> bool:
-        """Run one due task here and now, inside the handler that waits for it."""
+    def pump(self, task: Task, *, due: bool = False) -> bool:
+        """Run one due task here and now, inside the handler that waits for it.
+
+        `due`: it would be woken at this moment, were it not for this.
+        """
         if self.scheduler is not None:
+            if due:
+                task.wake()
             return self.scheduler.pump(self, task)
-        if not task.queued:
+        if task.queued:
+            self.start(task)
+        elif due and not task.held:
+            self.trace.words.append(task.delivery)
+        else:
+            task.due |= due
             return False
-        self.start(task)
         task.run()
         return True
 

@@ -32,5 +32,18 @@ class PagePool:
         self._next += count
         return pfn
 
+    def alloc_pages(self, count: int) -> list[int]:
+        """Up to `count` single pages, as that many calls of `alloc` would give them.
+
+        HypercallError(ENOMEM) when there is not one.
+        """
+        freed = self._free.get(1, [])
+        pages = freed[: -count - 1 : -1]
+        del freed[-count:]
+        fresh = min(count - len(pages), self.end - self._next)
+        pages += range(self._next, self._next + fresh)
+        self._next += fresh
+        return pages or [self.alloc()]
+
     def free(self, pfn: int, count: int = 1) -> None:
         self._free.setdefault(count, []).append(pfn)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import enum
 import sys
-import zlib
 from array import array
 from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 import attrs
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 CHUNK_WORDS: Final = 4096
 NOTES_MAX: Final = 10_000
@@ -83,7 +85,7 @@ class Trace:
     __slots__ = ("_digest", "_flushed", "_previous", "clock", "notes", "words")
 
     def __init__(self) -> None:
-        self._digest = blake2b(digest_size=16)
+        self._digest: blake2b | None = None
         self._flushed = 0
         self._previous = array(U64)
         self.words: list[int] = []
@@ -103,28 +105,35 @@ class Trace:
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
             self.notes.append(Note(self.clock, domid, text))
-        self.record(Event.NOTE, domid, zlib.crc32(text.encode()))
+        self.record(Event.NOTE, domid, crc32(text.encode()))
 
     def store_op(
         self, domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
     ) -> None:
         """One request that xenstored answered (store.server's seam)."""
-        crc = zlib.crc32(payload, tx_id)
+        crc = crc32(payload, tx_id)
         if error is not None:
-            crc = zlib.crc32(error, crc)
+            crc = crc32(error, crc)
         self.words.append(_STORE | domid << DOMID_SHIFT | (op & 0xFF) << 32 | crc)
 
     def flush(self) -> None:
         """Hash what is in `words`; called between tasks, when they are many."""
         chunk = array(U64, self.words)
-        self._digest.update(_little_endian(chunk))
+        self._hash().update(_little_endian(chunk))
         self._flushed += len(chunk)
         self._previous = chunk
         self.words.clear()
 
+    def _hash(self) -> blake2b:
+        if self._digest is None:
+            from hashlib import blake2b
+
+            self._digest = blake2b(digest_size=16)
+        return self._digest
+
     def hexdigest(self) -> str:
         """32 hex digits over every record so far."""
-        digest = self._digest.copy()
+        digest = self._hash().copy()
         digest.update(_little_endian(array(U64, self.words)))
         return digest.hexdigest()
 

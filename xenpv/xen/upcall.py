@@ -76,6 +76,7 @@ class Dispatcher:
         task = self._tasks.get(port)
         if task is None:
             return False
-        if self.domain.check(lib.evtchn_take_pending(self.domain.kernel, port)):
-            task.wake()
-        return task.loop.pump(task)
+        pending = lib.evtchn_take_pending(self.domain.kernel, port)
+        if pending < 0:
+            self.domain.check(pending)
+        return task.loop.pump(task, due=pending == 1)
