@@ -153,7 +153,7 @@ class Grants(RuleBasedStateMachine):
 
     @rule(seat=seats, version=st.integers(0, 3), chance=st.integers(0, 2))
     def set_version(self, seat: int, version: int, chance: int) -> None:
-        if chance:
+        if chance and not self.owner(seat).pins:
             return  # most of the time it would empty the table
         granter, owner = self.seats[seat], self.owner(seat)
         self.same(
@@ -224,6 +224,21 @@ class Grants(RuleBasedStateMachine):
             self.grant(seat, to, ref, pfn, readonly=False)
             self.copy(by, [((mine, SELF, 0, False), (ref, seat, 0, True), 64)])
 
+    @rule(a=seats, b=seats, c=seats, ref=inside, behind=inside, to_it=st.booleans())
+    def copy_by_a_hop(self, a: int, b: int, c: int, ref: int, behind: int, to_it: bool) -> None:
+        if self.owner(b).version == 1:
+            return
+        self.grant(c, b, behind, 0x101, readonly=False)
+        self.grant_transitive(b, a, ref, c, behind, readonly=False)
+        sides = [(ref, b, 0, True), (0x102, SELF, 0, False)]
+        self.copy(a, [(*(sides[::-1] if to_it else sides), 64)])
+
+    @rule(a=seats, b=seats, ref=inside, offset=st.integers(62, 66), to_it=st.booleans())
+    def copy_around_a_sub_page(self, a: int, b: int, ref: int, offset: int, to_it: bool) -> None:
+        self.grant_sub_page(b, a, ref, 0x101, 64, 64)
+        sides = [(ref, b, offset, True), (0x102, SELF, 0, False)]
+        self.copy(a, [(*(sides[::-1] if to_it else sides), 63)])
+
     @rule(
         which=st.integers(0, 30),
         to_it=st.booleans(),
@@ -256,11 +271,14 @@ class Grants(RuleBasedStateMachine):
 
     @rule(seat=seats, wanted=st.lists(st.tuples(sides, sides, sizes), min_size=1, max_size=3))
     def copy(self, seat: int, wanted: list[Any]) -> None:
-        by, owner = self.seats[seat], self.owner(seat)
         named = [
             (*(self.named_side(side) for side in (source, dest)), size)
             for source, dest, size in wanted
         ]
+        self.copy_named(seat, named)
+
+    def copy_named(self, seat: int, named: list[Any]) -> None:
+        by, owner = self.seats[seat], self.owner(seat)
         ops = copies(*named)
         by.gnttab.hypercall(5, ops)
         for op, (source, dest, size) in zip(ops, named, strict=True):
@@ -276,9 +294,17 @@ class Grants(RuleBasedStateMachine):
     def die(self, seat: int, chance: int) -> None:
         if chance:
             return
+        dead = self.owner(seat)
         self.hypervisor.destroy_domain(self.seats[seat])
-        self.model.kill(self.owner(seat))
-        self.seats[seat] = self.made()
+        self.model.kill(dead)
+        self.seats[seat] = self.made() if dead.domid in self.model.gone else self.seats[seat]
+        for ref, pins in list(dead.pins.items()):
+            for one, sitting in enumerate(self.seats):
+                if sitting.domid == pins.by:
+                    here = (0x100, SELF, 0, False)
+                    self.copy_named(one, [((ref, dead.domid, 0, True), here, 64)])
+        if self.seats[seat].domid == dead.domid and not dead.alive:
+            self.seats[seat] = self.made()
 
     # what must hold
 

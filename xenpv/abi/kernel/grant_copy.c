@@ -155,7 +155,7 @@ static inline int copy_piece(struct call *c, domain *self, domain *granter, int 
     if (offset + len > FRAME_SIZE || len > FRAME_SIZE)
         return GNTST_bad_copy_arg;
     c->flags = ACCESS_HYPERVISOR;
-    status = copy_pin(c, granter, self->domid, ref, !to_guest, 1, &active);
+    status = copy_pin_quick(c, granter, self->domid, ref, !to_guest, &active);
     if (status)
         return status;
     if (offset < active->start || offset + len > (uint32_t)active->start + active->length) {

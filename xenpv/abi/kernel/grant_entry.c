@@ -16,8 +16,8 @@ static inline void status_clear(struct call *c, uint16_t *status, uint16_t bits)
 }
 
 /* Type, domid and readonly; then reading and writing, in one compare-exchange. */
-static int status_set_v1(struct call *c, const struct grant_entry *e, uint16_t by, int readonly,
-                         uint32_t mask)
+static inline int status_set_v1(struct call *c, const struct grant_entry *e, uint16_t by,
+                                int readonly, uint32_t mask)
 {
     uint32_t set = readonly ? GTF_reading : GTF_in_use;
     uint32_t word = shared_load32(c, e->shared);
@@ -153,8 +153,8 @@ static int entry_pin_map(struct call *c, domain *granter, uint16_t by, uint32_t 
     return GNTST_okay;
 }
 
-static void entry_unpin(struct call *c, domain *granter, struct grant_entry *e, uint32_t pins,
-                        int readonly)
+static inline void entry_unpin(struct call *c, domain *granter, struct grant_entry *e,
+                               uint32_t pins, int readonly)
 {
     struct active_entry *active = e->active;
     uint16_t bits = 0;
@@ -171,21 +171,27 @@ static void entry_unpin(struct call *c, domain *granter, struct grant_entry *e, 
     frame_put(granter->m, active->frame);
 }
 
-static void copy_unpin(struct call *c, domain *granter, uint32_t ref, int readonly)
+static void hop_unpin(struct call *c, domain *granter, struct grant_entry *e, int readonly);
+
+static inline void copy_unpin(struct call *c, domain *granter, uint32_t ref, int readonly)
 {
     struct grant_entry e;
 
     if (entry_find(granter, ref, &e))
         return;
-    if (__builtin_expect(e.active->hop != NULL, 0)) {
-        domain *hop = e.active->hop;
-        uint32_t hop_ref = e.active->hop_ref;
-
+    if (__builtin_expect(e.active->hop != NULL, 0))
+        hop_unpin(c, granter, &e, readonly);
+    else
         entry_unpin(c, granter, &e, readonly ? PIN_HOST_READ : PIN_HOST_WRITE, readonly);
-        copy_unpin(c, hop, hop_ref, readonly);      /* one deep: a hop has none of its own */
-        return;
-    }
-    entry_unpin(c, granter, &e, readonly ? PIN_HOST_READ : PIN_HOST_WRITE, readonly);
+}
+
+static void hop_unpin(struct call *c, domain *granter, struct grant_entry *e, int readonly)
+{
+    domain *hop = e->active->hop;
+    uint32_t hop_ref = e->active->hop_ref;
+
+    entry_unpin(c, granter, e, readonly ? PIN_HOST_READ : PIN_HOST_WRITE, readonly);
+    copy_unpin(c, hop, hop_ref, readonly);      /* one deep: a hop has none of its own */
 }
 
 static int copy_pin(struct call *c, domain *granter, uint16_t by, uint32_t ref, int readonly,
@@ -228,8 +234,8 @@ static int hop_pin(struct call *c, domain *granter, const struct grant_entry *e,
 }
 
 /* What an entry that is no transitive one gives a copy. */
-static int page_of_entry(struct call *c, domain *granter, const struct grant_entry *e,
-                         struct active_entry *into)
+static inline int page_of_entry(struct call *c, domain *granter, const struct grant_entry *e,
+                                struct active_entry *into)
 {
     into->start = 0;
     into->length = FRAME_SIZE;
@@ -249,25 +255,34 @@ static int same_window(const struct active_entry *a, const struct active_entry *
            a->is_sub_page == b->is_sub_page && a->hop == b->hop;
 }
 
-/* A new right: the first pin, or the first that writes. */
-static int copy_pin_new(struct call *c, domain *granter, const struct grant_entry *e, uint16_t by,
-                        int readonly)
+/* The first pin of an entry that is no transitive one. */
+static inline int copy_pin_first(struct call *c, domain *granter, const struct grant_entry *e,
+                                 uint16_t by, int readonly)
 {
-    struct active_entry *active = e->active, found = *active;
     int status = status_set(c, granter, e, by, readonly, 0);
 
     if (status)
         return status;
-    status = page_of_entry(c, granter, e, &found);
-    if (!status && (c->aborted || (active->pin && !same_window(active, &found))))
-        status = GNTST_general_error;
-    if (status)
-        return status_undo(c, e, readonly, status);
-    if (!active->pin) {
-        found.domid = by;
-        *active = found;
-    }
+    status = page_of_entry(c, granter, e, e->active);
+    if (status || c->aborted)
+        return status_undo(c, e, readonly, status ? status : GNTST_general_error);
+    e->active->domid = by;
     return GNTST_okay;
+}
+
+/* The first pin that writes, beside others that read: it must mean what they pinned. */
+static int copy_pin_writer(struct call *c, domain *granter, const struct grant_entry *e,
+                           uint16_t by)
+{
+    struct active_entry found;
+    int status = status_set(c, granter, e, by, 0, 0);
+
+    if (status)
+        return status;
+    status = page_of_entry(c, granter, e, &found);
+    if (!status && (c->aborted || !same_window(e->active, &found)))
+        status = GNTST_general_error;
+    return status ? status_undo(c, e, 0, status) : GNTST_okay;
 }
 
 static int copy_pin_transitive(struct call *c, domain *granter, const struct grant_entry *e,
@@ -309,8 +324,10 @@ static int copy_pin(struct call *c, domain *granter, uint16_t by, uint32_t ref, 
     if (granter->grant_version == 2 &&
         (shared_load16(c, e.shared) & GTF_type_mask) == GTF_transitive)
         status = copy_pin_transitive(c, granter, &e, by, readonly, transitive);
-    else if (!active->pin || (!readonly && !(active->pin & PIN_WRITERS)))
-        status = copy_pin_new(c, granter, &e, by, readonly);
+    else if (!active->pin)
+        status = copy_pin_first(c, granter, &e, by, readonly);
+    else if (!readonly && !(active->pin & PIN_WRITERS))
+        status = copy_pin_writer(c, granter, &e, by);
     else if (granter->is_dying || active->hop)
         status = status_undo(c, &e, readonly, GNTST_bad_domain);
     granter->grant_ops--;
@@ -318,4 +335,23 @@ static int copy_pin(struct call *c, domain *granter, uint16_t by, uint32_t ref, 
         return status;
     entry_pinned(granter, active, pins);
     return GNTST_okay;
+}
+
+/* The same for what most copies meet: an entry of version 1 that nobody has pinned. */
+static inline int copy_pin_quick(struct call *c, domain *granter, uint16_t by, uint32_t ref,
+                                 int readonly, struct active_entry **pinned)
+{
+    struct grant_entry e;
+    int status;
+
+    if (__builtin_expect(granter->grant_version != 1, 0) || entry_find(granter, ref, &e) ||
+        e.active->pin)
+        return copy_pin(c, granter, by, ref, readonly, 1, pinned);
+    *pinned = e.active;
+    granter->grant_ops++;
+    status = copy_pin_first(c, granter, &e, by, readonly);
+    granter->grant_ops--;
+    if (!status)
+        entry_pinned(granter, e.active, readonly ? PIN_HOST_READ : PIN_HOST_WRITE);
+    return status;
 }
