@@ -101,8 +101,6 @@ class Domain:
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
         self.upcalls: list[Task] = []
-        # Every ring handle that lives, and what it is over: how the test kit finds the rings.
-        self.rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int]] = {}
         self._deliver: Callable[[int], bool] | None = None
         self.holes = PagePool(HOLE_FIRST_PFN, HOLE_END_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
@@ -119,7 +117,9 @@ class Domain:
             raise
 
     def _attach(self, config: CreateDomain) -> None:
-        """What takes memory of the machine: shared_info and the first grant frame."""
+        """What takes memory of the machine, or tells of it: shared_info, the first grant frame."""
+        # Every ring handle that lives, and what it is over: how the test kit finds the rings.
+        self.rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int]] = {}
         grants, maptrack = config.max_grant_frames, config.max_maptrack_frames
         if grants < 0:
             grants = GRANT_FRAMES_MAX
