@@ -132,9 +132,10 @@ class Station:
 class Guest:
     """One guest: its configuration, and while it runs its kernel's bus and devices."""
 
-    def __init__(self, platform: Platform, created: Created) -> None:
+    def __init__(self, platform: Platform, created: Created, *, fifo: bool = False) -> None:
         self.platform = platform
         self.created = created
+        self.fifo = fifo
         self.bus: XenBus | None = None
         self._arm()
 
@@ -147,7 +148,7 @@ class Guest:
         from xenpv.bus.xenbus import XenBus
 
         personality = self.created.config.personality.value
-        self.bus = XenBus(self.created.domain, drivers(), personality=personality)
+        self.bus = XenBus(self.created.domain, drivers(), personality=personality, fifo=self.fifo)
         self.bus.start()
 
     @property
@@ -311,8 +312,12 @@ class Platform:
         disks: Sequence[Disk] = (),
         vifs: Sequence[Vif] = (),
         personality: str = "windows",
+        fifo: bool = False,
     ) -> Guest:
-        """A guest, created and paused. Raises ConfigError, ToolstackError."""
+        """A guest, created and paused. Raises ConfigError, ToolstackError.
+
+        `fifo`: its kernel asks for FIFO event channels (XenBus' UseEvtchnFifoAbi).
+        """
         taken = [disk.vdev for disk in disks]
         names = (vdev.name(202 << 8 | index << 4) for index in range(16))
         free = (one for one in names if one not in taken)
@@ -339,7 +344,7 @@ class Platform:
                 for nic in vifs
             ),
         )
-        return self.create_from(config)
+        return self.create_from(config, fifo=fifo)
 
     def _target(self, image: str | Path | Image) -> str:
         if isinstance(image, str | Path):
@@ -349,11 +354,11 @@ class Platform:
         self.images.register(name, image)
         return name
 
-    def create_from(self, config: DomainConfig) -> Guest:
+    def create_from(self, config: DomainConfig, *, fifo: bool = False) -> Guest:
         """A guest from a configuration, created and paused. Raises ToolstackError."""
         if self.hypervisor.closed:
             raise LocalProtocolError("this platform is closed")
-        guest = Guest(self, self.toolstack.create(config))
+        guest = Guest(self, self.toolstack.create(config), fifo=fifo)
         self.guests.append(guest)
         return guest
 

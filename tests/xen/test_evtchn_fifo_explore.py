@@ -62,7 +62,9 @@ class Seen:
 class Run:
     """One interleaving of a scenario; `switches` says at which accesses the other goes on."""
 
-    def __init__(self, automask: bool, steps: tuple[Step, ...], switch: Callable[[int], bool]) -> None:
+    def __init__(
+        self, automask: bool, steps: tuple[Step, ...], switch: Callable[[int], bool]
+    ) -> None:
         self.automask = automask
         self.steps = steps
         self.switch = switch
