@@ -5,6 +5,11 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 import pytest
+from hypothesis import settings
+
+# An example has no deadline: how fast a busy machine is says nothing about what is tested.
+settings.register_profile("xenpv", deadline=None)
+settings.load_profile("xenpv")
 
 pytest_plugins = ["pytester"]
 # In a checkout that is on the path but not installed, nobody registers the plugin.

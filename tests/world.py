@@ -68,7 +68,7 @@ def make(seed: int = 1) -> World:
     dom0.populate(1024)
     dom0.unpause()
     dispatcher = Dispatcher(dom0)
-    server = Xenstored()
+    server = Xenstored(clock=hypervisor.loop.system_time)
     daemon = StoreDaemon(dom0, dispatcher, server)
     guest = hypervisor.create_domain(vcpus=1, max_pages=2048)
     guest.populate(1024)

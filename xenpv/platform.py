@@ -262,7 +262,7 @@ class Platform:
         self.dom0.populate(DOM0_PAGES)
         self.dom0.unpause()
         self.dispatcher = Dispatcher(self.dom0)
-        self.xenstored = Xenstored()
+        self.xenstored = Xenstored(clock=self.loop.system_time)
         self.store_daemon = StoreDaemon(self.dom0, self.dispatcher, self.xenstored)
         self.images = ImageProvider()
         self.network = Network()

@@ -32,7 +32,22 @@ PATHS = (
     b"/a /a/b /a/b/c /a/b/c/d /a/e /f /f/g /local/domain/1/x /local/domain/1/x/y "
     b"/local/domain/1 /local/domain/2 /local/domain/2/z / /tool /local/domain/0/k"
 ).split()
-TEXTS = (*PATHS, b"x", b"x/y", b"z", b"k", b"x@y", b"", b"/a/", b"/a//b", b"/a!", b"@a", b"a\xff")
+TEXTS = (
+    *PATHS,
+    b"x",
+    b"x/y",
+    b"z",
+    b"k",
+    b"x@y",
+    b"",
+    b"/a/",
+    b"/a//b",
+    b"/a!",
+    b"//a",
+    b"//",
+    b"@a",
+    b"a\xff",
+)
 VALUES = (b"", b"1", b"value", b"\0\xff\n", b"v" * 300)
 TOKENS = (b"t", b"u", b"a long token", b"")
 PERMS = (b"n0", b"r0", b"b0", b"w0", b"n1", b"r1", b"b1", b"w1", b"n2", b"r2", b"w2", b"b2")
@@ -128,7 +143,7 @@ def masked(op: XS, payload: bytes) -> bool:
         # GET_PERMS and SET_PERMS know special nodes now; a watch of one took any characters
         return op in {XS.GET_PERMS, XS.SET_PERMS, XS.WATCH, XS.UNWATCH}
     if op is XS.UNWATCH:  # of a malformed path: ENOENT there, EINVAL now
-        return not first or first.endswith(b"/") or first in {b"/a//b", b"/a!", b"a\xff"}
+        return not first or first.endswith(b"/") or first in {b"/a//b", b"//a", b"/a!", b"a\xff"}
     return op is XS.WATCH and rest.count(b"\0") == 2  # the third string is a depth now
 
 

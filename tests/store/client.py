@@ -10,6 +10,7 @@ from typing import Protocol
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
+from xenpv.store.profile import C, Profile
 from xenpv.store.server import Xenstored
 from xenpv.store.wire import HEADER
 
@@ -116,9 +117,9 @@ def end(client: Client, tx_id: int, how: bytes = b"T") -> bytes | str:
 class Store:
     """A server whose platform has domains 1 to 5, a client of dom0, and guests on demand."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: Profile = C) -> None:
         self.platform = Platform({1, 2, 3, 4, 5})
-        self.server = Xenstored(domains=self.platform)
+        self.server = Xenstored(domains=self.platform, profile=profile)
         self.platform.server = self.server
         self.dom0 = self.server.connect_local("dom0")
 

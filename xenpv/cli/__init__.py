@@ -27,6 +27,7 @@ examples:
   xenpv run guest.cfg --no-write --json     leave the disks alone, answer in JSON
   xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
   xenpv replay failure.replay               run a recorded failure again
+  xenpv store --socket /tmp/xs              serve xenstored to real clients
 """
 RUN: Final = """\
 Boot the guests of real xl.cfg files with real disk images and exercise every device: read
@@ -93,6 +94,9 @@ def parser() -> Parser:
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
+    from xenpv.cli import store
+
+    store.add_to(commands)
     return top
 
 
@@ -179,8 +183,15 @@ def _replay(options: argparse.Namespace) -> int:
     return FAILED if done.run.failed else OK
 
 
+def _store(options: argparse.Namespace) -> int:
+    from xenpv.cli import store
+
+    return store.run(options)
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "run": _run,
     "bench": _bench,
     "replay": _replay,
+    "store": _store,
 }

@@ -29,6 +29,9 @@ ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
 XS_ERROR: Final = lib.XS_ERROR
 XS_WRITE: Final = lib.XS_WRITE
 XS_WATCH_EVENT: Final = lib.XS_WATCH_EVENT
+WRITES: Final = (lib.XS_WRITE, lib.XS_MKDIR, lib.XS_RM, lib.XS_SET_PERMS)
+# Requests after which a domain may hold more than before.
+COUNTED: Final = (*WRITES, lib.XS_WATCH, lib.XS_TRANSACTION_START, lib.XS_TRANSACTION_END)
 HEADER_SIZE: Final = HEADER.size
 SHORT_REPLY: Final = 16  # a reply up to here passes the memory quota (DEFAULT_BUFFER_SIZE)
 
@@ -109,6 +112,7 @@ class Connection:
 
     __slots__ = (
         "_answering",
+        "_held",
         "_request",
         "_taken",
         "_unsent",
@@ -163,6 +167,7 @@ class Connection:
         self.first_event: tuple[bytes, bytes] | None = None
         self.stalled = False
         self._answering = False
+        self._held: list[tuple[bytes, bytes]] | None = None  # own events, until the reply is out
         self.partial = b""
         self.output: deque[Message] = deque()
         self._taken = 0
@@ -180,6 +185,7 @@ class Connection:
         """
         server = self.server
         trace = server.trace
+        tx = None
         try:
             entry = self.handlers.get(op)
             if entry is None:
@@ -189,7 +195,12 @@ class Connection:
             reply = handler(server, self, tx, payload)
             if len(reply) > PAYLOAD_MAX:
                 _too_long(reply)
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, reply)
         except StoreError as refusal:
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, refusal.name)
+            refusal.name = server.profile.renamed.get(refusal.name, refusal.name)
             if trace is not None:
                 trace.store_op(self.domain.domid, op, tx_id, payload, refusal.name.encode())
             raise
@@ -222,7 +233,7 @@ class Connection:
     def _transaction(self, tx_id: int) -> Transaction:
         tx = self.transactions.get(tx_id)
         if tx is None:
-            raise StoreError("ENOENT", f"transaction {tx_id}")
+            raise StoreError(self.server.profile.unknown_transaction, f"transaction {tx_id}")
         return tx
 
     # bytes in
@@ -246,7 +257,9 @@ class Connection:
         measured = not self.privileged
         while end - at >= HEADER_SIZE:
             if measured and (
-                0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
+                0 < limits.outstanding <= domain.outstanding
+                or 0 < limits.memory <= domain.memory
+                or domain.credit < 0
             ):
                 domain.stalled = self.stalled = True
                 break
@@ -274,19 +287,33 @@ class Connection:
         domain = self.domain
         limits = domain.limits
         domain.stalled = (
-            0 < limits.outstanding <= domain.outstanding or 0 < limits.memory <= domain.memory
+            0 < limits.outstanding <= domain.outstanding
+            or 0 < limits.memory <= domain.memory
+            or (domain.credit < 0 and self.server.credit.blocked_ns(domain) > 0)
         )
         return not domain.stalled
+
+    @property
+    def blocked_ns(self) -> int:
+        """How long the write rate limit forbids to read more; 0 if it does not."""
+        return 0 if self.privileged else self.server.credit.blocked_ns(self.domain)
 
     def answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         """One whole request, where `wants_input` and nothing of an earlier one waits."""
         self._answering = True
+        if not self.server.profile.event_first:
+            self._held = []
         try:
             self._answer(op, req_id, tx_id, payload)
+            if self._held is not None:
+                held, self._held = self._held, None
+                for path, token in held:
+                    self.send_event(path, token)
             if self.first_event is not None:
                 self._send_first_event()
         finally:
             self._answering = False
+            self._held = None
             self.server.request = None
 
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
@@ -297,12 +324,18 @@ class Connection:
             request = self._request or Request(domain)
             self._request = None
             server.request = request
+        generation = server.tree.generation
         try:
             reply = self.call(op, payload, tx_id)
         except StoreError as refusal:
             op = XS_ERROR
             reply = error_payload(refusal.name)
         server.request = None
+        if request is not None and op in COUNTED:
+            domain.note_maxima()
+            if not tx_id and op in WRITES and server.credit.transactions:
+                # Each node that was written has moved the generation on by one.
+                server.credit.debit(domain, server.tree.generation - generation)
         size = len(reply)
         if size > SHORT_REPLY and request is not None:
             limit = domain.limits.memory
@@ -338,9 +371,12 @@ class Connection:
             if self.events.push((path, token)) and self.on_event is not None:
                 self.on_event.wake()
             return
+        if self._held is not None:
+            self._held.append((path, token))
+            return
         payload = b"\0".join((path, token, b""))
         key = None
-        if path[0] != SPECIAL:
+        if path[0] != SPECIAL and self.server.profile.coalesces:
             if payload in self._unsent:
                 return
             key = payload
@@ -374,6 +410,11 @@ class Connection:
     @property
     def wants_output(self) -> bool:
         return bool(self.output) or (self.stalled and self.wants_input)
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for the client to read."""
+        return len(self.output)
 
     def take_output(self, limit: int) -> bytes:
         """At most `limit` bytes for the client, which count as sent from now on."""
@@ -450,6 +491,7 @@ class Connection:
 
     def close_transaction(self, tx: Transaction) -> None:
         del self.transactions[tx.id]
+        self.server.credit.transactions -= 1
         tx.settle()
         if not self.privileged:
             self.domain.transactions -= 1

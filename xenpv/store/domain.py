@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 DOMID_SELF: Final[int] = lib.DOMID_SELF
 DOMID_MAX: Final = 0xFFFF
 
-# What a C xenstored offers: all but RECONNECTION
-FEATURES: Final[int] = (
-    lib.XENSTORE_SERVER_FEATURE_ERROR
-    | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
-    | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY
-)
+# What is counted of a domain, and shown by CONTROL.
+COUNTED: Final = ("nodes", "watches", "outstanding", "memory", "transactions")
 
 _DOMID: Final = re.compile(rb"(?:[ \t\n\v\f\r]*([+-]?)(\d+))?\Z")
 
@@ -57,12 +53,15 @@ class Domain:
     domain's nodes, bytes, watches, open transactions and requests not yet answered in full.
     `held` are the targets this domain was ever given, `holders` those that were given this
     one, by domid. A `lingering` domain is dead, but a holder of it is not. A `stalled`
-    domain's requests wait until it holds less.
+    domain's requests wait until it holds less; `credit` is what it may still write
+    (store.throttle), as of `credited_ms`.
     """
 
     __slots__ = (
         "accounted",
         "connection",
+        "credit",
+        "credited_ms",
         "dead",
         "domid",
         "features",
@@ -71,6 +70,7 @@ class Domain:
         "introduced",
         "limits",
         "lingering",
+        "maxima",
         "memory",
         "nodes",
         "outstanding",
@@ -88,7 +88,7 @@ class Domain:
         self.unique_id = unique_id
         self.limits = limits
         self.accounted = accounted
-        self.features = FEATURES
+        self.features = 0
         self.introduced = False
         self.shutdown = False
         self.dead = False
@@ -104,6 +104,21 @@ class Domain:
         self.watches = 0
         self.transactions = 0
         self.outstanding = 0
+        self.credit = 0
+        self.credited_ms = 0
+        self.maxima: dict[str, int] = {}
+
+    def note_maxima(self) -> None:
+        """After a request: the highest counts so far, which CONTROL `quota` shows."""
+        seen = self.maxima
+        for counted in COUNTED:
+            value = getattr(self, counted)
+            if value > seen.get(counted, 0):
+                seen[counted] = value
+
+    def seen_max(self, counted: str) -> int:
+        """The highest value of one of the counts so far."""
+        return max(self.maxima.get(counted, 0), int(getattr(self, counted)))
 
     def release(self, size: int) -> None:
         """`size` bytes less (or more, if negative) against the memory quota."""
@@ -177,7 +192,7 @@ def set_feature(
     if domain.introduced:
         raise StoreError("EBUSY", f"domain {domain.domid} is introduced")
     features = atoi(parts[1])
-    if features & ~FEATURES:
+    if features & ~server.profile.features:
         raise StoreError("EINVAL", f"features {features:#x}")
     domain.features = features
     return OK

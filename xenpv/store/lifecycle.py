@@ -72,6 +72,9 @@ def bury(server: Xenstored, domain: Domain) -> None:
         if target.lingering and not target.dead and not _is_held(target):
             bury(server, target)
     domain.held.clear()
+    server.keep_maxima(domain)
+    if domain.accounted:
+        server.credit.dismiss(domain)
     remove_owned(server, domain)
     del server.known[domain.domid]
     if not domain.introduced:
@@ -136,7 +139,7 @@ def introduce(
 def _connected(server: Xenstored, domid: int) -> Domain:
     domain = server.known.get(domid)
     if domain is None or not domain.introduced:
-        raise StoreError("ENOENT", f"domain {domid} is not introduced")
+        raise StoreError(server.profile.release_unknown, f"domain {domid} is not introduced")
     if domain.connection is None:
         raise StoreError("EINVAL", f"domain {domid} is dead")
     return domain

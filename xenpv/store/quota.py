@@ -14,6 +14,7 @@ from xenpv.store.wire import OK, strings
 
 if TYPE_CHECKING:
     from xenpv.store.connection import Connection
+    from xenpv.store.profile import Profile
     from xenpv.store.server import Xenstored
     from xenpv.store.transaction import Transaction
 
@@ -38,6 +39,15 @@ class Limits:
         self.node_permissions = 5
         self.path_max = 2048
         self.node_size = 2048
+
+    @classmethod
+    def of(cls, profile: Profile) -> Limits:
+        """Those of an implementation, each moved to where its first refusal lies."""
+        limits = cls()
+        vars(limits).update(profile.quotas)
+        for name, beyond in profile.boundary.items():
+            setattr(limits, name, getattr(limits, name) + beyond)
+        return limits
 
     def copy(self) -> Limits:
         new = Limits()

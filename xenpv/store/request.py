@@ -43,6 +43,8 @@ def locate(conn: Connection, view: View, path: bytes, need: int) -> Node | None:
         ancestor = view.read(above)
     if node is None and ancestor.perms.mask(conn) & need:
         return None
+    if node is None and need != WRITE and not conn.server.profile.hides_absence:
+        return None
     raise StoreError("EACCES", f"no right to {path!r}")
 
 
@@ -86,13 +88,16 @@ def directory(server: Xenstored, conn: Connection, tx: Transaction | None, paylo
     if tx is None:
         node = _existing(server, conn, payload)
         if node is not None and node.perms.mask(conn) & READ:
-            return _names(node)
+            return _names(server, node)
     path = canonicalise(conn, one_string(payload))
-    return _names(find(conn, tx or server.tree, path, READ))
+    return _names(server, find(conn, tx or server.tree, path, READ))
 
 
-def _names(node: Node) -> bytes:
-    return b"\0".join(node.children) + b"\0" if node.children else b""
+def _names(server: Xenstored, node: Node) -> bytes:
+    names = node.children
+    if not names:
+        return b""
+    return b"\0".join(sorted(names) if server.profile.sorted_children else names) + b"\0"
 
 
 def directory_part(
@@ -107,7 +112,7 @@ def directory_part(
         raise StoreError("EINVAL", f"{len(parts)} strings")
     node = find(conn, tx or server.tree, canonicalise(conn, parts[0]), READ)
     head = b"%d\0" % node.generation
-    names = _names(node)
+    names = _names(server, node)
     offset = atoi(parts[1]) & 0xFFFFFFFF
     if offset >= len(names):
         return head + b"\0"
@@ -123,7 +128,9 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     text, nul, value = payload.partition(b"\0")
     if not nul:
         raise StoreError("EINVAL", "no NUL-terminated path")
-    if not conn.privileged:
+    if tx is not None and not tx.plain:
+        pass  # what the live tree has says nothing of this transaction
+    elif not conn.privileged:
         path = text if text[:1] in (ROOT, b"@") else conn.home_prefix + text
         if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
             return OK
@@ -156,7 +163,8 @@ def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
     node = nodes.get(path)
     if node is None:
         at = path.rfind(b"/")
-        parent = nodes.get(path[:at])
+        # Not right below the root: of "//a" too a parent would be found.
+        parent = nodes.get(path[:at]) if at > 1 else None
         name = path[at + 1 :]
         if parent is None or not name or name.translate(None, LEGAL):
             return False
@@ -180,7 +188,7 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
         access.match = SUBTREE
         return True
     at = path.rfind(b"/")
-    above = accesses.get(path[:at])
+    above = accesses.get(path[:at]) if at > 1 else None
     name = path[at + 1 :]
     if above is None or path in server.nodes or not name or name.translate(None, LEGAL):
         return False
@@ -230,7 +238,7 @@ def _create_own(
     tree = server.tree
     at = path.rfind(b"/")
     name = path[at + 1 :]
-    if path in tree.nodes or not name or name.translate(None, LEGAL):
+    if at <= 1 or path in tree.nodes or not name or name.translate(None, LEGAL):
         return False
     if tx is None:
         above = None
@@ -307,7 +315,7 @@ def create(conn: Connection, tx: Transaction | None, view: View, path: bytes, va
         parent = view.read(above)
     perms = parent.perms
     if not conn.privileged:
-        if perms.owner is not conn.domain:
+        if perms.owner is not conn.domain and conn.server.profile.creator_owns:
             perms = perms.with_owner(conn.domain)
         _admit_new(
             conn,
@@ -371,19 +379,26 @@ def rm(server: Xenstored, conn: Connection, tx: Transaction | None, payload: byt
     node = locate(conn, view, path, WRITE)
     parent = view.read(parent_of(path)) if path != ROOT else None
     if node is None:
-        if parent is None:
-            raise StoreError("ENOENT", f"{path!r} and its parent")
+        if parent is None or not server.profile.missing_rm:
+            raise StoreError("ENOENT", f"{path!r}, or its parent too")
         return OK
+    root_first = server.profile.rm_root_first
     if path == ROOT:
-        raise StoreError("EINVAL", "the root stays")
-    if parent is None:
+        if not server.profile.root_rm:
+            raise StoreError("EINVAL", "the root stays")
+        for name in list(node.children):
+            remove(view, node, find(conn, view, node.child_path(name), WRITE), root_first)
+    elif parent is None:
         raise StoreError("EINVAL", f"{path!r} without a parent")
-    remove(view, parent, node)
+    else:
+        remove(view, parent, node, root_first)
     return OK
 
 
-def remove(view: View, parent: Node, root: Node) -> None:
+def remove(view: View, parent: Node, root: Node, root_first: bool = False) -> None:
     """Removes `root` with all below it. Descendants fire watches on themselves alone.
+
+    `root_first`: the events of the root precede those of its descendants.
 
     A transaction's copies can be at odds, since each is made when it is first needed: a
     child that is listed and gone, or there and not listed. Such a transaction will end with
@@ -392,7 +407,11 @@ def remove(view: View, parent: Node, root: Node) -> None:
     nodes, complete = subtree(view, root)
     for node in nodes:
         view.remove(node)
-        view.fire(node, SUBTREE if node is root else EXACT)
+        if not root_first:
+            view.fire(node, SUBTREE if node is root else EXACT)
+    if root_first:
+        for node in reversed(nodes):
+            view.fire(node, SUBTREE if node is root else EXACT)
     if complete:
         name = root.path.rpartition(b"/")[2]
         if name in parent.children:
@@ -425,7 +444,9 @@ def set_perms(server: Xenstored, conn: Connection, tx: Transaction | None, paylo
     old = node.perms
     if not conn.privileged:
         if perms.owner is not old.owner:
-            raise StoreError("EPERM", "only the privileged domain gives nodes away")
+            raise StoreError(
+                server.profile.give_away, "only the privileged domain gives nodes away"
+            )
         admit(conn, tx, node, node.size + PERMISSION_SIZE * (perms.count - old.count))
     view.set_perms(node, perms)
     view.fire(node, SUBTREE, old)

@@ -42,12 +42,6 @@ ERROR: Final = offsetof(PAGE, "error")
 HEADER_SIZE: Final = HEADER.size
 unpack: Final = HEADER.unpack_from
 
-FEATURES_OFFERED: Final[int] = (
-    lib.XENSTORE_SERVER_FEATURE_ERROR
-    | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
-    | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY
-)
-
 
 class StoreRing:
     """One guest's ring: page mapped at `pfn`, events on `port` of the store domain."""
@@ -67,6 +61,9 @@ class StoreRing:
         self._get = partial(lib.stream_get, kernel, pfn, *REQ, pointer, RING_SIZE)
         self._put_bytes = partial(lib.stream_put, kernel, pfn, *RSP)
         self._moved = False  # bytes went one way or the other: the guest has to hear of it
+        self._reconnects = bool(
+            daemon.server.profile.features & lib.XENSTORE_SERVER_FEATURE_RECONNECTION
+        )
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
         self.connection: Connection
 
@@ -95,7 +92,7 @@ class StoreRing:
         self.frozen = self.connection.fatal or 0
         for offset in (*REQ[2:], *RSP[2:]):
             self.domain.store32(self.pfn, offset, 0)
-        self.domain.store32(self.pfn, SERVER_FEATURES, FEATURES_OFFERED)
+        self.domain.store32(self.pfn, SERVER_FEATURES, self.connection.domain.features)
         self.domain.store32(self.pfn, ERROR, lib.XENSTORE_ERROR_NONE)
         if self.domain.load32(self.pfn, CONNECTION) == lib.XENSTORE_RECONNECT:
             self.domain.store32(self.pfn, CONNECTION, lib.XENSTORE_CONNECTED)
@@ -111,6 +108,8 @@ class StoreRing:
         connection = self.connection
         self._moved = False
         try:
+            if self._reconnects:
+                self._reconnect()
             if connection.output or connection.stalled:
                 self._write()
             count = RING_SIZE
@@ -118,12 +117,32 @@ class StoreRing:
                 count = self._read()
                 if connection.output or connection.stalled:
                     self._write()
+            if connection.domain.credit < 0:
+                self._sleep(connection.blocked_ns)
             if self._moved and not self.frozen:
                 self.domain.evtchn.send(self.port)
         except PeerProtocolError:
             self._freeze(lib.XENSTORE_ERROR_RINGIDX)
         except HypercallError:
             self._freeze(lib.XENSTORE_ERROR_COMM)
+
+    def _sleep(self, ns: int) -> None:
+        """The guest has written too much: its ring is read again in `ns`."""
+        if ns:
+            if self.task.alarm is None:
+                self.task.alarm = self.domain.timer(self.task)
+            self.task.alarm.arm(ns)
+
+    def _reconnect(self) -> None:
+        """A live guest asks for a fresh start: only an implementation that offers it listens.
+
+        oxenstored fills both buffers with 0xff.
+        """
+        if self.domain.load32(self.pfn, CONNECTION) == lib.XENSTORE_RECONNECT:
+            self.connection.reset()
+            for base in (REQ[0], RSP[0]):
+                self.domain.write(self.pfn, base, b"\xff" * RING_SIZE)
+            self.reset()
 
     def _read(self) -> int:
         count: int = self._get()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final, Protocol
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
+from xenpv.store import control, lifecycle, listing, quota, request, transaction, watch
 from xenpv.store import domain as domains_
-from xenpv.store import lifecycle, listing, quota, request, transaction, watch
 from xenpv.store.connection import Connection, Request
+from xenpv.store.control import Administration
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.listing import Listed
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
 from xenpv.store.permission import Permissions
+from xenpv.store.profile import C, Isolation, Profile
 from xenpv.store.quota import Limits
+from xenpv.store.snapshot import AnyChangeTransaction, MergeTransaction, SnapshotTree
+from xenpv.store.throttle import WriteCredit
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
 from xenpv.store.watch import WatchIndex
@@ -25,16 +30,9 @@ PRIVILEGED: Final = True
 NO_TX: Final = False
 
 
-def control(
-    _server: Xenstored, _conn: Connection, _tx: Transaction | None, _payload: bytes
-) -> bytes:
-    """CONTROL: none of its commands is served yet."""
-    raise StoreError("ENOSYS", "CONTROL")
-
-
 # type: (handler, is it for the privileged domain alone, does it look at the transaction id)
 HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
-    lib.XS_CONTROL: (control, PRIVILEGED, True),
+    lib.XS_CONTROL: (control.control, PRIVILEGED, True),
     lib.XS_DIRECTORY: (request.directory, False, True),
     lib.XS_READ: (request.read, False, True),
     lib.XS_GET_PERMS: (request.get_perms, False, True),
@@ -61,15 +59,24 @@ HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
 }
 
 
-# What is open to the privileged domain (True) and to others, without the middle column.
-OPEN: Final = {
-    privileged: {
-        op: (handler, takes_tx)
-        for op, (handler, restricted, takes_tx) in HANDLERS.items()
-        if privileged or not restricted
-    }
-    for privileged in (False, True)
+TRANSACTIONS: Final[dict[Isolation, type[Transaction]]] = {
+    Isolation.FIRST_ACCESS: Transaction,
+    Isolation.MERGE: MergeTransaction,
+    Isolation.ANY_CHANGE: AnyChangeTransaction,
 }
+
+
+@cache
+def _open(newest: int) -> dict[bool, dict[int, tuple[Handler, bool]]]:
+    """What is open to the privileged domain (True) and to others: (handler, takes a tx id)."""
+    return {
+        privileged: {
+            op: (handler, takes_tx)
+            for op, (handler, restricted, takes_tx) in HANDLERS.items()
+            if op <= newest and (privileged or not restricted)
+        }
+        for privileged in (False, True)
+    }
 
 
 class TraceSink(Protocol):
@@ -84,23 +91,38 @@ class Xenstored:
     """The store of one platform: plain data, deterministic, no I/O.
 
     `domid` is the privileged domain, in which it runs. `domains` is the platform under it;
-    without one, only introduced domains exist. `connections` are by age, oldest first,
-    `known` the domains by domid, `limits` the quotas that new domains get.
+    without one, only introduced domains exist. `profile` says which implementation it is like,
+    `clock` the time in nanoseconds: without one, no guest writes too fast. `connections` are by
+    age, oldest first, `known` the domains by domid, `limits` the quotas that new domains get.
     """
 
-    def __init__(self, *, domid: int = 0, domains: DomainControl | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        domid: int = 0,
+        domains: DomainControl | None = None,
+        profile: Profile = C,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self.domid = domid
+        self.profile = profile
+        self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
-        self.handlers = HANDLERS
-        self.limits = Limits()
+        self.handlers = {op: one for op, one in HANDLERS.items() if op <= profile.newest}
+        self._open = _open(profile.newest)
+        self.limits = Limits.of(profile)
+        self.credit = WriteCredit(clock)
+        self.administration = Administration()
+        self.high_water: dict[str, int] = {}  # of domains that are gone
         self.known: dict[int, Domain] = {}
         self.resolved: dict[tuple[bytes, ...], Permissions] = {}  # of SET_PERMS, by its texts
         self.connections: dict[int, Connection] = {}
         self.connected = 0
         self.request: Request | None = None  # the unprivileged one that is being answered
         self.watches = WatchIndex()
-        self.tree = Tree(self.watches)
+        plain = profile.isolation is Isolation.FIRST_ACCESS
+        self.tree: Tree = Tree(self.watches) if plain else SnapshotTree(self.watches)
         self.nodes = self.tree.nodes
         self.owner = self.meet(domid, 0)
         self.tree.populate(self.owner)
@@ -173,7 +195,7 @@ class Xenstored:
     def connect(self, name: str, domain: Domain, home: bytes, *, local: bool) -> Connection:
         self.connected += 1
         conn = Connection(self, self.connected, name, domain, home + b"/", local=local)
-        conn.handlers = OPEN[conn.privileged]
+        conn.handlers = self._open[conn.privileged]
         self.connections[conn.age] = conn
         return conn
 
@@ -185,7 +207,10 @@ class Xenstored:
     def meet(self, domid: int, unique_id: int) -> Domain:
         """A domain that xenstored has not seen before; it gets the quotas of this moment."""
         domain = Domain(domid, unique_id, self.limits.copy(), accounted=domid != self.domid)
+        domain.features = self.profile.features
         self.known[domid] = domain
+        if domain.accounted:
+            self.credit.admit(domain)
         return domain
 
     def learn(self, domid: int) -> Domain | None:
@@ -194,6 +219,22 @@ class Xenstored:
         if domain is None and self.domains is not None and self.domains.exists(domid):
             domain = self.meet(domid, self.domains.unique_id(domid))
         return domain
+
+    def keep_maxima(self, domain: Domain) -> None:
+        """The highest counts of a domain that goes outlive it."""
+        for counted, value in domain.maxima.items():
+            self.high_water[counted] = max(self.high_water.get(counted, 0), value)
+
+    def seen_max(self, counted: str) -> int:
+        """The highest value of a count that any accounted domain had."""
+        live = [domain.seen_max(counted) for domain in self.known.values() if domain.accounted]
+        return max([self.high_water.get(counted, 0), *live])
+
+    def forget_maxima(self) -> None:
+        """`quota max -r`: from now on."""
+        self.high_water.clear()
+        for domain in self.known.values():
+            domain.maxima.clear()
 
     def known_domain(self, text: bytes) -> Domain:
         """The domain that a client names. Raises StoreError EINVAL or ENOENT."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.errors import StoreError
 from xenpv.store.node import Node
-from xenpv.store.path import LEGAL_NAME, SPECIAL
+from xenpv.store.path import LEGAL_NAME, ROOT, SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import SUBTREE
 from xenpv.store.wire import OK, one_string
@@ -59,6 +59,8 @@ class Transaction:
     """One open transaction of a connection; a `View` of the tree."""
 
     __slots__ = ("accesses", "conn", "created", "failed", "id", "ownership", "tree")
+
+    plain = True  # the copies are of the live tree, and events are remembered in them
 
     def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
         self.id = number
@@ -171,7 +173,7 @@ class Transaction:
         accesses = self.accesses
         above = accesses.get(base)
         parent = None if above is None else above.node
-        if above is None or parent is None:
+        if above is None or parent is None or base == ROOT:
             return 0
         tree = self.tree
         nodes = tree.nodes
@@ -227,6 +229,9 @@ class Transaction:
         if not self.conn.privileged:
             self.conn.domain.release(sum(access.charged for access in self.accesses.values()))
 
+    def note(self, op: int, payload: bytes, reply: bytes | str) -> None:
+        """Told of each request in it and of its reply or error, unless it is `plain`."""
+
     def commit(self) -> None:
         """Applies everything or nothing.
 
@@ -235,7 +240,12 @@ class Transaction:
         """
         if self.failed:
             raise StoreError("ENOMEM", "an operation in the transaction failed")
-        self._check_ownership()
+        self.check_ownership()
+        self.check()
+        self.apply()
+
+    def check(self) -> None:
+        """Raises StoreError EAGAIN if a node that was touched has changed since."""
         tree = self.tree
         nodes = tree.nodes
         for path, access in self.accesses.items():
@@ -244,30 +254,31 @@ class Transaction:
                 node = tree.special.get(path)
             if access.generation != (ABSENT if node is None else node.generation):
                 raise StoreError("EAGAIN", f"{path!r} changed")
-        # One at a time, each with its events: a watcher's right to hear of a node may
-        # depend on a parent that this transaction creates or removes later.
-        watches = tree.watches
+
+    def apply(self) -> None:
+        """Puts the changes into the tree, which is at these places as it was touched.
+
+        One at a time, each with its events: a watcher's right to hear of a node may depend on
+        a parent that this transaction creates or removes later.
+        """
+        tree = self.tree
+        nodes, watches = tree.nodes, tree.watches
         for path, access in self.accesses.items():
             if not access.modified:
                 continue
             copy = access.node
-            if copy is not None:
-                if access.generation != ABSENT:
-                    tree.install(copy)
-                elif copy.perms.owner.accounted:
-                    tree.add(copy)
-                else:  # `add`, spelt out: what a toolstack makes is mostly this
-                    nodes[path] = copy
-                    tree.generation = copy.generation = tree.generation + 1
-                    copy.perms.owner.nodes += 1
-            elif access.generation != ABSENT:
-                old = tree.read(path)
-                assert old is not None, "the generation was checked"
-                tree.remove(old)
+            if not self.plain or copy is None or access.generation != ABSENT:
+                tree.put(path, copy)
+            elif copy.perms.owner.accounted:
+                tree.add(copy)
+            else:  # `add`, spelt out: what a toolstack makes is mostly this
+                nodes[path] = copy
+                tree.generation = copy.generation = tree.generation + 1
+                copy.perms.owner.nodes += 1
             if access.match and watches.by_path:
                 watches.fire(tree, access.lineage, copy, access.match, access.old)
 
-    def _check_ownership(self) -> None:
+    def check_ownership(self) -> None:
         check_quota = self.created and not self.conn.privileged
         for owner, change in self.ownership.items():
             if owner.dead:
@@ -288,16 +299,17 @@ def transaction_start(
             raise StoreError("ENOSPC", f"{domain.transactions} transactions")
         domain.transactions += 1
     server.tree.generation += 1
+    server.credit.transactions += 1
     number = conn.next_transaction
     while number == 0 or number in conn.transactions:
         number = (number + 1) & U32_MAX
     conn.next_transaction = (number + 1) & U32_MAX
-    conn.transactions[number] = Transaction(number, conn, server.tree)
+    conn.transactions[number] = server.transaction_type(number, conn, server.tree)
     return b"%d\0" % number
 
 
 def transaction_end(
-    _server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
+    server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
 ) -> bytes:
     """TRANSACTION_END: T commits, F drops; the id is spent unless the argument is wrong."""
     argument = one_string(payload)
@@ -308,4 +320,7 @@ def transaction_end(
     conn.close_transaction(tx)
     if argument == b"T":
         tx.commit()
+        # Others' transactions may fail by it.
+        if not conn.privileged and server.credit.transactions:
+            server.credit.debit(conn.domain, 1)
     return OK

@@ -164,6 +164,18 @@ class Tree:
             owner.owned[path] = None
             self._charge(node)
 
+    def put(self, path: bytes, node: Node | None) -> None:
+        """Makes `node`, a copy, what is at `path`; None removes what is there, if anything is.
+
+        Parents are not linked: theirs are copies of their own.
+        """
+        if node is not None:
+            self.install(node)
+            return
+        old = self.read(path)
+        if old is not None:
+            self.remove(old)
+
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Queues the events of a change to `node`, whose permissions were `old` before."""
         if self.watches.by_path:

@@ -179,6 +179,8 @@ def _may_hear(
 ) -> bool:
     if old is not None and old.mask(conn) & READ:
         return True
+    if not conn.server.profile.watch_rights:
+        return True
     if node is None:
         return False
     if conn.privileged or node.perms.mask(conn) & READ:

@@ -36,6 +36,7 @@ ERRORS: Final[dict[str, bytes]] = {
         "EISCONN",
         "E2BIG",
         "EPERM",
+        "EQUOTA",  # oxenstored's; libxenstore reads it as EINVAL
     )
 }
 

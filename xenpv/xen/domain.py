@@ -284,6 +284,9 @@ class Domain:
         """A task that will not be woken again (its device is closed)."""
         if task in self.tasks:
             self.tasks.remove(task)
+        if task.alarm is not None:
+            task.alarm.cancel()
+            self.timers.remove(task.alarm)
         task.retire()
 
     def set_upcall(self, vcpu: int, run: Callable[[], object]) -> None:

@@ -80,14 +80,15 @@ class Task:
     `run` takes no argument. A held task (its domain is paused) stays due until released.
     """
 
-    __slots__ = ("_enqueue", "delivery", "domid", "due", "held", "idle", "loop", "name", "number",
-                 "run")  # fmt: skip
+    __slots__ = ("_enqueue", "alarm", "delivery", "domid", "due", "held", "idle", "loop", "name",
+                 "number", "run")  # fmt: skip
 
     def __init__(self, loop: Loop, domid: int, name: str, run: Callable[[], object]) -> None:
         self.loop = loop
         self.domid = domid
         self.name = name
         self.run = run
+        self.alarm: Timer | None = None  # what it sleeps on, if somebody may spin for it
         self.idle = True  # neither queued nor held: what `wake` looks at first
         self.held = 0
         self.due = False
@@ -156,6 +157,11 @@ class Timer:
     def armed(self) -> bool:
         return self._armed != 0
 
+    @property
+    def deadline(self) -> int:
+        """When it fires, or last should have fired: virtual nanoseconds."""
+        return self._deadline
+
     def arm(self, after_ns: int) -> None:
         """(Re)start: fires `after_ns` from now."""
         self.cancel()
@@ -207,6 +213,10 @@ class Loop:
     @property
     def now(self) -> int:
         """Virtual nanoseconds since the platform was made."""
+        return self.trace.clock
+
+    def system_time(self) -> int:
+        """`now`, for whoever asks a clock."""
         return self.trace.clock
 
     def push_timer(self, timer: Timer, after_ns: int) -> int:
@@ -334,6 +344,19 @@ class Loop:
             return False
         task.run()
         return True
+
+    def elapse(self, task: Task) -> bool:
+        """Let time pass until the task's alarm, and run it: a handler spins for it meanwhile.
+
+        Nothing else runs, however late it is by then. False if it has no alarm set, is held,
+        or a scheduler decides who runs.
+        """
+        alarm = task.alarm
+        if alarm is None or not alarm.armed or task.held or self.scheduler is not None:
+            return False
+        self.trace.timer(task.domid, task.number, max(self.now, alarm.deadline))
+        alarm.cancel()
+        return self.pump(task, due=True)
 
     def start(self, task: Task) -> None:
         """Take a due task off the queue and trace it; the caller runs it."""

@@ -79,4 +79,5 @@ class Dispatcher:
         pending = lib.evtchn_take_pending(self.domain.kernel, port)
         if pending < 0:
             self.domain.check(pending)
-        return task.loop.pump(task, due=pending == 1)
+        loop = task.loop
+        return loop.pump(task, due=pending == 1) or loop.elapse(task)

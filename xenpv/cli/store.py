@@ -1,0 +1,120 @@
+"""`xenpv store`: a xenstored for programs outside, until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from xenpv.errors import ConfigError
+from xenpv.store import storefile
+from xenpv.store.listener import Listener
+from xenpv.store.profile import PROFILES, named
+
+DESCRIPTION: Final = """\
+Serve xenstored on a Unix socket, with mode 0600. Point libxenstore, the xenstore-* tools or
+any other client at it with XENSTORED_PATH=PATH. SIGTERM or Ctrl-C ends it and removes the
+socket; SIGUSR1 writes the --dump file at once.
+"""
+EPILOG: Final = """\
+examples:
+  xenpv store --socket /tmp/xs                      an empty store, of the C kind
+  XENSTORED_PATH=/tmp/xs xenstore-ls -fp            what is in it
+  xenpv store --socket /tmp/xs --load host.txt      with what `xenstore-ls -fp` printed on a host
+  xenpv store --socket /tmp/xs --dump after.txt     and kept in a file when it ends
+"""
+DOMID_MAX: Final = 0x7FEF
+
+
+class Commands(Protocol):
+    """What `add_subparsers` returns; argparse has no public name for its type."""
+
+    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
+
+
+def add_to(commands: Commands) -> None:
+    """The command's options, for `cli.parser`."""
+    store = commands.add_parser(
+        "store",
+        help="serve xenstored on a Unix socket for real clients",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    store.add_argument("--socket", type=Path, required=True, metavar="PATH", help="where to listen")
+    store.add_argument(
+        "--profile", choices=list(PROFILES), default="c",
+        help="the C xenstored (c), oxenstored (ox), or any change ends a transaction (legacy)",
+    )  # fmt: skip
+    store.add_argument("--load", type=Path, metavar="FILE", help="nodes to start with")
+    store.add_argument("--dump", type=Path, metavar="FILE", help="keep the nodes at the end")
+    store.add_argument(
+        "--domain", type=_domid, action="append", default=[], metavar="DOMID",
+        help="a domain that exists, so that it may own nodes; may be repeated",
+    )  # fmt: skip
+    store.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _domid(text: str) -> int:
+    if not text.isdecimal() or int(text) > DOMID_MAX:
+        raise argparse.ArgumentTypeError(f"a domid is a number from 0 to {DOMID_MAX}, not {text!r}")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; 0 after a clean end. Raises ConfigError."""
+    if options.dump is not None and not options.dump.parent.is_dir():
+        raise ConfigError("its folder does not exist", file=str(options.dump))
+    domains = storefile.KnownDomains(tuple(options.domain))
+    server = domains.serve(named(options.profile))
+    server.administration.files = LogFiles()
+    if options.load is not None:
+        loaded = storefile.load(server, domains, options.load)
+        _say(options, f"{loaded} nodes of {options.load}")
+    with closing(Listener(server, options.socket)) as listener:
+        asked = _Signals(listener)
+        _say(options, f"xenstored serves {options.socket}; Ctrl-C ends it")
+        while not asked.stop:
+            listener.step()
+            if asked.dump and options.dump is not None:
+                asked.dump = False
+                storefile.dump(server, options.dump)
+    if options.dump is not None:
+        written = storefile.dump(server, options.dump)
+        _say(options, f"{written} nodes in {options.dump}")
+    _say(options, f"{listener.served} clients, {listener.dropped} of them sent away")
+    return 0
+
+
+class LogFiles:
+    """Where CONTROL `logfile` and `memreport` write: files of this process' host."""
+
+    def append(self, name: str, text: str) -> None:
+        with Path(name).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+class _Signals:
+    """What signals asked for; a handler may run in the middle of a request, so it only notes."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.stop = False
+        self.dump = False
+        self._listener = listener
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number == signal.SIGUSR1:
+            self.dump = True
+        else:
+            self.stop = True
+        self._listener.nudge()
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,107 @@
+"""What tells one implementation of xenstored from another, as switches in one table.
+
+`c` is the C xenstored of 2026, `ox` oxenstored 4.17, `legacy` what QEMU's emulation and old
+clients take for granted: any change of the store ends an open transaction. Where the three do
+the same there is no switch (xen-core 6).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import attrs
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.xs import XS
+from xenpv.errors import ConfigError
+
+
+class Isolation(enum.Enum):
+    """When a transaction sees the store, and what makes its commit fail with EAGAIN."""
+
+    FIRST_ACCESS = "each node as it is when first touched; fails if one of them changed"
+    MERGE = "the store at the start; fails if the changes do not merge and a replay differs"
+    ANY_CHANGE = "the store at the start; fails if anything changed since"
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """Switches of one implementation.
+
+    `newest` is the highest request type that it knows. `boundary` says for a quota how far
+    beyond its value the first refusal lies (0: at the value). `renamed` are errors that it
+    calls by another name. `features` are those that it offers in a ring page.
+    """
+
+    name: str
+    isolation: Isolation
+    newest: int = int(XS.SET_QUOTA)
+    event_first: bool = True
+    sorted_children: bool = False
+    hides_absence: bool = True  # EACCES for a missing node below one that is not readable
+    creator_owns: bool = True
+    give_away: str = "EPERM"
+    missing_rm: bool = True  # RM of a missing node whose parent is there succeeds
+    root_rm: bool = False  # RM of / empties the tree
+    rm_root_first: bool = False  # the event of what was removed precedes those below it
+    unknown_transaction: str = "ENOENT"
+    release_unknown: str = "ENOENT"
+    coalesces: bool = True
+    watch_rights: bool = True
+    renamed: dict[str, str] = attrs.field(factory=dict)
+    boundary: dict[str, int] = attrs.field(factory=dict)
+    quotas: dict[str, int] = attrs.field(factory=dict)
+    features: int = 0
+
+
+C: Final = Profile(
+    name="c",
+    isolation=Isolation.FIRST_ACCESS,
+    features=lib.XENSTORE_SERVER_FEATURE_ERROR
+    | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
+    | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY,
+)
+OX: Final = Profile(
+    name="ox",
+    isolation=Isolation.MERGE,
+    newest=int(XS.RESET_WATCHES),
+    event_first=False,
+    sorted_children=True,
+    hides_absence=False,
+    creator_owns=False,
+    give_away="EACCES",
+    root_rm=True,
+    rm_root_first=True,
+    unknown_transaction="EIO",
+    release_unknown="EINVAL",
+    coalesces=False,
+    renamed={"ENOSPC": "EQUOTA"},
+    # It compares before it adds: 101 watches and 11 transactions fit.
+    boundary={"nodes": 1, "watches": 2, "transactions": 2},
+    quotas={"watches": 100},
+    features=lib.XENSTORE_SERVER_FEATURE_RECONNECTION,
+)
+LEGACY: Final = Profile(
+    name="legacy",
+    isolation=Isolation.ANY_CHANGE,
+    newest=int(XS.DIRECTORY_PART),
+    event_first=False,
+    sorted_children=True,
+    hides_absence=False,
+    creator_owns=False,
+    missing_rm=False,
+    coalesces=False,
+    watch_rights=False,
+    quotas={"path_max": 3072},
+)
+
+PROFILES: Final[dict[str, Profile]] = {one.name: one for one in (C, OX, LEGACY)}
+
+
+def named(name: str) -> Profile:
+    """Raises ConfigError for a name that is none."""
+    found = PROFILES.get(name)
+    if found is None:
+        raise ConfigError(f"no profile is called {name!r}: expected {', '.join(PROFILES)}")
+    return found

@@ -1,0 +1,278 @@
+"""Transactions that see the store as it was at their start: oxenstored's and QEMU's.
+
+Nothing is copied at the start. While a snapshot is open, the tree keeps for it the nodes that
+are about to change; reading looks there before it looks at the live tree. So a start costs
+nothing, a write costs one step for each open snapshot, and memory holds what has changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
+from xenpv.store.path import ROOT, canonicalise, parent_of
+from xenpv.store.quota import breach
+from xenpv.store.transaction import ABSENT, Access, Transaction
+from xenpv.store.tree import Tree
+from xenpv.store.watch import SUBTREE, WatchIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xenpv.store.connection import Connection
+    from xenpv.store.node import Node
+    from xenpv.store.permission import Permissions
+    from xenpv.store.server import Xenstored
+
+# What a successful request does to the node that its first string names.
+READS: Final = (int(XS.READ), int(XS.DIRECTORY), int(XS.GET_PERMS))
+WRITES: Final = (int(XS.WRITE), int(XS.SET_PERMS), int(XS.MKDIR), int(XS.RM))
+RESHAPES: Final = (int(XS.MKDIR), int(XS.RM))
+
+# A request of a transaction and what it was answered: type, payload, reply or error name.
+Logged = tuple[int, bytes, bytes | str]
+
+
+class Snapshot:
+    """The store at one moment: what was there before each later change; None was absent."""
+
+    __slots__ = ("before",)
+
+    def __init__(self) -> None:
+        self.before: dict[bytes, Node | None] = {}
+
+    def keep(self, path: bytes, node: Node | None) -> None:
+        """Called by the tree before `path` changes for the first time."""
+        if path not in self.before:
+            self.before[path] = None if node is None else node.copy()
+
+    def read(self, tree: Tree, path: bytes) -> Node | None:
+        if path in self.before:
+            return self.before[path]
+        return tree.read(path)
+
+
+class SnapshotTree(Tree):
+    """A tree that keeps, for each open snapshot, what is about to change."""
+
+    __slots__ = ("snapshots",)
+
+    def __init__(self, watches: WatchIndex) -> None:
+        super().__init__(watches)
+        self.snapshots: list[Snapshot] = []
+
+    def _keep(self, path: bytes, node: Node | None) -> None:
+        for snapshot in self.snapshots:
+            snapshot.keep(path, node)
+
+    def write(self, node: Node, value: bytes) -> None:
+        self._keep(node.path, node)
+        super().write(node, value)
+
+    def set_perms(self, node: Node, perms: Permissions) -> None:
+        self._keep(node.path, node)
+        super().set_perms(node, perms)
+
+    def plant(self, parent: Node, path: bytes, perms: Permissions, value: bytes) -> Node:
+        self._keep(path, None)
+        self._keep(parent.path, parent)
+        return super().plant(parent, path, perms, value)
+
+    def remove(self, node: Node) -> None:
+        self._keep(node.path, node)
+        super().remove(node)
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        self._keep(parent.path, parent)
+        super().unlink(parent, name)
+
+    def install(self, node: Node) -> None:
+        self._keep(node.path, self.read(node.path))
+        super().install(node)
+
+    def add(self, node: Node) -> None:
+        self._keep(node.path, None)
+        super().add(node)
+
+
+class SnapshotTransaction(Transaction):
+    """A transaction over a Snapshot; how it ends is its subclass' rule."""
+
+    __slots__ = ("snapshot",)
+
+    plain = False
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        super().__init__(number, conn, tree)
+        self.snapshot = Snapshot()
+        assert isinstance(tree, SnapshotTree), "the profile's tree"
+        tree.snapshots.append(self.snapshot)
+
+    def settle(self) -> None:
+        super().settle()
+        assert isinstance(self.tree, SnapshotTree), "the profile's tree"
+        self.tree.snapshots.remove(self.snapshot)
+
+    def plant_all(self, _base: bytes, _pairs: Sequence[tuple[bytes, bytes]]) -> int:
+        """The long way is due: what the live tree has says nothing here."""
+        return 0
+
+    def _enter(self, path: bytes) -> Access:
+        conn = self.conn
+        if not conn.privileged and breach(
+            conn.domain.limits.transaction_nodes, len(self.accesses) + 1
+        ):
+            self.failed = True
+            raise StoreError("ENOSPC", f"{len(self.accesses)} nodes in a transaction")
+        node = self.snapshot.read(self.tree, path)
+        if node is None:
+            access = Access((path,), ABSENT, None, None)
+        else:
+            access = Access(node.lineage, node.generation, node.copy(), node.perms)
+            if not conn.privileged:
+                self._charge(access)
+        self.accesses[path] = access
+        return access
+
+
+class AnyChangeTransaction(SnapshotTransaction):
+    """Any change of the store since the start ends it with EAGAIN, even if it only read."""
+
+    __slots__ = ()
+
+    def check(self) -> None:
+        if self.snapshot.before:
+            raise StoreError("EAGAIN", "the store changed")
+
+
+class SilentTransaction(Transaction):
+    """A transaction whose events somebody else sends."""
+
+    __slots__ = ()
+
+    plain = False
+
+    def plant_all(self, _base: bytes, _pairs: Sequence[tuple[bytes, bytes]]) -> int:
+        """The long way is due: it fires nothing."""
+        return 0
+
+    def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
+        """Forgets the event."""
+
+
+class MergeTransaction(SnapshotTransaction):
+    """oxenstored's: install, or merge, or replay (transaction.ml, process.ml).
+
+    `log` holds the requests with their replies, `reads` and `writes` the lowest paths that
+    hold all that was read, and all that was written; `fired` the events, one for each write.
+    """
+
+    __slots__ = ("fired", "log", "reads", "writes")
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        super().__init__(number, conn, tree)
+        self.log: list[Logged] = []
+        self.reads: bytes | None = None
+        self.writes: bytes | None = None
+        self.fired: list[tuple[Access, int]] = []
+
+    def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
+        """Remembers each event: none swallows another here."""
+        del old
+        self.fired.append((self.accesses[node.lineage[0]], match))
+
+    def note(self, op: int, payload: bytes, reply: bytes | str) -> None:
+        """After each request of this transaction, and before the next.
+
+        Only what succeeded is a read or a write. A creation, MKDIR and RM count as a write of
+        the nearest parent that was there.
+        """
+        self.log.append((op, payload, reply))
+        if isinstance(reply, str) or op not in READS + WRITES:
+            return
+        path = canonicalise(self.conn, payload.partition(b"\0")[0], special=True)
+        if op in READS:
+            self.reads = _lowest(self.reads, path)
+            return
+        access = self.accesses[path]
+        if not access.modified:
+            return  # MKDIR of what is there, RM of what is not
+        if op in RESHAPES or access.generation == ABSENT:
+            path = parent_of(path)
+            while path != ROOT and self.accesses[path].generation == ABSENT:
+                path = parent_of(path)
+        self.writes = _lowest(self.writes, path)
+
+    def commit(self) -> None:
+        if self.failed:
+            raise StoreError("ENOMEM", "an operation in the transaction failed")
+        if self.writes is None:
+            return
+        if not self.snapshot.before:
+            self.check_ownership()
+            self.apply()
+        elif self._is_unchanged(self.reads) and self._is_unchanged(self.writes):
+            self.check_ownership()
+            self._graft(self.writes)
+        else:
+            self._replay()
+        tree = self.tree
+        for access, match in self.fired:
+            node = tree.read(access.lineage[0])
+            tree.watches.fire(tree, access.lineage, node, match, access.old)
+
+    def _is_unchanged(self, path: bytes | None) -> bool:
+        """Is all at and below `path` what it was, and are the rights on the way to it?"""
+        if path is None:
+            return True
+        before = self.snapshot.before
+        below = path if path == ROOT else path + b"/"
+        if any(changed == path or changed.startswith(below) for changed in before):
+            return False
+        while path != ROOT:
+            path = parent_of(path)
+            old, new = before.get(path), self.tree.read(path)
+            if old is not None and (new is None or new.perms.texts() != old.perms.texts()):
+                return False
+        return True
+
+    def _graft(self, root: bytes) -> None:
+        """What was changed at and below `root`, which is there in both."""
+        below = root if root == ROOT else root + b"/"
+        for path, access in self.accesses.items():
+            if access.modified and (path == root or path.startswith(below)):
+                self.tree.put(path, access.node)
+
+    def _replay(self) -> None:
+        """The same requests on the live store; the same answers, or EAGAIN and no change."""
+        conn = self.conn
+        again = SilentTransaction(self.id, conn, self.tree)
+        try:
+            for op, payload, reply in self.log:
+                if _answer(conn.server, conn, again, op, payload) != reply:
+                    raise StoreError("EAGAIN", f"request {op} has another answer now")
+        finally:
+            again.settle()
+        again.commit()
+
+
+def _answer(
+    server: Xenstored, conn: Connection, tx: Transaction, op: int, payload: bytes
+) -> bytes | str:
+    try:
+        return server.handlers[op][0](server, conn, tx, payload)
+    except StoreError as error:
+        return error.name
+
+
+def _lowest(known: bytes | None, path: bytes) -> bytes:
+    """The lowest path that both lie at or below."""
+    if known is None or known == path:
+        return path
+    common = []
+    for one, other in zip(known.split(b"/"), path.split(b"/"), strict=False):
+        if one != other:
+            break
+        common.append(one)
+    return b"/".join(common) or ROOT
