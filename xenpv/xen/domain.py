@@ -335,6 +335,14 @@ class Domain:
         """
         return self if domid == self.DOMID_SELF else self._hypervisor.domains.get(domid)
 
+    def hypercall(
+        self, number: int, *arguments: int, vcpu: int = 0, wake: Task | None = None
+    ) -> int:
+        """A hypercall by its number, arguments in this domain's memory; see xen.hypercall."""
+        from xenpv.xen.hypercall import hypercall
+
+        return hypercall(self, number, *arguments, vcpu=vcpu, wake=wake)
+
     def xen_version(self, command: int, argument: int | None = None) -> int | bytes:
         """The hypercall; see version.xen_version."""
         return xen_version(self, command, argument)
