@@ -4,9 +4,10 @@ import json
 import math
 from collections.abc import Generator
 
+import attrs
 import pytest
 
-from xenpv.bench import NAMES, main, report
+from xenpv.bench import NAMES, daemon, main, report, store
 from xenpv.bench.report import Result, measure, table
 from xenpv.bench.table import BENCHES, Bench, select
 from xenpv.errors import ConfigError
@@ -43,12 +44,17 @@ def result(one: Bench) -> Result:
 
 
 @pytest.mark.parametrize("name", list(BENCHES))
-def test_every_bench_gives_numbers_and_can_be_closed(name: str) -> None:
+def test_every_bench_gives_numbers_and_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(store, "NODES", 1000)
+    monkeypatch.setattr(store, "WATCHES", store.PIPELINED)
     found = measure(name, 1)
     assert math.isfinite(found.value)
     assert found.value > 0
-    assert (found.limit is None) == (BENCHES[name].against is None)
-    assert (found.ratio is None) == (BENCHES[name].against is None)
+    alone = BENCHES[name].against is None or BENCHES[name].missing() is not None
+    assert (found.limit is None) == alone
+    assert (found.ratio is None) == alone
 
 
 def test_json_is_a_list_of_lines_with_exactly_these_keys(
@@ -132,6 +138,30 @@ def test_exit_status_says_whether_all_goals_are_met(
     monkeypatch.setitem(BENCHES, "fake", bench((1.0, 1.0), goal=goal))
     assert main(["fake"]) == status
     assert ("NO" in capsys.readouterr().out) == bool(status)
+
+
+def test_a_peer_that_is_not_installed_is_named_and_no_goal_is_missed() -> None:
+    lacking = Bench(
+        Fake((3.0, None)), "k/s", "a peer", 1.5, "a fake",
+        at_least=True, missing=lambda: "apt-get install peer",
+    )  # fmt: skip
+    found = result(lacking)
+    assert found.met
+    line = found.as_json()
+    assert line["against"] is line["ratio"] is line["goal"] is None
+    assert table([found])[1].endswith("a fake, against a peer (not here: apt-get install peer)")
+
+
+def test_a_store_without_its_peer_is_measured_alone() -> None:
+    elsewhere = attrs.evolve(daemon.XENSTORED, program="/nowhere/xenstored")
+    assert daemon.missing(elsewhere) == "apt-get install xen-utils-4.17" or daemon.missing(
+        daemon.XENSTORED
+    )
+    pairs = store.beside(elsewhere, store.READ)
+    value, limit = next(pairs)
+    pairs.close()
+    assert value > 0
+    assert limit is None
 
 
 def test_table_lines_up_and_names_the_limit() -> None:

@@ -1,7 +1,7 @@
-"""The real C xenstored 4.17 without Xen: started over stub libraries, with clients for it.
+"""The real xenstored and oxenstored 4.17 without Xen, with clients for them.
 
-Not a test module. The daemon serves its Unix socket and, since the stub maps files as ring
-pages, domains too: `CXenstored.ring` is the guest's end of one.
+Not a test module. A daemon serves its Unix socket and, since the stub maps files as ring
+pages, domains too: `RingClient` is the guest's end of one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import mmap
 import os
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.peers import need
+from xenpv.bench.daemon import Daemon, Peer, build, needs
 
-HERE = Path(__file__).parent
 HEADER = struct.Struct("<4I")
 RING_SIZE = 1024
 INDEX = struct.Struct("<I")
 REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD = 2048, 2052, 2056, 2060
-VIRQ_PORT = 1
+CLOCK_SPEED = 50  # so that the write rate limit does not slow tests down
 PATIENCE_S = 10.0
 
 Message = tuple[int, int, int, bytes]  # type, req_id, tx_id, payload
@@ -80,7 +79,7 @@ class SocketClient(Client):
 class RingClient(Client):
     """A guest's end of its ring page; waits by polling, as the stub delivers no events."""
 
-    def __init__(self, daemon: CXenstored, domid: int) -> None:
+    def __init__(self, daemon: Daemon, domid: int) -> None:
         super().__init__()
         self._daemon = daemon
         self._port = 100 + domid
@@ -121,82 +120,30 @@ class RingClient(Client):
         return data
 
 
-class CXenstored:
-    """One running daemon in a folder of its own."""
+class Running(Daemon):
+    """A real daemon, with clients of its socket that go when it stops."""
 
-    def __init__(self, folder: Path, preload: str) -> None:
-        self.folder = folder
-        os.mkfifo(folder / "event")
-        (folder / "xsd_port").write_text("3")
-        (folder / "xsd_kva").write_bytes(bytes(4096))
-        (folder / "domain-0").write_text("r")
-        self.socket = folder / "socket"
-        self._event = os.open(folder / "event", os.O_RDWR)
+    def __init__(self, peer: Peer, folder: Path, preload: str) -> None:
         self._clients: list[SocketClient] = []
-        environment = {
-            "XENSTORED_RUNDIR": os.fspath(folder),
-            "XENSTORED_ROOTDIR": os.fspath(folder),
-            "LD_PRELOAD": preload,
-        }
-        program = need("/usr/lib/xen-4.17/bin/xenstored", "xen-utils-4.17")
-        # The preloaded library writes a byte when the socket listens; the end of the pipe
-        # means that the daemon died before.
-        ready, told = os.pipe()
-        environment["XENSTORED_READY"] = str(told)
-        self.process = subprocess.Popen(
-            [program, "-N", "-F", os.fspath(folder / "pid")], env=environment, pass_fds=[told]
-        )
-        os.close(told)
-        started = os.read(ready, 1)
-        os.close(ready)
-        if not started:
-            raise RuntimeError("xenstored does not start")
+        super().__init__(peer, folder, preload)
 
     def client(self) -> SocketClient:
         client = SocketClient(self.socket)
         self._clients.append(client)
         return client
 
-    def create_domain(self, domid: int) -> None:
-        (self.folder / f"ring-{domid}").write_bytes(bytes(4096))
-        (self.folder / f"domain-{domid}").write_text("r")
-
-    def set_domain(self, domid: int, state: str) -> None:
-        """'r' running, 's' shut down, 'd' dead, as Xen would report it; raises DOM_EXC."""
-        (self.folder / f"domain-{domid}").write_text(state)
-        self.raise_event(VIRQ_PORT)
-
-    def raise_event(self, port: int) -> None:
-        os.write(self._event, INDEX.pack(port))
-
     def stop(self) -> None:
         for client in self._clients:
             client.close()
-        self.process.kill()
-        self.process.wait()
-        os.close(self._event)
-
-
-def build(folder: Path) -> str:
-    """The two preloaded libraries, compiled into `folder`; the value for LD_PRELOAD."""
-    compiler = need("gcc", "gcc")
-    need("/usr/include/xenctrl.h", "libxen-dev")
-    libraries = []
-    for name, script in (("xenstored_stub", "xenstored_stub.map"), ("xenstored_libc", None)):
-        library = folder / f"{name}.so"
-        command = [compiler, "-shared", "-fPIC", "-O1", "-w", "-o", os.fspath(library)]
-        command.append(os.fspath(HERE / f"{name}.c"))
-        if script is not None:
-            command.append(f"-Wl,--version-script={HERE / script}")
-        subprocess.run(command, check=True)
-        libraries.append(os.fspath(library))
-    return ":".join(libraries)
+        super().stop()
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[CXenstored]:
+def running(peer: Peer, folder: Path) -> Iterator[Running]:
     """A daemon started in `folder`, which is empty."""
-    daemon = CXenstored(folder, build(folder))
+    for program, package in needs(peer):
+        need(program, package)
+    daemon = Running(peer, folder, build(folder, clock_speed=CLOCK_SPEED))
     try:
         yield daemon
     finally:

@@ -1,5 +1,5 @@
-"""Builds `xenpv.bench._limit`: the C limit of limit.c over the layouts of abi/decl, and over
-Xen's io/ring.h if libxen-dev is installed.
+"""Builds `xenpv.bench._limit`: limit.c and client.c over the layouts of abi/decl, and the limit
+over Xen's io/ring.h if libxen-dev is installed.
 
 The declarations are the compiler's only: Python sees the entry points and their result.
 """
@@ -14,7 +14,8 @@ from cffi import FFI
 BENCH = Path(__file__).parent
 # Relative, since setuptools runs from the project.
 INCLUDE_DIRS = ("xenpv/abi", "xenpv/bench")
-DECLARATIONS = ("xen.h", "grant_table.h", "netif.h", "blkif.h")
+DECLARATIONS = ("xen.h", "grant_table.h", "netif.h", "blkif.h", "store.h")
+HEADERS = ("limit.h", "client.h")
 
 # A run is timed inside; other threads must not run in the middle of it. errno is not used.
 KEEP_GIL = """
@@ -33,19 +34,21 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 def make_ffibuilder() -> FFI:
     builder = FFI()
-    builder.cdef(_COMMENT.sub("", (BENCH / "limit.h").read_text()))
+    for name in HEADERS:
+        builder.cdef(_COMMENT.sub("", (BENCH / name).read_text()))
     source = ["#include <stddef.h>", "#include <stdint.h>"]
     source += [f'#include "decl/{name}"' for name in DECLARATIONS]
-    source += ['#include "limit.c"', KEEP_GIL]
+    source += ['#include "limit.c"', '#include "client.c"', KEEP_GIL]
     builder.set_source(
         "xenpv.bench._limit",
         "\n".join(source),
         include_dirs=list(INCLUDE_DIRS),
         depends=[
             "xenpv/bench/build.py",
+            "xenpv/bench/client.c",
             "xenpv/bench/limit.c",
-            "xenpv/bench/limit.h",
             "xenpv/bench/limit_xen.c",
+            *(f"xenpv/bench/{name}" for name in HEADERS),
             "xenpv/abi/kernel/access.h",
             *(f"xenpv/abi/decl/{name}" for name in DECLARATIONS),
         ],

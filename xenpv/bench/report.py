@@ -29,9 +29,19 @@ class Result:
     ratio: float | None
 
     @property
+    def against(self) -> str | None:
+        """What it was measured against; None where that cannot run on this machine."""
+        return None if self.ratio is None else self.bench.against
+
+    @property
+    def goal(self) -> float | None:
+        """A goal that is a ratio needs the other side."""
+        return None if self.against != self.bench.against else self.bench.goal
+
+    @property
     def met(self) -> bool:
         """Whether the goal holds; where nothing was promised, it does."""
-        goal = self.bench.goal
+        goal = self.goal
         if goal is None:
             return True
         measured = self.value if self.ratio is None else self.ratio
@@ -42,9 +52,9 @@ class Result:
             "name": self.name,
             "value": self.value,
             "unit": self.bench.unit,
-            "against": self.bench.against,
+            "against": self.against,
             "ratio": self.ratio,
-            "goal": self.bench.goal,
+            "goal": self.goal,
             "met": self.met,
         }
 
@@ -103,10 +113,12 @@ def table(results: Sequence[Result]) -> list[str]:
 def _row(result: Result) -> tuple[str, ...]:
     bench = result.bench
     goal = "-"
-    if bench.goal is not None:
+    if result.goal is not None:
         of = "x" if result.ratio is not None else ""
-        goal = f"{'>=' if bench.at_least else '<='} {bench.goal:g}{of}"
+        goal = f"{'>=' if bench.at_least else '<='} {result.goal:g}{of}"
     against = "" if bench.against is None else f", against {bench.against}"
+    if result.against != bench.against:
+        against += f" (not here: {bench.missing()})"
     return (
         result.name,
         _number(result.value),

@@ -13,7 +13,8 @@ from typing import Final
 
 import attrs
 
-from xenpv.bench import event, ring, world
+from xenpv.bench import event, ring, store, world
+from xenpv.bench.daemon import OXENSTORED, XENSTORED, Peer, missing
 from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
 
@@ -26,6 +27,7 @@ C_RING: Final = "C with Xen's ring.h" if RING_H else "C with ring.h as we write 
 class Bench:
     """One line of the table.
 
+    `missing` names the packages without which the other side of the ratio cannot run.
     `goal` bounds the ratio of value to limit or, where `against` is None, the value itself:
     from above, or from below if `at_least`. None: nothing was promised.
     """
@@ -37,6 +39,26 @@ class Bench:
     what: str
     at_least: bool = attrs.field(default=False, kw_only=True)
     repetitions: int = attrs.field(default=25, kw_only=True)
+    missing: Callable[[], str | None] = attrs.field(default=lambda: None, kw_only=True)
+
+
+def _beside(
+    peer: Peer, script: store.Script, what: str, *, clients: int = 1, goal: float | None = None
+) -> Bench:
+    """`xenpv store` beside another xenstored; what a goal is not set for is for information."""
+    return Bench(
+        partial(store.beside, peer, script, clients), "k/s", peer.name, goal, what,
+        at_least=True,
+        missing=partial(missing, peer),
+    )  # fmt: skip
+
+
+def _scaled(operation: str, what: str) -> Bench:
+    return Bench(
+        partial(store.scale, operation), "us", "an empty store", 1.5,
+        f"{what} in a store of 100,000 nodes and 10,000 watches",
+        repetitions=15,
+    )  # fmt: skip
 
 
 BENCHES: Final[dict[str, Bench]] = {
@@ -87,6 +109,22 @@ BENCHES: Final[dict[str, Bench]] = {
         world.explore, "ms", None, None,
         "an explored run of four block requests in a fresh world",
     ),
+    "store-read": _beside(XENSTORED, store.READ, "READ over the socket", goal=1.25),
+    "store-read:ox": _beside(OXENSTORED, store.READ, "the same"),
+    "store-write": _beside(XENSTORED, store.WRITE, "WRITE over the socket", goal=1.25),
+    "store-write:ox": _beside(OXENSTORED, store.WRITE, "the same"),
+    "store-tx": _beside(
+        XENSTORED, store.TRANSACTION, "a transaction: start, read, write, end", goal=1.5
+    ),
+    "store-tx:ox": _beside(OXENSTORED, store.TRANSACTION, "the same"),
+    "store-clients": _beside(XENSTORED, store.READ, "READ of 20 clients", clients=20, goal=1.0),
+    "store-clients:ox": _beside(OXENSTORED, store.READ, "the same", clients=20),
+    "store-scale": _scaled("read", "READ"),
+    "store-scale:write": _scaled("write", "WRITE"),
+    "store-scale:list": _scaled("list", "DIRECTORY"),
+    "store-scale:create": _scaled("create", "a node made and removed"),
+    "store-scale:watch": _scaled("watch", "WATCH and UNWATCH"),
+    "store-scale:tx": _scaled("tx", "a transaction"),
     "import": Bench(
         world.import_xenpv, "ms", None, 60.0,
         "import xenpv in a fresh interpreter",

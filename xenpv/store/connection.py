@@ -274,6 +274,45 @@ class Connection:
             at = stop
         self.partial = data[at:] if at else data
 
+    def serve(self, data: bytes) -> bytes:
+        """`feed` for a socket: the answer, if it is all that there is to send.
+
+        Of one whole request, while nothing waits in either direction, which is how most
+        clients ask. Otherwise empty, and what is to be sent is in the output.
+        """
+        size = len(data)
+        if self.partial or self.output or size < HEADER_SIZE or not self.privileged:
+            self.feed(data)
+            return b""
+        op, req_id, tx_id, length = _unpack(data)
+        if length + HEADER_SIZE != size or length > PAYLOAD_MAX or self.closed:
+            self.feed(data)
+            return b""
+        self._answering = True
+        if not self.server.profile.event_first:
+            self._held = []
+        try:
+            reply = self.call(op, data[HEADER_SIZE:], tx_id)
+        except StoreError as refusal:
+            op = XS_ERROR
+            reply = error_payload(refusal.name)
+        finally:
+            self._answering = False
+        message = _pack(op, req_id, tx_id, len(reply)) + reply
+        if self.output or self._held or self.first_event is not None:
+            self.output.append((message, None, None))
+            self._answering = True  # whoever serves looks for output: no wake
+            self._send_held()
+            self._answering = False
+            return b""
+        self._held = None
+        return message
+
+    def unsent(self, message: bytes, done: int) -> None:
+        """The socket took only `done` bytes of what `serve` gave."""
+        self.output.appendleft((message, None, None))
+        self._taken = done
+
     @property
     def wants_input(self) -> bool:
         """May the transport read? Not while the domain owes too much (quotas).
@@ -305,12 +344,7 @@ class Connection:
             self._held = []
         try:
             self._answer(op, req_id, tx_id, payload)
-            if self._held is not None:
-                held, self._held = self._held, None
-                for path, token in held:
-                    self.send_event(path, token)
-            if self.first_event is not None:
-                self._send_first_event()
+            self._send_held()
         finally:
             self._answering = False
             self._held = None
@@ -396,6 +430,18 @@ class Connection:
         self.output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
         if idle and not self._answering:
             self.wake()
+
+    def _send_held(self) -> None:
+        """The events that follow a reply: the caller's own, or a watch's first."""
+        held, self._held = self._held, None
+        for path, token in held or ():
+            self.send_event(path, token)
+        if self.first_event is not None:
+            self._send_first_event()
+
+    def answer_last(self) -> None:
+        """The rest of this request's events precede its reply, whatever the profile."""
+        self._held = None
 
     def _send_first_event(self) -> None:
         assert self.first_event is not None

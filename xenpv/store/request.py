@@ -57,7 +57,7 @@ def find(conn: Connection, view: View, path: bytes, need: int) -> Node:
 
 
 def _existing(server: Xenstored, conn: Connection, payload: bytes) -> Node | None:
-    """The node that a request outside transactions names by its only string.
+    """The node that an unprivileged request outside transactions names by its only string.
 
     None where the long way has to say what is wrong, or that there is no such node.
     """
@@ -66,8 +66,6 @@ def _existing(server: Xenstored, conn: Connection, payload: bytes) -> Node | Non
     # A path that names a node is well formed, and without its NUL has none.
     text = payload[:-1]
     node = server.nodes.get(text)
-    if conn.privileged:
-        return node
     if node is None:
         text = conn.home_prefix + text
         node = server.nodes.get(text)
@@ -76,7 +74,11 @@ def _existing(server: Xenstored, conn: Connection, payload: bytes) -> Node | Non
 
 
 def read(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-    if tx is None:
+    if conn.privileged:
+        node = _named(server, tx, payload)
+        if node is not None:
+            return node.value
+    elif tx is None:
         node = _existing(server, conn, payload)
         if node is not None and node.perms.mask(conn) & READ:
             return node.value
@@ -84,8 +86,24 @@ def read(server: Xenstored, conn: Connection, tx: Transaction | None, payload: b
     return find(conn, tx or server.tree, path, READ).value
 
 
+def _named(server: Xenstored, tx: Transaction | None, payload: bytes) -> Node | None:
+    """The same for a privileged request, also in a transaction."""
+    if payload[-1:] != b"\0":
+        return None
+    path = payload[:-1]
+    node = server.nodes.get(path)
+    if tx is None or node is None:
+        return node
+    access = tx.accesses.get(path)
+    return (access or tx.enter(path)).node
+
+
 def directory(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-    if tx is None:
+    if conn.privileged:
+        node = _named(server, tx, payload)
+        if node is not None:
+            return _names(server, node)
+    elif tx is None:
         node = _existing(server, conn, payload)
         if node is not None and node.perms.mask(conn) & READ:
             return _names(server, node)
@@ -180,6 +198,8 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
     """The same in a transaction, of what it has touched or below that; `path` begins with /."""
     accesses = tx.accesses
     access = accesses.get(path)
+    if access is None and path in server.nodes:
+        access = tx.enter(path)
     if access is not None:
         node = access.node
         if node is None:
@@ -190,7 +210,7 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
     at = path.rfind(b"/")
     above = accesses.get(path[:at]) if at > 1 else None
     name = path[at + 1 :]
-    if above is None or path in server.nodes or not name or name.translate(None, LEGAL):
+    if above is None or not name or name.translate(None, LEGAL):
         return False
     parent = above.node
     if parent is None:
@@ -376,29 +396,35 @@ def _admit_new(
 def rm(server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes) -> bytes:
     path = canonicalise(conn, one_string(payload))
     view = tx or server.tree
-    node = locate(conn, view, path, WRITE)
+    profile = server.profile
+    if profile.rm_checks_rights or view.read(path) is not None:
+        node = locate(conn, view, path, WRITE)
+    else:
+        node = None
     parent = view.read(parent_of(path)) if path != ROOT else None
     if node is None:
-        if parent is None or not server.profile.missing_rm:
+        if parent is None or not profile.missing_rm:
             raise StoreError("ENOENT", f"{path!r}, or its parent too")
         return OK
-    root_first = server.profile.rm_root_first
-    if path == ROOT:
-        if not server.profile.root_rm:
-            raise StoreError("EINVAL", "the root stays")
-        for name in list(node.children):
-            remove(view, node, find(conn, view, node.child_path(name), WRITE), root_first)
-    elif parent is None:
+    if path == ROOT and not profile.root_rm:
+        raise StoreError("EINVAL", "the root stays")
+    if path != ROOT and parent is None:
         raise StoreError("EINVAL", f"{path!r} without a parent")
+    fired = view.fire_removal(node)
+    if parent is not None:
+        remove(view, parent, node, fired=fired)
     else:
-        remove(view, parent, node, root_first)
+        for name in list(node.children):
+            child = view.read(node.child_path(name))
+            if child is not None:
+                remove(view, node, child, fired=fired)
     return OK
 
 
-def remove(view: View, parent: Node, root: Node, root_first: bool = False) -> None:
+def remove(view: View, parent: Node, root: Node, *, fired: bool = False) -> None:
     """Removes `root` with all below it. Descendants fire watches on themselves alone.
 
-    `root_first`: the events of the root precede those of its descendants.
+    `fired`: all events are out already.
 
     A transaction's copies can be at odds, since each is made when it is first needed: a
     child that is listed and gone, or there and not listed. Such a transaction will end with
@@ -407,10 +433,7 @@ def remove(view: View, parent: Node, root: Node, root_first: bool = False) -> No
     nodes, complete = subtree(view, root)
     for node in nodes:
         view.remove(node)
-        if not root_first:
-            view.fire(node, SUBTREE if node is root else EXACT)
-    if root_first:
-        for node in reversed(nodes):
+        if not fired:
             view.fire(node, SUBTREE if node is root else EXACT)
     if complete:
         name = root.path.rpartition(b"/")[2]

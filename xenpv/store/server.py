@@ -14,6 +14,7 @@ from xenpv.store.connection import Connection, Request
 from xenpv.store.control import Administration
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.listing import Listed
+from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
 from xenpv.store.permission import Permissions
 from xenpv.store.profile import C, Isolation, Profile
@@ -120,7 +121,7 @@ class Xenstored:
         self.connections: dict[int, Connection] = {}
         self.connected = 0
         self.request: Request | None = None  # the unprivileged one that is being answered
-        self.watches = WatchIndex()
+        self.watches = OxWatchIndex() if profile.ox_watches else WatchIndex()
         plain = profile.isolation is Isolation.FIRST_ACCESS
         self.tree: Tree = Tree(self.watches) if plain else SnapshotTree(self.watches)
         self.nodes = self.tree.nodes

@@ -7,13 +7,15 @@ nothing, a write costs one step for each open snapshot, and memory holds what ha
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
+from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import ROOT, canonicalise, parent_of
 from xenpv.store.quota import breach
-from xenpv.store.transaction import ABSENT, Access, Transaction
+from xenpv.store.transaction import ABSENT, Access, Transaction, unused_transaction
 from xenpv.store.tree import Tree
 from xenpv.store.watch import SUBTREE, WatchIndex
 
@@ -30,17 +32,43 @@ READS: Final = (int(XS.READ), int(XS.DIRECTORY), int(XS.GET_PERMS))
 WRITES: Final = (int(XS.WRITE), int(XS.SET_PERMS), int(XS.MKDIR), int(XS.RM))
 RESHAPES: Final = (int(XS.MKDIR), int(XS.RM))
 
+
+class Change(enum.Enum):
+    """What an event of a transaction tells of, which decides whose rights count."""
+
+    CONTENT = enum.auto()
+    PERMISSIONS = enum.auto()
+    REMOVAL = enum.auto()
+
+
 # A request of a transaction and what it was answered: type, payload, reply or error name.
 Logged = tuple[int, bytes, bytes | str]
 
 
 class Snapshot:
-    """The store at one moment: what was there before each later change; None was absent."""
+    """The store at one moment: what was there before each later change; None was absent.
 
-    __slots__ = ("before",)
+    `rewritten` are paths that got the value that they had. Such a node is still the same to
+    oxenstored, but those above it are not.
+    """
+
+    __slots__ = ("before", "rewritten")
 
     def __init__(self) -> None:
         self.before: dict[bytes, Node | None] = {}
+        self.rewritten: dict[bytes, None] = {}
+
+    @property
+    def changed(self) -> bool:
+        """Has anything been written since?"""
+        return bool(self.before or self.rewritten)
+
+    def write(self, node: Node, value: bytes) -> None:
+        """Called by the tree before `node` gets `value`."""
+        if value == node.value:
+            self.rewritten[node.lineage[0]] = None
+        else:
+            self.keep(node.lineage[0], node)
 
     def keep(self, path: bytes, node: Node | None) -> None:
         """Called by the tree before `path` changes for the first time."""
@@ -67,7 +95,8 @@ class SnapshotTree(Tree):
             snapshot.keep(path, node)
 
     def write(self, node: Node, value: bytes) -> None:
-        self._keep(node.path, node)
+        for snapshot in self.snapshots:
+            snapshot.write(node, value)
         super().write(node, value)
 
     def set_perms(self, node: Node, perms: Permissions) -> None:
@@ -118,7 +147,7 @@ class SnapshotTransaction(Transaction):
         """The long way is due: what the live tree has says nothing here."""
         return 0
 
-    def _enter(self, path: bytes) -> Access:
+    def enter(self, path: bytes) -> Access:
         conn = self.conn
         if not conn.privileged and breach(
             conn.domain.limits.transaction_nodes, len(self.accesses) + 1
@@ -142,7 +171,7 @@ class AnyChangeTransaction(SnapshotTransaction):
     __slots__ = ()
 
     def check(self) -> None:
-        if self.snapshot.before:
+        if self.snapshot.changed:
             raise StoreError("EAGAIN", "the store changed")
 
 
@@ -160,6 +189,11 @@ class SilentTransaction(Transaction):
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Forgets the event."""
 
+    def fire_removal(self, node: Node) -> bool:
+        """Forgets all of them."""
+        del node
+        return True
+
 
 class MergeTransaction(SnapshotTransaction):
     """oxenstored's: install, or merge, or replay (transaction.ml, process.ml).
@@ -168,19 +202,25 @@ class MergeTransaction(SnapshotTransaction):
     hold all that was read, and all that was written; `fired` the events, one for each write.
     """
 
-    __slots__ = ("fired", "log", "reads", "writes")
+    __slots__ = ("fired", "log", "noted", "reads", "writes")
 
     def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
         super().__init__(number, conn, tree)
         self.log: list[Logged] = []
         self.reads: bytes | None = None
         self.writes: bytes | None = None
-        self.fired: list[tuple[Access, int]] = []
+        self.noted = 0  # of `fired`
+        self.fired: list[tuple[tuple[bytes, ...], Change]] = []
 
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Remembers each event: none swallows another here."""
-        del old
-        self.fired.append((self.accesses[node.lineage[0]], match))
+        del match
+        kind = Change.CONTENT if old is None else Change.PERMISSIONS
+        self.fired.append((node.lineage, kind))
+
+    def fire_removal(self, node: Node) -> bool:
+        self.fired.append((node.lineage, Change.REMOVAL))
+        return True
 
     def note(self, op: int, payload: bytes, reply: bytes | str) -> None:
         """After each request of this transaction, and before the next.
@@ -195,10 +235,10 @@ class MergeTransaction(SnapshotTransaction):
         if op in READS:
             self.reads = _lowest(self.reads, path)
             return
-        access = self.accesses[path]
-        if not access.modified:
+        if len(self.fired) == self.noted:
             return  # MKDIR of what is there, RM of what is not
-        if op in RESHAPES or access.generation == ABSENT:
+        self.noted = len(self.fired)
+        if op in RESHAPES or self.accesses[path].generation == ABSENT:
             path = parent_of(path)
             while path != ROOT and self.accesses[path].generation == ABSENT:
                 path = parent_of(path)
@@ -209,30 +249,64 @@ class MergeTransaction(SnapshotTransaction):
             raise StoreError("ENOMEM", "an operation in the transaction failed")
         if self.writes is None:
             return
-        if not self.snapshot.before:
-            self.check_ownership()
-            self.apply()
-        elif self._is_unchanged(self.reads) and self._is_unchanged(self.writes):
-            self.check_ownership()
-            self._graft(self.writes)
-        else:
-            self._replay()
-        tree = self.tree
-        for access, match in self.fired:
-            node = tree.read(access.lineage[0])
-            tree.watches.fire(tree, access.lineage, node, match, access.old)
+        assert isinstance(self.tree, SnapshotTree), "the profile's tree"
+        snapshots = self.tree.snapshots
+        snapshots.append(self.snapshot)  # it has to tell the store before the commit for events
+        try:
+            if not self.snapshot.changed:
+                self.check_ownership()
+                self.apply()
+            elif self._is_unchanged(self.reads) and self._is_unchanged(self.writes):
+                self.check_ownership()
+                self._graft(self.writes)
+            else:
+                self._replay()
+            self._fire_all()
+        finally:
+            snapshots.remove(self.snapshot)
+
+    def _fire_all(self) -> None:
+        """The events of the transaction's own view: as it found the store, or as it left it."""
+        watches = self.tree.watches
+        assert isinstance(watches, OxWatchIndex)
+        self.conn.answer_last()
+        for lineage, change in self.fired:
+            if change is Change.REMOVAL:
+                watches.fire_removal(lineage, self._at_start)
+            elif change is Change.PERMISSIONS:
+                watches.fire_change(lineage, (self._at_start, self._at_end))
+            else:
+                watches.fire_change(lineage, (self._at_end,))
+
+    def _at_start(self, path: bytes) -> Node | None:
+        return self.snapshot.read(self.tree, path)
+
+    def _at_end(self, path: bytes) -> Node | None:
+        access = self.accesses.get(path)
+        return self._at_start(path) if access is None else access.node
 
     def _is_unchanged(self, path: bytes | None) -> bool:
-        """Is all at and below `path` what it was, and are the rights on the way to it?"""
+        """Is all at and below `path` what it was, and are the rights on the way to it?
+
+        Where it neither was nor is, its parent has to be there.
+        """
         if path is None:
             return True
-        before = self.snapshot.before
+        snapshot = self.snapshot
+        now = self.tree.read(path)
+        then = snapshot.read(self.tree, path)
+        if now is None and then is None:
+            return self.tree.read(parent_of(path)) is not None
         below = path if path == ROOT else path + b"/"
-        if any(changed == path or changed.startswith(below) for changed in before):
+        if path in snapshot.before or any(
+            changed != path and changed.startswith(below)
+            for changes in (snapshot.before, snapshot.rewritten)
+            for changed in changes
+        ):
             return False
         while path != ROOT:
             path = parent_of(path)
-            old, new = before.get(path), self.tree.read(path)
+            old, new = snapshot.before.get(path), self.tree.read(path)
             if old is not None and (new is None or new.perms.texts() != old.perms.texts()):
                 return False
         return True
@@ -247,9 +321,12 @@ class MergeTransaction(SnapshotTransaction):
     def _replay(self) -> None:
         """The same requests on the live store; the same answers, or EAGAIN and no change."""
         conn = self.conn
+        conn.next_transaction = unused_transaction(conn) + 1
         again = SilentTransaction(self.id, conn, self.tree)
         try:
             for op, payload, reply in self.log:
+                if op not in READS + WRITES and op != XS.GET_DOMAIN_PATH:
+                    raise StoreError("EAGAIN", f"request {op} cannot be replayed")
                 if _answer(conn.server, conn, again, op, payload) != reply:
                     raise StoreError("EAGAIN", f"request {op} has another answer now")
         finally:

@@ -14,7 +14,7 @@ from xenpv.store.node import Node
 from xenpv.store.path import LEGAL_NAME, ROOT, SPECIAL
 from xenpv.store.quota import breach
 from xenpv.store.watch import SUBTREE
-from xenpv.store.wire import OK, one_string
+from xenpv.store.wire import OK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,10 +74,11 @@ class Transaction:
     def read(self, path: bytes) -> Node | None:
         access = self.accesses.get(path)
         if access is None:
-            access = self._enter(path)
+            access = self.enter(path)
         return access.node
 
-    def _enter(self, path: bytes) -> Access:
+    def enter(self, path: bytes) -> Access:
+        """The first touch of `path`. Raises StoreError ENOSPC (transaction-nodes)."""
         conn = self.conn
         if not conn.privileged and breach(
             conn.domain.limits.transaction_nodes, len(self.accesses) + 1
@@ -143,7 +144,7 @@ class Transaction:
         """A first write below a node that was touched, in one go.
 
         `path` is not touched yet and not in the tree, `parent` the copy that `above` holds.
-        Does what `_enter`, `create`, `write` and `fire` do.
+        Does what `enter`, `create`, `write` and `fire` do.
         """
         tree = self.tree
         perms = parent.perms
@@ -224,6 +225,11 @@ class Transaction:
         access = self.accesses[node.lineage[0]]
         access.match = max(access.match, match)
 
+    def fire_removal(self, node: Node) -> bool:
+        """False: each node that is removed fires for itself."""
+        del node
+        return False
+
     def settle(self) -> None:
         """Gives back what the copies were charged."""
         if not self.conn.privileged:
@@ -300,25 +306,30 @@ def transaction_start(
         domain.transactions += 1
     server.tree.generation += 1
     server.credit.transactions += 1
-    number = conn.next_transaction
-    while number == 0 or number in conn.transactions:
-        number = (number + 1) & U32_MAX
+    number = unused_transaction(conn)
     conn.next_transaction = (number + 1) & U32_MAX
     conn.transactions[number] = server.transaction_type(number, conn, server.tree)
     return b"%d\0" % number
+
+
+def unused_transaction(conn: Connection) -> int:
+    """The id that the next transaction gets."""
+    number = conn.next_transaction
+    while number == 0 or number in conn.transactions:
+        number = (number + 1) & U32_MAX
+    return number
 
 
 def transaction_end(
     server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
 ) -> bytes:
     """TRANSACTION_END: T commits, F drops; the id is spent unless the argument is wrong."""
-    argument = one_string(payload)
-    if argument not in (b"T", b"F"):
-        raise StoreError("EINVAL", f"transaction end {argument!r}")
+    if payload not in (b"T\0", b"F\0"):
+        raise StoreError("EINVAL", f"transaction end {payload!r}")
     if tx is None:
         raise StoreError("ENOENT", "no transaction")
     conn.close_transaction(tx)
-    if argument == b"T":
+    if payload == b"T\0":
         tx.commit()
         # Others' transactions may fail by it.
         if not conn.privileged and server.credit.transactions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
+from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT, SPECIAL
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
@@ -27,6 +28,7 @@ class View(Protocol):
     def remove(self, node: Node) -> None: ...
     def unlink(self, parent: Node, name: bytes) -> None: ...
     def fire(self, node: Node, match: int = ..., old: Permissions | None = ...) -> None: ...
+    def fire_removal(self, node: Node) -> bool: ...
 
 
 def subtree(view: View, root: Node) -> tuple[list[Node], bool]:
@@ -180,6 +182,14 @@ class Tree:
         """Queues the events of a change to `node`, whose permissions were `old` before."""
         if self.watches.by_path:
             self.watches.fire(self, node.lineage, node, match, old)
+
+    def fire_removal(self, node: Node) -> bool:
+        """Queues all events of a removal before it is done; False if each node has its own."""
+        watches = self.watches
+        if not isinstance(watches, OxWatchIndex):
+            return False
+        watches.fire_removal(node.lineage, self.read)
+        return True
 
     def _own(self, node: Node) -> None:
         owner = node.perms.owner

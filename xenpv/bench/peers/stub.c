@@ -1,9 +1,9 @@
 /*
- * What a C xenstored needs of libxenevtchn, libxengnttab and libxenctrl, out of files in
- * $XENSTORED_RUNDIR: preloaded, it lets the daemon run without Xen.
+ * What xenstored and oxenstored need of libxenevtchn, libxengnttab and libxenctrl, out of
+ * files in $XENSTORED_RUNDIR: preloaded, it lets either daemon run without Xen.
  *
  *   event       a FIFO; each u32 written to it is a port that has an event
- *   ring-<N>    the ring page of domain N, mapped as its grant
+ *   ring-<N>    the ring page of domain N, mapped as its grant or its only frame
  *   domain-<N>  exists as long as the domain does; its first byte: 'r' running, 's' shut down,
  *               'd' dead
  */
@@ -65,7 +65,7 @@ int xengnttab_close(void *xgt) { return 0; }
 int xengnttab_set_max_grants(void *xgt, uint32_t count) { return 0; }
 int xengnttab_unmap(void *xgt, void *page, uint32_t count) { return munmap(page, 4096 * count); }
 
-void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
+static void *map_ring(uint32_t domid, int prot)
 {
     int fd = file("ring", domid, O_RDWR);
     void *page;
@@ -77,6 +77,17 @@ void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
     return page == MAP_FAILED ? NULL : page;
 }
 
+void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
+{
+    return map_ring(domid, prot);
+}
+
+void *xc_map_foreign_range(xc_interface *xch, uint32_t domid, int size, int prot,
+                           unsigned long gfn)
+{
+    return map_ring(domid, prot);
+}
+
 xc_interface *xc_interface_open(xentoollog_logger *a, xentoollog_logger *b, unsigned flags)
 {
     return (xc_interface *)&handle;
@@ -84,7 +95,8 @@ xc_interface *xc_interface_open(xentoollog_logger *a, xentoollog_logger *b, unsi
 
 int xc_interface_close(xc_interface *xch) { return 0; }
 
-int xc_domain_getinfo(xc_interface *xch, uint32_t domid, unsigned int max, xc_dominfo_t *info)
+/* The first byte of domain-<N>, or 0. */
+static char state_of(uint32_t domid)
 {
     int fd = file("domain", domid, O_RDONLY);
     char state = 'r';
@@ -94,9 +106,32 @@ int xc_domain_getinfo(xc_interface *xch, uint32_t domid, unsigned int max, xc_do
     if (read(fd, &state, 1) < 0)
         state = 'r';
     close(fd);
+    return state;
+}
+
+/* Only asked about one domain. */
+int xc_domain_getinfo(xc_interface *xch, uint32_t domid, unsigned int max, xc_dominfo_t *info)
+{
+    char state = state_of(domid);
+
+    if (!state)
+        return 0;
     memset(info, 0, sizeof(*info));
     info->domid = domid;
     info->shutdown = state == 's';
     info->dying = state == 'd';
+    return 1;
+}
+
+int xc_domain_getinfolist(xc_interface *xch, uint32_t domid, unsigned int max,
+                          xc_domaininfo_t *info)
+{
+    char state = state_of(domid);
+
+    if (!state)
+        return 0;
+    memset(info, 0, sizeof(*info));
+    info->domain = domid;
+    info->flags = state == 's' ? XEN_DOMINF_shutdown : state == 'd' ? XEN_DOMINF_dying : 0;
     return 1;
 }

@@ -1,0 +1,496 @@
+"""Real clients against `xenpv store` in a process of its own: tools, test-xenstore, pyxs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import pyxs
+from pyxs._internal import Op, Packet
+from pyxs.exceptions import PyXSError
+
+from tests.peers import need
+from tests.peers.xenstored import SocketClient
+from xenpv.abi.xs import XS
+from xenpv.bench.daemon import OurServer
+
+pytestmark = pytest.mark.peers
+
+TOOLS = "/usr/lib/xen-4.17/bin"
+TEST_XENSTORE_ROWS = 12
+PROFILES = ("c", "ox", "legacy")
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[OurServer]:
+    server = OurServer(folder, *options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[OurServer]:
+    """A store of the profile that the test names, else of c, with the home of domain 0."""
+    profile = getattr(request, "param", "c")
+    with serving(tmp_path, "--profile", profile) as started:
+        client = SocketClient(started.socket)
+        client.send(XS.MKDIR, b"/local/domain/0\0")
+        assert client.receive()[0] == XS.MKDIR
+        client.close()
+        yield started
+
+
+def run(server: OurServer, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = need(program, "xen-utils-4.17" if program.startswith("/") else "xenstore-utils")
+    return subprocess.run(
+        [path, *arguments],
+        env={"XENSTORED_PATH": os.fspath(server.socket)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def said(server: OurServer, program: str, *arguments: str) -> str:
+    done = run(server, program, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# the tools of xenstore-utils
+
+
+@pytest.mark.parametrize("server", PROFILES, indirect=True)
+def test_the_tools_write_read_list_and_remove(server: OurServer) -> None:
+    said(server, "xenstore-write", "/a/b", "value", "/a/c", "two words")
+    assert said(server, "xenstore-read", "/a/b", "/a/c") == "value\ntwo words\n"
+    assert said(server, "xenstore-read", "-p", "/a/b") == "/a/b: value\n"
+    assert said(server, "xenstore-list", "/a") == "b\nc\n"
+    assert said(server, "xenstore-exists", "/a/b") == ""
+    said(server, "xenstore-rm", "/a/b")
+    assert run(server, "xenstore-exists", "/a/b").returncode == 1
+    assert "couldn't read" in run(server, "xenstore-read", "/a/b").stderr
+    # Removed without the parents that are empty then, unless -t asks for it.
+    said(server, "xenstore-rm", "-t", "/a/c")
+    assert run(server, "xenstore-exists", "/a").returncode == 1
+
+
+def test_xenstore_chmod_and_ls_show_permissions(server: OurServer) -> None:
+    said(server, "xenstore-write", "/a/b", "1")
+    said(server, "xenstore-chmod", "-r", "/a", "n0", "r0")
+    assert said(server, "xenstore-ls", "-fp", "/a") == '/a/b = "1"   (n0,r0)\n'
+    line = said(server, "xenstore-ls", "-p", "/a").rstrip()
+    assert line.startswith('b = "1"')
+    assert line.endswith("(n0,r0)")
+
+
+def test_xenstore_watch_sees_what_another_tool_writes(server: OurServer) -> None:
+    program = need("xenstore-watch", "xenstore-utils")
+    watcher = subprocess.Popen(
+        [program, "-n", "3", "/a"],
+        env={"XENSTORED_PATH": os.fspath(server.socket)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watcher.stdout is not None
+    lines = [watcher.stdout.readline()]  # the first event says that it watches
+    said(server, "xenstore-write", "/a/b", "1")
+    lines.append(watcher.stdout.readline())
+    said(server, "xenstore-rm", "/a")
+    lines.append(watcher.stdout.readline())
+    watcher.communicate(timeout=20)
+    assert lines[0] == "/a\n"
+    assert lines[1] == "/a/b\n"
+    assert lines[2] in {"/a\n", "/a/b\n"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(("check",), "OK\n"), (("log", "on"), "OK\n"), (("quota",), "nodes"), (("help",), "check")],
+)
+def test_xenstore_control(server: OurServer, arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in said(server, f"{TOOLS}/xenstore-control", *arguments)
+
+
+def test_xenstore_control_of_what_there_is_not(server: OurServer) -> None:
+    assert run(server, f"{TOOLS}/xenstore-control", "frobnicate").returncode != 0
+
+
+@pytest.mark.parametrize("server", PROFILES, indirect=True)
+def test_test_xenstore_passes_all_rows(server: OurServer) -> None:
+    done = run(server, f"{TOOLS}/test-xenstore", "-i", "200")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("avg:") == TEST_XENSTORE_ROWS
+
+
+# pyxs: the tests of its own suite that xen-core 4 lists as must, by their names
+
+
+@pytest.fixture
+def client(server: OurServer) -> Iterator[pyxs.Client]:
+    with connected(server) as made:
+        yield made
+
+
+def connected(server: OurServer) -> pyxs.Client:
+    return pyxs.Client(unix_socket_path=os.fspath(server.socket))
+
+
+def refused(name: int, call: Callable[[], object]) -> None:
+    with pytest.raises(PyXSError) as caught:
+        call()
+    assert caught.value.args[0] == name
+
+
+def test_pyxs_execute_command_error(client: pyxs.Client) -> None:
+    refused(errno.ENOENT, lambda: client.execute_command(Op.READ, b"/unexisting\0"))
+    with pytest.raises(ValueError):
+        client.execute_command(Op.READ, b"/foo\xff\0")
+
+
+def test_pyxs_read(client: pyxs.Client) -> None:
+    assert client.read(b"/local") == b""
+    assert client[b"/local"] == b""
+    refused(errno.ENOENT, lambda: client.read(b"/unexisting"))
+    assert client.read(b"/unexisting", b"default") == b"default"
+
+
+def test_pyxs_write_mkdir_delete(client: pyxs.Client) -> None:
+    client.write(b"/foo/bar", b"baz")
+    assert client.read(b"/foo/bar") == b"baz"
+    client[b"/foo/bar"] = b"boo"
+    assert client[b"/foo/bar"] == b"boo"
+    client.mkdir(b"/foo/dir")
+    assert client.list(b"/foo") == [b"bar", b"dir"]
+    client.delete(b"/foo/bar")
+    client.delete(b"/foo/bar")  # its parent is there
+    refused(errno.ENOENT, lambda: client.read(b"/foo/bar"))
+    refused(errno.ENOENT, lambda: client.delete(b"/none/bar"))
+
+
+def test_pyxs_list_and_exists(client: pyxs.Client) -> None:
+    client.mkdir(b"/foo/bar")
+    assert client.list(b"/foo") == [b"bar"]
+    assert client.list(b"/foo/bar") == []
+    refused(errno.ENOENT, lambda: client.list(b"/path/to/something"))
+    assert client.exists(b"/foo/bar")
+    assert not client.exists(b"/path/to/something")
+    assert [top for top, _, _ in client.walk(b"/foo")] == [b"/foo", b"/foo/bar"]
+
+
+def test_pyxs_perms(tmp_path: Path) -> None:
+    with serving(tmp_path, "--domain", "1", "--domain", "2") as server, connected(server) as client:
+        client.write(b"/foo/bar", b"1")
+        assert client.get_perms(b"/foo/bar") == [b"n0"]
+        client.set_perms(b"/foo/bar", [b"b0"])
+        assert client.get_perms(b"/foo/bar") == [b"b0"]
+        client.set_perms(b"/foo/bar", [b"b0", b"n1", b"r2"])
+        assert client.get_perms(b"/foo/bar") == [b"b0", b"n1", b"r2"]
+
+
+def test_pyxs_get_domain_path(client: pyxs.Client) -> None:
+    assert client.get_domain_path(0) == b"/local/domain/0"
+    assert client.get_domain_path(999) == b"/local/domain/999"
+
+
+def test_pyxs_is_domain_introduced(client: pyxs.Client) -> None:
+    for domid in client.list(b"/local/domain"):
+        assert client.is_domain_introduced(int(domid))
+    assert not client.is_domain_introduced(999)
+
+
+def test_pyxs_transaction_commit_ok(client: pyxs.Client) -> None:
+    client.transaction()
+    client[b"/foo/bar"] = b"boo"
+    assert client.commit()
+    assert client[b"/foo/bar"] == b"boo"
+
+
+def test_pyxs_transaction_rollback(client: pyxs.Client) -> None:
+    client[b"/foo/bar"] = b"before"
+    client.transaction()
+    client[b"/foo/bar"] = b"boo"
+    client.rollback()
+    assert client[b"/foo/bar"] == b"before"
+
+
+def test_pyxs_transaction_exception(server: OurServer) -> None:
+    def fails() -> None:
+        with connected(server) as client:
+            client.transaction()
+            client[b"/foo/bar"] = b"boo"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    with connected(server) as client:
+        assert not client.exists(b"/foo/bar")
+
+
+def test_pyxs_uncommitted_transaction(server: OurServer) -> None:
+    with pytest.raises(PyXSError, match="uncommitted"), connected(server) as client:
+        client.transaction()
+
+
+@pytest.mark.parametrize(
+    ("server", "committed"), [("c", True), ("ox", True), ("legacy", False)], indirect=["server"]
+)
+def test_pyxs_transaction_commit_retry(server: OurServer, committed: bool) -> None:
+    # A write of another client before the transaction touched anything.
+    with connected(server) as one, connected(server) as other:
+        one.transaction()
+        other[b"/foo/bar"] = b"unexpected write"
+        one[b"/foo/baz"] = b"boo"
+        assert one.commit() is committed
+
+
+def test_pyxs_nested_transaction(client: pyxs.Client) -> None:
+    client.transaction()
+    with pytest.raises(PyXSError):
+        client.transaction()
+    client.rollback()
+
+
+def test_pyxs_monitor(client: pyxs.Client) -> None:
+    client.write(b"/foo/bar", b"1")
+    with client.monitor() as monitor:
+        monitor.watch(b"/foo/bar", b"boo")
+        events = monitor.wait()
+        assert next(events) == (b"/foo/bar", b"boo")  # at once
+        client[b"/foo/bar"] = b"2"
+        assert next(events) == (b"/foo/bar", b"boo")
+        client[b"/foo/bar/child"] = b"3"
+        assert next(events) == (b"/foo/bar/child", b"boo")
+        monitor.unwatch(b"/foo/bar", b"boo")
+
+
+def test_pyxs_monitor_leftover_events(client: pyxs.Client) -> None:
+    with client.monitor() as monitor:
+        monitor.watch(b"/foo/bar", b"boo")
+        for number in range(3):
+            client[b"/foo/bar"] = b"%d" % number
+        monitor.unwatch(b"/foo/bar", b"boo")
+        # Not by wait(): of an event that nothing watches it never comes back.
+        left = [monitor.events.get(timeout=20) for _ in range(4)]
+    assert left == [(b"/foo/bar", b"boo")] * 4
+
+
+def test_pyxs_monitor_different_tokens(client: pyxs.Client) -> None:
+    with client.monitor() as monitor:
+        monitor.watch(b"/foo/bar", b"foo")
+        monitor.watch(b"/foo/bar", b"boo")
+        events = monitor.wait()
+        assert [next(events).token for _ in range(2)] == [b"foo", b"boo"]
+        client[b"/foo/bar"] = b"1"
+        assert sorted(next(events).token for _ in range(2)) == [b"boo", b"foo"]
+
+
+def test_pyxs_multiple_monitors(client: pyxs.Client) -> None:
+    with client.monitor() as one, client.monitor() as two:
+        one.watch(b"/foo/bar", b"boo")
+        two.watch(b"/foo/baz", b"hoo")
+        for number in range(4):
+            client[b"/foo/bar"] = client[b"/foo/baz"] = b"%d" % number
+        for monitor, event in ((one, (b"/foo/bar", b"boo")), (two, (b"/foo/baz", b"hoo"))):
+            events = monitor.wait()
+            assert [next(events) for _ in range(5)] == [event] * 5
+
+
+def test_pyxs_header_decode_error(server: OurServer, client: pyxs.Client) -> None:
+    # A transaction that there is not is answered, and the connection goes on.
+    rvar = client.router.send(Packet(Op.READ, b"/local\0", rq_id=1, tx_id=128))
+    assert rvar.get().payload == b"ENOENT\0"
+    assert client[b"/local"] == b""
+    refused(errno.ENOSYS, lambda: client.execute_command(Op.RESTRICT, b"1\0"))
+
+
+# many at once
+
+
+CLIENTS = 20
+ROUNDS = int(os.environ.get("XENPV_STORE_ROUNDS", "150"))
+
+
+def play(rounds: int, server: OurServer) -> int:
+    """Twenty clients, their requests on the way at the same time; operations answered.
+
+    By number: readers and writers of their own node, of a transaction that increments it,
+    and watchers of their neighbour's, who count its events. Each reply carries the request's
+    number, so one that is lost or late is seen at once.
+    """
+    clients = [SocketClient(server.socket) for _ in range(CLIENTS)]
+    nodes = [b"/many/%d" % number for number in range(CLIENTS)]
+    heard = [0] * CLIENTS
+    done = 0
+
+    def answer(number: int, op: XS, req_id: int) -> bytes:
+        while True:
+            kind, got_id, _, payload = clients[number].receive()
+            if kind == XS.WATCH_EVENT:
+                assert payload == nodes[number - 1] + b"\0t%d\0" % number
+                heard[number] += 1
+                continue
+            assert (kind, got_id) == (op, req_id), (number, kind, payload)
+            return payload
+
+    def all_of(op: XS, payload: Callable[[int], bytes], req_id: int) -> list[bytes]:
+        nonlocal done
+        for number, client in enumerate(clients):
+            client.send(op, payload(number), tx_id=tx[number], req_id=req_id)
+        done += CLIENTS
+        return [answer(number, op, req_id) for number in range(CLIENTS)]
+
+    tx = [0] * CLIENTS
+    all_of(XS.WRITE, lambda number: nodes[number] + b"\0000", 1)
+    for number in range(3, CLIENTS, 4):
+        clients[number].send(XS.WATCH, nodes[number - 1] + b"\0t%d\0" % number, req_id=2)
+        assert answer(number, XS.WATCH, 2) == b"OK\0"
+    for round_ in range(1, rounds + 1):
+        req_id = 10 * round_
+        transacts = [number % 4 == 2 for number in range(CLIENTS)]
+        for number in range(CLIENTS):
+            if transacts[number]:
+                clients[number].send(XS.TRANSACTION_START, b"\0", req_id=req_id)
+        for number in range(CLIENTS):
+            if transacts[number]:
+                tx[number] = int(answer(number, XS.TRANSACTION_START, req_id)[:-1])
+        assert (
+            all_of(XS.READ, lambda number: nodes[number] + b"\0", req_id + 1)
+            == [b"%d" % (round_ - 1)] * CLIENTS
+        )
+        value = b"\0%d" % round_
+        all_of(XS.WRITE, lambda number, value=value: nodes[number] + value, req_id + 2)
+        for number in range(CLIENTS):
+            if transacts[number]:
+                clients[number].send(
+                    XS.TRANSACTION_END, b"T\0", tx_id=tx[number], req_id=req_id + 3
+                )
+                tx[number] = 0
+        for number in range(CLIENTS):
+            if transacts[number]:
+                assert answer(number, XS.TRANSACTION_END, req_id + 3) == b"OK\0"
+    assert all_of(XS.READ, lambda number: nodes[number] + b"\0", 3) == [b"%d" % rounds] * CLIENTS
+    for number in range(3, CLIENTS, 4):
+        # Each write of the neighbour and the first: an event that waits swallows one like it,
+        # so there may be fewer, and never more.
+        assert 1 < heard[number] <= rounds + 1
+    for client in clients:
+        client.close()
+    return done
+
+
+def test_twenty_clients_at_once_lose_nothing(server: OurServer) -> None:
+    assert play(ROUNDS, server) > 2 * ROUNDS * CLIENTS
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("server", PROFILES, indirect=True)
+def test_twenty_clients_for_long(server: OurServer) -> None:
+    play(max(ROUNDS, 3_000), server)  # about 10 s
+
+
+# the command itself
+
+
+def test_the_socket_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = OurServer(tmp_path)
+        assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
+        client = SocketClient(server.socket)
+        client.send(XS.READ, b"/\0")
+        client.receive()
+        server.process.send_signal(number)
+        _, rest = server.process.communicate(timeout=20)
+        assert server.process.returncode == 0
+        assert rest == "1 clients, 0 of them sent away\n"
+        assert not server.socket.exists()
+        with pytest.raises(ConnectionError):
+            client.receive()
+        client.close()
+
+
+def test_a_killed_servers_socket_is_taken_over(tmp_path: Path) -> None:
+    killed = OurServer(tmp_path)
+    killed.process.kill()
+    killed.process.communicate()
+    assert killed.socket.is_socket()
+    with serving(tmp_path) as server:
+        assert said(server, "xenstore-list", "/") == "tool\n"
+
+
+def test_a_dump_is_what_xenstore_ls_prints_and_can_be_loaded(tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    values = ('say "hi"', "tab\tline\nend", "", "é")
+    with serving(tmp_path, "--dump", os.fspath(dump), "--domain", "3") as server:
+        for number, value in enumerate(values):
+            said(server, "xenstore-write", f"/v/{number}", value)
+        said(server, "xenstore-chmod", "/v/1", "n3", "r0")
+        listing = said(server, "xenstore-ls", "-fp")
+        server.process.send_signal(signal.SIGUSR1)
+        # The handler runs before the next request is answered.
+        said(server, "xenstore-list", "/")
+        assert dump.read_text() == listing
+        said(server, "xenstore-write", "/late", "1")
+    assert dump.read_text() == listing + '/late = "1"   (n0)\n'
+    with serving(tmp_path, "--load", os.fspath(dump)) as server:
+        assert said(server, "xenstore-ls", "-fp") == dump.read_text()
+        for number, value in enumerate(values):
+            assert said(server, "xenstore-read", "-R", f"/v/{number}") == value
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "--socket"),
+        (["--socket", "xs", "--profile", "cxx"], "'cxx'"),
+        (["--socket", "none/xs"], "No such file"),
+        (["--socket", "x" * 120], "at most 107 bytes"),
+        (["--socket", "xs", "--load", "missing"], "missing"),
+        (["--socket", "xs", "--dump", "none/dump"], "folder"),
+        (["--socket", "xs", "--domain", "x"], "domid"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xenpv", "store", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    *usage, line = done.stderr.splitlines()
+    assert complaint in line
+    assert all("usage:" in one or one.startswith(" ") for one in usage)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_server_leaves_the_first_alone(server: OurServer) -> None:
+    again = subprocess.run(
+        [sys.executable, "-m", "xenpv", "store", "--socket", os.fspath(server.socket)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert "served there already" in again.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(os.fspath(server.socket))
+    assert said(server, "xenstore-list", "/local") == "domain\n"
