@@ -191,7 +191,10 @@ class Connection:
             if entry is None:
                 _refuse(server, op)
             handler, takes_tx = entry
-            tx = self._transaction(tx_id) if tx_id and takes_tx else None
+            if tx_id and takes_tx:
+                tx = self.transactions.get(tx_id)
+                if tx is None:
+                    raise StoreError(server.profile.unknown_transaction, f"transaction {tx_id}")
             reply = handler(server, self, tx, payload)
             if len(reply) > PAYLOAD_MAX:
                 _too_long(reply)
@@ -229,12 +232,6 @@ class Connection:
             domid, store_op = self.domain.domid, trace.store_op
             for pair in pairs:
                 store_op(domid, XS_WRITE, tx_id, b"\0".join(pair), None)
-
-    def _transaction(self, tx_id: int) -> Transaction:
-        tx = self.transactions.get(tx_id)
-        if tx is None:
-            raise StoreError(self.server.profile.unknown_transaction, f"transaction {tx_id}")
-        return tx
 
     # bytes in
 

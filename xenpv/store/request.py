@@ -204,7 +204,10 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
         node = access.node
         if node is None:
             return False
-        tx.write(node, value)
+        node.value = value
+        tree = server.tree
+        tree.generation = node.generation = tree.generation + 1
+        access.modified = True
         access.match = SUBTREE
         return True
     at = path.rfind(b"/")

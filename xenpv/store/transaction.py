@@ -273,8 +273,14 @@ class Transaction:
             if not access.modified:
                 continue
             copy = access.node
-            if not self.plain or copy is None or access.generation != ABSENT:
+            if not self.plain or copy is None:
                 tree.put(path, copy)
+            elif access.generation != ABSENT:
+                if copy.perms is access.old and path in nodes and not copy.perms.owner.accounted:
+                    nodes[path] = copy  # `install`, where the owner keeps what it has
+                    tree.generation = copy.generation = tree.generation + 1
+                else:
+                    tree.put(path, copy)
             elif copy.perms.owner.accounted:
                 tree.add(copy)
             else:  # `add`, spelt out: what a toolstack makes is mostly this
