@@ -120,6 +120,26 @@ def test_domains_come_and_go_with_the_same_events(daemon: Running, seed: int) ->
         pair.step(0, XS.DIRECTORY, path + b"\0")
 
 
+CONTROLS = (
+    b"check\0",
+    b"log\0on\0",
+    b"log\0off\0",
+    b"log\0x\0",
+    b"frobnicate\0",
+    b"memreport\0x\0y\0",
+)
+
+
+@pytest.mark.peers
+def test_control_answers_the_same_where_its_formats_are(daemon: Running) -> None:
+    # Tables are another in 4.17: the order of the quotas, help, no maxima (xen-core 1.11).
+    pair = Pair(daemon, 2)
+    guest = pair.introduce(1)
+    for client in (0, 1, guest):
+        for payload in CONTROLS:
+            pair.step(client, XS.CONTROL, payload)
+
+
 @pytest.mark.peers
 def test_ls_fp_is_what_xenstore_ls_prints(daemon: Running) -> None:
     program = need("xenstore-ls", "xenstore-utils")

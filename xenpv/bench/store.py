@@ -2,8 +2,8 @@
 
 All servers are processes. A sample pins its server and this client to one core and counts
 the CPU time of both for each operation: neither the wake-up of an idle core nor other
-processes are theirs to answer for. epoll by hand serves ours; `selectors` over the same
-epoll cost 0.6 us more a request when it was measured.
+processes are theirs to answer for. A wake-up by `selectors` takes 1.2 us, where epoll by
+hand, which the listener uses, takes 0.65.
 """
 
 from __future__ import annotations

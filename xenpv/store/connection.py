@@ -194,7 +194,7 @@ class Connection:
             if tx_id and takes_tx:
                 tx = self.transactions.get(tx_id)
                 if tx is None:
-                    raise StoreError(server.profile.unknown_transaction, f"transaction {tx_id}")
+                    _unknown_transaction(server, tx_id)
             reply = handler(server, self, tx, payload)
             if len(reply) > PAYLOAD_MAX:
                 _too_long(reply)
@@ -547,6 +547,10 @@ def _refuse(server: Xenstored, op: int) -> NoReturn:
     if op in server.handlers:
         raise StoreError("EACCES", f"type {op} is for the privileged domain")
     raise StoreError("ENOSYS", f"type {op}")
+
+
+def _unknown_transaction(server: Xenstored, tx_id: int) -> NoReturn:
+    raise StoreError(server.profile.unknown_transaction, f"transaction {tx_id}")
 
 
 def _too_long(reply: bytes) -> NoReturn:
