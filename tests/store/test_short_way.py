@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from tests.store.client import Store, WireClient, answer, message, split
 from tests.store.test_connection import check_accounts
 from xenpv.abi.xs import XS
+from xenpv.errors import StoreError
 from xenpv.store import request
+from xenpv.store.connection import Connection
+from xenpv.store.profile import LEGACY, OX, C, Profile
 from xenpv.store.transaction import Transaction
 from xenpv.store.watch import WatchIndex
 
@@ -59,8 +62,8 @@ BEYOND_INSIDE = [
 HEARD = [(2, 0, (XS.WATCH, b"/local/domain/1/a\0t\0")), (1, 0, FILL[0]), (1, 0, FILL[0])]
 
 
-def make() -> Store:
-    store = Store()
+def make(profile: Profile = C) -> Store:
+    store = Store(profile=profile)
     store.write(b"/t")
     store.write(b"/t/a")
     store.guest(1)
@@ -104,7 +107,7 @@ def tree(store: Store) -> list[object]:
 def the_long_way() -> mock._patch_default_new:  # type: ignore[name-defined]
     return mock.patch.multiple(
         request,
-        _write_tree=lambda *_: False,
+        write_tree=lambda *_: False,
         _write_copy=lambda *_: False,
         _write_own=lambda *_: False,
         _existing=lambda *_: None,
@@ -127,14 +130,15 @@ def test_requests_end_as_they_do_the_long_way(steps) -> None:
         st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["", "v"])), max_size=4
     ),
     base=st.sampled_from([b"/t", b"/t/a", b"/t/new", b"/local/domain/1", b"t"]),
+    inside=st.booleans(),
 )
-def test_write_all_does_what_a_write_of_each_does(rounds, base) -> None:
+def test_write_all_does_what_a_write_of_each_does(rounds, base, inside) -> None:
     found = []
     for at_once in (True, False):
         store = make()
         store.dom0.call(XS.WATCH, b"/\0w\0")
         errors: list[object] = []
-        tx_id = int(store.dom0.call(XS.TRANSACTION_START, b"\0")[:-1])
+        tx_id = int(store.dom0.call(XS.TRANSACTION_START, b"\0")[:-1]) if inside else 0
         for values in rounds:
             if at_once:
                 try:
@@ -154,6 +158,63 @@ def test_write_all_does_what_a_write_of_each_does(rounds, base) -> None:
         check_accounts(store)
         found.append((errors, part, end, store.events(), tree(store)))
     assert found[0] == found[1]
+
+
+class Record:
+    """A trace that remembers all it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def store_op(self, *told: object) -> None:
+        self.told.append(told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 1), PATHS, st.one_of(st.none(), VALUES)),
+        max_size=12,
+    ),
+    profile=st.sampled_from([C, OX, LEGACY]),
+)
+def test_read_and_write_do_what_a_call_does(steps, profile) -> None:
+    found = []
+    for direct in (True, False):
+        store = make(profile)
+        store.server.trace = Record()
+        store.dom0.call(XS.WATCH, b"/\0w\0")
+        tx_ids = [0, int(store.dom0.call(XS.TRANSACTION_START, b"\0")[:-1])]
+        seen: list[object] = []
+        for below, which, path, value in steps:
+            path = b"/t/" + path if below else path
+            try:
+                seen.append(step(store.dom0, path, value, tx_ids[which], direct=direct))
+            except StoreError as error:
+                seen.append(error.name)
+            seen.append((store.events(), tree(store)))
+        check_accounts(store)
+        found.append((seen, store.server.trace.told))
+    assert found[0] == found[1]
+
+
+def step(
+    conn: Connection, path: bytes, value: bytes | None, tx_id: int, *, direct: bool
+) -> bytes | None:
+    if value is not None:
+        if direct:
+            conn.write(path, value, tx_id)
+        else:
+            conn.call(XS.WRITE, path + b"\0" + value, tx_id)
+        return b""
+    if direct:
+        return conn.read(path, tx_id)
+    try:
+        return conn.call(XS.READ, path + b"\0", tx_id)
+    except StoreError as error:
+        if error.name != "ENOENT":
+            raise
+        return None
 
 
 @settings(max_examples=150, deadline=None)

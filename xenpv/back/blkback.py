@@ -263,8 +263,7 @@ class Blkback:
         keys["info"] = self._info(vbd)
         keys["sector-size"] = vbd.image.sector_size
         keys["physical-sector-size"] = vbd.image.physical_sector_size
-        for key, value in keys.items():
-            device.write(key, str(value), tx_id)
+        device.write_all({key: str(value) for key, value in keys.items()}, tx_id)
 
     def _info(self, vbd: Vbd) -> int:
         info = VDISK_READONLY if vbd.readonly else 0

@@ -61,15 +61,15 @@ PATHS: Final = {
     (CLOSED, CLOSING): (CLOSING,),
 }
 
-FEATURES: Final = (
-    ("feature-sg", "1"),
-    ("feature-gso-tcpv4", "1"),
-    ("feature-gso-tcpv6", "1"),
-    ("feature-ipv6-csum-offload", "1"),
-    ("feature-rx-copy", "1"),
-    ("feature-rx-flip", "0"),
-    ("feature-multicast-control", "1"),
-)
+FEATURES: Final = {
+    "feature-sg": "1",
+    "feature-gso-tcpv4": "1",
+    "feature-gso-tcpv6": "1",
+    "feature-ipv6-csum-offload": "1",
+    "feature-rx-copy": "1",
+    "feature-rx-flip": "0",
+    "feature-multicast-control": "1",
+}
 QUEUES_MAX: Final = 8
 MULTICAST_MAX: Final = 64  # XEN_NETBK_MCAST_MAX
 MTU_DEFAULT: Final = 1500
@@ -260,8 +260,7 @@ class Netback:
                 return
 
     def _write_features(self, tx_id: int) -> None:
-        for key, value in FEATURES:
-            self.device.write(key, value, tx_id)
+        self.device.write_all(FEATURES, tx_id)
 
     def _queues_max(self) -> int:
         return min(QUEUES_MAX, self.domain.vcpus)

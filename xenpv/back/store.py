@@ -6,7 +6,7 @@ connection and are handed out by `BackStore.deliver`, which is a task of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -20,7 +20,6 @@ XS_WATCH: Final[int] = lib.XS_WATCH
 XS_UNWATCH: Final[int] = lib.XS_UNWATCH
 XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
-XS_WRITE: Final[int] = lib.XS_WRITE
 XS_MKDIR: Final[int] = lib.XS_MKDIR
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
@@ -62,12 +61,8 @@ class BackStore:
 
     def get(self, path: str, tx_id: int = 0) -> str | None:
         """A node's value; None if there is no such node."""
-        try:
-            return self.read(path, tx_id)
-        except StoreError as error:
-            if error.name != "ENOENT":
-                raise
-            return None
+        value = self.connection.read(path.encode(), tx_id)
+        return None if value is None else value.decode("utf-8", "replace")
 
     def exists(self, path: str) -> bool:
         return self.get(path) is not None
@@ -83,7 +78,11 @@ class BackStore:
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
-        self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), tx_id)
+        self.connection.write(path.encode(), value.encode(), tx_id)
+
+    def write_all(self, path: str, values: Mapping[str, str], tx_id: int = 0) -> None:
+        """What a `write` of each `path/key` does, one after the other."""
+        self.connection.write_all(path.encode(), values, tx_id)
 
     def mkdir(self, path: str, tx_id: int = 0) -> None:
         self.connection.call(XS_MKDIR, path.encode() + b"\0", tx_id)

@@ -127,6 +127,10 @@ class Device:
     def write(self, key: str, value: str, tx_id: int = 0) -> None:
         self.store.write(f"{self.path}/{key}", value, tx_id)
 
+    def write_all(self, values: Mapping[str, str], tx_id: int = 0) -> None:
+        """What a `write` of each does, one after the other."""
+        self.store.write_all(self.path, values, tx_id)
+
     def switch_state(self, state: State) -> None:
         """xenbus_switch_state: written only if the node is still there, and only on a change."""
         if state is self.state:

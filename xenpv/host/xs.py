@@ -12,13 +12,11 @@ from xenpv.store.connection import Connection
 # Plain numbers: a member of an enum is slow to look up by.
 XS_DIRECTORY: Final[int] = lib.XS_DIRECTORY
 XS_INTRODUCE: Final[int] = lib.XS_INTRODUCE
-XS_READ: Final[int] = lib.XS_READ
 XS_RELEASE: Final[int] = lib.XS_RELEASE
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
 XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
-XS_WRITE: Final[int] = lib.XS_WRITE
 
 COMMITS_MAX: Final = 1000
 
@@ -34,13 +32,8 @@ class XsHandle:
 
     def read(self, path: str, t: int = 0) -> str | None:
         """A value, or None where there is no node."""
-        try:
-            value = self.connection.call(XS_READ, path.encode() + b"\0", t)
-        except StoreError as error:
-            if error.name != "ENOENT":
-                raise
-            return None
-        return value.decode("utf-8", "replace")
+        value = self.connection.read(path.encode(), t)
+        return None if value is None else value.decode("utf-8", "replace")
 
     def directory(self, path: str, t: int = 0) -> list[str]:
         """Children; none where there is no node."""
@@ -53,9 +46,9 @@ class XsHandle:
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
     def write(self, path: str, value: str, t: int = 0) -> None:
-        self.connection.call(XS_WRITE, f"{path}\0{value}".encode(), t)
+        self.connection.write(path.encode(), value.encode(), t)
 
-    def write_all(self, path: str, values: Mapping[str, str], t: int) -> None:
+    def write_all(self, path: str, values: Mapping[str, str], t: int = 0) -> None:
         """What a `write` of each `path/key` does, one after the other."""
         self.connection.write_all(path.encode(), values, t)
 

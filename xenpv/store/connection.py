@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.path import SPECIAL
+from xenpv.store.request import is_absent, write_tree
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ERROR_PROTO: Final[int] = lib.XENSTORE_ERROR_PROTO
 XS_ERROR: Final = lib.XS_ERROR
+XS_READ: Final = lib.XS_READ
 XS_WRITE: Final = lib.XS_WRITE
 XS_WATCH_EVENT: Final = lib.XS_WATCH_EVENT
 WRITES: Final = (lib.XS_WRITE, lib.XS_MKDIR, lib.XS_RM, lib.XS_SET_PERMS)
@@ -213,8 +215,53 @@ class Connection:
             self._send_first_event()
         return reply
 
+    # The same for what clients in this process ask most, without a message and a handler.
+
+    def read(self, path: bytes, tx_id: int = 0) -> bytes | None:
+        """What a `call` of READ replies; None where it says ENOENT."""
+        if self.privileged and not tx_id and self.first_event is None:
+            server = self.server
+            trace = server.trace
+            node = server.nodes.get(path)
+            if node is not None:
+                value = node.value
+                if len(value) <= PAYLOAD_MAX:
+                    if trace is not None:
+                        trace.store_op(self.domain.domid, XS_READ, 0, path + b"\0", None)
+                    return value
+            elif is_absent(server.nodes, path):
+                if trace is not None:
+                    trace.store_op(self.domain.domid, XS_READ, 0, path + b"\0", b"ENOENT")
+                return None
+        try:
+            return self.call(XS_READ, path + b"\0", tx_id)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            return None
+
+    def write(self, path: bytes, value: bytes, tx_id: int = 0) -> None:
+        """What a `call` of WRITE does."""
+        payload = b"%b\0%b" % (path, value)
+        server = self.server
+        if (
+            self.privileged
+            and not tx_id
+            and self.first_event is None
+            and path[:1] == b"/"
+            and write_tree(server.tree, path, value)
+        ):
+            if server.trace is not None:
+                server.trace.store_op(self.domain.domid, XS_WRITE, 0, payload, None)
+        else:
+            self.call(XS_WRITE, payload, tx_id)
+
     def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
-        """What a `call` of WRITE for each `path/key` does, in order, in a transaction."""
+        """What a `call` of WRITE for each `path/key` does, in order."""
+        if not tx_id:
+            for key, text in values.items():
+                self.write(b"%b/%b" % (path, key.encode()), text.encode())
+            return
         tx = self.transactions.get(tx_id) if self.privileged else None
         pairs = [(path + b"/" + key.encode(), text.encode()) for key, text in values.items()]
         at = 0

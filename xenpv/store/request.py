@@ -19,6 +19,8 @@ from xenpv.store.watch import EXACT, SUBTREE
 from xenpv.store.wire import OK, PAYLOAD_MAX, atoi, one_string, strings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xenpv.store.connection import Connection
     from xenpv.store.server import Xenstored
     from xenpv.store.transaction import Transaction
@@ -153,7 +155,7 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
         if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
             return OK
     elif text[:1] == ROOT and (
-        _write_tree(server.tree, text, value)
+        write_tree(server.tree, text, value)
         if tx is None
         else _write_copy(server, tx, text, value)
     ):
@@ -175,7 +177,14 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
 # answers False, having changed nothing, where it is not sure: the long way then says why.
 
 
-def _write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
+def is_absent(nodes: Mapping[bytes, Node], path: bytes) -> bool:
+    """Whether a privileged READ of `path`, which no node has, answers ENOENT."""
+    at = path.rfind(b"/")
+    name = path[at + 1 :]
+    return at > 1 and bool(name) and path[:at] in nodes and not name.translate(None, LEGAL)
+
+
+def write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
     """A privileged WRITE of a node that exists, or of a new one below a node that does."""
     nodes = tree.nodes
     node = nodes.get(path)

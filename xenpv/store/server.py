@@ -68,6 +68,11 @@ TRANSACTIONS: Final[dict[Isolation, type[Transaction]]] = {
 
 
 @cache
+def _known(newest: int) -> dict[int, tuple[Handler, bool, bool]]:
+    return {op: one for op, one in HANDLERS.items() if op <= newest}
+
+
+@cache
 def _open(newest: int) -> dict[bool, dict[int, tuple[Handler, bool]]]:
     """What is open to the privileged domain (True) and to others: (handler, takes a tx id)."""
     return {
@@ -110,7 +115,7 @@ class Xenstored:
         self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
-        self.handlers = {op: one for op, one in HANDLERS.items() if op <= profile.newest}
+        self.handlers = _known(profile.newest)
         self._open = _open(profile.newest)
         self.limits = Limits.of(profile)
         self.credit = WriteCredit(clock)

@@ -32,7 +32,6 @@ from xenpv.testing.sring import RawSring
 from xenpv.xen.domain import Domain
 
 BACKEND_DOMID: Final = 0
-XS_WRITE: Final[int] = lib.XS_WRITE
 
 
 class RawGuest:
@@ -98,7 +97,7 @@ class RawFront:
 
     def write_key(self, key: str, value: str) -> None:
         """A key of the frontend's directory; any text, and any path below it."""
-        self.guest.xs.connection.call(XS_WRITE, f"{self.path}/{key}\0{value}".encode())
+        self.guest.xs.write(f"{self.path}/{key}", value)
 
     def read_key(self, key: str) -> str | None:
         return self.guest.xs.read(f"{self.path}/{key}")
@@ -161,9 +160,9 @@ class RawFront:
     def announce(self, overrides: Mapping[str, str | None] | None = None) -> None:
         """Write `keys`, with `overrides` of any kind (None: leave that key out), then the state
         at which the backend connects."""
-        for key, value in {**self.keys(), **(overrides or {})}.items():
-            if value is not None:
-                self.write_key(key, value)
+        keys = {**self.keys(), **(overrides or {})}
+        present = {key: value for key, value in keys.items() if value is not None}
+        self.guest.xs.write_all(self.path, present)
 
     def finish(self) -> None:
         """What is left to do once the backend is Connected. LocalProtocolError if it is not."""

@@ -139,7 +139,7 @@ class EventChannels:
 
     def callbacks_changed(self) -> None:
         """The domain chose another way to be interrupted."""
-        for port in self.ports:
+        for port in self._table.once_bound():
             if port.handle is not None:
                 port.kick = self.callbacks.kick(port.vcpu)
 
@@ -564,7 +564,7 @@ class EventChannels:
 
     def close_all(self) -> None:
         """At the domain's death: every peer's end turns unbound, FIFO pages are let go."""
-        for port in list(self.ports):
+        for port in self._table.once_bound():
             if port.handle is not None:
                 self._close(port)
         self.domain.global_virqs.forget(self.domain)

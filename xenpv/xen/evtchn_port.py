@@ -97,6 +97,10 @@ class PortTable:
         self._fresh = 1  # no port from here on was ever bound
         domain.check(lib.evtchn_grow(domain.kernel))
 
+    def once_bound(self) -> list[Port]:
+        """A copy of the list up to the highest port that was ever bound."""
+        return self.list[: self._fresh]
+
     def lowest_free(self) -> int:
         """The lowest free port, which may not be valid yet; a LINKED one is busy (FIFO)."""
         check = self._domain.check
