@@ -297,9 +297,8 @@ class Platform:
         """Destroy every domain and release files and memory. Nothing works after it."""
         if self.hypervisor.closed:
             return
-        for device in self.backends.devices.values():
-            device.driver.remove()
-        self.backends.devices.clear()
+        self.backends.close()
+        self.console_daemon.store.close()
         self.hypervisor.close()
         self.xenstored.close()
 

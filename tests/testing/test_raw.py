@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -369,3 +370,22 @@ def test_front_of_a_guest_that_the_toolstack_made_connects(disk: MemoryImage) ->
         front = RawBlkFront(RawGuest(platform, made.domain), 51712)
         front.connect()
         assert front.backend_state is XenbusState.CONNECTED
+
+
+def test_a_closed_world_is_freed_by_its_last_reference() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        world = world_raw()
+        world.close()
+        world.close()
+        domain = world.guest.domain
+        del world
+        with pytest.raises(LocalProtocolError, match="closed"):
+            domain.evtchn.alloc_unbound(0)
+        with pytest.raises(AttributeError, match="no_such_part"):
+            domain.no_such_part  # noqa: B018 - the look-up is what fails
+        del domain
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -132,6 +132,12 @@ class BackStore:
             del self._watches[watch.token]
             self.connection.call(XS_UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
 
+    def close(self) -> None:
+        """At the platform's end: nobody hears of anything any more."""
+        for watch in self._watches.values():
+            watch.changed = _nobody
+        self._watches.clear()
+
     def deliver(self) -> None:
         """Hand out the events that are queued now."""
         events = self.connection.events
@@ -144,3 +150,7 @@ class BackStore:
         if events:
             # Queued while handing out: the connection wakes only for a queue that was empty.
             self._task.wake()
+
+
+def _nobody(_path: str) -> None:
+    """What a watch calls that nothing is left of."""

@@ -199,6 +199,14 @@ class BackendBus:
     def device(self, kind: str, frontend_domid: int, devid: int) -> Device | None:
         return self.devices.get((kind, frontend_domid, devid))
 
+    def close(self) -> None:
+        """At the platform's end: every driver lets go of what it holds, and its device of it."""
+        for device in self.devices.values():
+            device.driver.remove()
+            del device.driver
+        self.devices.clear()
+        self.store.close()
+
     def _changed(self, path: str) -> None:
         if path[: path.rfind("/")] in self._paths:
             return  # a key of a device that is known: of interest to its driver alone

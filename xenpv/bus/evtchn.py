@@ -110,6 +110,13 @@ class EvtchnInterface:
             self._reset()
             self.abi.release()
 
+    def forget(self) -> None:
+        """The platform is closed: nothing is called back any more, so that it may be freed."""
+        for channel in self._channels.values():
+            channel.callback = _nobody
+        self._channels.clear()
+        vars(self).pop("abi", None)
+
     def _open(
         self,
         port: int,
@@ -245,3 +252,7 @@ class EvtchnInterface:
             return False
         self._drain(channel)
         return True
+
+
+def _nobody() -> None:
+    """What a channel calls that is left when its platform is closed."""

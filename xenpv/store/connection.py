@@ -219,7 +219,7 @@ class Connection:
 
     def read(self, path: bytes, tx_id: int = 0) -> bytes | None:
         """What a `call` of READ replies; None where it says ENOENT."""
-        if self.privileged and not tx_id and self.first_event is None:
+        if self.privileged and not tx_id:
             server = self.server
             trace = server.trace
             node = server.nodes.get(path)
@@ -247,7 +247,6 @@ class Connection:
         if (
             self.privileged
             and not tx_id
-            and self.first_event is None
             and path[:1] == b"/"
             and write_tree(server.tree, path, value)
         ):
@@ -446,8 +445,9 @@ class Connection:
         if size > PAYLOAD_MAX:
             return
         if self.local:
-            if self.events.push((path, token)) and self.on_event is not None:
-                self.on_event.wake()
+            on_event = self.on_event
+            if self.events.push((path, token)) and on_event is not None:
+                on_event.wake()
             return
         if self._held is not None:
             self._held.append((path, token))

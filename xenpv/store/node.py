@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xenpv.store.permission import Permissions
 
 NO_CHILDREN: Final[dict[bytes, None]] = {}  # of every leaf; shared, so nobody writes to it
@@ -77,6 +79,12 @@ class Node:
             self.shared = False
         self.children[name] = None
         self.names_size += len(name) + 1
+
+    def add_names(self, names: Mapping[bytes, None]) -> None:
+        """`add_name` of each; none of them is there yet."""
+        self.children = {**self.children, **names}
+        self.shared = False
+        self.names_size += sum(map(len, names)) + len(names)
 
     def remove_name(self, name: bytes) -> None:
         if self.shared:

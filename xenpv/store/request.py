@@ -155,9 +155,7 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
         if path[:1] == ROOT and _write_own(server, conn, tx, path, value):
             return OK
     elif text[:1] == ROOT and (
-        write_tree(server.tree, text, value)
-        if tx is None
-        else _write_copy(server, tx, text, value)
+        write_tree(server.tree, text, value) if tx is None else _write_copy(server, tx, text, value)
     ):
         return OK
     view = tx or server.tree

@@ -120,6 +120,12 @@ class WatchIndex:
             return
         if len(hits) > 1:
             hits = sorted(hits, key=_ORDER)
+        elif node is not None:
+            (watch,) = hits  # the usual case: a backend's bus, of a control domain
+            if watch.depth == NO_DEPTH and watch.connection.privileged:
+                name = path[watch.prefix :] if watch.prefix else path
+                watch.connection.send_event(name, watch.token)
+                return
         last = None
         allowed = False
         for watch in hits:

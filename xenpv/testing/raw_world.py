@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Final, Self
@@ -33,29 +34,47 @@ MAC: Final = bytes((0x00, 0x16, 0x3E, 0x00, 0x00, 0x01))
 class Directory:
     """One end's part of a device in the store, as the toolstack writes it.
 
-    `keys` are (name, value, is it xenstored's own domain's, which the reader only reads).
+    `lineage` is its node's, `names` are those of its keys, and `keys` are (lineage, value, is
+    it xenstored's own domain's, which the reader only reads).
     """
 
-    path: bytes
+    lineage: tuple[bytes, ...]
     owner: int
     reader: int
-    keys: tuple[tuple[bytes, bytes, bool], ...]
+    names: Mapping[bytes, None]
+    keys: tuple[tuple[tuple[bytes, ...], bytes, bool], ...]
+
+    @classmethod
+    def of(
+        cls, path: str, owner: int, reader: int, keys: Mapping[str, str], fixed: Container[str]
+    ) -> Directory:
+        names = path.split("/")
+        lineage = tuple("/".join(names[:end]).encode() for end in range(len(names), 1, -1))
+        lineage = (*lineage, b"/")
+        return cls(
+            lineage=lineage,
+            owner=owner,
+            reader=reader,
+            names=dict.fromkeys(key.encode() for key in keys),
+            keys=tuple(
+                ((f"{path}/{key}".encode(), *lineage), value.encode(), key in fixed)
+                for key, value in keys.items()
+            ),
+        )
 
     def plant(self, client: Connection) -> None:
         """Put it into the tree whole: no watch fires, and nothing is checked again."""
         tree = client.server.tree
+        nodes = tree.nodes
         perms = _permissions(client, self.owner, self.reader)
-        node = tree.nodes[b"/"]
-        at = b""
-        for name in self.path[1:].split(b"/"):
-            at += b"/" + name
-            node = tree.nodes.get(at) or tree.create(node, at, node.perms)
+        fixed_perms = _permissions(client, BACKEND_DOMID, self.owner)
+        node = nodes[b"/"]
+        for path in self.lineage[-2::-1]:
+            node = nodes.get(path) or tree.create(node, path, node.perms)
         tree.set_perms(node, perms)
-        for name, value, fixed in self.keys:
-            lineage = (b"%b/%b" % (at, name), *node.lineage)
-            own = _permissions(client, BACKEND_DOMID, self.owner) if fixed else perms
-            tree.add(Node(lineage, value, own, 0))
-            node.add_name(name)
+        for lineage, value, fixed in self.keys:
+            tree.add(Node(lineage, value, fixed_perms if fixed else perms, 0))
+        node.add_names(self.names)
         tree.write(node, b"")
 
 
@@ -68,20 +87,16 @@ def _directories(domid: int, bridge: str) -> tuple[Directory, ...]:
     """A disk and an interface, each frontend's directory before its backend's."""
     disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domid)
     nic = devices.vif(VifSpec(bridge=bridge, devid=0, mac=MAC), domid, hvm=True)
-    directories = []
+    directories: list[Directory] = []
     for device in (disk, nic):
         front = {**device.front, **device.front_ro, "backend": device.backend_path}
         back = {**device.back, "frontend": device.frontend_path, "hotplug-status": "connected"}
         del back["state"]  # written last, and so that the backend hears of it
-        for path, owner, reader, keys in (
-            (device.frontend_path, domid, BACKEND_DOMID, front),
-            (device.backend_path, BACKEND_DOMID, domid, back),
-        ):
-            encoded = [
-                (key.encode(), value.encode(), keys is front and key in device.front_ro)
-                for key, value in keys.items()
-            ]
-            directories.append(Directory(path.encode(), owner, reader, tuple(encoded)))
+        front_ro = device.front_ro
+        directories += [
+            Directory.of(device.frontend_path, domid, BACKEND_DOMID, front, front_ro),
+            Directory.of(device.backend_path, BACKEND_DOMID, domid, back, ()),
+        ]
     return tuple(directories)
 
 
@@ -129,6 +144,7 @@ class RawWorld:
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
         self.platform.close()
+        self.guest.evtchn.forget()
 
     def __enter__(self) -> Self:
         return self

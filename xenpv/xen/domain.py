@@ -47,6 +47,9 @@ HOLE_FIRST_PFN: Final = 0x100000
 HOLE_END_PFN: Final = 0x200000
 
 CDF_HVM: Final = int(CDF.hvm)
+# What knows the domain in its turn, or the machine.
+PARTS: Final = ("memory", "hvm", "vcpu_op", "sched", "evtchn", "gnttab", "vcpu", "upcalls",
+                "global_virqs", "target", "_hypervisor")  # fmt: skip
 PAUSE_COUNT_MAX: Final = 255  # so that a toolstack cannot overflow Xen's own count
 
 
@@ -500,6 +503,20 @@ class Domain:
         self.tasks.clear()
         self._suspended = None
         self._deliver = None
+
+    def close(self) -> None:
+        """At the platform's end. Without parts it is no cycle: the last reference frees it."""
+        self.rings.clear()
+        for part in PARTS:
+            delattr(self, part)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Only asked for what is not there."""
+            if name in PARTS:
+                raise LocalProtocolError("this platform is closed")
+            raise AttributeError(name)
 
     def pinned(self) -> int:
         """Pages of this dead domain that others hold, by grant maps or foreign maps."""

@@ -248,11 +248,14 @@ class Hypervisor:
             raise LocalProtocolError("this platform is closed")
         self.closed = True
         self.set_hook(None)
-        for domain in list(self.domains.values())[::-1]:
+        domains = list(self.domains.values())
+        for domain in domains[::-1]:
             self.destroy_domain(domain)
         for domain in self.dead:  # device models of each other
             lib.domain_release(domain.kernel)
         self.domains.clear()
+        for domain in domains:
+            domain.close()
         return self.arena.give_back()
 
     def call_hook(self, actor: int, kind: int, frame: int, offset: int, size: int) -> int:

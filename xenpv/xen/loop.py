@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xenpv.errors import Livelock, LocalProtocolError
-from xenpv.xen.trace import CHUNK_WORDS, Event, Trace, mark
+from xenpv.xen.trace import CHUNK_WORDS, DOMID_SHIFT, Event, Trace, mark
 
 TASKS_PER_RUN: Final = 5_000_000
 STALE_TIMERS_MAX: Final = 64
@@ -24,6 +24,7 @@ NS_PER_S: Final = 1_000_000_000
 STRETCH: Final = 256  # tasks between two looks at the limit and the trace
 
 # The records of draws from few, made once: _DRAWS[count][index].
+_DELIVER: Final = mark(Event.DELIVER, 0)
 _DRAW: Final = mark(Event.DRAW, 0)
 _DRAWS: Final = tuple(
     tuple(_DRAW | count << 20 | index for index in range(count)) for count in range(9)
@@ -94,7 +95,7 @@ class Task:
         self.due = False
         self._enqueue = loop.enqueue
         self.number = loop.tasks_made
-        self.delivery = mark(Event.DELIVER, domid) | self.number  # its record in the trace
+        self.delivery = _DELIVER | domid << DOMID_SHIFT | self.number  # its record in the trace
         loop.tasks_made += 1
 
     @property
