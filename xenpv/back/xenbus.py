@@ -26,6 +26,8 @@ def state_of(text: str | None) -> State:
 
 def number_of(text: str | None, default: int) -> int:
     """A leading decimal number, as Linux' xenbus_read_unsigned; else the default."""
+    if text and len(text) < 20 and text.isascii() and text.isdigit():
+        return int(text)
     digits = ""
     for character in text or "":
         if character not in "0123456789":

@@ -257,19 +257,17 @@ class Connection:
 
     def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
         """What a `call` of WRITE for each `path/key` does, in order."""
-        if not tx_id:
-            for key, text in values.items():
-                self.write(b"%b/%b" % (path, key.encode()), text.encode())
-            return
-        tx = self.transactions.get(tx_id) if self.privileged else None
+        view = self.transactions.get(tx_id) if tx_id else self.server.tree
+        if not self.privileged:
+            view = None
         pairs = [(path + b"/" + key.encode(), text.encode()) for key, text in values.items()]
         at = 0
         while at < len(pairs):
-            done = 0 if tx is None else tx.plant_all(path, pairs[at:])
+            done = 0 if view is None else view.plant_all(path, pairs[at:])
             self._trace_writes(pairs[at : at + done], tx_id)
             at += done
             if at < len(pairs):
-                self.call(XS_WRITE, b"\0".join(pairs[at]), tx_id)
+                self.write(*pairs[at], tx_id)
                 at += 1
 
     def _trace_writes(self, pairs: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
 from xenpv.store.oxwatch import OxWatchIndex
-from xenpv.store.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT, SPECIAL
+from xenpv.store.path import INTRODUCE_DOMAIN, LEGAL_NAME, RELEASE_DOMAIN, ROOT, SPECIAL
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xenpv.store.domain import Domain
 
 
@@ -129,6 +131,42 @@ class Tree:
             owner.owned[path] = None
             self._charge(node)
         return node
+
+    def plant_all(self, base: bytes, pairs: Sequence[tuple[bytes, bytes]]) -> int:
+        """A privileged WRITE of each (path, value) right below `base`, where all are new.
+
+        How many; ends before the first that needs the long way.
+        """
+        nodes = self.nodes
+        parent = nodes.get(base)
+        if parent is None or base == ROOT:
+            return 0
+        watches = self.watches
+        lineage, perms, owner = parent.lineage, parent.perms, parent.perms.owner
+        start = len(base) + 1
+        done = 0
+        for path, value in pairs:
+            name = path[start:]
+            if path in nodes or not name or name.translate(None, LEGAL_NAME):
+                break
+            # The node is made, its parent changes, then a value is written.
+            generation = self.generation + 1
+            node = nodes[path] = Node((path, *lineage), value, perms, generation)
+            parent.add_name(name)
+            parent.generation = generation = generation + 1
+            if value:
+                node.generation = generation = generation + 1
+            self.generation = generation
+            owner.nodes += 1
+            if owner.accounted:
+                owner.owned[path] = None
+                self._charge(node)
+            if watches.by_path:
+                watches.fire(self, node.lineage, node, SUBTREE, None)
+            done += 1
+        if done and owner.accounted:
+            self._charge(parent)
+        return done
 
     def remove(self, node: Node) -> None:
         """Drops one node, whose descendants are gone; its parent still lists it."""
