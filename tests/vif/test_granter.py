@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.world import World, make
+from xenpv.abi._kernel import lib
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.errors import GrantError, HypercallError
 from xenpv.vif.granter import Granter
@@ -82,3 +83,25 @@ def test_when_references_run_out_what_there_was_is_added(world: World) -> None:
     assert len(granter.pfns) == len(granter.refs) == gnttab.permitted == 480
     granter.release()
     assert gnttab.permitted == 0
+
+
+def test_permission_ends_at_the_first_entry_that_is_refused(world: World) -> None:
+    granter = Granter(GnttabInterface(world.guest), 0, readonly=True)
+    granter.add(3)
+    granter.pfns[1] = 1 << 32
+    with pytest.raises(HypercallError, match="ERANGE"):
+        granter.permit([0, 1, 2])
+    assert [mapped(world, ref) for ref in granter.refs] == [True, False, False]
+
+
+def test_only_pages_that_somebody_touched_are_zeroed(world: World) -> None:
+    granter = Granter(GnttabInterface(world.guest), 0, readonly=True)
+    used = world.guest.pages.alloc_pages(3)
+    world.guest.write(used[1], 0, b"secret")
+    for pfn in used:
+        world.guest.pages.free(pfn)
+    granter.add(3)
+    assert sorted(granter.pfns) == sorted(used)
+    frames = [lib.p2m_lookup(world.guest.kernel, pfn, 0) >= 0 for pfn in used]
+    assert frames == [False, True, False]
+    assert world.guest.read(used[1], 0, 6) == bytes(6)

@@ -111,8 +111,8 @@ class Domain:
     def note_maxima(self) -> None:
         """After a request: the highest counts so far, which CONTROL `quota` shows."""
         seen = self.maxima
-        for counted in COUNTED:
-            value = getattr(self, counted)
+        values = (self.nodes, self.watches, self.outstanding, self.memory, self.transactions)
+        for counted, value in zip(COUNTED, values, strict=True):
             if value > seen.get(counted, 0):
                 seen[counted] = value
 

@@ -218,10 +218,16 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
         access.match = SUBTREE
         return True
     at = path.rfind(b"/")
-    above = accesses.get(path[:at]) if at > 1 else None
     name = path[at + 1 :]
-    if above is None or not name or name.translate(None, LEGAL):
+    if at <= 1 or not name or name.translate(None, LEGAL):
         return False
+    above = accesses.get(path[:at])
+    if above is None:
+        if path[:at] not in server.nodes:
+            return False
+        # The node is looked for first, then its parent.
+        tx.enter(path)
+        above = tx.enter(path[:at])
     parent = above.node
     if parent is None:
         return False

@@ -54,11 +54,12 @@ class Granter:
         finally:
             while len(pfns) > len(refs):
                 domain.pages.free(pfns.pop())
-        kernel, lookup = domain.kernel, lib.p2m_lookup
-        for pfn in pfns:
-            # Xen scrubbed what nobody has touched since; such a page has no frame yet.
-            if lookup(kernel, pfn, 0) >= 0:
-                domain.write(pfn, 0, _ZERO_PAGE)
+        # Xen scrubbed what nobody has touched since; such a page has no frame yet.
+        kernel, got = domain.kernel, len(pfns)
+        at = domain.check(lib.p2m_next_touched(kernel, pfns, 0, got))
+        while at < got:
+            domain.write(pfns[at], 0, _ZERO_PAGE)
+            at = domain.check(lib.p2m_next_touched(kernel, pfns, at + 1, got))
         self.pfns += pfns
         self.refs += refs
         return range(start, len(self.pfns))
@@ -66,13 +67,11 @@ class Granter:
     def permit(self, numbers: Sequence[int]) -> None:
         """Give access to these pages."""
         domain = self._gnttab.domain
-        kernel, domid, flags = domain.kernel, self._domid, self._flags
-        refs, pfns = self.refs, self.pfns
-        grant = lib.grant_entry_set
-        for number in numbers:
-            done = grant(kernel, refs[number], domid, pfns[number], flags)
-            if done < 0:
-                domain.check(done)
+        refs = [self.refs[number] for number in numbers]
+        pfns = [self.pfns[number] for number in numbers]
+        domain.check(
+            lib.grant_entries_set(domain.kernel, refs, pfns, len(refs), self._domid, self._flags)
+        )
 
     def revoke(self, numbers: Sequence[int]) -> list[int]:
         """Take access back; the numbers of those that the backend holds on to."""

@@ -336,6 +336,17 @@ static int grant_entry_set(domain *d, uint32_t ref, uint32_t domid, uint64_t fra
     return (int)call_end(&c, 0);
 }
 
+/* Entry after entry, up to the first that is refused. */
+static int grant_entries_set(domain *d, const uint32_t *refs, const uint64_t *frames,
+                             uint32_t count, uint32_t domid, uint32_t flags)
+{
+    int done = 0;
+
+    for (uint32_t i = 0; i < count && !done; i++)
+        done = grant_entry_set(d, refs[i], domid, frames[i], flags);
+    return done;
+}
+
 /* Version 2 only, as the next: EINVAL. */
 static int grant_entry_set_sub_page(domain *d, uint32_t ref, uint32_t domid, uint64_t frame,
                                     uint32_t page_off, uint32_t length, uint32_t flags)

@@ -79,6 +79,7 @@ int physmap_remove(domain *, uint64_t gpfn);
 
 /* p2m.c */
 int64_t p2m_lookup(domain *, uint32_t pfn, int populate);
+int64_t p2m_next_touched(domain *, const uint32_t *pfns, uint32_t from, uint32_t count);
 int p2m_type(domain *, uint32_t pfn);
 uint32_t p2m_tables(domain *);
 
@@ -154,6 +155,8 @@ uint32_t grant_table_version(domain *);
 int grant_table_set_version(domain *, uint32_t version);
 int grant_swap(domain *, uint32_t ref_a, uint32_t ref_b);
 int grant_entry_set(domain *, uint32_t ref, uint32_t domid, uint64_t frame, uint32_t flags);
+int grant_entries_set(domain *, const uint32_t *refs, const uint64_t *frames, uint32_t count,
+                      uint32_t domid, uint32_t flags);
 int grant_entry_set_sub_page(domain *, uint32_t ref, uint32_t domid, uint64_t frame,
                              uint32_t page_off, uint32_t length, uint32_t flags);
 int grant_entry_set_transitive(domain *, uint32_t ref, uint32_t domid, uint32_t trans_domid,

@@ -149,6 +149,15 @@ static int64_t p2m_lookup(domain *d, uint32_t pfn, int populate)
     return entry & P2M_FRAME_MASK;
 }
 
+/* The first index from `from` on whose pfn has a frame, `count` if none has. */
+static int64_t p2m_next_touched(domain *d, const uint32_t *pfns, uint32_t from, uint32_t count)
+{
+    KERNEL_ENTER(d->m);
+    while (from < count && p2m_lookup(d, pfns[from], 0) < 0)
+        from++;
+    return from;
+}
+
 static int p2m_type(domain *d, uint32_t pfn)
 {
     uint32_t type = p2m_entry(d, pfn) >> P2M_TYPE_SHIFT;
