@@ -24,13 +24,10 @@ from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
 from xenpv.host import vdev
-from xenpv.host.diskspec import DiskSpec
-from xenpv.host.domainconfig import DomainConfig, Personality
 from xenpv.host.image import Image, ImageProvider
 from xenpv.host.network import Bridge
 from xenpv.host.packet import mac_bytes
 from xenpv.host.toolstack import Created, Toolstack, ToolstackError
-from xenpv.host.vifspec import VifSpec
 from xenpv.store.ring import StoreDaemon
 from xenpv.store.server import Xenstored
 from xenpv.xen.hypervisor import FRAMES_DEFAULT, Hypervisor
@@ -39,6 +36,7 @@ from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
     from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.host.domainconfig import DomainConfig
     from xenpv.host.responder import Responder
     from xenpv.net.adapter import Adapter
     from xenpv.vbd.adapter import Vbd
@@ -317,6 +315,11 @@ class Platform:
 
         `fifo`: its kernel asks for FIFO event channels (XenBus' UseEvtchnFifoAbi).
         """
+        # As the drivers: when the first guest is made.
+        from xenpv.host.diskspec import DiskSpec
+        from xenpv.host.domainconfig import DomainConfig, Personality
+        from xenpv.host.vifspec import VifSpec
+
         taken = [disk.vdev for disk in disks]
         names = (vdev.name(202 << 8 | index << 4) for index in range(16))
         free = (one for one in names if one not in taken)

@@ -7,8 +7,8 @@ from xenpv.errors import ConfigError
 from xenpv.host import config, xlkeys
 from xenpv.host.config import Action, DomainConfig, DomainType, Personality
 from xenpv.host.diskspec import DiskSpec
+from xenpv.host.position import Position
 from xenpv.host.vifspec import NicType, VifSpec
-from xenpv.host.xlcfg import Position
 
 UUID = "6b8e6c1e-5b0c-4a8e-9f1d-2b1c9d3e4f50"
 

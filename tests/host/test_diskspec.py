@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.host.xl_vectors import DISKS_ACCEPTED, DISKS_REJECTED
 from xenpv.errors import ConfigError
 from xenpv.host.diskspec import DiskBackend, DiskFormat, DiskSpec, DiskSpecification
-from xenpv.host.xlcfg import Position
+from xenpv.host.position import Position
 
 
 @pytest.mark.parametrize("spec", DISKS_ACCEPTED)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from xenpv.errors import ConfigError
 from xenpv.host import vdev
-from xenpv.host.xlcfg import Position
+from xenpv.host.position import Position
 
 NUMBERS = {
     "xvda": 51712,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.host.xl_vectors import RATES_ACCEPTED, RATES_REJECTED
 from xenpv.errors import ConfigError
+from xenpv.host.position import Position
 from xenpv.host.vifspec import NicType, VifSpec, parse_rate
-from xenpv.host.xlcfg import Position
 
 MAC = bytes.fromhex("00163e010203")
 

@@ -16,7 +16,8 @@ from tests.host.xl_vectors import (
 )
 from xenpv.errors import ConfigError
 from xenpv.host import xlcfg
-from xenpv.host.xlcfg import Atom, Position
+from xenpv.host.position import Position
+from xenpv.host.xlcfg import Atom
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,8 +18,9 @@ import attrs
 from xenpv.host import vdev, xlcfg, xlkeys
 from xenpv.host.diskspec import DiskSpec
 from xenpv.host.domainconfig import Action, DomainConfig, DomainType, Personality, check_together
+from xenpv.host.position import Position, shown
 from xenpv.host.vifspec import VifSpec
-from xenpv.host.xlcfg import Atom, Position, Setting, shown
+from xenpv.host.xlcfg import Atom, Setting
 
 __all__ = [
     "Action",

@@ -7,14 +7,17 @@ the toolstack trusts only `/libxl/<domid>/device`, which the guest cannot write.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from xenpv.errors import StoreError
 from xenpv.host import vdev
-from xenpv.host.diskspec import DiskSpec
-from xenpv.host.vifspec import NicType, VifSpec
 from xenpv.host.xs import XsHandle
+
+if TYPE_CHECKING:
+    from xenpv.host.diskspec import DiskSpec
+    from xenpv.host.vifspec import VifSpec
 
 INIT_WAIT = "2"
 CLOSING = "5"
@@ -115,6 +118,8 @@ def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
 
 def vif(spec: VifSpec, domid: int, *, hvm: bool) -> Device:
     """A network interface that netback serves; its devid and mac are set by now."""
+    from xenpv.host.vifspec import NicType
+
     assert spec.devid is not None
     assert spec.mac is not None
     nic_type = spec.type or (NicType.VIF_IOEMU if hvm else NicType.VIF)

@@ -14,7 +14,7 @@ import attrs
 
 from xenpv.errors import ConfigError
 from xenpv.host import vdev
-from xenpv.host.xlcfg import NOWHERE, Position, shown
+from xenpv.host.position import NOWHERE, Position, shown
 
 
 class DiskFormat(enum.Enum):

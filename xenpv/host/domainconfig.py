@@ -14,8 +14,8 @@ import attrs
 from xenpv.errors import ConfigError
 from xenpv.host import vdev
 from xenpv.host.diskspec import DiskFormat, DiskSpec
+from xenpv.host.position import NOWHERE, Position, shown
 from xenpv.host.vifspec import VifSpec
-from xenpv.host.xlcfg import NOWHERE, Position, shown
 
 MEMORY_MIB_MAX = 1 << 24  # 16 TiB, what x86 Xen can address
 
@@ -118,6 +118,10 @@ class DomainConfig:
         self._check_sizes()
         self._check_disks()
         self._check_vifs()
+
+    @property
+    def is_hvm(self) -> bool:
+        return self.type is DomainType.HVM
 
     def error(self, message: str, *keys: str) -> ConfigError:
         """An error that stands where the first of `keys` that was given does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cached_property
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
@@ -17,12 +17,14 @@ from xenpv.abi._kernel import lib
 from xenpv.errors import LocalProtocolError, StoreError, XenpvError
 from xenpv.host import device as devices
 from xenpv.host.device import CLOSED, CLOSING, INIT_WAIT, Device, mac_text
-from xenpv.host.domainconfig import DomainConfig, DomainType
 from xenpv.host.xs import XsHandle
 from xenpv.store.connection import Connection
 from xenpv.xen.domain import CONSOLE_PFN, SPECIAL_NR_PAGES, XENSTORE_PFN, Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_permit_access
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Loop
+
+if TYPE_CHECKING:
+    from xenpv.host.domainconfig import DomainConfig
 
 PAGES_PER_MIB: Final = 256
 SLACK_PAGES: Final = 256  # LIBXL_MAXMEM_CONSTANT: 1 MiB above maxmem
@@ -126,7 +128,7 @@ class Toolstack:
                 self._add_disk(made, devices.vbd(disk, domain.domid))
             self._add_console(made)
             for nic in made.config.vifs:
-                hvm = config.type is DomainType.HVM
+                hvm = config.is_hvm
                 self._add_nic(made, devices.vif(nic, domain.domid, hvm=hvm))
         except XenpvError:
             self.destroy(made)
@@ -159,7 +161,7 @@ class Toolstack:
         home, vm, libxl = f"/local/domain/{domid}", f"/vm/{uuid}", f"/libxl/{domid}"
         readable, writable = ["n0", f"r{domid}"], [f"n{domid}"]
         write, permit = self.xs.write, self.xs.set_permissions
-        hvm = made.config.type is DomainType.HVM
+        hvm = made.config.is_hvm
         control = CONTROL_RW + CONTROL_RW_HVM if hvm else CONTROL_RW
         self.xs.rm(home, t)
         # What is made below a node has that node's permissions.
@@ -208,7 +210,7 @@ class Toolstack:
         config = made.config
         home = f"/local/domain/{made.domid}"
         target_kib = config.memory_mib * 1024 - config.videoram_kib
-        if config.type is DomainType.HVM and config.maxmem_mib > config.memory_mib:
+        if config.is_hvm and config.maxmem_mib > config.memory_mib:
             target_kib -= 1024
         values = {
             "memory/static-max": str(config.maxmem_mib * 1024),
@@ -220,7 +222,7 @@ class Toolstack:
         }
         for cpu in range(config.maxvcpus):
             values[f"cpu/{cpu}/availability"] = "online" if cpu < config.vcpus else "offline"
-        if config.type is DomainType.HVM:
+        if config.is_hvm:
             for key in ("acpi", "acpi_s3", "acpi_s4", "acpi_laptop_slate"):
                 values[f"platform/{key}"] = str(int(getattr(config, key)))
         self.xs.write_all(home, values, t)

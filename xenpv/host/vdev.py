@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from xenpv.host.xlcfg import NOWHERE, Position, shown
+from xenpv.host.position import NOWHERE, Position, shown
 
 NUMBER_MAX = (1 << 31) - 1  # INT_MAX
 DISKS_MAX = 1 << 20  # of xvd names

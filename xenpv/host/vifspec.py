@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from xenpv.errors import ConfigError
-from xenpv.host.xlcfg import NOWHERE, Position, shown
+from xenpv.host.position import NOWHERE, Position, shown
 
 DEFAULT_BRIDGE = "xenbr0"
 DEVID_MAX = (1 << 16) - 1

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from xenpv.errors import ConfigError
+from xenpv.host.position import NOWHERE, Position, shown
 
 if TYPE_CHECKING:
     from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
@@ -34,7 +35,6 @@ _ESCAPES = {"\\": "\\", "'": "'", '"': '"', "a": "\a", "b": "\b", "f": "\f"} | {
     "t": "\t",
     "v": "\v",
 }
-_SHOWN_MAX = 120
 
 # What the parser could have taken, most telling first: (a token it accepts, one that it does
 # not, what to say).
@@ -55,27 +55,6 @@ _STRAY = {
     "'": "expected a closing ' on the same line",
     '"': 'expected a closing " on the same line',
 } | {char: f"unexpected {char!r}: {_PYTHON}" for char in "+-.():"}
-
-
-@attrs.frozen
-class Position:
-    """A place in a configuration; line and column count from 1, 0 means the file as a whole.
-
-    As text FILE:LINE, which warnings begin with.
-    """
-
-    file: str = ""
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return ":".join(part for part in (self.file, str(self.line or "")) if part)
-
-    def error(self, message: str) -> ConfigError:
-        return ConfigError(message, file=self.file, line=self.line, column=self.column)
-
-
-NOWHERE = Position()
 
 
 @attrs.frozen
@@ -123,13 +102,6 @@ class Setting:
 def plain(value: Value) -> str | list[object]:
     """The value as str and nested lists of str."""
     return value.text if isinstance(value, Atom) else [plain(item) for item in value.items]
-
-
-def shown(text: str) -> str:
-    """`text` for a message of one line: nothing unprintable, at most 120 characters."""
-    if len(text) > _SHOWN_MAX:
-        text = text[: _SHOWN_MAX - 1] + "…"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Mapping[str, Setting]:

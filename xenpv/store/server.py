@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
-from xenpv.store import control, lifecycle, listing, quota, request, transaction, watch
+from xenpv.store import control, lifecycle, quota, request, transaction, watch
 from xenpv.store import domain as domains_
 from xenpv.store.connection import Connection, Request
 from xenpv.store.control import Administration
 from xenpv.store.domain import Domain, DomainControl, parse_domid
-from xenpv.store.listing import Listed
 from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
 from xenpv.store.permission import Permissions
@@ -24,6 +23,9 @@ from xenpv.store.throttle import WriteCredit
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
 from xenpv.store.watch import WatchIndex
+
+if TYPE_CHECKING:
+    from xenpv.store.listing import Listed
 
 Handler = Callable[["Xenstored", Connection, Transaction | None, bytes], bytes]
 
@@ -174,10 +176,14 @@ class Xenstored:
 
     def dump(self, root: bytes = ROOT) -> list[Listed]:
         """All nodes below `root`, parents first: path, value, permissions."""
+        from xenpv.store import listing
+
         return listing.dump(self.tree, root)
 
     def ls_fp(self, root: bytes = ROOT) -> str:
         """The tree below `root` as `xenstore-ls -fp` prints it."""
+        from xenpv.store import listing
+
         return listing.ls_fp(self.tree, root)
 
     def close(self) -> None:
