@@ -9,12 +9,13 @@ reply of its WATCH.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
+from xenpv.store.eventqueue import EventQueue
 from xenpv.store.path import SPECIAL
 from xenpv.store.request import is_absent, write_tree
 from xenpv.store.watch import drop_watches
@@ -45,45 +46,6 @@ class Wakeup(Protocol):
     """Whoever is told that there is something to do: a task of the loop."""
 
     def wake(self) -> None: ...
-
-
-class EventQueue:
-    """Events (path, token) that a local client has not taken yet, each of them once.
-
-    Events of special names may repeat.
-    """
-
-    __slots__ = ("_queue", "_waiting")
-
-    def __init__(self) -> None:
-        self._queue: deque[tuple[bytes, bytes]] = deque()
-        self._waiting: dict[tuple[bytes, bytes], None] = {}
-
-    def push(self, event: tuple[bytes, bytes]) -> bool:
-        """True: it is the only one."""
-        waiting = self._waiting
-        if event in waiting:
-            return False
-        if event[0][0] != SPECIAL:
-            waiting[event] = None
-        queue = self._queue
-        queue.append(event)
-        return len(queue) == 1
-
-    def popleft(self) -> tuple[bytes, bytes]:
-        event = self._queue.popleft()
-        self._waiting.pop(event, None)
-        return event
-
-    def clear(self) -> None:
-        self._queue.clear()
-        self._waiting.clear()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self._queue)
 
 
 class Request:
