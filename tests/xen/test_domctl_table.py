@@ -231,6 +231,15 @@ def flags(domid: int) -> Step:
     return lambda m: hex(m.ctl.getdomaininfo(domid).flags)
 
 
+def two_vcpus(machine: Machine) -> Domain:
+    return make_domain(machine.hypervisor, vcpus=2)
+
+
+def all_block(domain: Domain) -> None:
+    for vcpu in range(domain.vcpus):
+        domain.sched.block(vcpu)
+
+
 GRANTED = [
     row("create, ANY: the next number", lambda m: created(m).domid, 3),
     row("create, SELF asks for any", lambda m: created(m, domid=SELF).domid, 3),
@@ -271,18 +280,24 @@ GRANTED = [
     row("flags: as created", flags(3), "0xff010a", created),
     row("flags: PV as created", flags(3), "0xff0008", lambda m: created(m, flags=0)),
     row("flags: xenstore's", flags(3), "0xff018a", lambda m: created(m, flags=0x13)),
-    row("flags: idle", flags(1), "0xff0112"),
-    row("flags: runnable", flags(1), "0xff0102", lambda m: m.guest.upcalls[0].wake()),
+    row("flags: runs", flags(1), "0xff0122"),
+    row("flags: blocked", flags(1), "0xff0112", lambda m: m.guest.sched.block()),
+    row("flags: polling is blocked", flags(1), "0xff0112", lambda m: m.guest.evtchn.sched_poll([], wake=m.guest.upcalls[0])),
+    row("flags: an event unblocks", flags(1), "0xff0122", lambda m: (m.guest.sched.block(), m.guest.upcalls[0].wake())),
+    row("flags: one of two blocked, one running", flags(3), "0xff0122", lambda m: two_vcpus(m).sched.block(1)),
+    row("flags: both blocked", flags(3), "0xff0112", lambda m: all_block(two_vcpus(m))),
+    row("flags: one blocked, the other down", flags(3), "0xff0112", lambda m: (two_vcpus(m).vcpu_op.down(1), m.hypervisor.domains[3].sched.block(0))),
     row("flags: the caller runs", flags(0), "0xff0122"),
-    row("flags: paused", flags(1), "0xff011a", lambda m: pause(m, 1)),
-    row("flags: paused, runnable", flags(1), "0xff010a", lambda m: (pause(m, 1), m.guest.upcalls[0].wake())),
-    row("flags: power off", flags(1), "0x116", lambda m: m.guest.shutdown(0)),
-    row("flags: suspended", flags(1), "0x20116", lambda m: m.guest.shutdown(2)),
-    row("flags: crashed", flags(1), "0x30116", lambda m: m.guest.crash("test")),
-    row("flags: code 255 again after resume", flags(1), "0xff0112", lambda m: (m.guest.shutdown(2), m.ctl.resumedomain(1))),
-    row("flags: a code without a shutdown", flags(1), "0x10112", lambda m: m.guest.latch_shutdown_code(1)),
-    row("flags: going down", flags(1), "0x10112", lambda m: (m.guest.start_shutdown_deferral(0), m.guest.shutdown(1))),
-    row("flags: dead", flags(1), "0xff0113", Machine.dead),
+    row("flags: paused", flags(1), "0xff010a", lambda m: pause(m, 1)),
+    row("flags: paused, blocked", flags(1), "0xff011a", lambda m: (m.guest.sched.block(), pause(m, 1))),
+    row("flags: power off", flags(1), "0x106", lambda m: m.guest.shutdown(0)),
+    row("flags: suspended", flags(1), "0x20106", lambda m: m.guest.shutdown(2)),
+    row("flags: crashed", flags(1), "0x30106", lambda m: m.guest.crash("test")),
+    row("flags: code 255 again after resume", flags(1), "0xff0122", lambda m: (m.guest.shutdown(2), m.ctl.resumedomain(1))),
+    row("flags: a code without a shutdown", flags(1), "0x10122", lambda m: m.guest.latch_shutdown_code(1)),
+    row("flags: going down", flags(1), "0x10102", lambda m: (m.guest.start_shutdown_deferral(0), m.guest.shutdown(1))),
+    row("flags: dead", flags(1), "0xff0103", Machine.dead),
+    row("info: time of all vcpus", lambda m: m.ctl.getdomaininfo(3).cpu_time, 7_000_000, lambda m: (two_vcpus(m), m.dom0.loop.advance(3_000_000), m.hypervisor.domains[3].sched.block(1), m.dom0.loop.advance(1_000_000))),
     row("info: vcpus", lambda m: (m.ctl.getdomaininfo(1).nr_online_vcpus, m.ctl.getdomaininfo(1).max_vcpu_id), (1, 0)),
     row("info: no vcpus", lambda m: (m.ctl.getdomaininfo(3).nr_online_vcpus, m.ctl.getdomaininfo(3).max_vcpu_id), (0, 0xFFFFFFFF), created),
     row("info: pages", lambda m: (m.ctl.getdomaininfo(1).tot_pages, m.ctl.getdomaininfo(1).max_pages), (256, 512)),

@@ -8,7 +8,8 @@ import pytest
 from tests.xen.conftest import domain
 from tests.xen.evtchn_world import enable_fifo
 from xenpv.abi._kernel import lib
-from xenpv.errors import LocalProtocolError
+from xenpv.abi.sched import RUNSTATE
+from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.hypervisor import Hypervisor
 from xenpv.xen.loop import Task
@@ -105,6 +106,36 @@ def test_an_upcall_of_the_vcpu_wakes_it_and_no_other(polling: Polling) -> None:
     polling.dom0.evtchn.send(polling.far[2])
     assert polling.run() == []
     assert other == [1]
+
+
+def test_a_polling_vcpu_is_blocked(polling: Polling) -> None:
+    guest = polling.guest
+    loop, (first, second) = guest.loop, guest.vcpu
+    assert not guest.evtchn.sched_poll([polling.ports[0]], loop.now + 3_000, wake=polling.wake)
+    start = loop.now
+    assert (first.runstate().state, first.runstate().state_entry_time) == (RUNSTATE.blocked, start)
+    assert second.runstate().state is RUNSTATE.running
+    polling.run()
+    assert loop.now == start + 3_000
+    assert first.runstate().state is RUNSTATE.running
+    assert first.runstate().time[RUNSTATE.blocked] == 3_000
+    assert not guest.evtchn.sched_poll([polling.ports[0]], wake=polling.wake)
+    polling.dom0.evtchn.send(polling.far[0])
+    assert first.runstate().state is RUNSTATE.running
+
+
+def test_a_domain_that_dies_polling_blocks_no_more(hypervisor: Hypervisor, polling: Polling) -> None:
+    guest = polling.guest
+    guest.evtchn.sched_poll(polling.ports, 1 << 40, wake=polling.wake)
+    hypervisor.destroy_domain(guest)
+    assert guest.vcpu[0].runstate().state is RUNSTATE.offline
+    assert not guest.evtchn.pollers.asleep
+
+
+def test_nobody_polls_on_a_vcpu_that_is_not_there(polling: Polling) -> None:
+    with pytest.raises(HypercallError) as caught:
+        polling.guest.evtchn.sched_poll([], wake=polling.wake, vcpu=2)
+    assert (caught.value.name, caught.value.operation) == ("ENOENT", "SCHEDOP_poll")
 
 
 def test_the_timeout_wakes_at_its_time(polling: Polling) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from xenpv.abi.sched import RUNSTATE
 from xenpv.errors import HypercallError
 from xenpv.xen.domid import DOMID_ANY, DOMID_INVALID
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
@@ -119,15 +120,18 @@ class DomainState:
     unique_id: int = 0
 
 
-def domain_info(domain: Domain, *, running: bool = False) -> DomainInfo:
-    """getdomaininfo() of xen/common/domctl.c. `running`: the caller itself is asked about."""
-    online = sum(not vcpu.down for vcpu in domain.vcpu)
+def domain_info(domain: Domain) -> DomainInfo:
+    """getdomaininfo() of xen/common/domctl.c: of the vcpus that are up, are all blocked, does one
+    run? Time is the sum of all vcpus'."""
+    up = [vcpu for vcpu in domain.vcpu if not vcpu.down]
+    online = len(up)
     code = SHUTDOWN_NONE if domain.shutdown_code is None else domain.shutdown_code
-    blocked = not running and not any(task.queued or task.due for task in domain.tasks)
-    vcpu_flags = DOMINF.blocked * blocked | DOMINF.running * running if online else 0
+    blocked = bool(up) and all(vcpu.state is RUNSTATE.blocked for vcpu in up)
+    running = any(vcpu.state is RUNSTATE.running for vcpu in up)
     return DomainInfo(
         domain=domain.domid,
-        flags=vcpu_flags
+        flags=DOMINF.blocked * blocked
+        | DOMINF.running * running
         | DOMINF.dying * domain.dead
         | DOMINF.hvm_guest * domain.is_hvm
         | DOMINF.shutdown * domain.is_shutdown
@@ -137,7 +141,7 @@ def domain_info(domain: Domain, *, running: bool = False) -> DomainInfo:
         | code << SHUTDOWN_SHIFT,
         tot_pages=domain.tot_pages,
         max_pages=domain.max_pages,
-        cpu_time=0,  # handlers take no virtual time
+        cpu_time=sum(vcpu.runstate().time[RUNSTATE.running] for vcpu in domain.vcpu),
         nr_online_vcpus=online,
         max_vcpu_id=domain.vcpus - 1 if domain.vcpus else INVALID_MAX_VCPU_ID,
         handle=domain.handle,
@@ -296,15 +300,12 @@ class Domctl:
 
     def getdomaininfo(self, domid: int) -> DomainInfo:
         """XEN_DOMCTL_getdomaininfo (5)."""
-        domain = self._domain("getdomaininfo", domid)
-        return domain_info(domain, running=domain is self._caller)
+        return domain_info(self._domain("getdomaininfo", domid))
 
     def getdomaininfolist(self, first: int = 0, maximum: int = 1024) -> list[DomainInfo]:
         """XEN_SYSCTL_getdomaininfolist (6): at most so many from `first` on, ascending."""
         self._permit("getdomaininfolist", first=first, max=maximum)
-        return [
-            domain_info(domain, running=domain is self._caller) for domain in self._ascending(first)
-        ][:maximum]
+        return [domain_info(domain) for domain in self._ascending(first)][:maximum]
 
     def _ascending(self, first: int) -> Iterator[Domain]:
         domains = self._hypervisor.domains

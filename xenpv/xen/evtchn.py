@@ -370,7 +370,8 @@ class EventChannels:
         an upcall of the vcpu, or at `timeout` (virtual nanoseconds, absolute; 0: never). Which
         it was is not said: read the bits again.
 
-        EINVAL: more than 128 ports, or one that cannot be polled and comes before a pending one.
+        ENOENT: no such vcpu calls. EINVAL: more than 128 ports, or one that cannot be polled and
+        comes before a pending one.
         """
         return self.pollers.poll(ports, timeout, wake, vcpu)
 
@@ -383,7 +384,9 @@ class EventChannels:
         """
         channel = self._find(port)
         if channel is None:
-            raise HypercallError(EINVAL, f"no port {port}")
+            raise HypercallError(
+                EINVAL, "no such port", operation="SCHEDOP_poll", arguments={"ports": [port]}
+            )
         kernel = self.domain.kernel
         while True:
             pending = lib.evtchn_take_pending(kernel, port)

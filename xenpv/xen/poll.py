@@ -1,13 +1,14 @@
 """SCHEDOP_poll: a vcpu sleeps until one of its ports is pending.
 
 xen/common/sched/core.c do_poll, evtchn_check_pollers. A sleeping vcpu is a named state: the
-call comes back at once, and a task of the caller's is woken when Xen would let the vcpu run.
+call comes back at once, its runstate is blocked, and a task of the caller's is woken when Xen
+would let it run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from errno import EINVAL
+from errno import EINVAL, ENOENT
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -58,25 +59,21 @@ class Pollers:
         arguments = {"ports": list(ports), "timeout": timeout, "vcpu": vcpu}
         if vcpu in self.asleep:
             raise LocalProtocolError(f"vcpu {vcpu} sleeps in SCHEDOP_poll already")
+        if not 0 <= vcpu < domain.vcpus:
+            raise _refused(ENOENT, "no such vcpu calls", arguments)
         if len(ports) > NR_PORTS_MAX:
-            raise HypercallError(
-                EINVAL, "more than 128 ports", operation="SCHEDOP_poll", arguments=arguments
-            )
+            raise _refused(EINVAL, f"more than {NR_PORTS_MAX} ports", arguments)
         if domain.check(lib.evtchn_deliverable(domain.kernel, vcpu)):
             return True
         for port in ports:
             handle = domain.evtchn.usable(port)
             if handle is None:
-                raise HypercallError(
-                    EINVAL,
-                    f"port {port} cannot be polled",
-                    operation="SCHEDOP_poll",
-                    arguments=arguments,
-                )
+                raise _refused(EINVAL, f"port {port} cannot be polled", arguments)
             if domain.check(lib.evtchn_polls_pending(handle)):
                 return True
         self.asleep[vcpu] = Poll(vcpu=vcpu, port=ports[0] if len(ports) == 1 else 0, wake=wake)
         lib.evtchn_set_polling(domain.kernel, 1)
+        domain.vcpu[vcpu].poll(asleep=True)
         if timeout:
             if vcpu not in self._timeouts:
                 self._timeouts[vcpu] = _Timeout(self, vcpu)
@@ -98,4 +95,9 @@ class Pollers:
             self._timeouts[vcpu].timer.cancel()
         if not self.asleep:
             lib.evtchn_set_polling(self.domain.kernel, 0)
+        self.domain.vcpu[vcpu].poll(asleep=False)
         poll.wake.wake()
+
+
+def _refused(errno: int, reason: str, arguments: dict[str, object]) -> HypercallError:
+    return HypercallError(errno, reason, operation="SCHEDOP_poll", arguments=arguments)

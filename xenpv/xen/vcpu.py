@@ -68,7 +68,7 @@ class Vcpu:
 
     __slots__ = ("_entry", "_last_tick_ns", "_periodic", "_runstate_area",
                  "_singleshot", "_times", "blocked", "domain", "down", "id", "initialised",
-                 "nmi_pending", "period_ns", "state", "upcall")  # fmt: skip
+                 "nmi_pending", "period_ns", "polling", "state", "upcall")  # fmt: skip
 
     def __init__(self, domain: Domain, vcpu_id: int, upcall: Upcall) -> None:
         self.domain = domain
@@ -77,6 +77,7 @@ class Vcpu:
         self.initialised = not vcpu_id
         self.down = bool(vcpu_id)
         self.blocked = False
+        self.polling = False
         self.nmi_pending = False
         self.state = OFFLINE
         self.period_ns = 0
@@ -93,9 +94,9 @@ class Vcpu:
     # running or not
 
     def reschedule(self) -> None:
-        """Run, or stop, as down, blocked, pause and shutdown have it now."""
+        """Run, or stop, as down, blocked, polling, pause and shutdown have it now."""
         domain = self.domain
-        if self.blocked:
+        if self.blocked or self.polling:
             state = BLOCKED
         elif self.down or domain.pause_count or domain.is_shutting_down or domain.dying:
             state = OFFLINE
@@ -151,6 +152,11 @@ class Vcpu:
             self.reschedule()
             self.upcall.release()
 
+    def poll(self, *, asleep: bool) -> None:
+        """It falls asleep in SCHEDOP_poll, or wakes; its upcalls are not masked by that."""
+        self.polling = asleep
+        self.reschedule()
+
     def runstate(self) -> RunstateInfo:
         """vcpu_runstate_get: up to now."""
         times = list(self._times)
@@ -168,6 +174,7 @@ class Vcpu:
             if timer is not None:
                 retire_timer(timer)
         self.unblock()
+        self.polling = False
         self.upcall.vcpu = None
         self._runstate_area = False
         self.reschedule()
