@@ -34,7 +34,7 @@ HOLE = 0x100000
 PAGE = 0x100
 EPERM, EEXIST, EINVAL, EOVERFLOW = 1, 17, 22, 75
 SUSPEND = 2
-HVM_HAP, SHUTDOWN, PAUSED, BLOCKED, DYING = 0x102, 0x4, 0x8, 0x10, 0x1
+HVM_HAP, SHUTDOWN, PAUSED, RUNNING, DYING = 0x102, 0x4, 0x8, 0x20, 0x1
 
 
 @attrs.define(eq=False)
@@ -65,13 +65,12 @@ class Model:
 
     def flags(self) -> int:
         code = 255 if self.code is None else self.code
-        idle = not (self.work_due or self.return_due)
         return (
             HVM_HAP
             | DYING * self.dead
             | SHUTDOWN * self.stopped
             | PAUSED * (self.paused > 0)
-            | BLOCKED * idle
+            | RUNNING * self.runnable
             | code << 16
         )
 

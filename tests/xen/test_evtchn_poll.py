@@ -124,7 +124,9 @@ def test_a_polling_vcpu_is_blocked(polling: Polling) -> None:
     assert first.runstate().state is RUNSTATE.running
 
 
-def test_a_domain_that_dies_polling_blocks_no_more(hypervisor: Hypervisor, polling: Polling) -> None:
+def test_a_domain_that_dies_polling_blocks_no_more(
+    hypervisor: Hypervisor, polling: Polling
+) -> None:
     guest = polling.guest
     guest.evtchn.sched_poll(polling.ports, 1 << 40, wake=polling.wake)
     hypervisor.destroy_domain(guest)

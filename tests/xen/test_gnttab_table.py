@@ -30,6 +30,7 @@ from tests.xen.grants import (
     Scene,
 )  # fmt: skip
 from xenpv.abi._kernel import ffi, lib
+from xenpv.errors import HypercallError
 from xenpv.xen.hypervisor import Hypervisor
 
 Step = Callable[[Scene], Any]
@@ -366,6 +367,17 @@ def test_dump_table_cache_flush_and_what_is_no_operation(
     scene = Scene(hypervisor)
     before = scene.snapshot()
     assert scene.call(cmd, ffi.new("struct gnttab_swap_grant_ref[1]"), count) == errno
+    assert scene.snapshot() == before
+
+
+def test_transfers_that_are_switched_off(hypervisor: Hypervisor) -> None:
+    scene = Scene(hypervisor)
+    scene.dom0.gnttab.allow_transfer = False
+    before = scene.snapshot()
+    assert scene.call(TRANSFER, ffi.new("struct gnttab_transfer[1]")) == "EOPNOTSUPP"
+    with pytest.raises(HypercallError) as caught:
+        scene.dom0.gnttab.transfer(0x100, 1, 11)
+    assert (caught.value.name, caught.value.operation) == ("EOPNOTSUPP", "GNTTABOP_transfer")
     assert scene.snapshot() == before
 
 

@@ -271,7 +271,8 @@ class Domctl:
         """
         domain = self._other("setvcpucontext", domid, vcpu=vcpu, rax=rax)
         if not 0 <= vcpu < domain.vcpus:
-            raise self._fail(EINVAL, "no such vcpu", "setvcpucontext", domain=domid, vcpu=vcpu)
+            arguments = {"domain": domid, "vcpu": vcpu, "rax": rax}
+            raise self._fail(EINVAL, "no such vcpu", "setvcpucontext", **arguments)
         if vcpu == 0:
             domain.suspend_result = rax
 

@@ -7,7 +7,19 @@ beside it do one operation each and raise what its status stands for.
 
 from __future__ import annotations
 
-from errno import EINVAL
+from errno import (
+    EAGAIN,
+    EBUSY,
+    EFAULT,
+    EINVAL,
+    ENOENT,
+    ENOMEM,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    ERANGE,
+    ESRCH,
+)  # fmt: skip
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -30,6 +42,7 @@ RESERVED_ENTRIES: Final = 8
 GRANT_FRAMES_PER_STATUS_FRAME: Final = 8
 STATUS_FRAME: Final = 1 << 31  # XENMAPIDX_grant_table_status
 DOMID_SELF: Final = 0x7FF0
+XENMAPSPACE_grant_table: Final[int] = lib.XENMAPSPACE_grant_table
 GNTTAB_RESERVED_CONSOLE: Final[int] = lib.GNTTAB_RESERVED_CONSOLE
 GNTTAB_RESERVED_XENSTORE: Final[int] = lib.GNTTAB_RESERVED_XENSTORE
 
@@ -58,6 +71,23 @@ _GENERAL: Final = {
     GNTTABOP.transfer: "the page cannot be taken, or the entry does not accept it",
     GNTTABOP.copy: "an entry does not permit this, or not these bytes",
 }
+# Why a hypercall fails as a whole.
+_FAILURES: Final = {
+    EINVAL: "a count of 2^31 and more, or not 1 where it must be",
+    EFAULT: "the array is shorter than the count",
+    ENOENT: "no such vcpu calls",
+    ENOSYS: "no such operation, or version 2 is switched off",
+    EOPNOTSUPP: "transfers are switched off",
+    ESRCH: "no such domain",
+    EPERM: "no privilege over the domain",
+    EBUSY: "an entry is pinned, or a status frame mapped",
+    EAGAIN: "an operation on an entry is under way",
+    ERANGE: "version 1 cannot say what a reserved entry says",
+    ENOMEM: "no memory for the frames",
+}
+_REFUSALS: Final[dict[tuple[int, int], str]] = {
+    (GNTTABOP.set_version, EINVAL): "versions are 1 and 2"
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +115,8 @@ class GrantTable:
     """Grant table operations of `domain`, as its kernel calls them.
 
     `maptrack` holds the live mappings by handle. Raises GrantError with the GNTST_ status of
-    a failed operation, HypercallError where the hypercall itself fails.
+    a failed operation, HypercallError where the hypercall itself fails. A number that its
+    field of the ABI cannot hold is an OverflowError: no guest could have asked.
     """
 
     def __init__(
@@ -96,11 +127,13 @@ class GrantTable:
         max_maptrack_frames: int,
         max_version: int = 2,
         allow_transitive: bool = True,
+        allow_transfer: bool = True,
     ) -> None:
         self.domain = domain
         self.max_frames = max_frames
         self.max_version = max_version
         self.allow_transitive = allow_transitive  # Xen's gnttab=transitive
+        self.allow_transfer = allow_transfer  # gnttab=transfer
         self.track = Maptrack(max_maptrack_frames, domain.max_vcpus)
         self.maptrack = self.track.entries
         lib.grant_table_pv(domain.kernel, not domain.translated)
@@ -126,7 +159,13 @@ class GrantTable:
 
     def grow(self, nr_frames: int) -> None:
         """More frames, up to max_frames; raises HypercallError(EINVAL) beyond, or ENOMEM."""
-        self.domain.check(lib.grant_table_grow(self.domain.kernel, nr_frames))
+        result = lib.grant_table_grow(self.domain.kernel, nr_frames)
+        if result in (-EINVAL, -ENOMEM):
+            reason = f"the maximum is {self.max_frames}" if result == -EINVAL else "no memory"
+            arguments = {"nr_frames": nr_frames}
+            operation = "GNTTABOP_setup_table"
+            raise HypercallError(-result, reason, operation=operation, arguments=arguments)
+        self.domain.check(result)
 
     def physmap_frame(self, index: int) -> int:
         """The machine frame that XENMEM_add_to_physmap's `idx` of space grant_table means.
@@ -142,7 +181,9 @@ class GrantTable:
             return int(lib.grant_table_status_frame(kernel, number))
         if not 0 <= index < self.max_frames:
             reason = f"grant frame {index} of {self.max_frames}"
-            raise HypercallError(EINVAL, reason, operation="XENMEM_add_to_physmap")
+            arguments = {"space": XENMAPSPACE_grant_table, "idx": index}
+            operation = "XENMEM_add_to_physmap"
+            raise HypercallError(EINVAL, reason, operation=operation, arguments=arguments)
         if index >= self.nr_frames:
             self.grow(index + 1)
         return int(lib.grant_table_frame(kernel, index))
@@ -153,14 +194,16 @@ class GrantTable:
         """grant_table_op on a cffi array of the structure that `cmd` takes, results in place.
 
         Raises HypercallError EINVAL (a count of 2^31 and more, or not 1 where it must be),
-        EFAULT (more than there are), ENOSYS; of set_version and get_version also their own.
+        EFAULT (more than there are), ENOSYS, EOPNOTSUPP (transfer, when it is switched off);
+        of set_version and get_version also their own. ENOENT: no such vcpu calls.
         """
         count = len(ops) if count is None else count
-        error = gnttab_op.grant_table_op(self, cmd, ops, count, vcpu)
+        error = self._vcpu(vcpu) or gnttab_op.grant_table_op(self, cmd, ops, count, vcpu)
         if error:
             known = [op.name for op in GNTTABOP if op == cmd]
-            name = f"GNTTABOP_{known[0]}" if known else f"GNTTABOP {cmd}"
-            raise HypercallError(error, "", operation=name, arguments={"count": count})
+            name = f"GNTTABOP_{known[0]}" if known else f"grant_table_op {cmd}"
+            reason = _REFUSALS.get((cmd, error)) or _FAILURES[error]
+            raise HypercallError(error, reason, operation=name, arguments={"count": count})
 
     def copy(self, operations: Any) -> int:
         """GNTTABOP_copy of a cffi `struct gnttab_copy[]`, statuses in place.
@@ -175,7 +218,12 @@ class GrantTable:
         self, domid: int, ref: int, pfn: int, *,
         readonly: bool = False, device: bool = False, host: bool = True, vcpu: int = 0,
     ) -> int:  # fmt: skip
-        """GNTTABOP_map_grant_ref of one entry of `domid` at `pfn`; its handle."""
+        """GNTTABOP_map_grant_ref of one entry of `domid` at `pfn`, by `vcpu`; its handle."""
+        asked = {
+            "domid": domid, "ref": ref, "pfn": pfn,
+            "readonly": readonly, "device": device, "host": host,
+        }  # fmt: skip
+        self._done(GNTTABOP.map_grant_ref, self._vcpu(vcpu), **asked, vcpu=vcpu)
         ops = ffi.new("struct gnttab_map_grant_ref[1]")
         op = ops[0]
         op.host_addr = pfn << 12
@@ -183,9 +231,7 @@ class GrantTable:
         op.ref = ref
         op.dom = domid
         gnttab_op.map_grant_ref(self, op, vcpu)
-        self._okay(
-            GNTTABOP.map_grant_ref, op.status, domid=domid, ref=ref, pfn=pfn, readonly=readonly
-        )
+        self._okay(GNTTABOP.map_grant_ref, op.status, **asked)
         return int(op.handle)
 
     def unmap(self, handle: int, pfn: int, *, dev_bus_addr: int = 0) -> None:
@@ -196,7 +242,8 @@ class GrantTable:
         op.dev_bus_addr = dev_bus_addr
         op.handle = handle
         gnttab_op.unmap_grant_refs(self, ops, 1)
-        self._okay(GNTTABOP.unmap_grant_ref, op.status, handle=handle, pfn=pfn)
+        asked = {"handle": handle, "pfn": pfn, "dev_bus_addr": dev_bus_addr}
+        self._okay(GNTTABOP.unmap_grant_ref, op.status, **asked)
 
     def unmap_and_replace(self, handle: int, pfn: int, new_pfn: int = 0) -> None:
         """GNTTABOP_unmap_and_replace: a translated guest has no use for a `new_pfn`."""
@@ -220,7 +267,12 @@ class GrantTable:
         self._okay(GNTTABOP.copy, op.status, source=source, dest=dest, size=size)
 
     def transfer(self, frame: int, domid: int, ref: int) -> None:
-        """GNTTABOP_transfer of a page: an mfn of a PV guest, a gfn of another (which fails)."""
+        """GNTTABOP_transfer of a page: an mfn of a PV guest, a gfn of another (which fails).
+
+        HypercallError EOPNOTSUPP when transfers are switched off.
+        """
+        if not self.allow_transfer:
+            self._done(GNTTABOP.transfer, EOPNOTSUPP, frame=frame, domid=domid, ref=ref)
         ops = ffi.new("struct gnttab_transfer[1]")
         op = ops[0]
         op.mfn = frame
@@ -274,9 +326,12 @@ class GrantTable:
 
     def _done(self, operation: GNTTABOP, error: int, **arguments: object) -> None:
         if error:
-            reason = "version 1 or 2" if error == EINVAL else ""
+            reason = _REFUSALS.get((operation, error)) or _FAILURES[error]
             name = f"GNTTABOP_{operation.name}"
             raise HypercallError(error, reason, operation=name, arguments=arguments)
+
+    def _vcpu(self, vcpu: int) -> int:
+        return 0 if 0 <= vcpu < self.domain.max_vcpus else ENOENT
 
     # life
 

@@ -8,7 +8,7 @@ arguments and exceptions. Order of checks: xen/common/grant_table.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from errno import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.abi._kernel import ffi, lib
@@ -284,6 +284,8 @@ def grant_table_op(table: GrantTable, cmd: int, ops: Any, count: int, vcpu: int 
         return ENOSYS  # dump_table; cache_flush, which only Arm has; what is no operation
     if ops is None or count > len(ops):
         return EFAULT
+    if cmd == GNTTABOP.transfer and not table.allow_transfer:
+        return EOPNOTSUPP
     if cmd in _VERSION:
         return _VERSION[cmd](table, ops[0])
     if cmd in _SINGLE:

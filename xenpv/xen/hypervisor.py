@@ -74,7 +74,7 @@ class Hypervisor:
             raise _refused(EEXIST, "in use, or none is left", domid, config)
         try:
             self._sanitise(domid, config)
-            domain = Domain(self, found, self._unique_ids + 1, config)
+            domain = self._make(found, config)
         except BaseException:
             self._domids.free(found)
             raise
@@ -86,6 +86,12 @@ class Hypervisor:
         domain.pause()
         self._changed[found] = None
         return domain
+
+    def _make(self, domid: int, config: CreateDomain) -> Domain:
+        try:
+            return Domain(self, domid, self._unique_ids + 1, config)
+        except HypercallError as error:
+            raise _refused(error.errno, "no memory for it", domid, config) from error
 
     def _sanitise(self, domid: int, config: CreateDomain) -> None:
         """sanitise_domain_config and what grant_table_init checks."""

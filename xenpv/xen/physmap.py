@@ -77,18 +77,17 @@ class Physmap:
         an entry of add_to_physmap_batch fails: ESRCH, EPERM, EINVAL, ENOMEM.
         """
         pfn = self.domain.holes.alloc()
-        space = XENMAPSPACE_gmfn_foreign
-        (error,) = self.add_to_physmap_batch(DOMID_SELF, space, [gfn], [pfn], foreign_domid=domid)
-        if error:
-            self.domain.holes.free(pfn)
-            _fail(
-                "XENMEM_add_to_physmap_batch",
-                -error,
-                "the foreign page",
-                foreign_domid=domid,
-                idx=gfn,
-                gpfn=pfn,
+        operation, space = "XENMEM_add_to_physmap_batch", XENMAPSPACE_gmfn_foreign
+        try:
+            (error,) = self.add_to_physmap_batch(
+                DOMID_SELF, space, [gfn], [pfn], foreign_domid=domid
             )
+            if error:
+                asked = {"foreign_domid": domid, "idx": gfn, "gpfn": pfn}
+                _fail(operation, -error, "no RAM there, or not permitted", **asked)
+        except BaseException:
+            self.domain.holes.free(pfn)
+            raise
         return pfn
 
     def unmap_foreign(self, pfn: int) -> None:

@@ -65,12 +65,11 @@ class Sched:
         self.domain = domain
         self.watchdogs: list[Watchdog] = []  # made with the first that is asked for
 
-    def _vcpu(self, vcpu: int, operation: str) -> Vcpu:
+    def _vcpu(self, vcpu: int, operation: str, **arguments: int) -> Vcpu:
         if 0 <= vcpu < len(self.domain.vcpu):
             return self.domain.vcpu[vcpu]
-        raise HypercallError(
-            ENOENT, "no such vcpu calls", operation=operation, arguments={"vcpu": vcpu}
-        )
+        asked = {**arguments, "vcpu": vcpu}
+        raise HypercallError(ENOENT, "no such vcpu calls", operation=operation, arguments=asked)
 
     def yield_(self) -> None:
         """SCHEDOP_yield: nobody waits for this vcpu's processor."""
@@ -113,7 +112,8 @@ class Sched:
 
         Negative, or 2^50 ns or more ahead, is 100 ms from now; past is at once.
         """
-        self._vcpu(vcpu, "set_timer_op").set_timer_op(timeout_abs_ns)
+        found = self._vcpu(vcpu, "set_timer_op", timeout_abs_ns=timeout_abs_ns)
+        found.set_timer_op(timeout_abs_ns)
 
     def watchdog(self, watchdog_id: int, timeout_s: int) -> int:
         """SCHEDOP_watchdog: the id of a new one (`watchdog_id` 0), else 0.
