@@ -29,7 +29,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": ("",),
 }
 # What stands behind a Domain: every room that may import xen.domain may name these too.
-DOMAIN_MODULES = ("xen.domain", "xen.loop", "xen.trace", "xen.upcall", "xen.evtchn", "xen.gnttab")
+DOMAIN_MODULES = (
+    "xen.domain", "xen.domctl", "xen.loop", "xen.trace", "xen.upcall", "xen.evtchn", "xen.gnttab",
+)  # fmt: skip
 # The toolstack creates domains, so it alone of `host` sees them.
 TOOLSTACK = ("host.toolstack",)
 # Rooms that live in top-level modules of their own.

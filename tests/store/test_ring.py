@@ -12,7 +12,7 @@ from tests.world import World, make
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
 from xenpv.abi.xs import XS
-from xenpv.errors import StoreError
+from xenpv.errors import HypercallError, StoreError
 from xenpv.store.ring import REQ, RSP
 from xenpv.xen.domain import XENSTORE_PFN
 
@@ -171,6 +171,23 @@ def test_a_dead_domain_that_is_mapped_is_released_at_its_death_and_not_again(wor
     world.loop.run()
     assert dom0.find(1) is None
     assert not watcher.events
+
+
+def test_xenstored_asks_xen_whose_state_changed(world: World) -> None:
+    asked: list[int] = []
+    world.server.domain_shutdown = asked.append
+    other = world.hypervisor.create_domain(vcpus=1, max_pages=64)
+    world.guest.shutdown(1)
+    other.shutdown(1)  # xenstored knows of none such
+    world.loop.run()
+    assert asked == [1]
+    with pytest.raises(HypercallError) as caught:
+        world.dom0.domctl.get_domain_state()
+    assert caught.value.name == "ENOENT"
+    other.resume()
+    other.shutdown(1)
+    world.loop.run()
+    assert asked == [1]  # a change is told once
 
 
 @given(st.lists(st.binary(max_size=600), max_size=8), st.binary(max_size=64))

@@ -6,6 +6,7 @@ protocol is `store.connection`; here are only bytes, indices and events.
 
 from __future__ import annotations
 
+from errno import ENOENT
 from functools import partial
 from typing import Final
 
@@ -16,6 +17,7 @@ from xenpv.store.connection import Connection
 from xenpv.store.server import Xenstored
 from xenpv.store.wire import HEADER
 from xenpv.xen.domain import Domain
+from xenpv.xen.domctl import GETDOMSTATE
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import Task
@@ -257,15 +259,24 @@ class StoreDaemon:
             ring.close()
 
     def poll_domains(self) -> None:
-        """VIRQ_DOM_EXC: find who shut down or died, and let the server say so."""
-        for domid, known in list(self.server.known.items()):
-            found = self.domain.find(domid)
-            if (
-                found is None
-                or found.dead
-                or (known.unique_id and found.unique_id != known.unique_id)
-            ):
-                self.unmap_ring(domid)
-                self.server.domain_died(domid)
-            elif found.is_shutdown:
-                self.server.domain_shutdown(domid)
+        """VIRQ_DOM_EXC: ask Xen whose state changed, and let the server say who died or went down.
+
+        As xenstored's check_domains: a domain is dead when Xen has it no more, has it dead, or
+        has another with its number.
+        """
+        while True:
+            try:
+                found = self.domain.domctl.get_domain_state()
+            except HypercallError as error:
+                if error.errno == ENOENT:
+                    return
+                raise
+            known = self.server.known.get(found.domid)
+            if known is None:
+                continue
+            another = known.unique_id and found.unique_id != known.unique_id
+            if another or not found.state or found.state & GETDOMSTATE.dead:
+                self.unmap_ring(found.domid)
+                self.server.domain_died(found.domid)
+            elif found.state & GETDOMSTATE.shutdown:
+                self.server.domain_shutdown(found.domid)
