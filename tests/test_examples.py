@@ -16,6 +16,7 @@ import pytest
 
 from tests.peers import need
 from xenpv import cli
+from xenpv.abi._kernel import lib
 from xenpv.host.config import load_all
 
 ROOT = Path(__file__).parent.parent
@@ -150,6 +151,27 @@ def test_the_python_of_the_exploration_page_runs():
                 value()
 
 
+def test_the_python_of_the_hypervisor_page_runs_from_its_top_to_its_end():
+    names = {}
+    for block in blocks("python", "docs/hypervisor.md"):
+        exec(compile(block, "hypervisor.md", "exec"), names)  # noqa: S102 - what a reader types
+    names["hypervisor"].close()
+
+
+def test_the_operations_in_the_table_of_the_hypervisor_page_exist():
+    text = (ROOT / "docs/hypervisor.md").read_text()
+    named = re.findall(r"`((?:EVTCHNOP|GNTTABOP|XENMEM|VCPUOP|SCHEDOP|HVMOP|XENVER)_\w+)`", text)
+    assert len(named) >= 7
+    assert [name for name in named if not hasattr(lib, name)] == []
+
+
+def test_the_python_of_the_pytest_page_runs(pytester):
+    text = "\n\n".join(blocks("python", "docs/pytest.md"))
+    pytester.makepyfile(text)
+    done = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
+    done.assert_outcomes(passed=text.count("def test_"))
+
+
 def test_the_readmes_commands_exist(copy, capsys, monkeypatch):
     makefile = (ROOT / "Makefile").read_text()
     monkeypatch.chdir(copy)
@@ -160,7 +182,9 @@ def test_the_readmes_commands_exist(copy, capsys, monkeypatch):
             case ["xenpv", "run", *_]:
                 assert "--seed 8" in line or "--json" in line or "guest.cfg" in line
             case ["xenpv", command, *_]:
-                assert command == "bench"
+                with pytest.raises(SystemExit) as caught:
+                    cli.main([command, "--help"])
+                assert caught.value.code == 0, line
 
 
 # The FAT16 builder
