@@ -240,7 +240,7 @@ def test_fifo_pages_outlive_decrease_reservation_and_go_with_the_abi(
     # one for the p2m, and one for each of the two blocks in it
     assert [lib.frame_refs(hypervisor.machine, frame) for frame in frames] == [3, 2]
     for pfn in (CONTROL_PFN, ARRAY_PFN):
-        assert lib.domain_depopulate(fifo.kernel, pfn, 1) == 1
+        assert fifo.memory.decrease_reservation(fifo.DOMID_SELF, [pfn]) == 1
     assert [lib.frame_refs(hypervisor.machine, frame) for frame in frames] == [2, 1]
     dom0.evtchn.send(1)  # into pages that the guest cannot see any more
     fifo.evtchn.reset()

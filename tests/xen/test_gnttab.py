@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.xen.conftest import domain
+from tests.xen.grants import copies
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.gnttab import GNTST
 from xenpv.errors import GrantError, HypercallError
@@ -150,23 +151,6 @@ def test_revoke_waits_for_the_last_map(dom0: Domain, guest: Domain, page: int) -
     assert flags(guest, 8) == 0
 
 
-def copy(source: tuple[int, int, int, bool], dest: tuple[int, int, int, bool], size: int) -> Any:
-    """One operation; each side is (ref or gmfn, domid, offset, is it a ref)."""
-    operations = ffi.new("struct gnttab_copy[1]")
-    one = operations[0]
-    for side, (name, domid, offset, ref) in ((one.source, source), (one.dest, dest)):
-        if ref:
-            side.u.ref = name
-        else:
-            side.u.gmfn = name
-        side.domid = domid
-        side.offset = offset
-    one.len = size
-    one.flags = source[3] | dest[3] << 1
-    one.status = 77
-    return operations
-
-
 SELF = Domain.DOMID_SELF
 
 
@@ -175,11 +159,11 @@ def test_copy_moves_bytes_between_own_page_and_grant(
 ) -> None:
     grant(guest, 8, page)
     mine = dom0.pages.alloc()
-    there = copy((8, guest.domid, 16, True), (mine, SELF, 100, False), 32)
+    there = copies(((8, guest.domid, 16, True), (mine, SELF, 100, False), 32))
     assert dom0.gnttab.copy(there) == 0
     assert dom0.read(mine, 100, 32) == bytes(range(16, 48))
     dom0.write(mine, 0, b"back")
-    back = copy((mine, SELF, 0, False), (8, guest.domid, 4092, True), 4)
+    back = copies(((mine, SELF, 0, False), (8, guest.domid, 4092, True), 4))
     assert dom0.gnttab.copy(back) == 0
     assert guest.read(page, 4092, 4) == b"back"
     assert flags(guest, 8) == PERMIT
@@ -205,7 +189,7 @@ def test_copy_statuses(
 ) -> None:  # fmt: skip
     grant(guest, 8, page)
     grant(guest, 10, page, PERMIT | READONLY)
-    operations = copy(source, dest, size)
+    operations = copies((source, dest, size))
     assert dom0.gnttab.copy(operations) == (status != 0)
     assert operations[0].status == status
     assert guest.gnttab.pinned() == 0

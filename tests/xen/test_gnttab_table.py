@@ -73,7 +73,7 @@ def pinned_by_other(s: Scene) -> None:
 
 
 def balloon_out(s: Scene) -> None:
-    assert lib.domain_depopulate(s.guest.kernel, s.page, 1) == 1
+    assert s.guest.memory.decrease_reservation(s.guest.DOMID_SELF, [s.page]) == 1
 
 
 def granted_page_is_a_mapping(s: Scene) -> None:

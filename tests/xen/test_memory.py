@@ -51,9 +51,9 @@ def test_decrease_reservation_scrubs_and_stops_at_a_hole(
     guest.write(pfn, 0, b"secret")
     frame = lib.p2m_lookup(guest.kernel, pfn, 0)
     free = lib.machine_free_pages(hypervisor.machine)
-    assert lib.domain_depopulate(guest.kernel, pfn, 2) == 2
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [pfn, pfn + 1]) == 2
     assert lib.machine_free_pages(hypervisor.machine) == free + 2
-    assert lib.domain_depopulate(guest.kernel, pfn - 1, 3) == 1
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [pfn - 1, pfn, pfn + 1]) == 1
     with pytest.raises(HypercallError, match="EFAULT"):
         guest.read(pfn, 0, 1)
     at = frame * PAGE_SIZE
@@ -68,7 +68,7 @@ def test_a_held_page_outlives_decrease_reservation(hypervisor: Hypervisor, guest
     free = lib.machine_free_pages(hypervisor.machine)
     pages = lib.domain_tot_pages(guest.kernel)
     page = lib.page_hold(guest.kernel, pfn)
-    assert lib.domain_depopulate(guest.kernel, pfn, 1) == 1
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [pfn]) == 1
     assert bytes(ffi.buffer(page, 9)) == b"vcpu_info"
     assert lib.machine_free_pages(hypervisor.machine) == free
     assert lib.domain_tot_pages(guest.kernel) == pages
@@ -89,7 +89,7 @@ def test_a_mapped_page_counts_until_its_last_map_goes(
     handle = dom0.gnttab.map(guest.domid, 9, here)
     dom0.write(here, 0, b"in flight")
     free = lib.machine_free_pages(hypervisor.machine)
-    assert lib.domain_depopulate(guest.kernel, pfn, 1) == 1
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [pfn]) == 1
     assert dom0.read(here, 0, 9) == b"in flight"
     assert lib.machine_free_pages(hypervisor.machine) == free
     dom0.gnttab.unmap(handle, here)

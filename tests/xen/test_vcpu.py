@@ -178,7 +178,7 @@ def test_a_registered_page_outlives_its_release_by_the_guest(
     }[what]
     register()
     assert lib.frame_refs(hypervisor.machine, frame) == 2
-    assert lib.domain_depopulate(guest.kernel, PAGE, 1) == 1
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [PAGE]) == 1
     assert lib.frame_refs(hypervisor.machine, frame) == 1
     guest.pause()
     guest.loop.advance(3 * S)
@@ -273,7 +273,7 @@ def test_a_runstate_by_guest_address_has_the_update_flag_only_if_asked(
 def test_what_is_gone_at_a_write_by_guest_address_is_not_written(hypervisor: Hypervisor) -> None:
     guest = boot(hypervisor)
     guest.vcpu_op.register_runstate_memory_area(0, ADDRESS)
-    assert lib.domain_depopulate(guest.kernel, PAGE, 1) == 1
+    assert guest.memory.decrease_reservation(guest.DOMID_SELF, [PAGE]) == 1
     guest.pause()
     guest.unpause()
     assert guest.vcpu[0].state == RUNNING

@@ -50,7 +50,7 @@ def areas(guest: Domain) -> None:
 
 
 def ballooned(guest: Domain) -> None:
-    guest.check(lib.domain_depopulate(guest.kernel, PAGE, 1))
+    guest.check(guest.memory.decrease_reservation(guest.DOMID_SELF, [PAGE]))
 
 
 def armed(guest: Domain) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from xenpv.back.xenbus import Device, Driver
 from xenpv.host.image import MemoryImage
 from xenpv.net.adapter import Adapter
 from xenpv.platform import Disk, Guest, Platform, Vif
 from xenpv.testing.raw_back import RawBlkBack, RawNetBack
+from xenpv.testing.world import World
 from xenpv.vbd.disk import Disk as GuestDisk
 from xenpv.xen.loop import Chooser
 
@@ -19,7 +19,7 @@ IMAGE_BYTES: Final = 1 << 20  # what the toolstack attaches; a raw backend never
 MEMORY_MIB: Final = 32
 
 
-class BackWorld:
+class BackWorld(World):
     """A platform whose vbd and vif backends are raw, and a guest with one of each.
 
     `vbds` and `vifs` are the drivers that the bus made, one each time a device is created, by
@@ -85,25 +85,6 @@ class BackWorld:
         """Boot the guest and let it come as far as it does."""
         self.platform.toolstack.unpause(self.guest.created)
         self.run()
-
-    def run(self) -> int:
-        """Let everything happen that is due; tasks run."""
-        return self.platform.run()
-
-    def close(self) -> None:
-        """Give everything back; a second call does nothing."""
-        self.platform.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def world_back(

@@ -7,7 +7,7 @@ spoilt (the bits of their grant entries, their producer indices) is not looked a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Final
 
@@ -160,20 +160,21 @@ def check_ports(platform: Platform) -> list[str]:
     return findings
 
 
-def _connected(platform: Platform) -> list[KnownRing]:
-    """Rings with both ends on them, whose device is not broken."""
+def _connected(
+    platform: Platform, hostile: Collection[int]
+) -> Iterator[tuple[KnownRing, End, End]]:
+    """Rings with both ends on them, neither hostile, whose device is not broken."""
     broken = [
         (device.frontend_domid, device.kind)
         for device in platform.backends.devices.values()
         if device.broken
     ]
-    return [
-        ring
-        for ring in rings(platform.hypervisor)
-        if ring.front is not None
-        and ring.back is not None
-        and (ring.domid, ring.kind.device) not in broken
-    ]
+    for ring in rings(platform.hypervisor):
+        front, back = ring.front, ring.back
+        if front is None or back is None or (ring.domid, ring.kind.device) in broken:
+            continue
+        if front.domain.domid not in hostile and back.domain.domid not in hostile:
+            yield ring, front, back
 
 
 def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
@@ -181,12 +182,7 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
     more in flight than the ring has entries.
     """
     findings = []
-    for ring in _connected(platform):
-        front, back = ring.front, ring.back
-        assert front is not None
-        assert back is not None
-        if front.domain.domid in hostile or back.domain.domid in hostile:
-            continue
+    for ring, front, back in _connected(platform, hostile):
         if front.by_hand or back.by_hand:
             continue
         order = [
@@ -210,12 +206,7 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
 def check_wakeups(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
     """At quiescence: whoever sleeps has consumed everything, or has asked for a later index."""
     findings = []
-    for ring in _connected(platform):
-        front, back = ring.front, ring.back
-        assert front is not None
-        assert back is not None
-        if front.domain.domid in hostile or back.domain.domid in hostile:
-            continue
+    for ring, front, back in _connected(platform, hostile):
         if not ring.kind.wait:
             findings += _asleep(ring, back, "request", ring.word(REQ_PROD), ring.word(REQ_EVENT))
         findings += _asleep(ring, front, "response", ring.word(RSP_PROD), ring.word(RSP_EVENT))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from functools import lru_cache
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import attrs
 
@@ -18,6 +17,7 @@ from xenpv.store import permission
 from xenpv.store.connection import Connection
 from xenpv.store.node import Node
 from xenpv.testing.raw_front import BACKEND_DOMID, RawBlkFront, RawGuest, RawNetFront
+from xenpv.testing.world import World
 from xenpv.xen.loop import Chooser
 
 # 1 MiB: 256 pages that cost nothing until they are touched.
@@ -100,7 +100,7 @@ def _directories(domid: int, bridge: str) -> tuple[Directory, ...]:
     return tuple(directories)
 
 
-class RawWorld:
+class RawWorld(World):
     """A platform with one guest that has no kernel, a disk and a bridge port.
 
     The guest's domain has neither a store ring nor a console: nothing but what the devices
@@ -137,25 +137,10 @@ class RawWorld:
             front.finish()
         self.platform.run()
 
-    def run(self) -> int:
-        """Let everything happen that is due; tasks run."""
-        return self.platform.run()
-
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
-        self.platform.close()
+        super().close()
         self.guest.evtchn.forget()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def world_raw(

@@ -71,8 +71,8 @@ static inline uint64_t word_load(struct call *c, const domain *d, uint8_t *p)
     return d->is_32bit ? shared_load32(c, p) : shared_load64(c, p);
 }
 
-/* vcpu_mark_events_pending: whether upcall_pending rose. A vcpu above 31 without a
- * registered vcpu_info has nowhere to look (Xen lends it a dummy). */
+/* vcpu_mark_events_pending: whether upcall_pending rose. Vcpus above 31 that registered no
+ * vcpu_info share one that nobody reads: there it rises once. NULL: no such vcpu. */
 static inline int vcpu_mark(struct call *c, domain *d, uint32_t vcpu)
 {
     uint8_t *info = vcpu < MAX_VCPUS ? d->vcpu_info[vcpu] : NULL;

@@ -67,7 +67,6 @@ int64_t memory_populate(domain *, const uint64_t *gpfns, uint32_t n, uint32_t or
 int64_t memory_increase(domain *, uint32_t n, uint32_t order, uint64_t *mfns);
 int64_t memory_decrease(domain *, const uint64_t *gpfns, uint32_t n, uint32_t order);
 int64_t domain_populate(domain *, uint32_t pfn, uint32_t count);
-int64_t domain_depopulate(domain *, uint32_t pfn, uint32_t count);
 int64_t domain_alloc_xen_frame(domain *);
 int64_t domain_add_xen_frame(domain *, uint64_t gpfn, uint32_t frame);
 int64_t domain_shared_info_frame(domain *);

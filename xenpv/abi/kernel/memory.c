@@ -239,17 +239,6 @@ static int64_t memory_decrease(domain *d, const uint64_t *gpfns, uint32_t n, uin
     return n;
 }
 
-static int64_t domain_depopulate(domain *d, uint32_t pfn, uint32_t count)
-{
-    uint32_t done;
-
-    KERNEL_ENTER(d->m);
-    for (done = 0; done < count; done++)
-        if (guest_remove_page(d, pfn + done))
-            break;
-    return done;
-}
-
 /* A frame of Xen's own (shared_info, grant table): counted to no domain. */
 static int64_t domain_alloc_xen_frame(domain *d)
 {
