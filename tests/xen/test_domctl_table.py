@@ -346,3 +346,19 @@ def test_a_handle_is_what_the_toolstack_gave(machine: Machine) -> None:
 def test_createdomain_defaults_are_those_of_xl() -> None:
     config = CreateDomain(max_vcpus=1)
     assert (config.flags, config.max_evtchn_port, config.max_grant_version) == (3, 1023, 2)
+
+
+def test_max_vcpus_without_memory_for_vcpu_info_can_be_tried_again(machine: Machine) -> None:
+    guest = created(machine, max_vcpus=33)  # the 33rd has its vcpu_info in a page of its own
+    machine.ctl.max_mem(2, 1 << 30)
+    free = lib.machine_free_pages(machine.hypervisor.machine)
+    assert machine.other.memory.increase_reservation(SELF, free) == free
+    before = machine.snapshot()
+    with pytest.raises(HypercallError) as caught:
+        machine.ctl.max_vcpus(guest.domid, 33)
+    assert (caught.value.name, caught.value.operation) == ("ENOMEM", "XEN_DOMCTL_max_vcpus")
+    assert machine.snapshot() == before
+    assert (guest.vcpus, guest.vcpu, guest.upcalls) == (0, [], [])
+    machine.ctl.destroydomain(2)
+    machine.ctl.max_vcpus(guest.domid, 33)
+    assert guest.vcpus == len(guest.vcpu) == 33

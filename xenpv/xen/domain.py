@@ -357,14 +357,17 @@ class Domain:
     # life (xen/common/domain.c)
 
     def set_vcpus(self, count: int) -> None:
-        """XEN_DOMCTL_max_vcpus; EINVAL unless `count` is what createdomain was told."""
+        """XEN_DOMCTL_max_vcpus; EINVAL unless `count` is what createdomain was told; ENOMEM."""
         if count != self.max_vcpus:
             raise self._refused(EINVAL, f"created for {self.max_vcpus}", "max_vcpus", max=count)
         if self.vcpus:
             return  # they are there; Xen makes those that are missing
+        attached = lib.vcpu_attach(self.kernel, count)
+        if attached == -ENOMEM:
+            raise self._refused(ENOMEM, "no memory for vcpu_info", "max_vcpus", max=count)
+        self.check(attached)
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
         self.vcpus = count
-        self.check(lib.vcpu_attach(self.kernel, count))
         for number in range(count):
             upcall = self.task(f"upcall{number}", _no_upcall, Upcall)
             self.upcalls.append(upcall)

@@ -151,8 +151,12 @@ class Hvm:
         """
         call = OPERATIONS.get(operation)
         if call is None:
-            given = {"op": operation}
-            raise HypercallError(ENOSYS, "no such operation", operation="hvm_op", arguments=given)
+            raise HypercallError(
+                ENOSYS,
+                "no such operation",
+                operation=f"hvm_op {operation}",
+                arguments={"op": operation},
+            )
         return call(self, *arguments) or 0
 
 

@@ -52,9 +52,10 @@ class VcpuOp:
         """__HYPERVISOR_vcpu_op: ENOENT for the vcpu, then ENOSYS for the op."""
         method = OPERATIONS.get(op)
         if method is None:
-            self._vcpu(vcpu, f"vcpu_op {op}", {"vcpu": vcpu})
+            asked = {"op": op, "vcpu": vcpu}
+            self._vcpu(vcpu, f"vcpu_op {op}", asked)
             raise HypercallError(
-                ENOSYS, "no such operation", operation=f"vcpu_op {op}", arguments={"vcpu": vcpu}
+                ENOSYS, "no such operation", operation=f"vcpu_op {op}", arguments=asked
             )
         result: RunstateInfo | int | None = getattr(self, method)(vcpu, **arguments)
         return result

@@ -129,7 +129,7 @@ def xen_version(domain: Domain, command: int, argument: int | None = None) -> in
     version = domain.xen
 
     def fail(errno: int, reason: str) -> HypercallError:
-        operation = NAMES.get(command, "xen_version")
+        operation = NAMES.get(command, f"xen_version {command}")
         arguments: dict[str, Any] = {"cmd": command, "arg": argument}
         return HypercallError(errno, reason, operation=operation, arguments=arguments)
 

@@ -24,7 +24,7 @@ static uint8_t *vcpu_info_slot(domain *d, uint32_t vcpu)
     return vcpu < NR_LEGACY_VCPUS ? d->shared_info + vcpu * VCPU_INFO_SIZE : d->dummy_vcpu_info;
 }
 
-/* After evtchn_attach. A vcpu beyond shared_info has the dummy until it registers one. */
+/* After the evtchn_attach that told of shared_info. A vcpu beyond shared_info has the dummy until it registers one. */
 static int vcpu_attach(domain *d, uint32_t nr_vcpus)
 {
     KERNEL_ENTER(d->m);
