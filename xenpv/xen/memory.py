@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from errno import ENOMEM
+from typing import Final
 
 from xenpv.errors import HypercallError
+
+# Where a domain's kernel finds room: RAM from 1 MiB, then Xen's special pages of an HVM
+# guest (X86_HVM_END_SPECIAL_REGION 0xff000), then holes for what is mapped from elsewhere.
+RAM_FIRST_PFN: Final = 0x100
+SPECIAL_FIRST_PFN: Final = 0xFEFF8
+SPECIAL_NR_PAGES: Final = 8
+XENSTORE_PFN: Final = SPECIAL_FIRST_PFN + 4
+CONSOLE_PFN: Final = SPECIAL_FIRST_PFN + 7
+HOLE_FIRST_PFN: Final = 0x100000
+HOLE_END_PFN: Final = 0x200000
 
 
 class PagePool:

@@ -14,13 +14,13 @@ import attrs
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError
+from xenpv.xen.arena import PAGE_SIZE
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
 
 COMMANDLINE_LEN: Final = 1024  # xen_commandline_t
 HANDLE_LEN: Final = 16  # xen_domain_handle_t
-PAGE_SIZE: Final = 4096
 DENIED: Final = "<denied>"
 
 # What every translated guest sees (XENFEAT_*): 0x1D2705.
