@@ -12,6 +12,7 @@ from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.store import StoreInterface
 from xenpv.store.connection import Connection
+from xenpv.store.profile import C, Profile
 from xenpv.store.ring import StoreDaemon
 from xenpv.store.server import Xenstored
 from xenpv.xen.domain import CONSOLE_PFN, XENSTORE_PFN, Domain
@@ -61,14 +62,14 @@ class World:
         return GnttabInterface(self.guest)
 
 
-def make(seed: int = 1) -> World:
+def make(seed: int = 1, profile: Profile = C) -> World:
     """A world whose guest owns /local/domain/1/data."""
     hypervisor = Hypervisor(Loop(seed=seed), nr_frames=NR_FRAMES)
     dom0 = hypervisor.create_domain(0, vcpus=1, max_pages=2048)
     dom0.populate(1024)
     dom0.unpause()
     dispatcher = Dispatcher(dom0)
-    server = Xenstored(clock=hypervisor.loop.system_time)
+    server = Xenstored(clock=hypervisor.loop.system_time, profile=profile)
     daemon = StoreDaemon(dom0, dispatcher, server)
     guest = hypervisor.create_domain(vcpus=1, max_pages=2048)
     guest.populate(1024)

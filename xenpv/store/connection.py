@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store.eventqueue import EventQueue
+from xenpv.store.expiry import Backlog
 from xenpv.store.path import SPECIAL
 from xenpv.store.request import is_absent, write_tree
 from xenpv.store.watch import drop_watches
@@ -71,6 +72,7 @@ class Connection:
     transport has one, takes bytes at once and says how many it took: a reply that nothing
     waits before goes there and not into the output. `fatal` is the XENSTORE_ERROR_ value of a
     connection that is served no more: a transport closes its socket or freezes its ring.
+    `waiting` is what a ring's transport noted of the output that it could not send.
     `home_prefix` is what relative paths are relative to.
     """
 
@@ -99,6 +101,7 @@ class Connection:
         "server",
         "stalled",
         "transactions",
+        "waiting",
         "watches",
     )
 
@@ -135,6 +138,7 @@ class Connection:
         self.partial = b""
         self.output: deque[Message] = deque()
         self._taken = 0
+        self.waiting = Backlog()
         self._unsent: dict[bytes, None] = {}
         self._request: Request | None = None  # one that nothing refers to, for the next
 
@@ -268,8 +272,10 @@ class Connection:
                 break
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
-                self.freeze(ERROR_PROTO)
-                return
+                if not self.server.profile.clamps_length:
+                    self.freeze(ERROR_PROTO)
+                    return
+                length = PAYLOAD_MAX
             stop = at + HEADER_SIZE + length
             if stop > end:
                 break
@@ -430,9 +436,11 @@ class Connection:
         request = self.server.request
         if request is not None:
             request.left += 1
-        idle = not self.output
-        self.output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
-        if idle and not self._answering:
+        output = self.output
+        # First to wait, or first behind those of which it is noted since when they do.
+        first = len(output) == self.waiting.noted
+        output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
+        if first and not self._answering:
             self.wake()
 
     def _send_held(self) -> None:
@@ -500,6 +508,7 @@ class Connection:
         output = self.output
         count += self._taken
         released = 0
+        before = len(output)
         while output:
             data, key, request = output[0]
             size = len(data)
@@ -515,8 +524,27 @@ class Connection:
                 if not request.left:
                     request.domain.answered()
         self._taken = count
+        if self.waiting.noted:
+            self.waiting.left(before - len(output))
         if not self.privileged:
             self.domain.release(released)
+
+    @property
+    def is_partly_sent(self) -> bool:
+        """Has the client got some bytes of the first message that waits?"""
+        return self._taken > 0
+
+    def dropped(self, messages: Sequence[Message]) -> None:
+        """Messages of the output, none of them begun, will not be sent: let go of all they hold."""
+        for _, key, request in messages:
+            if key is not None:
+                del self._unsent[key]
+            if request is not None:
+                request.left -= 1
+                if not request.left:
+                    request.domain.answered()
+        if not self.privileged:
+            self.domain.release(sum(len(data) for data, _, _ in messages))
 
     # the end, or a new beginning
 

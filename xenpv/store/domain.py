@@ -53,8 +53,8 @@ class Domain:
     domain's nodes, bytes, watches, open transactions and requests not yet answered in full.
     `held` are the targets this domain was ever given, `holders` those that were given this
     one, by domid. A `lingering` domain is dead, but a holder of it is not. A `stalled`
-    domain's requests wait until it holds less; `credit` is what it may still write
-    (store.throttle), as of `credited_ms`.
+    domain's requests wait until it holds less. `frame` is what INTRODUCE called its page,
+    `credit` what it may still write (store.throttle), as of `credited_ms`.
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Domain:
         "dead",
         "domid",
         "features",
+        "frame",
         "held",
         "holders",
         "introduced",
@@ -89,6 +90,7 @@ class Domain:
         self.limits = limits
         self.accounted = accounted
         self.features = 0
+        self.frame = 0
         self.introduced = False
         self.shutdown = False
         self.dead = False

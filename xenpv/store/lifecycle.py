@@ -119,12 +119,15 @@ def introduce(
         raise StoreError("EINVAL", f"port {port}")
     known = server.known.get(domid)
     repeat = known is not None and known.introduced
+    frame = atoi(parts[1])
+    if repeat and server.profile.fixed_frame and known is not None and known.frame != frame:
+        raise StoreError("EINVAL", f"frame {frame:#x}, domain {domid} has {known.frame:#x}")
     platform = server.domains
     unique_id = 0
     if platform is not None:
         try:
             unique_id = platform.unique_id(domid)
-            platform.map_ring(domid, atoi(parts[1]), port)
+            platform.map_ring(domid, frame, port)
         except (HypercallError, StoreError) as failure:
             if not repeat:
                 raise StoreError(failure.name, f"domain {domid}: {failure}") from failure
@@ -133,6 +136,7 @@ def introduce(
     domain = server.known.get(domid)
     if repeat or domain is None or not domain.introduced:
         introduce_domain(server, domid, unique_id)
+    server.known[domid].frame = frame
     return OK
 
 

@@ -31,7 +31,8 @@ class Profile:
 
     `newest` is the highest request type that it knows. `boundary` says for a quota how far
     beyond its value the first refusal lies (0: at the value). `renamed` are errors that it
-    calls by another name. `features` are those that it offers in a ring page.
+    calls by another name. `features` are those that it offers in a ring page. `event_timeout_s`
+    is how long a guest may leave an event unread, 0 for ever.
     """
 
     name: str
@@ -54,6 +55,10 @@ class Profile:
     boundary: dict[str, int] = attrs.field(factory=dict)
     quotas: dict[str, int] = attrs.field(factory=dict)
     features: int = 0
+    event_timeout_s: int = 0
+    page_port: bool = False  # INTRODUCE prefers the port that the ring page names
+    fixed_frame: bool = False  # INTRODUCE again has to name the same frame
+    clamps_length: bool = False  # of a longer request 4,096 bytes are served, the rest is the next
 
 
 C: Final = Profile(
@@ -62,6 +67,8 @@ C: Final = Profile(
     features=lib.XENSTORE_SERVER_FEATURE_ERROR
     | lib.XENSTORE_SERVER_FEATURE_WATCHDEPTH
     | lib.XENSTORE_SERVER_FEATURE_DOMID_ANY,
+    event_timeout_s=20,
+    page_port=True,
 )
 OX: Final = Profile(
     name="ox",
@@ -83,6 +90,8 @@ OX: Final = Profile(
     boundary={"nodes": 1, "watches": 2, "transactions": 2},
     quotas={"watches": 100},
     features=lib.XENSTORE_SERVER_FEATURE_RECONNECTION,
+    fixed_frame=True,
+    clamps_length=True,
 )
 LEGACY: Final = Profile(
     name="legacy",

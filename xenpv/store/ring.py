@@ -14,13 +14,14 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError, StoreError
 from xenpv.store.connection import Connection
+from xenpv.store.expiry import expire
 from xenpv.store.server import Xenstored
 from xenpv.store.wire import HEADER
 from xenpv.xen.domain import Domain
 from xenpv.xen.domctl import GETDOMSTATE
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
-from xenpv.xen.loop import Task
+from xenpv.xen.loop import NS_PER_S, Task, Timer
 from xenpv.xen.upcall import Dispatcher
 
 PAGE: Final = "xenstore_domain_interface"
@@ -40,6 +41,7 @@ RSP: Final = (
 SERVER_FEATURES: Final = offsetof(PAGE, "server_features")
 CONNECTION: Final = offsetof(PAGE, "connection")
 ERROR: Final = offsetof(PAGE, "error")
+EVTCHN_PORT: Final = offsetof("xenstore_domain_interface_v2026", "evtchn_port")
 
 HEADER_SIZE: Final = HEADER.size
 unpack: Final = HEADER.unpack_from
@@ -63,24 +65,46 @@ class StoreRing:
         self._get = partial(lib.stream_get, kernel, pfn, *REQ, pointer, RING_SIZE)
         self._put_bytes = partial(lib.stream_put, kernel, pfn, *RSP)
         self._moved = False  # bytes went one way or the other: the guest has to hear of it
-        self._reconnects = bool(
-            daemon.server.profile.features & lib.XENSTORE_SERVER_FEATURE_RECONNECTION
-        )
+        features = daemon.server.profile.features
+        self._reconnects = bool(features & lib.XENSTORE_SERVER_FEATURE_RECONNECTION)
+        self._tells_errors = bool(features & lib.XENSTORE_SERVER_FEATURE_ERROR)
         self.task: Task = self.domain.task(f"xenstored d{domid}", self.service)
         self.connection: Connection
 
-    def bind(self, remote_port: int) -> None:
-        """(Re)bind the guest's port and reset the ring, as INTRODUCE does each time.
+    def introduce(self, remote_port: int) -> None:
+        """The first INTRODUCE. Raises HypercallError if the port cannot be bound.
 
-        Raises HypercallError if the port cannot be bound; nothing is introduced then.
+        A port that the page names is preferred, where the implementation looks there.
+        """
+        if self.daemon.server.profile.page_port:
+            remote_port = self.domain.load32(self.pfn, EVTCHN_PORT) or remote_port
+        self._bind(remote_port)
+        self._connect()
+        self.domain.store32(self.pfn, SERVER_FEATURES, self.connection.domain.features)
+        self._start()
+
+    def introduce_again(self, remote_port: int) -> None:
+        """INTRODUCE again: the port it names, the ring from its start, the same connection.
+
+        Raises HypercallError if the port cannot be bound. The ring is reset then too, and
+        nobody hears of what is in it.
         """
         self._unbind()
+        try:
+            self._bind(remote_port)
+        finally:
+            self._connect()
+            self._start()
+
+    def _bind(self, remote_port: int) -> None:
         self.port = self.domain.evtchn.bind_interdomain(self.domid, remote_port)
         self.daemon.dispatcher.bind_task(self.port, self.task)
+
+    def _connect(self) -> None:
+        """The connection, new or reset."""
         self.connection = self.daemon.server.introduce(self.domid, self.unique_id)
         self.connection.on_event = self.task
         self.connection.put = self._put
-        self.reset()
 
     def _unbind(self) -> None:
         if self.port:
@@ -88,16 +112,21 @@ class StoreRing:
             self.domain.evtchn.close(self.port)
             self.port = 0
 
-    def reset(self) -> None:
-        """Indices to zero, buffers dropped; a reconnection that the guest asked for is done."""
-        # A frozen connection is not revived by another INTRODUCE (C xenstored).
+    def _start(self) -> None:
+        """Indices to zero; a reconnection that the guest asked for is done.
+
+        The features are not published again, nor is an error taken back: a frozen connection
+        is not revived (C xenstored).
+        """
         self.frozen = self.connection.fatal or 0
         for offset in (*REQ[2:], *RSP[2:]):
             self.domain.store32(self.pfn, offset, 0)
-        self.domain.store32(self.pfn, SERVER_FEATURES, self.connection.domain.features)
-        self.domain.store32(self.pfn, ERROR, lib.XENSTORE_ERROR_NONE)
         if self.domain.load32(self.pfn, CONNECTION) == lib.XENSTORE_RECONNECT:
             self.domain.store32(self.pfn, CONNECTION, lib.XENSTORE_CONNECTED)
+            self._notify()
+
+    def _notify(self) -> None:
+        if self.port:
             self.domain.evtchn.send(self.port)
 
     def service(self) -> None:
@@ -107,6 +136,8 @@ class StoreRing:
         """
         if self.frozen:
             return
+        if self.daemon.is_late:
+            self.daemon.expire()
         connection = self.connection
         self._moved = False
         try:
@@ -119,8 +150,13 @@ class StoreRing:
                 count = self._read()
                 if connection.output or connection.stalled:
                     self._write()
-            if connection.domain.credit < 0:
+            domain = connection.domain
+            if domain.credit < 0:
                 self._sleep(connection.blocked_ns)
+            elif domain.stalled:
+                self._sleep(self.daemon.until_expiry_ns())
+            if connection.output:
+                self.daemon.note_backlog(connection)
             if self._moved and not self.frozen:
                 self.domain.evtchn.send(self.port)
         except PeerProtocolError:
@@ -129,7 +165,7 @@ class StoreRing:
             self._freeze(lib.XENSTORE_ERROR_COMM)
 
     def _sleep(self, ns: int) -> None:
-        """The guest has written too much: its ring is read again in `ns`."""
+        """The guest has written or caused too much: look at its ring again in `ns`, if not 0."""
         if ns:
             if self.task.alarm is None:
                 self.task.alarm = self.domain.timer(self.task)
@@ -144,7 +180,7 @@ class StoreRing:
             self.connection.reset()
             for base in (REQ[0], RSP[0]):
                 self.domain.write(self.pfn, base, b"\xff" * RING_SIZE)
-            self.reset()
+            self._start()
 
     def _read(self) -> int:
         count: int = self._get()
@@ -188,9 +224,10 @@ class StoreRing:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""
         self.frozen = error
         self.connection.freeze(error)
-        self.domain.store32(self.pfn, ERROR, error)
+        if self._tells_errors:
+            self.domain.store32(self.pfn, ERROR, error)
         try:
-            self.domain.evtchn.send(self.port)
+            self._notify()
         except HypercallError:
             return  # its port is gone too
 
@@ -213,6 +250,7 @@ class StoreDaemon:
         self.dispatcher = dispatcher
         self.server = server
         self.rings: dict[int, StoreRing] = {}
+        self._expiry: Timer | None = None  # armed while some guest's events wait to be read
         server.domains = self
         server.trace = domain.trace
         port = domain.evtchn.bind_virq(VIRQ_DOM_EXC)
@@ -236,7 +274,7 @@ class StoreDaemon:
             self.unmap_ring(domid)
             ring = None
         if ring is not None:
-            ring.bind(port)
+            ring.introduce_again(port)
             return
         pfn = self.domain.holes.alloc()
         try:
@@ -246,7 +284,7 @@ class StoreDaemon:
             raise StoreError("EINVAL", str(error)) from error
         ring = StoreRing(self, domid, handle, pfn)
         try:
-            ring.bind(port)
+            ring.introduce(port)
         except HypercallError:
             ring.close()
             raise
@@ -257,6 +295,62 @@ class StoreDaemon:
         ring = self.rings.pop(domid, None)
         if ring is not None:
             ring.close()
+
+    # events that guests leave unread
+
+    def note_backlog(self, connection: Connection) -> None:
+        """`connection` has output that its ring has no room for: its events wait from now on.
+
+        The timer is one of those that Loop.run does not wait for: a guest that never reads
+        would hold up everybody. Whoever is stalled by such events sleeps until they go.
+        """
+        timeout_s = self.server.event_timeout_s
+        if not timeout_s:
+            return
+        timeout_ns = timeout_s * NS_PER_S
+        connection.waiting.note(len(connection.output), self.domain.loop.now + timeout_ns)
+        expiry = self._expiry
+        if expiry is None:
+            task = self.domain.task("xenstored watch-event timeout", self.expire)
+            expiry = self._expiry = self.domain.timer(task, timeout_ns)
+        if not expiry.armed:
+            expiry.arm(timeout_ns)
+
+    def until_expiry_ns(self) -> int:
+        """How long a stalled guest waits for others' unread events to go; 0: none wait.
+
+        Those whose rings were not looked at since wait from now on.
+        """
+        for ring in self.rings.values():
+            if ring.connection.output:
+                self.note_backlog(ring.connection)
+        return self.expiry_ns
+
+    @property
+    def expiry_ns(self) -> int:
+        """How long until events expire; 0 if none wait."""
+        expiry = self._expiry
+        if expiry is None or not expiry.armed:
+            return 0
+        return max(1, expiry.deadline - self.domain.loop.now)
+
+    @property
+    def is_late(self) -> bool:
+        """Have events expired that nobody has dropped yet?"""
+        expiry = self._expiry
+        return expiry is not None and expiry.armed and expiry.deadline <= self.domain.loop.now
+
+    def expire(self) -> None:
+        """Drop the events that waited too long; whoever waited for that goes on."""
+        loop = self.domain.loop
+        now = loop.now
+        following = [expire(ring.connection, now) for ring in list(self.rings.values())]
+        deadlines = [deadline for deadline in following if deadline is not None]
+        expiry = self._expiry
+        assert expiry is not None, "it is what calls this"
+        expiry.cancel()
+        if deadlines:
+            expiry.arm(min(deadlines) - now)
 
     def poll_domains(self) -> None:
         """VIRQ_DOM_EXC: ask Xen whose state changed, and let the server say who died or went down.

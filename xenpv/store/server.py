@@ -102,6 +102,8 @@ class Xenstored:
     without one, only introduced domains exist. `profile` says which implementation it is like,
     `clock` the time in nanoseconds: without one, no guest writes too fast. `connections` are by
     age, oldest first, `known` the domains by domid, `limits` the quotas that new domains get.
+    `event_timeout_s` is xenstored's `--timeout watch-event=`, in seconds of the transport's
+    clock: None is the profile's, 0 keeps unread events for ever.
     """
 
     def __init__(
@@ -111,9 +113,13 @@ class Xenstored:
         domains: DomainControl | None = None,
         profile: Profile = C,
         clock: Callable[[], int] | None = None,
+        event_timeout_s: int | None = None,
     ) -> None:
         self.domid = domid
         self.profile = profile
+        self.event_timeout_s = (
+            profile.event_timeout_s if event_timeout_s is None else event_timeout_s
+        )
         self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
