@@ -36,14 +36,16 @@ class RawGuest:
     def put(self, data: bytes) -> int:
         """Bytes into the ring, without an event; how many there was room for."""
         return int(
-            lib.stream_put(
-                self.domain.kernel, XENSTORE_PFN, *REQ, ffi.from_buffer(data), len(data)
-            )
+            lib.stream_put(self.domain.kernel, XENSTORE_PFN, *REQ, ffi.from_buffer(data), len(data))
         )
 
     def notify(self) -> None:
         self.domain.evtchn.send(self.port)
         self.world.loop.run()
+
+    def rang(self) -> bool:
+        """Has the port been notified since this was last asked?"""
+        return bool(lib.evtchn_take_pending(self.domain.kernel, self.port) == 1)
 
     def send(self, op: int, payload: bytes, *, tx_id: int = 0, req_id: int = 0) -> None:
         data = message(op, payload, tx_id=tx_id, req_id=req_id)
