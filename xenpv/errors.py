@@ -99,11 +99,21 @@ class GrantError(XenpvError):
 
 
 class StoreError(XenpvError):
-    """xenstored answered XS_ERROR; `name` is the errno name that was on the wire."""
+    """xenstored answered XS_ERROR; `name` is the errno name that was on the wire.
 
-    def __init__(self, name: str, message: str = "") -> None:
+    `operation` is the type of the request ("READ") and `path` the node that it named, where
+    a client says so; `reason` is what is known beyond that.
+    """
+
+    def __init__(
+        self, name: str, message: str = "", *, operation: str = "", path: str = ""
+    ) -> None:
         self.name = name
-        super().__init__(f"{name}: {message}" if message else name)
+        self.operation = operation
+        self.path = path
+        self.reason = message
+        request = f"{operation} of {path!r}" if path else operation
+        super().__init__(_sentence(name, request, message))
 
 
 class ConfigError(XenpvError):

@@ -6,10 +6,12 @@ connection and are handed out by `BackStore.deliver`, which is a task of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
 
 from xenpv.abi._kernel import lib
+from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
 from xenpv.xen.domain import Domain
@@ -24,7 +26,13 @@ XS_MKDIR: Final[int] = lib.XS_MKDIR
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 
-RETRIES_MAX: Final = 1000
+XS_GET_PERMS: Final[int] = lib.XS_GET_PERMS
+XS_DIRECTORY_PART: Final[int] = lib.XS_DIRECTORY_PART
+
+TRIES_MAX: Final = 1000  # of a transaction that others keep in conflict
+PASSES_MAX: Final = 100  # over a large directory that changes meanwhile
+
+T = TypeVar("T")
 
 
 class BackWatch:
@@ -45,7 +53,7 @@ class BackWatch:
 
 
 class BackStore:
-    """Requests raise StoreError with the name that xenstored answered."""
+    """Requests raise StoreError with the name that xenstored answered, operation and path."""
 
     def __init__(self, domain: Domain, connection: Connection, name: str) -> None:
         self.domain = domain
@@ -55,82 +63,148 @@ class BackStore:
         self._task = domain.task(f"{name} watches", self.deliver)
         connection.on_event = self._task
 
+    def _ask(self, op: int, path: str, payload: bytes, tx_id: int = 0) -> bytes:
+        try:
+            return self.connection.call(op, payload, tx_id)
+        except StoreError as error:
+            raise StoreError(error.name, error.reason, operation=XS(op).name, path=path) from error
+
     def read(self, path: str, tx_id: int = 0) -> str:
-        value = self.connection.call(XS_READ, path.encode() + b"\0", tx_id)
+        value = self._ask(XS_READ, path, path.encode() + b"\0", tx_id)
         return value.decode("utf-8", "replace")
 
     def get(self, path: str, tx_id: int = 0) -> str | None:
         """A node's value; None if there is no such node."""
-        value = self.connection.read(path.encode(), tx_id)
+        try:
+            value = self.connection.read(path.encode(), tx_id)
+        except StoreError as error:
+            raise StoreError(error.name, error.reason, operation="READ", path=path) from error
         return None if value is None else value.decode("utf-8", "replace")
 
     def exists(self, path: str) -> bool:
         return self.get(path) is not None
 
     def directory(self, path: str, tx_id: int = 0) -> list[str]:
-        """Names of the children; none if there is no such node."""
+        """Names of the children; none if there is no such node. A long list comes in parts."""
         try:
-            body = self.connection.call(XS_DIRECTORY, path.encode() + b"\0", tx_id)
+            body = self._ask(XS_DIRECTORY, path, path.encode() + b"\0", tx_id)
         except StoreError as error:
-            if error.name != "ENOENT":
+            if error.name == "ENOENT":
+                return []
+            if error.name != "E2BIG":
                 raise
-            return []
+            return self._long_directory(path, tx_id)
         return [name.decode() for name in body.split(b"\0")[:-1]]
 
+    def _long_directory(self, path: str, tx_id: int) -> list[str]:
+        """By DIRECTORY_PART, from the first part again whenever the node changed between two."""
+        for _ in range(PASSES_MAX):
+            found, first, complete = b"", None, False
+            while not complete:
+                payload = f"{path}\0{len(found)}\0".encode()
+                generation, _, names = self._ask(XS_DIRECTORY_PART, path, payload, tx_id).partition(
+                    b"\0"
+                )
+                first = first or generation
+                if generation != first:
+                    break
+                complete = names[-2:] in (b"\0", b"\0\0")
+                found += names[:-1] if complete else names
+            else:
+                return found.decode().split("\0")[:-1]
+        raise StoreError("EAGAIN", "it keeps changing", operation="DIRECTORY_PART", path=path)
+
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
-        self.connection.write(path.encode(), value.encode(), tx_id)
+        try:
+            self.connection.write(path.encode(), value.encode(), tx_id)
+        except StoreError as error:
+            raise StoreError(error.name, error.reason, operation="WRITE", path=path) from error
 
     def write_all(self, path: str, values: Mapping[str, str], tx_id: int = 0) -> None:
         """What a `write` of each `path/key` does, one after the other."""
         self.connection.write_all(path.encode(), values, tx_id)
 
     def mkdir(self, path: str, tx_id: int = 0) -> None:
-        self.connection.call(XS_MKDIR, path.encode() + b"\0", tx_id)
+        self._ask(XS_MKDIR, path, path.encode() + b"\0", tx_id)
 
     def remove(self, path: str, tx_id: int = 0) -> None:
         """Remove a subtree; nothing happens if it is not there."""
         try:
-            self.connection.call(XS_RM, path.encode() + b"\0", tx_id)
+            self._ask(XS_RM, path, path.encode() + b"\0", tx_id)
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
 
+    def get_permissions(self, path: str, tx_id: int = 0) -> list[str]:
+        """Entries such as `n0`, `r5`; the first names the owner."""
+        return self._ask(XS_GET_PERMS, path, path.encode() + b"\0", tx_id).decode().split("\0")[:-1]
+
     def set_permissions(self, path: str, entries: Sequence[str], tx_id: int = 0) -> None:
         """Entries such as `n0`, `r5`; the first names the owner."""
         payload = "\0".join((path, *entries, "")).encode()
-        self.connection.call(XS_SET_PERMS, payload, tx_id)
+        self._ask(XS_SET_PERMS, path, payload, tx_id)
 
-    def transaction(self, body: Callable[[int], object]) -> None:
-        """Run `body(tx_id)` in a transaction, again after each EAGAIN."""
-        for _ in range(RETRIES_MAX):
-            tx_id = int(self.connection.call(XS_TRANSACTION_START, b"\0").rstrip(b"\0"))
+    # transactions
+
+    def _start(self) -> int:
+        return int(self._ask(XS_TRANSACTION_START, "", b"\0").rstrip(b"\0"))
+
+    def _end(self, tx_id: int, how: bytes) -> None:
+        self._ask(XS_TRANSACTION_END, "", how + b"\0", tx_id)
+
+    @contextmanager
+    def begin(self) -> Iterator[int]:
+        """`with store.begin() as tx_id`: one try, committed when the block ends.
+
+        Somebody else's change raises StoreError EAGAIN, since a block cannot be run again:
+        `transaction` does that. An exception of the block drops the transaction.
+        """
+        tx_id = self._start()
+        try:
+            yield tx_id
+        except BaseException:
+            self._end(tx_id, b"F")
+            raise
+        self._end(tx_id, b"T")
+
+    def transaction(self, body: Callable[[int], T], *, tries: int = TRIES_MAX) -> T:
+        """Run `body(tx_id)` in a transaction, again after each EAGAIN; what it returned last.
+
+        Raises StoreError EAGAIN when none of `tries` could be committed.
+        """
+        for _ in range(tries):
+            tx_id = self._start()
             try:
-                body(tx_id)
+                result = body(tx_id)
             except BaseException:
-                self.connection.call(XS_TRANSACTION_END, b"F\0", tx_id)
+                self._end(tx_id, b"F")
                 raise
             try:
-                self.connection.call(XS_TRANSACTION_END, b"T\0", tx_id)
+                self._end(tx_id, b"T")
             except StoreError as error:
                 if error.name != "EAGAIN":
                     raise
             else:
-                return
-        raise StoreError("EAGAIN", f"no commit in {RETRIES_MAX} tries")
+                return result
+        raise StoreError("EAGAIN", f"no commit in {tries} tries", operation="TRANSACTION_END")
+
+    # watches
 
     def watch(self, path: str, changed: Callable[[str], object]) -> BackWatch:
         """Call `changed` for every event at or below `path`, and once for the registration."""
         self._tokens += 1
         watch = BackWatch(path=path, token=b"B%d" % self._tokens, changed=changed)
+        self._ask(XS_WATCH, path, path.encode() + b"\0" + watch.token + b"\0")
         self._watches[watch.token] = watch
-        self.connection.call(XS_WATCH, path.encode() + b"\0" + watch.token + b"\0")
         return watch
 
     def unwatch(self, watch: BackWatch) -> None:
+        """No call after this one: events that wait are dropped."""
         if watch.active:
             watch.active = False
             del self._watches[watch.token]
-            self.connection.call(XS_UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
+            payload = watch.path.encode() + b"\0" + watch.token + b"\0"
+            self._ask(XS_UNWATCH, watch.path, payload)
 
     def close(self) -> None:
         """At the platform's end: nobody hears of anything any more."""

@@ -7,13 +7,16 @@ wake the task of their watch; no callback runs inside a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof, packer
+from xenpv.abi.xs import XS
 from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.bus.storewatch import CallbackWatch
 from xenpv.errors import LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
@@ -50,6 +53,15 @@ RM: Final[int] = lib.XS_RM
 SET_PERMS: Final[int] = lib.XS_SET_PERMS
 WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
 ERROR: Final[int] = lib.XS_ERROR
+MKDIR: Final[int] = lib.XS_MKDIR
+DIRECTORY_PART: Final[int] = lib.XS_DIRECTORY_PART
+
+TRIES_MAX: Final = 1000  # of a transaction that others keep in conflict
+RESTARTS_MAX: Final = 100  # of reading a large directory that changes meanwhile
+DIRECTORY_MAX: Final = 1 << 24  # bytes of names; dom0 can make a directory this large, barely
+
+Result = TypeVar("Result")
+_TYPES: Final = frozenset(int(one) for one in XS)
 
 
 class Transaction:
@@ -218,8 +230,11 @@ class StoreInterface:
     @staticmethod
     def _refuse(kind: int, payload: bytes, body: bytes) -> NoReturn:
         name = body.rstrip(b"\0").decode("ascii", "replace")
-        where = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
-        raise StoreError(name, f"xenstore request {kind} on {where!r}")
+        first = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
+        operation = XS(kind).name if kind in _TYPES else f"type {kind}"
+        if kind in (TRANSACTION_START, TRANSACTION_END):
+            first = ""
+        raise StoreError(name, operation=operation, path=first)
 
     @staticmethod
     def _tx_id(transaction: Transaction | None) -> int:
@@ -246,10 +261,42 @@ class StoreInterface:
                 return None
             raise
 
+    def exists(self, path: str, transaction: Transaction | None = None) -> bool:
+        return self.get(path, transaction) is not None
+
     def directory(self, path: str, transaction: Transaction | None = None) -> list[str]:
-        """Names of the children, in the store's order."""
-        body = self.request(DIRECTORY, path.encode() + b"\0", self._tx_id(transaction))
+        """Names of the children, in the store's order; a long list comes in parts."""
+        tx_id = self._tx_id(transaction)
+        try:
+            body = self.request(DIRECTORY, path.encode() + b"\0", tx_id)
+        except StoreError as error:
+            if error.name != "E2BIG":
+                raise
+            body = self._directory_parts(path, tx_id)
         return [name.decode("utf-8", "replace") for name in body.split(b"\0")[:-1]]
+
+    def _directory_parts(self, path: str, tx_id: int) -> bytes:
+        """All names, each with a NUL, of one generation of the node."""
+        for _ in range(RESTARTS_MAX):
+            names = bytearray()
+            generation = None
+            while len(names) < DIRECTORY_MAX:
+                request = b"%b\0%d\0" % (path.encode(), len(names))
+                body = self.request(DIRECTORY_PART, request, tx_id)
+                now, _, part = body.partition(b"\0")
+                if generation not in (None, now):
+                    break
+                generation = now
+                if not part:
+                    raise StoreError("EIO", "an empty part", operation="DIRECTORY_PART", path=path)
+                if part == b"\0" or part.endswith(b"\0\0"):
+                    return bytes(names + part[:-1])
+                names += part
+        raise StoreError("E2BIG", "too long or changing", operation="DIRECTORY_PART", path=path)
+
+    def mkdir(self, path: str, transaction: Transaction | None = None) -> None:
+        """An empty node, with its parents; nothing happens if it is there."""
+        self.request(MKDIR, path.encode() + b"\0", self._tx_id(transaction))
 
     def write(self, path: str, value: str, transaction: Transaction | None = None) -> None:
         """Printf: at most 1,023 bytes of text, stored without a NUL."""
@@ -270,14 +317,16 @@ class StoreInterface:
             if error.name not in ("ENOENT", "EACCES"):
                 raise
 
-    def get_permissions(self, path: str) -> list[str]:
+    def get_permissions(self, path: str, transaction: Transaction | None = None) -> list[str]:
         """Entries such as `n0`, `r5`; the first names the owner."""
-        body = self.request(GET_PERMS, path.encode() + b"\0")
+        body = self.request(GET_PERMS, path.encode() + b"\0", self._tx_id(transaction))
         return [entry.decode() for entry in body.split(b"\0")[:-1]]
 
-    def set_permissions(self, path: str, entries: Sequence[str]) -> None:
+    def set_permissions(
+        self, path: str, entries: Sequence[str], transaction: Transaction | None = None
+    ) -> None:
         payload = b"".join(text.encode() + b"\0" for text in (path, *entries))
-        self.request(SET_PERMS, payload)
+        self.request(SET_PERMS, payload, self._tx_id(transaction))
 
     def transaction_start(self) -> Transaction:
         return Transaction(int(self.request(TRANSACTION_START, b"\0").rstrip(b"\0")))
@@ -297,6 +346,50 @@ class StoreInterface:
             return False
         transaction.active = False
         return True
+
+    def transaction(
+        self, body: Callable[[Transaction], Result], *, tries: int = TRIES_MAX
+    ) -> Result:
+        """Run `body(transaction)` and commit, again from its start after each conflict.
+
+        What `body` returned in the try that was committed. It may run many times, so it
+        should change nothing but the store. An exception of it ends the transaction and goes
+        to the caller. Raises StoreError EAGAIN after `tries` conflicts.
+        """
+        for _ in range(tries):
+            transaction = self.transaction_start()
+            result = self._run(body, transaction)
+            if self.transaction_end(transaction, commit=True):
+                return result
+        raise StoreError("EAGAIN", f"no commit in {tries} tries", operation="TRANSACTION_END")
+
+    def _run(self, body: Callable[[Transaction], Result], transaction: Transaction) -> Result:
+        try:
+            return body(transaction)
+        except BaseException:
+            self.transaction_end(transaction, commit=False)
+            raise
+
+    @contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """`with store.begin() as t`: one try, committed at the end of the block.
+
+        A block cannot be run again, so a conflict raises StoreError EAGAIN; `transaction`
+        is the form that retries. An exception of the block ends it without a commit.
+        """
+        transaction = self.transaction_start()
+        try:
+            yield transaction
+        except BaseException:
+            if transaction.active:
+                self.transaction_end(transaction, commit=False)
+            raise
+        if transaction.active and not self.transaction_end(transaction, commit=True):
+            raise StoreError("EAGAIN", "somebody changed it", operation="TRANSACTION_END")
+
+    def watch(self, path: str, changed: Callable[[str], object]) -> CallbackWatch:
+        """Call `changed` with the path of every event at or below `path`, and once now."""
+        return CallbackWatch(self, path, changed)
 
     def watch_add(
         self, path: str, task: Task, concerns: Callable[[bytes], bool] | None = None
