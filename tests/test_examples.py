@@ -172,6 +172,11 @@ def test_the_python_of_the_pytest_page_runs(pytester):
     done.assert_outcomes(passed=text.count("def test_"))
 
 
+def test_the_python_of_the_store_page_runs():
+    (block,) = blocks("python", "docs/store.md")
+    exec(compile(block, "store.md", "exec"), {})  # noqa: S102 - what a reader types
+
+
 def test_the_readmes_commands_exist(copy, capsys, monkeypatch):
     makefile = (ROOT / "Makefile").read_text()
     monkeypatch.chdir(copy)
