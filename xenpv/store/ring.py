@@ -308,7 +308,10 @@ class StoreDaemon:
         if not timeout_s:
             return
         timeout_ns = timeout_s * NS_PER_S
-        connection.waiting.note(len(connection.output), self.domain.loop.now + timeout_ns)
+        backlog = connection.waiting
+        backlog.note(len(connection.output), self.domain.loop.now + timeout_ns)
+        if backlog.next_ns() is None:
+            return  # all of it outlived its time, and waits for the guest alone
         expiry = self._expiry
         if expiry is None:
             task = self.domain.task("xenstored watch-event timeout", self.expire)
