@@ -357,9 +357,12 @@ class Physmap:
         what was mapped before stays.
         """
         operation = "XENMEM_acquire_resource"
-        asked = {"domid": domid, "type": type_, "id": id_, "frame": frame, "nr_frames": nr_frames}
+        asked = {
+            "domid": domid, "type": type_, "id": id_, "frame": frame, "nr_frames": nr_frames,
+            "pad": pad,
+        }  # fmt: skip
         if pad or frame >> 32 or (frame + nr_frames) >> 32:
-            _fail(operation, EINVAL, "pad or frame", **asked, pad=pad)
+            _fail(operation, EINVAL, "pad or frame", **asked)
         target = None if domid == DOMID_SELF else self.domain.find(domid)
         if target is None:
             _fail(operation, ESRCH, "no such domain", **asked)
