@@ -93,3 +93,28 @@ def test_random_requests_get_the_same_replies_and_events(daemon: Running, seed: 
     for client in range(len(pair.ours)):  # nothing may be left over
         pair.step(client, XS.GET_DOMAIN_PATH, b"0\0")
     assert pair.events > OPERATIONS // 100
+
+
+def path_of(size: int) -> bytes:
+    """A path of `size` bytes, of names that are not too long."""
+    whole, rest = divmod(size, 201)
+    return (b"/" + b"p" * 200) * whole + (b"/" + b"q" * (rest - 1) if rest else b"")
+
+
+@pytest.mark.peers
+def test_limits_for_everybody(daemon: Running) -> None:
+    """Values and paths at 2,048 bytes and around, replies over 4,096, from a socket and a ring."""
+    pair = Pair(daemon, SOCKETS, OX)
+    guest = pair.introduce(DOMIDS[0])
+    for client in (0, guest):
+        for size in (2047, 2048, 2049, 4000):
+            pair.step(client, XS.WRITE, b"/v\0" + b"v" * size)
+            pair.step(client, XS.WRITE, b"/new/%d\0" % size + b"v" * size)
+        for size in (1024, 2047, 2048, 2049, 3000):
+            for op in (XS.READ, XS.MKDIR, XS.WRITE, XS.RM, XS.GET_PERMS, XS.DIRECTORY):
+                pair.step(client, op, path_of(size) + b"\0")
+    pair.step(0, XS.WATCH, path_of(2049) + b"\0t\0")
+    for index in range(30):
+        pair.step(0, XS.WRITE, b"/big/%d" % index + b"n" * 240 + b"\0")
+    for client in (0, guest):
+        pair.step(client, XS.DIRECTORY, b"/big\0")

@@ -219,7 +219,7 @@ def test_an_unknown_transaction(profile: str, error: str) -> None:
 
 @pytest.mark.parametrize(
     ("profile", "error", "fits"),
-    [("c", "ENOSPC", 127), ("ox", "EQUOTA", 101), ("legacy", "ENOSPC", 127)],
+    [("c", "ENOSPC", 127), ("ox", "EQUOTA", 101), ("legacy", "E2BIG", 127)],
 )
 def test_watch_quota(profile: str, error: str, fits: int) -> None:
     guest = make(profile).guest(1)

@@ -18,7 +18,7 @@ from xenpv.errors import StoreError
 from xenpv.store.eventqueue import EventQueue
 from xenpv.store.expiry import Backlog
 from xenpv.store.path import SPECIAL
-from xenpv.store.request import is_absent, write_tree
+from xenpv.store.request import SURE, is_absent, write_tree
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
 
@@ -164,7 +164,7 @@ class Connection:
                 if tx is None:
                     _unknown_transaction(server, tx_id)
             reply = handler(server, self, tx, payload)
-            if len(reply) > PAYLOAD_MAX:
+            if len(reply) > PAYLOAD_MAX and not (self.privileged and server.profile.long_replies):
                 _too_long(reply)
             if tx is not None and not tx.plain:
                 tx.note(op, payload, reply)
@@ -214,6 +214,7 @@ class Connection:
             self.privileged
             and not tx_id
             and path[:1] == b"/"
+            and (len(value) < SURE or not server.profile.value_max)
             and write_tree(server.tree, path, value)
         ):
             if server.trace is not None:
@@ -224,7 +225,7 @@ class Connection:
     def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
         """What a `call` of WRITE for each `path/key` does, in order."""
         view = self.transactions.get(tx_id) if tx_id else self.server.tree
-        if not self.privileged:
+        if not self.privileged or self.server.profile.path_max:
             view = None
         pairs = [(path + b"/" + key.encode(), text.encode()) for key, text in values.items()]
         at = 0

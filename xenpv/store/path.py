@@ -39,11 +39,14 @@ def counted_length(path: bytes) -> int:
     return len(path) - (prefix.end() if prefix else 0)
 
 
-def canonicalise(conn: Connection, text: bytes, *, special: bool = False) -> bytes:
+def canonicalise(
+    conn: Connection, text: bytes, *, special: bool = False, measured: bool = True
+) -> bytes:
     """The absolute path that `text` means to `conn`.
 
-    Only an unprivileged caller's paths are measured (quota path-max); everybody else is
-    held by the payload limit alone. Raises StoreError EINVAL.
+    An unprivileged caller's paths are measured (quota path-max), everybody's only where the
+    profile has a limit besides, but for a watch's (`measured` False). Raises StoreError
+    EINVAL, or what the profile calls a breach.
     """
     path = text
     nodes = conn.server.nodes
@@ -52,10 +55,14 @@ def canonicalise(conn: Connection, text: bytes, *, special: bool = False) -> byt
             path = conn.home_prefix + text
         if path not in nodes:
             _check(text, path, special=special)
+    profile = conn.server.profile
+    if measured and len(path) > profile.path_max > 0:
+        raise StoreError("EINVAL", f"path of {len(path)} bytes; {profile.path_max} are allowed")
     if not conn.privileged:
         limit = conn.domain.limits.path_max
         if len(path) >= limit > 0 and counted_length(path) >= limit:
-            raise StoreError("EINVAL", f"path of {len(path)} bytes")
+            name = profile.breaches.get("path_max", "EINVAL")
+            raise StoreError(name, f"path of {len(path)} bytes")
     return path
 
 

@@ -31,7 +31,8 @@ class Profile:
 
     `newest` is the highest request type that it knows. `boundary` says for a quota how far
     beyond its value the first refusal lies (0: at the value). `renamed` are errors that it
-    calls by another name. `features` are those that it offers in a ring page. `event_timeout_s`
+    calls by another name, `breaches` what it calls that of a quota if not ENOSPC (of path_max
+    if not EINVAL). `features` are those that it offers in a ring page. `event_timeout_s`
     is how long a guest may leave an event unread, 0 for ever.
     """
 
@@ -52,6 +53,7 @@ class Profile:
     coalesces: bool = True
     watch_rights: bool = True
     renamed: dict[str, str] = attrs.field(factory=dict)
+    breaches: dict[str, str] = attrs.field(factory=dict)
     boundary: dict[str, int] = attrs.field(factory=dict)
     quotas: dict[str, int] = attrs.field(factory=dict)
     features: int = 0
@@ -59,6 +61,9 @@ class Profile:
     page_port: bool = False  # INTRODUCE prefers the port that the ring page names
     fixed_frame: bool = False  # INTRODUCE again has to name the same frame
     clamps_length: bool = False  # of a longer request 4,096 bytes are served, the rest is the next
+    value_max: int = 0  # bytes; a longer one is E2BIG for everybody, 0 for no such rule
+    path_max: int = 0  # bytes; a longer one is EINVAL for everybody, 0 for no such rule
+    long_replies: bool = False  # those over 4,096 bytes go out whole on a socket
 
 
 C: Final = Profile(
@@ -87,11 +92,14 @@ OX: Final = Profile(
     coalesces=False,
     renamed={"ENOSPC": "EQUOTA"},
     # It compares before it adds: 101 watches and 11 transactions fit.
-    boundary={"nodes": 1, "watches": 2, "transactions": 2},
-    quotas={"watches": 100},
+    boundary={"nodes": 1, "watches": 2, "transactions": 2, "path_max": 1},
+    quotas={"watches": 100, "node_size": 0},  # of a node only the value is measured
     features=lib.XENSTORE_SERVER_FEATURE_RECONNECTION,
     fixed_frame=True,
     clamps_length=True,
+    value_max=2048,
+    path_max=2048,
+    long_replies=True,
 )
 LEGACY: Final = Profile(
     name="legacy",
@@ -104,6 +112,8 @@ LEGACY: Final = Profile(
     missing_rm=False,
     coalesces=False,
     watch_rights=False,
+    breaches={"watches": "E2BIG", "node_size": "E2BIG", "path_max": "E2BIG"},
+    boundary={"node_permissions": 1},
     quotas={"path_max": 3072},
 )
 

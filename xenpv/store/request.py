@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xenpv.store.transaction import Transaction
 
 NUL: Final = 0
+SURE: Final = 1024  # bytes; of a longer path or name the long way says whether it is too long
 
 
 def locate(conn: Connection, view: View, path: bytes, need: int) -> Node | None:
@@ -171,6 +172,27 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     return OK
 
 
+def write_limited(
+    server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
+) -> bytes:
+    """WRITE where the profile limits values for everybody.
+
+    oxenstored looks at the path first, and at the rights to what misses parents.
+    """
+    text, nul, value = payload.partition(b"\0")
+    if nul and len(value) > server.profile.value_max:
+        path = canonicalise(conn, text)
+        view = tx or server.tree
+        above = parent_of(path)
+        if view.read(above) is None:
+            while (node := view.read(above)) is None:
+                above = parent_of(above)
+            if not node.perms.mask(conn) & WRITE:
+                raise StoreError("EACCES", f"no right to write {above!r}")
+        raise StoreError("E2BIG", f"value of {len(value)} bytes")
+    return write(server, conn, tx, payload)
+
+
 # The writes that matter, and how they end, in less than the long way takes. Each of these
 # answers False, having changed nothing, where it is not sure: the long way then says why.
 
@@ -179,7 +201,12 @@ def is_absent(nodes: Mapping[bytes, Node], path: bytes) -> bool:
     """Whether a privileged READ of `path`, which no node has, answers ENOENT."""
     at = path.rfind(b"/")
     name = path[at + 1 :]
-    return at > 1 and bool(name) and path[:at] in nodes and not name.translate(None, LEGAL)
+    return (
+        1 < at < SURE
+        and 0 < len(name) < SURE
+        and path[:at] in nodes
+        and not name.translate(None, LEGAL)
+    )
 
 
 def write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
@@ -189,9 +216,9 @@ def write_tree(tree: Tree, path: bytes, value: bytes) -> bool:
     if node is None:
         at = path.rfind(b"/")
         # Not right below the root: of "//a" too a parent would be found.
-        parent = nodes.get(path[:at]) if at > 1 else None
+        parent = nodes.get(path[:at]) if 1 < at < SURE else None
         name = path[at + 1 :]
-        if parent is None or not name or name.translate(None, LEGAL):
+        if parent is None or not 0 < len(name) < SURE or name.translate(None, LEGAL):
             return False
         node = tree.plant(parent, path, parent.perms, value)
     else:
@@ -219,7 +246,7 @@ def _write_copy(server: Xenstored, tx: Transaction, path: bytes, value: bytes) -
         return True
     at = path.rfind(b"/")
     name = path[at + 1 :]
-    if at <= 1 or not name or name.translate(None, LEGAL):
+    if not (1 < at < SURE and 0 < len(name) < SURE) or name.translate(None, LEGAL):
         return False
     above = accesses.get(path[:at])
     if above is None:
@@ -314,6 +341,11 @@ def mkdir(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     return OK
 
 
+def _oversized(conn: Connection, size: int) -> StoreError:
+    name = conn.server.profile.breaches.get("node_size", "ENOSPC")
+    return StoreError(name, f"node of {size} bytes")
+
+
 def admit(conn: Connection, tx: Transaction | None, node: Node, size: int, more: int = 0) -> None:
     """Quotas on a node of an unprivileged caller that becomes `size` bytes large.
 
@@ -330,7 +362,7 @@ def admit(conn: Connection, tx: Transaction | None, node: Node, size: int, more:
     else:
         memory = 0  # somebody else pays
     if breach(limits.node_size, size):
-        error = StoreError("ENOSPC", f"node of {size} bytes")
+        error = _oversized(conn, size)
     elif breach(limits.memory, memory):
         error = StoreError("EIO", "memory quota")
     else:
@@ -394,7 +426,7 @@ def _admit_new(
     for path in missing:
         memory += size + len(path)
         if breach(limits.node_size, size):
-            error = StoreError("ENOSPC", f"node of {size} bytes")
+            error = _oversized(conn, size)
             break
         if breach(limits.memory, memory):
             error = StoreError("EIO", "memory quota")

@@ -70,18 +70,22 @@ TRANSACTIONS: Final[dict[Isolation, type[Transaction]]] = {
 
 
 @cache
-def _known(newest: int) -> dict[int, tuple[Handler, bool, bool]]:
-    return {op: one for op, one in HANDLERS.items() if op <= newest}
+def _known(newest: int, *, limited: bool) -> dict[int, tuple[Handler, bool, bool]]:
+    """What a profile knows; `limited`: it measures everybody's values."""
+    known = {op: one for op, one in HANDLERS.items() if op <= newest}
+    if limited:
+        known[lib.XS_WRITE] = (request.write_limited, *known[lib.XS_WRITE][1:])
+    return known
 
 
 @cache
-def _open(newest: int) -> dict[bool, dict[int, tuple[Handler, bool]]]:
+def _open(newest: int, *, limited: bool) -> dict[bool, dict[int, tuple[Handler, bool]]]:
     """What is open to the privileged domain (True) and to others: (handler, takes a tx id)."""
     return {
         privileged: {
             op: (handler, takes_tx)
-            for op, (handler, restricted, takes_tx) in HANDLERS.items()
-            if op <= newest and (privileged or not restricted)
+            for op, (handler, restricted, takes_tx) in _known(newest, limited=limited).items()
+            if privileged or not restricted
         }
         for privileged in (False, True)
     }
@@ -123,8 +127,9 @@ class Xenstored:
         self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
-        self.handlers = _known(profile.newest)
-        self._open = _open(profile.newest)
+        limited = profile.value_max > 0
+        self.handlers = _known(profile.newest, limited=limited)
+        self._open = _open(profile.newest, limited=limited)
         self.limits = Limits.of(profile)
         self.credit = WriteCredit(clock)
         self.administration = Administration()

@@ -207,13 +207,14 @@ def watch(server: Xenstored, conn: Connection, _tx: Transaction | None, payload:
         depth = atoi(parts[2])
         if depth < 0 or not conn.domain.features & FEATURE_WATCHDEPTH:
             raise StoreError("EINVAL", f"watch depth {parts[2]!r}")
-    path = canonicalise(conn, text, special=True)
+    path = canonicalise(conn, text, special=True, measured=False)
     if (path, token) in conn.watches:
         raise StoreError("EEXIST", f"watch on {path!r} with token {token!r}")
     if not conn.privileged:
         domain = conn.domain
         if breach(domain.limits.watches, domain.watches + 1):
-            raise StoreError("ENOSPC", f"{domain.watches} watches")
+            name = server.profile.breaches.get("watches", "ENOSPC")
+            raise StoreError(name, f"{domain.watches} watches")
         size = len(path) + len(token)
         if breach(domain.limits.memory, domain.memory + size):
             raise StoreError("ENOMEM", "memory quota")
