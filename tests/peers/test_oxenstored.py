@@ -113,7 +113,7 @@ def test_limits_for_everybody(daemon: Running) -> None:
         for size in (1024, 2047, 2048, 2049, 3000):
             for op in (XS.READ, XS.MKDIR, XS.WRITE, XS.RM, XS.GET_PERMS, XS.DIRECTORY):
                 pair.step(client, op, path_of(size) + b"\0")
-    pair.step(0, XS.WATCH, path_of(2049) + b"\0t\0")
+        pair.step(client, XS.WATCH, path_of(2049) + b"\0t\0")
     for index in range(30):
         pair.step(0, XS.WRITE, b"/big/%d" % index + b"n" * 240 + b"\0")
     for client in (0, guest):

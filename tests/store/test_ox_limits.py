@@ -37,9 +37,12 @@ def test_a_path_of_anybody(op: XS, size: int, refused: bool) -> None:
     store = Store(OX)
     path = LONG + b"/" + b"q" * (size - len(LONG) - 1)
     assert len(path) == size
-    for client in (store.dom0, store.guest(1)):
+    guest = store.guest(1)
+    for client in (store.dom0, guest):
         assert (answer(client, op, path + b"\0") == "EINVAL") is refused
     assert answer(store.dom0, XS.WATCH, path + b"\0t\0") == b"OK\0"
+    guest.send(XS.WATCH, path + b"\0t\0")
+    assert b"OK\0" in [payload for *_, payload in guest.messages()]
 
 
 def test_the_short_ways_know_the_limits() -> None:

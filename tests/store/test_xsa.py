@@ -88,6 +88,8 @@ def test_xsa_322_a_new_domain_does_not_inherit_an_old_domids_acls(store: Store) 
 @pytest.mark.parametrize("kind", [XS.READ, XS.WRITE, XS.WATCH, XS.MKDIR])
 def test_xsa_323_path_lengths_are_checked_everywhere(kind: XS) -> None:
     for store, fits in ((Store(), 2047), (Store(OX), 2048)):
+        if kind is XS.WATCH and store.server.profile is OX:
+            continue  # oxenstored measures the paths of nodes alone
         guest = store.guest(1)
         path = b"/" + b"a" * fits  # one byte too many
         payload = path + (b"\0t\0" if kind is XS.WATCH else b"\0")

@@ -92,8 +92,9 @@ OX: Final = Profile(
     coalesces=False,
     renamed={"ENOSPC": "EQUOTA"},
     # It compares before it adds: 101 watches and 11 transactions fit.
-    boundary={"nodes": 1, "watches": 2, "transactions": 2, "path_max": 1},
-    quotas={"watches": 100, "node_size": 0},  # of a node only the value is measured
+    boundary={"nodes": 1, "watches": 2, "transactions": 2},
+    # Of a node only the value is measured, and paths by the rule for everybody.
+    quotas={"watches": 100, "node_size": 0, "path_max": 0},
     features=lib.XENSTORE_SERVER_FEATURE_RECONNECTION,
     fixed_frame=True,
     clamps_length=True,

@@ -183,12 +183,11 @@ def write_limited(
     if nul and len(value) > server.profile.value_max:
         path = canonicalise(conn, text)
         view = tx or server.tree
-        above = parent_of(path)
-        if view.read(above) is None:
-            while (node := view.read(above)) is None:
-                above = parent_of(above)
-            if not node.perms.mask(conn) & WRITE:
-                raise StoreError("EACCES", f"no right to write {above!r}")
+        above = parent = parent_of(path)
+        while (node := view.read(above)) is None:
+            above = parent_of(above)
+        if above != parent and not node.perms.mask(conn) & WRITE:
+            raise StoreError("EACCES", f"no right to write {above!r}")
         raise StoreError("E2BIG", f"value of {len(value)} bytes")
     return write(server, conn, tx, payload)
 
@@ -269,7 +268,7 @@ def _write_own(
     domain = conn.domain
     limits = domain.limits
     tree = server.tree
-    if 0 < limits.path_max <= len(path):
+    if len(path) > SURE or 0 < limits.path_max <= len(path):
         return False
     access = None if tx is None else tx.accesses.get(path)
     node = tree.nodes.get(path) if tx is None else None if access is None else access.node
