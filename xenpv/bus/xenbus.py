@@ -1,73 +1,54 @@
 """The XENBUS function device: interfaces, and a child device per class under `device`.
 
-win-xenbus fdo.c, in the order of its D3 -> D0: interfaces, `drivers/N`, then a watch of
-`device` whose scan creates one PDO per class. Instances (`device/vif/0`) are the class
-driver's children, which scans its own directory.
+win-xenbus fdo.c. What it does on the way from D3 to D0 is in power.py, its children are in
+children.py. Instances (`device/vif/0`) are the class driver's children, which scans its own
+directory.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from xenpv.abi._kernel import lib
+from xenpv.bus import classes, driverkey, pnpstate
+from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
-from xenpv.bus.store import StoreInterface, Watch
-from xenpv.errors import StoreError
+from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
+from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
+from xenpv.bus.pnpstate import Irp, Life, PnpState
+from xenpv.bus.power import LATE, RELEASED_IN_S4, Power
+from xenpv.bus.registry import Registry
+from xenpv.bus.store import StoreInterface
+from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
-VENDOR: Final = "Xen_Project"
-VERSION: Final = "9.1.0.0"
-DRIVERS_MAX: Final = 256
+__all__ = ["ClassDriver", "ClassDriverFactory", "Pdo", "XenBus"]
 
-# Parameters\SyntheticClasses: devices without a directory of their own.
-SYNTHETIC_CLASSES: Final = ("IFACE",)
+VENDOR_PREFIX: Final = "XP"
+SETTLE_POLL_NS: Final = 10 * NS_PER_MS
+SETTLE_POLLS_MAX: Final = 6_000  # 60 s of virtual time, then it goes on all the same
 
-POWER_OFF_POLL_NS: Final = 10 * NS_PER_MS
-POWER_OFF_POLLS_MAX: Final = 6_000  # 60 s of virtual time, then power goes all the same
-
-
-class ClassDriver(Protocol):
-    """The driver of one class: XENVIF, XENVBD, XENIFACE."""
-
-    def start(self) -> None:
-        """To D0."""
-
-    def stop(self) -> None:
-        """To D3: begins closing every device; `stopped` says when that is done."""
-
-    @property
-    def stopped(self) -> bool: ...
+# What its children may ask for; BALLOON is its own.
+EXPORTED: Final = (
+    "suspend", "shared_info", "evtchn", "debug", "store", "range_set", "cache", "gnttab",
+    "unplug", "console",
+)  # fmt: skip
 
 
-class ClassDriverFactory(Protocol):
-    def __call__(self, bus: XenBus) -> ClassDriver: ...
+class Then(enum.Enum):
+    """What follows when every child has come to rest."""
 
-
-class PdoState(enum.Enum):
-    """Where a child device is in its life (DEVICE_PNP_STATE, what of it is used)."""
-
-    STARTED = "started"
-    STOPPED = "stopped"
-    DELETED = "deleted"
-
-
-class Pdo:
-    """The device of one class: XENBUS\\VEN_XP0001&DEV_VIF."""
-
-    __slots__ = ("driver", "name", "state")
-
-    def __init__(
-        self, name: str, driver: ClassDriver, *, state: PdoState = PdoState.STARTED
-    ) -> None:
-        self.name = name
-        self.driver = driver
-        self.state = state
+    STOP = Irp.STOP_DEVICE
+    REMOVE = Irp.REMOVE_DEVICE
+    SLEEP = "sleep"
+    POWER_OFF = "power off"
 
 
 class XenBus:
@@ -75,6 +56,8 @@ class XenBus:
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
     and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
+    `registry` is the machine's, that of a fresh installation if none is given.
+    `device_id` is the platform device's, which names the vendor: XP0001.
     """
 
     def __init__(
@@ -84,11 +67,20 @@ class XenBus:
         *,
         personality: str = "windows",
         fifo: bool = False,
+        registry: Registry | None = None,
+        device_id: int = 0x0001,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.personality = personality
-        self.pdos: dict[str, Pdo] = {}
+        self.registry = Registry(classes.INSTALLED) if registry is None else registry
+        self.vendor_prefix = VENDOR_PREFIX
+        self.vendor_name = f"{VENDOR_PREFIX}{device_id:04X}"
+        self.name = f"{self.vendor_name} XENBUS"
+        self.life = Life(pnpstate.FDO, PnpState.ADDED)
+        self.is_asleep = False
+        self.problem = ""  # why it did not start
+        self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
@@ -98,23 +90,71 @@ class XenBus:
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
         port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
-        self._scan_task: Task = domain.task("xenbus scan", self.scan)
-        self._power_task: Task = domain.task("power off", self._power_off)
-        self._power_timer: Timer = domain.timer(self._power_task)
-        self._power_polls = 0
+        self.children = Children(self)
+        self.power = Power(self)
+        self._settle_task: Task = domain.task("xenbus settle", self._settle)
+        self._settle_timer: Timer = domain.timer(self._settle_task)
+        self._polls = 0
+        self._then: Then | None = None
         self._reason = 0
-        self._watch: Watch | None = None
-        self._listed: list[str] = []  # names in `device` at the last scan
-        self._driver_key: str | None = None
 
-    def start(self) -> None:
-        """D3 to D0."""
-        # Windows started its processors before it loaded a driver.
-        self.domain.start_vcpus()
-        self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
-        if self.personality == "windows":
-            self._driver_key = self.claim_driver_key("XENBUS")
-        self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
+    @property
+    def state(self) -> PnpState:
+        return self.life.state
+
+    @property
+    def pdos(self) -> dict[str, Pdo]:
+        """Its children by class."""
+        return self.children.pdos
+
+    @property
+    def is_windows(self) -> bool:
+        return self.personality == "windows"
+
+    @property
+    def is_running(self) -> bool:
+        """Started, in D0, and not on its way down."""
+        return self.power.is_d0 and self.state is PnpState.STARTED and self._then is None
+
+    # interfaces
+
+    def interface(self, name: str) -> Interface | None:
+        """One of its interfaces by its attribute, None where there is none."""
+        found = getattr(self, name, None)
+        return found if isinstance(found, Interface) else None
+
+    def query_interface(self, guid: str, version: int, size: int | None = None) -> InterfaceVersion:
+        """IRP_MN_QUERY_INTERFACE of a child: NtStatusError NOT_SUPPORTED, BUFFER_OVERFLOW.
+
+        `size` is that of the caller's buffer, in bytes; None for one that is large enough.
+        """
+        exported = [one for one in map(self.interface, EXPORTED) if one is not None]
+        return query_interface([*exported, *self.below], guid, version, size)
+
+    def acquire_late(self, callback: Callable[[], object], owner: str) -> object | None:
+        """Take SUSPEND and register a late callback; what `release_late` wants back."""
+        suspend = getattr(self, "suspend", None)
+        if suspend is None:
+            return None
+        suspend.acquire()
+        handle: object = suspend.register(LATE, callback, owner=owner)
+        return handle
+
+    def release_late(self, handle: object | None) -> None:
+        suspend = getattr(self, "suspend", None)
+        if handle is not None and suspend is not None:
+            suspend.deregister(handle)
+            suspend.release()
+
+    @property
+    def is_ballooning(self) -> bool:
+        return bool(getattr(getattr(self, "balloon", None), "is_active", False))
+
+    def _balloon_size(self) -> int:
+        balloon = getattr(self, "balloon", None)
+        return 0 if balloon is None else int(balloon.get_size())
+
+    # what the class drivers have of it
 
     def log(self, text: str) -> None:
         """A line on the PV console, if there is one."""
@@ -123,66 +163,144 @@ class XenBus:
 
     def claim_driver_key(self, product: str) -> str | None:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""
-        try:
-            taken = self.store.directory("drivers")
-            free = next((n for n in range(DRIVERS_MAX) if str(n) not in taken), None)
-            if free is None:
-                return None
-            key = f"drivers/{free}"
-            # A release build has no attributes, and keeps the space before them.
-            self.store.write(key, f"{VENDOR} {product} {VERSION} ")
-        except StoreError:
-            return None
-        return key
+        return driverkey.claim(self.store, product)
+
+    def clear_driver_key(self, product: str) -> None:
+        """Remove every entry of the product."""
+        driverkey.clear(self.store, product)
 
     def release_driver_key(self, key: str | None) -> None:
         if key is not None:
             self.store.discard(key)
 
-    def _concerns_scan(self, path: bytes) -> bool:
-        """Not what happens inside a class that the last scan saw."""
-        _device, _, below = path.partition(b"/")
-        name, inside, _key = below.partition(b"/")
-        return not inside or name.decode() not in self._listed
+    # requests of the PnP manager
 
-    def scan(self) -> None:
-        """Create a PDO for each class that appeared, drop those whose directory went."""
-        try:
-            names = self.store.directory("device")
-        except StoreError:
-            names = []
-        self._listed = names
-        classes = [name.upper() for name in names]
-        classes += [name for name in SYNTHETIC_CLASSES if name not in classes]
-        for name in [name for name in self.pdos if name not in classes]:
-            pdo = self.pdos.pop(name)
-            pdo.driver.stop()
-            pdo.state = PdoState.DELETED
-        for name in classes:
-            factory = self.drivers.get(name)
-            if factory is not None and name not in self.pdos and not self._power_polls:
-                self.pdos[name] = Pdo(name=name, driver=factory(self))
-                self.pdos[name].driver.start()
+    def start(self) -> NTSTATUS:
+        """A kernel comes up: START_DEVICE. The children follow by the scan."""
+        # Windows started its processors before it loaded a driver.
+        self.domain.start_vcpus()
+        return self.request(Irp.START_DEVICE)
+
+    def query_relations(self) -> list[Pdo]:
+        """QUERY_DEVICE_RELATIONS (BusRelations): a scan pass, then the children that are there."""
+        return self.children.query_relations()
+
+    def request(self, irp: Irp) -> NTSTATUS:
+        """Any other; see Pdo.request. QUERY_STOP and QUERY_REMOVE are UNSUCCESSFUL while the
+        balloon holds pages.
+        """
+        if self.state is PnpState.DELETED or irp not in self.life.table:
+            return pnpstate.refusal(self.life.table, self.state, irp)
+        if self._then is not None:
+            return NTSTATUS.DEVICE_NOT_READY
+        if irp in (Irp.QUERY_STOP_DEVICE, Irp.QUERY_REMOVE_DEVICE) and self._balloon_size():
+            return NTSTATUS.UNSUCCESSFUL
+        if irp is Irp.START_DEVICE:
+            return self._start()
+        if irp is Irp.SURPRISE_REMOVAL:
+            self.children.lose_all("bus surprise removed")
+        if irp in pnpstate.POWERS_DOWN and self.power.is_d0:
+            return self._rest(Then(irp))
+        self._complete(irp)
+        return NTSTATUS.SUCCESS
+
+    def _start(self) -> NTSTATUS:
+        if not self.power.is_d0:
+            self.problem = ""
+            try:
+                self.power.up()
+            except (StoreError, HypercallError, NtStatusError) as error:
+                self.problem = str(error)
+                self.log(f"xenbus: {error}\n")
+                return status_of(error)
+            self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
+        self.is_asleep = False
+        self.life.move(Irp.START_DEVICE)
+        self.children.start_stopped()
+        return NTSTATUS.SUCCESS
+
+    def _down(self) -> None:
+        if self.power.is_d0:
+            self.log("xenbus: down\n")
+            self.power.down()
+
+    def _complete(self, irp: Irp) -> None:
+        if irp in pnpstate.POWERS_DOWN:
+            self._down()
+        self.life.move(irp)
+        if self.state is PnpState.DELETED:
+            self.children.delete_all("bus removed")
+
+    # coming to rest
+
+    def _rest(self, then: Then) -> NTSTATUS:
+        """Bring every child to rest, then do the rest of it: PENDING if that takes time."""
+        self._then = then
+        self._polls = 0
+        self.children.rest(Irp.REMOVE_DEVICE if then is Then.REMOVE else Irp.STOP_DEVICE)
+        if self.children.poll():
+            self.settle()
+            return NTSTATUS.PENDING
+        self._rested()
+        return NTSTATUS.SUCCESS
+
+    def settle(self) -> None:
+        """Look at drivers that close, until they have come to rest."""
+        self._settle_task.wake()
+
+    def _settle(self) -> None:
+        waiting = self.children.poll()
+        self._polls += 1
+        if waiting and self._polls < SETTLE_POLLS_MAX:
+            self._settle_timer.arm(SETTLE_POLL_NS)
+            return
+        self._polls = 0
+        if waiting:
+            what = "power off" if self._then is Then.POWER_OFF else "going on"
+            self.log(f"xenbus: {what} without {', '.join(waiting)}\n")
+            self.children.poll(give_up=True)
+        if self._then is not None:
+            self._rested()
+
+    def _rested(self) -> None:
+        then = self._then
+        if then is Then.POWER_OFF:
+            self._down()
+            self.domain.shutdown(self._reason)
+            return
+        self._then = None
+        if then is Then.SLEEP:
+            self._down()
+            self.is_asleep = True
+        elif then is not None:
+            self._complete(then.value)
+
+    # system power
+
+    def sleep(self) -> NTSTATUS:
+        """To S3: children and bus go to D3. PENDING while devices close."""
+        return NTSTATUS.SUCCESS if not self.is_running else self._rest(Then.SLEEP)
+
+    def hibernate(self) -> None:
+        """From S3 to S4. LocalProtocolError, a bugcheck, if somebody still holds an interface."""
+        held = [
+            name
+            for name, one in ((name, self.interface(name)) for name in RELEASED_IN_S4)
+            if one is not None and one.references
+        ]
+        if self.power.is_d0 or held:
+            why = ", ".join(held) or "the bus in D0"
+            raise LocalProtocolError(f"S4 is entered with {why} held")
+
+    def wake(self) -> NTSTATUS:
+        """Back to S0: the bus goes to D0, and its children after it."""
+        return self._start() if self.is_asleep else NTSTATUS.SUCCESS
 
     def power_off(self, reason: int) -> None:
         """Close every device, then SCHEDOP_shutdown(reason): how an operating system goes."""
-        if self._power_polls:
-            return
-        self._power_polls = 1
-        self._reason = reason
-        for pdo in self.pdos.values():
-            pdo.driver.stop()
-            pdo.state = PdoState.STOPPED
-        self._power_task.wake()
-
-    def _power_off(self) -> None:
-        waiting = [pdo.name for pdo in self.pdos.values() if not pdo.driver.stopped]
-        self._power_polls += 1
-        if waiting and self._power_polls < POWER_OFF_POLLS_MAX:
-            self._power_timer.arm(POWER_OFF_POLL_NS)
-            return
-        if waiting:
-            self.log(f"xenbus: power off without {', '.join(waiting)}\n")
-        self.release_driver_key(self._driver_key)
-        self.log("xenbus: down\n")
-        self.domain.shutdown(self._reason)
+        if self._then is not Then.POWER_OFF:
+            self._reason = reason
+            self._then = Then.POWER_OFF
+            self._polls = 0
+            self.children.rest(Irp.STOP_DEVICE)
+            self.settle()
