@@ -257,13 +257,13 @@ class Pdo:
 
     def _to_d0(self) -> None:
         self.is_d0 = True
-        self._suspend_late = self.bus.acquire_late(self._resumed, "XENBUS")
+        self._suspend_late = self.bus.acquire_suspend("XENBUS", None, self._resumed)
 
     def _to_d3(self) -> None:
         """Also of a device that is there already."""
         if self.is_d0:
             self.is_d0 = False
-            self.bus.release_late(self._suspend_late)
+            self.bus.release_suspend(self._suspend_late)
             self._suspend_late = None
 
     def _resumed(self) -> None:

@@ -23,7 +23,8 @@ SHUTDOWN_KEY: Final = "control/shutdown"
 SUSPEND_FEATURE: Final = "control/feature-suspend"
 BALLOON_FEATURE: Final = "control/feature-balloon"
 VIRQ_DEBUG: Final[int] = lib.VIRQ_DEBUG
-LATE: Final = 2  # SuspendPhase.LATE
+EARLY: Final = 1  # SuspendPhase
+LATE: Final = 2
 
 # The interfaces that it acquires, in that order.
 HELD: Final = ("debug", "suspend", "range_set", "evtchn", "store", "console", "balloon")

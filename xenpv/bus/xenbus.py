@@ -21,7 +21,7 @@ from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
 from xenpv.bus.pnpstate import Irp, Life, PnpState
-from xenpv.bus.power import LATE, RELEASED_IN_S4, Power
+from xenpv.bus.power import EARLY, LATE, RELEASED_IN_S4, Power
 from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
@@ -131,20 +131,24 @@ class XenBus:
         exported = [one for one in map(self.interface, EXPORTED) if one is not None]
         return query_interface([*exported, *self.below], guid, version, size)
 
-    def acquire_late(self, callback: Callable[[], object], owner: str) -> object | None:
-        """Take SUSPEND and register a late callback; what `release_late` wants back."""
+    def acquire_suspend(
+        self, owner: str, early: Callable[[], object] | None, late: Callable[[], object]
+    ) -> object | None:
+        """Take SUSPEND and register callbacks; what `release_suspend` wants back."""
         suspend = getattr(self, "suspend", None)
         if suspend is None:
             return None
         suspend.acquire()
-        handle: object = suspend.register(LATE, callback, owner=owner)
-        return handle
+        phases = [(EARLY, early), (LATE, late)]
+        return [suspend.register(phase, one, owner=owner) for phase, one in phases if one]
 
-    def release_late(self, handle: object | None) -> None:
+    def release_suspend(self, handles: object | None) -> None:
         suspend = getattr(self, "suspend", None)
-        if handle is not None and suspend is not None:
+        if suspend is None or not isinstance(handles, list):
+            return
+        for handle in handles:
             suspend.deregister(handle)
-            suspend.release()
+        suspend.release()
 
     @property
     def is_ballooning(self) -> bool:
