@@ -216,6 +216,7 @@ def test_a_backend_that_moved_is_found_at_the_next_prepare(world: World) -> None
 def test_a_backend_id_that_is_none_is_0(world: World, domid: str) -> None:
     walk, _ = start(world, "1", [])
     world.write(f"{FRONT}/backend-id", domid)
+    walk.unwatch()
     walk.start([Goal.PREPARE])
     assert walk.backend_domid == 0
 

@@ -6,19 +6,24 @@ as supported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from xenpv.bus.registry import Registry
 
 PARAMETERS: Final = "Services\\XENBUS\\Parameters"
 # xenbus.inf
-INSTALLED: Final = {
-    PARAMETERS: {
-        "SupportedClasses": ("VIF", "VBD", "VKBD", "IFACE", "CONS"),
-        "SyntheticClasses": ("IFACE", "CONS"),
-    },
+INSTALLED: Final[Mapping[str, tuple[str, ...]]] = {
+    "SupportedClasses": ("VIF", "VBD", "VKBD", "IFACE", "CONS"),
+    "SyntheticClasses": ("IFACE", "CONS"),
 }
+
+
+def install(registry: Registry) -> None:
+    """The values of the INF, in a registry where the driver was never installed."""
+    if registry.find(PARAMETERS) is None:
+        for name, value in INSTALLED.items():
+            registry.set(PARAMETERS, name, value)
 
 
 def is_enumerating(registry: Registry) -> bool:

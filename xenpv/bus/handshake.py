@@ -169,13 +169,13 @@ class Handshake:
     def _find_backend(self) -> None:
         try:
             backend = self.store.get(f"{self.path}/backend")
+            if backend == self.backend and self._watch is not None:
+                return
             domid = self.store.get(f"{self.path}/backend-id")
         except StoreError:
             backend = domid = None
         known = domid is not None and domid.isascii() and domid.isdecimal() and len(domid) < 6
         self.backend_domid = int(domid) if known and domid else 0
-        if backend == self.backend and self._watch is not None:
-            return
         self.unwatch()
         self.backend = backend
         if not backend:

@@ -56,7 +56,7 @@ class XenBus:
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
     and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
-    `registry` is the machine's, that of a fresh installation if none is given.
+    `registry` is the machine's; XENBUS is installed into it if it never was.
     `device_id` is the platform device's, which names the vendor: XP0001.
     """
 
@@ -73,7 +73,8 @@ class XenBus:
         self.domain = domain
         self.drivers = drivers
         self.personality = personality
-        self.registry = Registry(classes.INSTALLED) if registry is None else registry
+        self.registry = Registry() if registry is None else registry
+        classes.install(self.registry)
         self.vendor_prefix = VENDOR_PREFIX
         self.vendor_name = f"{VENDOR_PREFIX}{device_id:04X}"
         self.name = f"{self.vendor_name} XENBUS"

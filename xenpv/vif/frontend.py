@@ -306,6 +306,8 @@ class Frontend:
             return None
 
     def _backend_changed(self) -> None:
+        if not self._watched:
+            return  # an event from before the watch was removed
         if self._watched.endswith("/online"):
             if not self._closing and not parse_flag(self._read_watched()):
                 self._owner.request_eject()
