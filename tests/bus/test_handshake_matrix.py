@@ -7,36 +7,16 @@ here; what becomes of a whole device is below the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 import pytest
 
-from xenpv.abi.xenbus import XenbusState
+from tests.bus.handshake_scene import Scene, scene
 from xenpv.abi.xs import XS
-from xenpv.back.xenbus import Device
-from xenpv.bus.handshake import FrontendDriver, Goal, Handshake, Seen
-from xenpv.host.image import MemoryImage
-from xenpv.platform import Disk, Guest, Platform, Vif
+from xenpv.bus.handshake import FrontendDriver, Goal, Seen
 from xenpv.xen.loop import NS_PER_S
 
 GARBAGE = "x"
 STATES = ("absent", "", GARBAGE, "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-
-
-@attrs.define(eq=False)
-class Mute:
-    """A backend's kernel that does nothing once the toolstack is content."""
-
-    device: Device
-
-    def probe(self) -> None:
-        self.device.switch_state(XenbusState.INIT_WAIT)
-
-    def frontend_changed(self, state: object) -> None: ...
-    def hotplug_changed(self) -> None: ...
-    def remove(self) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -69,56 +49,6 @@ class Recorder:
         path, _, value = payload.partition(b"\0")
         if conn_domid and op == XS.WRITE and path.endswith(b"/state") and not self.preparing:
             self.log.append(value.decode())
-
-
-@attrs.define(eq=False)
-class Scene:
-    xen: Platform
-    guest: Guest
-    kind: str
-
-    @property
-    def backend(self) -> str:
-        (device,) = self.guest.created.devices
-        return device.backend_path
-
-    def put(self, key: str, value: str) -> None:
-        """Into the backend's directory; "absent" takes it out."""
-        xs = self.xen.toolstack.xs
-        if value == "absent":
-            xs.rm(f"{self.backend}/{key}")
-        else:
-            xs.write(f"{self.backend}/{key}", value)
-
-    def front(self, key: str) -> str | None:
-        (device,) = self.guest.created.devices
-        return self.xen.toolstack.xs.read(f"{device.frontend_path}/{key}")
-
-    @property
-    def handshake(self) -> Handshake:
-        if self.kind == "vif":
-            assert self.guest._vif is not None
-            return self.guest._vif.pdos[0].frontend.handshake
-        assert self.guest._vbd is not None
-        return self.guest._vbd.targets[0].frontend.handshake
-
-
-@contextmanager
-def scene(kind: str, state: str = "1", **keys: str) -> Iterator[Scene]:
-    """A booted Windows guest with one device, whose backend stands at `state`."""
-    with Platform(seed=3) as xen:
-        xen.backends.drivers = {"vif": Mute, "vbd": Mute}
-        guest = xen.create(
-            name="g",
-            disks=[Disk(MemoryImage(bytearray(1 << 19)))] if kind == "vbd" else [],
-            vifs=[Vif()] if kind == "vif" else [],
-        )
-        made = Scene(xen, guest, kind)
-        for key, value in {"state": state, **keys}.items():
-            made.put(key, value)
-        xen.toolstack.unpause(guest.created)
-        xen.run()
-        yield made
 
 
 def walk(on: Scene, goal: Goal, *states: str) -> tuple[str, str]:

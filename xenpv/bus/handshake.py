@@ -121,6 +121,7 @@ class Handshake:
         "seen",
         "state",
         "store",
+        "strict",
         "table",
         "wrote",
     )
@@ -149,6 +150,7 @@ class Handshake:
         self.goals: list[Goal] = []
         self.seen: Seen = XenbusState.UNKNOWN  # what the walk acted on last
         self.wrote: XenbusState | None = None  # on the way to this goal
+        self.strict = False  # a state that cannot be written fails the goal, as in XenVbd
         self.is_offline = False  # until the next PREPARE: there is nobody to close with
         self._walk = 0  # its number: a callback may have begun another one
         self._since_ns = 0
@@ -238,17 +240,19 @@ class Handshake:
         seen = self.look()
         return XenbusState.UNKNOWN if isinstance(seen, Absent) else seen
 
-    def switch_state(self, state: XenbusState) -> None:
-        """Write our own `state`.
+    def switch_state(self, state: XenbusState) -> bool:
+        """Write our own `state`; False if it is refused.
 
         In a directory that was taken away it cannot be written: its parent is the toolstack's.
         """
-        self.state = state
         try:
             self.store.write(f"{self.path}/state", str(int(state)))
         except StoreError as error:
             self.domain.trace.note(self.domain.domid, f"{self.path}: {error}")
+            return False
+        self.state = state
         self.domain.trace.note(self.domain.domid, f"{self.path}: {state.name.lower()}")
+        return True
 
     def _changed(self) -> None:
         if self.goals:
@@ -269,9 +273,11 @@ class Handshake:
         if isinstance(step, XenbusState):
             self.wrote = step
             closes = self.ejects and step is XenbusState.CLOSED and not self._is_online()
-            self.switch_state(step)
+            written = self.switch_state(step)
             if closes:
                 self._go_offline(goal, seen)
+            elif self.strict and not written:
+                self._fail(goal, seen)
         elif step is Do.DONE:
             self._reach(goal, seen)
         elif step is Do.REOPEN and self._is_online():

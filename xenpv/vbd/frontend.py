@@ -142,6 +142,8 @@ class Frontend:
             goals = (Goal.CLOSE, *(goal for goal in goals if goal is not Goal.CLOSE))
         self.broken = ""
         self._after = None
+        # With rings that the backend has mapped, it is waited for whatever can be written.
+        self.handshake.strict = self.personality is WINDOWS and not self.rings
         self.handshake.start(goals)
 
     def close(self) -> None:
@@ -254,7 +256,11 @@ class Frontend:
         if self.personality is WINDOWS:
             self._write_target_path()
         if self.personality is WINDOWS or self.state is not FrontendState.INITIALIZED:
-            self.handshake.switch_state(State.INITIALISING)
+            self._switch_state(State.INITIALISING)
+
+    def _switch_state(self, state: State) -> None:
+        if not self.handshake.switch_state(state) and self.handshake.strict:
+            raise StoreError("EACCES", "the state is not written", path=self.path)
 
     def _write_target_path(self) -> None:
         home = f"data/scsi/target/{self.target.target_id}"
@@ -295,7 +301,7 @@ class Frontend:
                 break
         else:
             raise StoreError("EAGAIN", f"no commit in {COMMIT_RETRIES_MAX} tries")
-        self.handshake.switch_state(State.INITIALISED)
+        self._switch_state(State.INITIALISED)
         self.state = FrontendState.CONNECTED
 
     def _write_keys(self, transaction: Transaction, order: int) -> None:
