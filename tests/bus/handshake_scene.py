@@ -78,7 +78,6 @@ class Scene:
         assert self.guest._vbd is not None
         return self.guest._vbd.targets[0].frontend.handshake
 
-
     @property
     def frontend_path(self) -> str:
         return f"/local/domain/{self.guest.domid}/device/{self.kind}/{DEVID[self.kind]}"

@@ -194,7 +194,9 @@ def test_what_cannot_be_taken_is_given_back(
     assert (on.state, on.power.is_d0) == (PnpState.ADDED, False)
     assert on.problem
     assert sorted(one[1:] for one in log if one[:1] == "+" and "watch" not in one) == sorted(
-        one[1:] if "virq" not in one else "virq 1" for one in log if one[:1] == "-" and "watch" not in one
+        one[1:] if "virq" not in one else "virq 1"
+        for one in log
+        if one[:1] == "-" and "watch" not in one
     ) + (["virq 1"] if broken == "virq" else [])
     assert on.store.watches() == []
     assert world.client.call(XS.DIRECTORY, f"{HOME}/drivers".encode() + b"\0") == b""

@@ -298,9 +298,12 @@ class Handshake:
             self._begin(None if isinstance(seen, Absent) else seen)
 
     def _fail(self, goal: Goal, seen: Seen) -> None:
+        walk = self._walk
         self.goals.clear()
         self._sleep()
         self.driver.failed(goal, seen)
+        if walk == self._walk:
+            self.unwatch()
 
     def _go_offline(self, goal: Goal, seen: Seen) -> None:
         walk = self._walk
