@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.world import World, make
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.ntstatus import NTSTATUS
 from xenpv.bus.pdo import Pdo
-from xenpv.bus.pnpstate import Irp, PnpState
+from xenpv.bus.pnpstate import PnpState
 from xenpv.bus.xenbus import XenBus
 
 DEVICE = "/local/domain/1/device"

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenpv.bus import classes
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.pdo import Pdo
-from xenpv.bus.pnpstate import Irp, PnpState
+from xenpv.bus.pnpstate import PnpState
 from xenpv.errors import StoreError
 from xenpv.xen.loop import Task
 
@@ -95,10 +96,13 @@ class Children:
     def invalidate(self) -> None:
         """IoInvalidateDeviceRelations: the PnP manager asks again and acts on the difference.
 
-        What is new and has a driver is started; what is not reported any more is removed, by
-        surprise.
+        Of a bus that stands in no tree it is done here: what is new and has a driver is
+        started; what is not reported any more is removed, by surprise.
         """
         if self._asked:
+            return
+        if self.bus.stack is not None:
+            self.bus.stack.invalidate()
             return
         fresh = [pdo for pdo in self.pdos.values() if pdo.state is PnpState.PRESENT]
         reported = self._report()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from xenpv.bus import classes, pnpstate
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.interface import InterfaceVersion
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
-from xenpv.bus.pnpstate import Irp, Life, PnpState
+from xenpv.bus.pnpstate import Life, PnpState
 from xenpv.errors import GrantError, HypercallError, StoreError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Pdo:
         if self.state is PnpState.DELETED or irp not in self.life.table:
             return pnpstate.refusal(self.life.table, self.state, irp)
         if self.pending is not None:
-            return NTSTATUS.DEVICE_NOT_READY
+            return self._hurry(irp)
         if irp in pnpstate.POWERS_UP:
             status = self._start()
             if not status.is_success:
@@ -210,6 +211,13 @@ class Pdo:
                 return NTSTATUS.PENDING
         self._complete(irp)
         return NTSTATUS.SUCCESS
+
+    def _hurry(self, irp: Irp) -> NTSTATUS:
+        """A request while one waits: EJECT may follow REMOVE_DEVICE, the rest is too early."""
+        if irp is not Irp.EJECT or self.pending is not Irp.REMOVE_DEVICE:
+            return NTSTATUS.DEVICE_NOT_READY
+        self.pending = irp
+        return NTSTATUS.PENDING
 
     def poll(self, *, give_up: bool = False) -> None:
         """Complete what waits, if the driver is at rest or nobody waits any longer."""

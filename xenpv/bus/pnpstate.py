@@ -11,21 +11,8 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.ntstatus import NTSTATUS
-
-
-class Irp(enum.IntEnum):
-    """Minor functions of IRP_MJ_PNP (wdm.h, IRP_MN_)."""
-
-    START_DEVICE = 0x00
-    QUERY_REMOVE_DEVICE = 0x01
-    REMOVE_DEVICE = 0x02
-    CANCEL_REMOVE_DEVICE = 0x03
-    STOP_DEVICE = 0x04
-    QUERY_STOP_DEVICE = 0x05
-    CANCEL_STOP_DEVICE = 0x06
-    EJECT = 0x11
-    SURPRISE_REMOVAL = 0x17
 
 
 class PnpState(enum.Enum):

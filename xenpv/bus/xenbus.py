@@ -15,14 +15,16 @@ from xenpv.abi._kernel import lib
 from xenpv.bus import classes, driverkey, pnpstate
 from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
-from xenpv.bus.pnpstate import Irp, Life, PnpState
+from xenpv.bus.pnpstate import Life, PnpState
 from xenpv.bus.power import EARLY, LATE, RELEASED_IN_S4, Power
 from xenpv.bus.registry import Registry
+from xenpv.bus.stack import BusStack
 from xenpv.bus.store import StoreInterface
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
@@ -81,6 +83,7 @@ class XenBus:
         self.life = Life(pnpstate.FDO, PnpState.ADDED)
         self.is_asleep = False
         self.problem = ""  # why it did not start
+        self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
