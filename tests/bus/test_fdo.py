@@ -12,6 +12,7 @@ from tests.world import World, make
 from xenpv.abi.xs import XS
 from xenpv.bus import classes
 from xenpv.bus.console import ConsoleInterface
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.pdo import BUS_INTERFACE_STANDARD, BusInterface, Pdo
@@ -256,6 +257,17 @@ def test_hibernating_with_something_held_is_a_bugcheck(world: World, holder: str
         on.hibernate()
     assert on.wake() is NTSTATUS.SUCCESS
     assert on.is_running
+
+
+@pytest.mark.parametrize("irp", [Irp.STOP_DEVICE, Irp.REMOVE_DEVICE])
+def test_what_was_stopped_in_its_sleep_does_not_wake(world: World, irp: Irp) -> None:
+    on = bus(world, [])
+    on.start()
+    world.loop.run()
+    on.sleep()
+    on.request(irp)
+    on.wake()
+    assert (on.power.is_d0, on.store.watches()) == (False, [])
 
 
 # driver keys

@@ -201,6 +201,17 @@ def test_a_removal_waits_for_a_driver_that_closes(world: World) -> None:
     assert device.driver is None
 
 
+def test_a_child_disappears_once(world: World) -> None:
+    on = bus(world, slow=True)
+    world.client.call(13, f"{DEVICE}/vif".encode() + b"\0")
+    world.loop.advance(10**9)
+    assert vif(on).pending is Irp.REMOVE_DEVICE
+    lines: list[str] = []
+    on.log = lines.append  # type: ignore[method-assign]  # a recorder
+    on.children.scan()
+    assert lines == []
+
+
 def test_a_bus_that_stops_takes_its_children_along_and_back(world: World) -> None:
     on = bus(world)
     device = vif(on)
@@ -245,7 +256,7 @@ STEP = st.tuples(DEVICES, st.sampled_from(IRPS)) | st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps=st.lists(STEP, max_size=30), slow=st.booleans())
 def test_requests_in_any_order_end_in_a_state_and_leak_nothing(
     steps: list[tuple[str, Irp] | str], slow: bool

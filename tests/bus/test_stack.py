@@ -71,6 +71,22 @@ def test_a_directory_that_goes_takes_its_node_along_and_one_that_comes_brings_on
     assert vif(on).state is PnpState.STARTED
 
 
+@pytest.mark.parametrize(("surprise", "at_once"), [(True, True), (False, False)])
+def test_a_missing_child_is_destroyed_at_once_only_after_a_surprise(
+    world: World, surprise: bool, at_once: bool
+) -> None:
+    _, on = boot(world)
+    device = vif(on)
+    device.missing = "device disappeared"
+    if surprise:
+        device.request(Irp.SURPRISE_REMOVAL)
+    device.request(Irp.REMOVE_DEVICE)
+    assert device.state is PnpState.DELETED
+    assert ("VIF" not in on.pdos) is at_once
+    world.loop.run()
+    assert vif(on) is not device
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_an_ejected_child_is_found_again_by_the_scan(world: World, slow: bool) -> None:
     tree, on = boot(world, slow=slow)

@@ -235,6 +235,7 @@ class XenBus:
     def _complete(self, irp: Irp) -> None:
         if irp in pnpstate.POWERS_DOWN:
             self._down()
+            self.is_asleep = False  # what stopped or was removed is not woken
         self.life.move(irp)
         if self.state is PnpState.DELETED:
             self.children.delete_all("bus removed")
