@@ -320,7 +320,9 @@ def void_watches(guest: Guest) -> None:
     """In the new domain's store nobody knows of a watch."""
     assert guest.bus is not None
     store = guest.bus.store
-    mine = [one for one in store.watches() if one.path != "control/shutdown"]  # the agent has its own
+    mine = [
+        one for one in store.watches() if one.path != "control/shutdown"
+    ]  # the agent has its own
     for watch in mine:
         store.request(XS.UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
 
