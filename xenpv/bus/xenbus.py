@@ -24,8 +24,10 @@ from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
 from xenpv.bus.pnpstate import Life, PnpState
 from xenpv.bus.power import EARLY, LATE, RELEASED_IN_S4, Power
 from xenpv.bus.registry import Registry
+from xenpv.bus.shared_info import SharedInfoInterface
 from xenpv.bus.stack import BusStack
 from xenpv.bus.store import StoreInterface
+from xenpv.bus.suspend import SuspendInterface
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
@@ -42,6 +44,8 @@ EXPORTED: Final = (
     "suspend", "shared_info", "evtchn", "debug", "store", "range_set", "cache", "gnttab",
     "unplug", "console",
 )  # fmt: skip
+PARAMETERS: Final = "Services\\XENBUS\\Parameters"
+PLATFORM_GSI: Final = 24  # INTA of device 2 of the bus (hvm_pci_intx_gsi): xen-platform of QEMU
 
 
 class Then(enum.Enum):
@@ -57,7 +61,8 @@ class XenBus:
     """What a guest's kernel brings up first. `drivers` are the classes it has drivers for.
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
-    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
+    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel
+    ABI; None leaves it to the registry (UseEvtchnFifoAbi), and to the 2-level one in Linux.
     `registry` is the machine's; XENBUS is installed into it if it never was.
     `device_id` is the platform device's, which names the vendor: XP0001.
     """
@@ -68,7 +73,7 @@ class XenBus:
         drivers: Mapping[str, ClassDriverFactory],
         *,
         personality: str = "windows",
-        fifo: bool = False,
+        fifo: bool | None = None,
         registry: Registry | None = None,
         device_id: int = 0x0001,
     ) -> None:
@@ -85,12 +90,17 @@ class XenBus:
         self.problem = ""  # why it did not start
         self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
-        self.evtchn = EvtchnInterface(domain, fifo=fifo)
+        # Made in this order, for each registers its callbacks of a suspend then.
+        self.suspend = SuspendInterface(domain)
+        self.shared_info = SharedInfoInterface(domain, suspend=self.suspend, registry=self.registry)
+        self.evtchn = self._make_evtchn(fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
-        self.store = StoreInterface(domain, self.evtchn, pfn, port)
+        self.store = StoreInterface(
+            domain, self.evtchn, pfn, port, suspend=self.suspend, watchdog=personality == "windows"
+        )
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
         port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
@@ -101,6 +111,19 @@ class XenBus:
         self._polls = 0
         self._then: Then | None = None
         self._reason = 0
+
+    def _make_evtchn(self, fifo: bool | None) -> EvtchnInterface:
+        windows = self.personality == "windows"
+        if fifo is None:
+            fifo = windows and self.registry.dword(PARAMETERS, "UseEvtchnFifoAbi", 1) != 0
+        return EvtchnInterface(
+            self.domain,
+            fifo=fifo,
+            vectors=windows and self.registry.dword(PARAMETERS, "UseEvtchnUpcall", 1) != 0,
+            gsi=PLATFORM_GSI if windows else 0,
+            suspend=self.suspend,
+            shared_info=self.shared_info,
+        )
 
     @property
     def state(self) -> PnpState:
