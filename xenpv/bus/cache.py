@@ -8,6 +8,7 @@ lock is taken; they still occupy their slab. A monitor looks every 5 s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final, NoReturn
 
 from xenpv.bus.interface import Interface
@@ -27,11 +28,14 @@ Lock = Callable[[Any], object]
 
 
 class CacheObject:
-    """One object: what its constructor and its users set on it stays until its slab goes."""
+    """One object. `value` is its memory: what its users leave there stays until its slab goes."""
+
+    __slots__ = ("index", "slab", "value")
 
     def __init__(self, slab: Slab, index: int) -> None:
-        self._slab = slab
-        self._index = index
+        self.slab = slab
+        self.index = index
+        self.value: Any = None
 
 
 class Slab:
@@ -180,12 +184,10 @@ class CacheInterface(Interface):
             if not locked and cache.unlock is not None:
                 cache.unlock(cache.argument)
 
-    def put(
-        self, cache: Cache, obj: CacheObject, locked: bool = False, *, cpu: int = 0
-    ) -> None:
+    def put(self, cache: Cache, obj: CacheObject, locked: bool = False, *, cpu: int = 0) -> None:
         """Back it goes. LocalProtocolError if it is not out, or of another cache."""
         self._check(cache)
-        slab, index = obj._slab, obj._index  # noqa: SLF001 - where it lies is the cache's to know
+        slab, index = obj.slab, obj.index
         if slab.cache is not cache or slab.objects[index] is not obj:
             raise LocalProtocolError(f"CACHE {cache.name}: an object of another cache is put back")
         magazine = cache.magazines.setdefault(cpu, [])
@@ -243,8 +245,8 @@ class CacheInterface(Interface):
         return obj
 
     def _put_object(self, obj: CacheObject) -> None:
-        slab = obj._slab  # noqa: SLF001 - as in put
-        slab.taken[obj._index] = False  # noqa: SLF001 - as in put
+        slab = obj.slab
+        slab.taken[obj.index] = False
         slab.free += 1
         slab.allocated -= 1
         slab.cache.objects -= 1
@@ -255,9 +257,7 @@ class CacheInterface(Interface):
         """Put a slab where it belongs by how full it is; behind those as full as it."""
         slabs = slab.cache.slabs
         slabs.remove(slab)
-        at = next(
-            (n for n, one in enumerate(slabs) if one.allocated < slab.allocated), len(slabs)
-        )
+        at = next((n for n, one in enumerate(slabs) if one.allocated < slab.allocated), len(slabs))
         slabs.insert(at, slab)
 
     def _add_slab(self, cache: Cache) -> Slab:
@@ -311,10 +311,8 @@ class CacheInterface(Interface):
             if cache.lock is not None:
                 cache.lock(cache.argument)
             if cache.total < cache.reservation:
-                try:
+                with suppress(NtStatusError):  # it is tried again in 5 s
                     self._fill(cache)
-                except NtStatusError:
-                    pass  # it is tried again in 5 s
             else:
                 self._spill(cache, max(cache.reservation, cache.total // 2))
             if cache.unlock is not None:

@@ -35,11 +35,11 @@ class Holes:
         if not self.ram:
             return domain.holes.alloc(count)
         pfn = domain.pages.alloc(count)
-        pfns = range(pfn, pfn + count)
+        pfns = list(range(pfn, pfn + count))
         done = domain.memory.decrease_reservation(domain.DOMID_SELF, pfns)
         if done < count:
             # Something is there that is not RAM: what went comes back.
-            back = domain.memory.populate_physmap(domain.DOMID_SELF, list(pfns[:done]))
+            back = domain.memory.populate_physmap(domain.DOMID_SELF, pfns[:done])
             if back == done:
                 domain.pages.free(pfn, count)
             raise HypercallError(
