@@ -12,9 +12,17 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from xenpv.abi._kernel import lib
+from xenpv.abi.sched import SHUTDOWN
+from xenpv.bus.balloon import BalloonInterface
+from xenpv.bus.balloon_thread import BalloonThread, balloon_enabled
+from xenpv.bus.cache import CacheInterface
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
+from xenpv.bus.exclusion import Exclusion
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.hole import Holes
+from xenpv.bus.range_set import RangeSetInterface
+from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface, Watch
 from xenpv.errors import StoreError
 from xenpv.xen.domain import Domain
@@ -24,6 +32,8 @@ from xenpv.xen.loop import NS_PER_MS, Task, Timer
 VENDOR: Final = "Xen_Project"
 VERSION: Final = "9.1.0.0"
 DRIVERS_MAX: Final = 256
+
+PARAMETERS: Final = "Services\\XENBUS\\Parameters"
 
 # Parameters\SyntheticClasses: devices without a directory of their own.
 SYNTHETIC_CLASSES: Final = ("IFACE",)
@@ -84,13 +94,19 @@ class XenBus:
         *,
         personality: str = "windows",
         fifo: bool = False,
+        registry: Registry | None = None,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
+        self.registry = Registry() if registry is None else registry
         self.personality = personality
         self.pdos: dict[str, Pdo] = {}
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
-        self.gnttab = GnttabInterface(domain)
+        hole_of_ram = bool(self.registry.dword(PARAMETERS, "UseMemoryHole", 1))
+        self.holes = Holes(domain, ram=hole_of_ram, bugcheck=self._bugcheck)
+        self.cache = CacheInterface(domain)
+        self.range_set = RangeSetInterface()
+        self.gnttab = GnttabInterface(domain, holes=self.holes, cache=self.cache)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
@@ -98,6 +114,9 @@ class XenBus:
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
         port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
+        self.exclusion = Exclusion()
+        self.balloon = BalloonInterface(domain, self.store, self.range_set)
+        self.balloon_thread: BalloonThread | None = None
         self._scan_task: Task = domain.task("xenbus scan", self.scan)
         self._power_task: Task = domain.task("power off", self._power_off)
         self._power_timer: Timer = domain.timer(self._power_task)
@@ -115,6 +134,26 @@ class XenBus:
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")
         self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
+        self.gnttab.acquire()
+        if balloon_enabled(self.registry, self.log):
+            self._start_balloon()
+
+    def _start_balloon(self) -> None:
+        self.balloon.acquire()
+        self.balloon_thread = BalloonThread(
+            self.balloon,
+            self.store,
+            self.exclusion,
+            log=self.log,
+            bugcheck=self._bugcheck,
+            windows=self.personality == "windows",
+        )
+        self.balloon_thread.start(self._scan_task)
+
+    def _bugcheck(self, reason: str) -> None:
+        """The kernel stops here; the toolstack sees a crash."""
+        self.log(f"xenbus: bugcheck: {reason}\n")
+        self.domain.shutdown(SHUTDOWN.crash)
 
     def log(self, text: str) -> None:
         """A line on the PV console, if there is one."""
@@ -146,7 +185,12 @@ class XenBus:
         return not inside or name.decode() not in self._listed
 
     def scan(self) -> None:
-        """Create a PDO for each class that appeared, drop those whose directory went."""
+        """Create a PDO for each class that appeared, drop those whose directory went.
+
+        Not before the balloon was idle once: until then the start is not over.
+        """
+        if self.balloon_thread is not None and self.balloon_thread.waiting:
+            return
         try:
             names = self.store.directory("device")
         except StoreError:
@@ -183,6 +227,8 @@ class XenBus:
             return
         if waiting:
             self.log(f"xenbus: power off without {', '.join(waiting)}\n")
+        if self.balloon_thread is not None:
+            self.balloon_thread.stop()
         self.release_driver_key(self._driver_key)
         self.log("xenbus: down\n")
         self.domain.shutdown(self._reason)
