@@ -9,7 +9,8 @@ from typing import Final
 from xenpv.errors import HypercallError
 
 # Where a domain's kernel finds room: RAM from 1 MiB, then Xen's special pages of an HVM
-# guest (X86_HVM_END_SPECIAL_REGION 0xff000), then holes for what is mapped from elsewhere.
+# guest (X86_HVM_END_SPECIAL_REGION 0xff000), then holes for what is mapped from elsewhere,
+# then RAM again if there is more.
 RAM_FIRST_PFN: Final = 0x100
 SPECIAL_FIRST_PFN: Final = 0xFEFF8
 SPECIAL_NR_PAGES: Final = 8
@@ -33,6 +34,11 @@ class PagePool:
         self.size = end - start  # whoever has them
         self._next = start
         self._free: dict[int, list[int]] = {}
+
+    def add(self, pfn: int, count: int) -> None:
+        """A run elsewhere; it is used when nothing else is left."""
+        self.size += count
+        self.free(pfn, count)
 
     @property
     def free_pages(self) -> int:
