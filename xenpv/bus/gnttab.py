@@ -362,6 +362,7 @@ class GnttabInterface(Interface):
         for _ in range(REVOKE_ATTEMPTS):
             done = lib.grant_entry_revoke(self.domain.kernel, entry.ref)
             if done >= 0:
+                self.domain.check(lib.grant_entry_set(self.domain.kernel, entry.ref, 0, 0, 0))
                 entry.permitted = False
                 self._cache.put(cache.cache, entry.obj, locked)
                 return
