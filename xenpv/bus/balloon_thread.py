@@ -84,7 +84,8 @@ class BalloonThread:
         self._windows = windows
         domain = balloon.domain
         self.task: Task = domain.task("balloon", self._run)
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # to the end of a chunk
+        self._retry: Timer | None = None
         self._wait_task: Task | None = None
         self._wait_timer: Timer | None = None
         self._warned = False
@@ -147,6 +148,8 @@ class BalloonThread:
             if self._windows:
                 self._write(ACTIVE_KEY, "1")
         self.state = BalloonState.ADJUSTING
+        if self._retry is not None:
+            self._retry.cancel()
         self.balloon.begin(size)
         self._chunk()
 
@@ -176,12 +179,17 @@ class BalloonThread:
         self.failures += 1
         self._again = False
         self.state = BalloonState.RETRYING
-        self._sleep(RETRY_NS)
+        if self._retry is None:
+            # Periodic: a target that cannot be reached does not keep the loop from ending.
+            self._retry = self.balloon.domain.timer(self.task, RETRY_NS)
+        self._retry.arm(RETRY_NS)
+        self._wait()
 
     def _rest(self) -> None:
         """Idle, and whoever could not suspend meanwhile may try again."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
         if self.active:
             if self._windows:
                 self._write(ACTIVE_KEY, "0")
@@ -193,6 +201,10 @@ class BalloonThread:
         if self._timer is None:
             self._timer = self.balloon.domain.timer(self.task)
         self._timer.arm(ns)
+        self._wait()
+
+    def _wait(self) -> None:
+        """The FDO's patience begins to run out."""
         if self.waiting and self._wait_timer is None:
             self._wait_task = self.balloon.domain.task("balloon wait", self._late)
             self._wait_timer = self.balloon.domain.timer(self._wait_task)
