@@ -265,8 +265,8 @@ class Conservation(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.world.hypervisor.close()
 
-    @rule(size=st.integers(0, 700), step=st.booleans())
-    def adjust(self, size: int, step: bool) -> None:
+    @rule(size=st.integers(0, 700))
+    def adjust(self, size: int) -> None:
         before = self.s.balloon.size
         free = self.s.guest.pages.free_pages
         low = self.s.balloon.mm.low_memory

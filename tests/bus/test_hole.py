@@ -91,7 +91,7 @@ def test_low_memory_is_a_128th_of_ram_and_64_mib_at_most(world: World) -> None:
 
 
 POOL_STEPS = st.lists(
-    st.tuples(st.sampled_from(["alloc", "pages", "take", "free", "give"]), st.integers(1, 9)),
+    st.tuples(st.sampled_from(["alloc", "pages", "take", "free", "give"]), st.integers(1, 80)),
     max_size=60,
 )
 
@@ -152,3 +152,9 @@ def test_a_balloon_takes_the_highest_pages_and_runs_can_still_be_had() -> None:
     assert pool.alloc(10) == 20
     pool.free(low, 4)
     assert pool.take(100) == [10, 11, 12, 13]
+
+
+def test_a_balloon_takes_what_is_fresh_again_once_neighbours_are_merged() -> None:
+    pool = PagePool(10, 60)
+    pool.free(pool.alloc(3), 3)
+    assert pool.take(48) == list(range(12, 60))

@@ -131,11 +131,10 @@ class PagePool:
 
         It leaves what is fresh in one piece, so that runs can still be had.
         """
-        fresh = min(count, self.end - self._next)
-        self.end -= fresh
-        pages = list(range(self.end, self.end + fresh))
+        pages = self._take_fresh(count)
         if len(pages) < count and self._free:
             self._merge()
+            pages += self._take_fresh(count - len(pages))
         while len(pages) < count and self._free:
             length = min(self._free)
             pfn = self._pop(length)
@@ -144,6 +143,11 @@ class PagePool:
             if part < length:
                 self.free(pfn, length - part)
         return sorted(pages)
+
+    def _take_fresh(self, count: int) -> list[int]:
+        fresh = min(count, self.end - self._next)
+        self.end -= fresh
+        return list(range(self.end, self.end + fresh))
 
     def give(self, pages: Sequence[int]) -> None:
         """Back from a balloon; `pages` ascend."""
