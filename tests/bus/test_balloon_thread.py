@@ -17,6 +17,7 @@ from xenpv.bus.exclusion import Exclusion
 from xenpv.bus.range_set import RangeSetInterface
 from xenpv.bus.registry import Registry
 from xenpv.bus.xenbus import XenBus
+from xenpv.errors import LocalProtocolError
 from xenpv.host.domainconfig import DomainConfig, Personality
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Task
 
@@ -269,10 +270,10 @@ def test_a_retry_that_finds_nothing_to_do_lets_go(s: Scene, change: Any) -> None
     s.fail()
     s.target(2048)
     s.world.loop.run()
-    assert (s.thread.active, s.exclusion.holder) == (True, s.thread.task)
+    assert (s.thread.active, s.exclusion.owner) == (True, "balloon")
     change(s)
     s.world.loop.run()
-    assert (s.thread.state, s.exclusion.holder, s.keys[1]) == (IDLE, None, "0")
+    assert (s.thread.state, s.exclusion.owner, s.keys[1]) == (IDLE, "", "0")
     s.seconds(10)
     assert s.thread.failures == 1
 
@@ -280,11 +281,11 @@ def test_a_retry_that_finds_nothing_to_do_lets_go(s: Scene, change: Any) -> None
 def test_it_does_not_begin_while_the_guest_suspends(s: Scene) -> None:
     s.start()
     suspend = s.world.guest.task("suspend", lambda: s.ran.append("suspend"))
-    assert s.exclusion.try_acquire(suspend)
+    assert s.exclusion.try_acquire("suspend", suspend)
     s.target(2048)
     s.world.loop.run()
     assert (s.thread.state, s.out, s.keys[1]) == (BLOCKED, 0, None)
-    s.exclusion.release(suspend)
+    s.exclusion.release("suspend")
     s.world.loop.run()
     assert (s.thread.state, s.out) == (IDLE, 512)
     assert s.ran == ["ready"]
@@ -297,22 +298,24 @@ def test_a_suspend_that_comes_late_is_woken_at_its_end(s: Scene) -> None:
     s.world.loop.run()
     suspend = s.world.guest.task("suspend", lambda: s.ran.append("suspend"))
     for _ in range(3):
-        assert not s.exclusion.try_acquire(suspend)
+        assert not s.exclusion.try_acquire("suspend", suspend)
     s.seconds(3)
     assert s.ran == ["ready"]
     s.fail("0")
     s.seconds(1)
     assert s.ran == ["ready", "suspend"]
-    assert s.exclusion.try_acquire(suspend)
+    assert s.exclusion.try_acquire("suspend", suspend)
 
 
-def test_only_the_holder_can_release(s: Scene) -> None:
+def test_only_the_owner_can_release(s: Scene) -> None:
     one, two = (s.world.guest.task(name, lambda: None) for name in "ab")
-    assert s.exclusion.try_acquire(one)
-    assert s.exclusion.try_acquire(one)
-    s.exclusion.release(two)
-    assert s.exclusion.holder is one
-    assert not s.exclusion.try_acquire(two)
+    assert s.exclusion.try_acquire("one", one)
+    with pytest.raises(LocalProtocolError, match="two releases what one holds"):
+        s.exclusion.release("two")
+    assert not s.exclusion.try_acquire("two", two)
+    s.exclusion.release("one")
+    with pytest.raises(LocalProtocolError, match="one releases what nobody holds"):
+        s.exclusion.release("one")
 
 
 def test_a_guest_that_finds_pages_slowly_takes_its_time(s: Scene) -> None:
@@ -390,7 +393,7 @@ def test_stopped_it_does_nothing_and_leaves_nothing(s: Scene) -> None:
     s.target(2048)
     s.seconds(2)
     s.thread.stop()
-    assert (s.thread.state, s.exclusion.holder, s.keys) == (STOPPED, None, (None, "0"))
+    assert (s.thread.state, s.exclusion.owner, s.keys) == (STOPPED, "", (None, "0"))
     assert s.thread._store.watches() == []
     s.fail("0")
     s.seconds(10)

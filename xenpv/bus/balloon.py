@@ -54,6 +54,7 @@ class BalloonInterface(Interface):
         self.domain = domain
         self.mm = Mm(domain)
         self.size = 0
+        self.is_active = False  # as its thread says: no suspend now
         self.took_ns = 0  # virtual time that the last chunk took, which its caller lets pass
         self._store = store
         self._range_set = range_set

@@ -23,6 +23,7 @@ TARGET_KEY: Final = "memory/target"
 ACTIVE_KEY: Final = "control/balloon-active"
 FEATURE_KEY: Final = "control/feature-balloon"
 KIB_PER_PAGE: Final = 4
+OWNER: Final = "balloon"  # of the exclusion
 RETRY_NS: Final = NS_PER_S
 # How long the FDO's start waits until the thread is idle: then it warns, then it bugchecks.
 START_WARNING_NS: Final = 10 * NS_PER_S
@@ -97,11 +98,15 @@ class BalloonThread:
 
     @property
     def active(self) -> bool:
-        return self.state in ACTIVE
+        return self.balloon.is_active
+
+    def _enter(self, state: BalloonState) -> None:
+        self.state = state
+        self.balloon.is_active = state in ACTIVE
 
     def start(self, ready: Task | None = None) -> None:
         """To D0; raises StoreError if the watch is refused. Wakes `ready` once it is idle."""
-        self.state = BalloonState.IDLE
+        self._enter(BalloonState.IDLE)
         self.waiting = ready is not None
         self._ready = ready
         self._watch = self._store.watch_add(TARGET_KEY, self.task)
@@ -113,7 +118,7 @@ class BalloonThread:
         if self.state is BalloonState.STOPPED:
             return
         self._rest()
-        self.state = BalloonState.STOPPED
+        self._enter(BalloonState.STOPPED)
         if self._watch is not None:
             with suppress(StoreError):
                 self._store.watch_remove(self._watch)
@@ -141,13 +146,13 @@ class BalloonThread:
             self._rest()
             return
         if not self.active:
-            if not self.exclusion.try_acquire(self.task):
-                self.state = BalloonState.BLOCKED
+            if not self.exclusion.try_acquire(OWNER, self.task):
+                self._enter(BalloonState.BLOCKED)
                 self._idle()
                 return
             if self._windows:
                 self._write(ACTIVE_KEY, "1")
-        self.state = BalloonState.ADJUSTING
+        self._enter(BalloonState.ADJUSTING)
         if self._retry is not None:
             self._retry.cancel()
         self.balloon.begin(size)
@@ -178,7 +183,7 @@ class BalloonThread:
             return
         self.failures += 1
         self._again = False
-        self.state = BalloonState.RETRYING
+        self._enter(BalloonState.RETRYING)
         if self._retry is None:
             # Periodic: a target that cannot be reached does not keep the loop from ending.
             self._retry = self.balloon.domain.timer(self.task, RETRY_NS)
@@ -193,8 +198,8 @@ class BalloonThread:
         if self.active:
             if self._windows:
                 self._write(ACTIVE_KEY, "0")
-            self.exclusion.release(self.task)
-        self.state = BalloonState.IDLE
+            self.exclusion.release(OWNER)
+        self._enter(BalloonState.IDLE)
         self._idle()
 
     def _sleep(self, ns: int) -> None:

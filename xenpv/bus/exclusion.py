@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xenpv.errors import LocalProtocolError
 from xenpv.xen.loop import Task
 
 
@@ -9,23 +10,23 @@ class Exclusion:
     """A mutex that is only tried. Who comes late is woken when it is free again."""
 
     def __init__(self) -> None:
-        self.holder: Task | None = None
+        self.owner = ""
         self._losers: list[Task] = []
 
-    def try_acquire(self, task: Task) -> bool:
-        """False: another has it, and `task` is woken when that one lets go."""
-        if self.holder is None:
-            self.holder = task
+    def try_acquire(self, owner: str, again: Task) -> bool:
+        """False: another has it, and `again` is woken when that one lets go."""
+        if not self.owner:
+            self.owner = owner
             return True
-        if task is not self.holder and task not in self._losers:
-            self._losers.append(task)
-        return self.holder is task
+        if again not in self._losers:
+            self._losers.append(again)
+        return False
 
-    def release(self, task: Task) -> None:
-        """Nothing happens if `task` has it not."""
-        if self.holder is not task:
-            return
-        self.holder = None
+    def release(self, owner: str) -> None:
+        """LocalProtocolError unless `owner` has it."""
+        if self.owner != owner:
+            raise LocalProtocolError(f"{owner} releases what {self.owner or 'nobody'} holds")
+        self.owner = ""
         losers, self._losers = self._losers, []
         for loser in losers:
             loser.wake()

@@ -245,6 +245,8 @@ class GnttabInterface(Interface):
 
     def query_reference(self, ref: int) -> tuple[int, bool]:
         """pfn and read-only flag of an entry; how the store and console pages are found."""
+        if not self.frame_pfns:
+            self._expand()
         frame, offset = divmod(ref, ENTRIES_PER_FRAME)
         if frame >= len(self.frame_pfns):
             raise LocalProtocolError(f"reference {ref} is beyond the mapped grant frames")

@@ -107,6 +107,7 @@ class XenBus:
         self.cache = CacheInterface(domain)
         self.range_set = RangeSetInterface()
         self.gnttab = GnttabInterface(domain, holes=self.holes, cache=self.cache)
+        self.gnttab.acquire()  # for the class drivers, which hold references and no interface
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
@@ -134,7 +135,6 @@ class XenBus:
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")
         self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
-        self.gnttab.acquire()
         if balloon_enabled(self.registry, self.log):
             self._start_balloon()
 
