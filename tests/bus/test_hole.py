@@ -49,6 +49,21 @@ def test_no_hole_without_a_free_page(world: World) -> None:
     assert world.guest.tot_pages == before
 
 
+def test_what_lies_where_ram_should_be_stays_and_the_rest_comes_back(world: World) -> None:
+    guest = world.guest
+    theirs = world.dom0.pages.alloc()
+    lib.grant_entry_set(world.dom0.kernel, 8, 1, theirs, 1)
+    pfn = guest.pages.alloc(3)
+    guest.pages.free(pfn, 3)
+    guest.gnttab.map(0, 8, pfn + 1)
+    before, free = guest.tot_pages, guest.pages.free_pages
+    holes = Holes(guest)
+    with pytest.raises(HypercallError, match="^ENOMEM.*1 of 3 pages went"):
+        holes.alloc(3)
+    assert (guest.tot_pages, guest.pages.free_pages, holes.pages) == (before, free, 0)
+    assert lib.p2m_type(guest.kernel, pfn) == lib.P2M_RAM
+
+
 def test_a_page_that_does_not_come_back_is_a_bugcheck(world: World) -> None:
     told: list[str] = []
     holes = Holes(world.guest, bugcheck=told.append)
@@ -149,6 +164,7 @@ def test_a_balloon_takes_the_highest_pages_and_runs_can_still_be_had() -> None:
     assert pool.take(40) == list(range(20, 60))
     assert pool.alloc(6) == 14
     pool.give(list(range(20, 30)))
+    assert pool.end == 30
     assert pool.alloc(10) == 20
     pool.free(low, 4)
     assert pool.take(100) == [10, 11, 12, 13]

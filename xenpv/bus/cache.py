@@ -53,16 +53,8 @@ class Slab:
         self.free = cache.per_slab
 
     def choose(self) -> int:
-        """Index of an object to give: a constructed one if there is one."""
-        raw = -1
-        for index, taken in enumerate(self.taken):
-            if taken:
-                continue
-            if self.objects[index] is not None:
-                return index
-            if raw < 0:
-                raw = index
-        return raw
+        """Index of the object to give. Constructed ones come first: raw ones lie behind them."""
+        return self.taken.index(False)
 
 
 class Cache:
