@@ -185,7 +185,7 @@ def test_a_failed_exploration_shows_schedule_events_rings_paths_and_the_command(
             "again: xenpv replay found/blk_requests-*.replay",
             "last events:",
             "rings:",
-            "  blkif of d1 at pfn 0x100, 32 entries: req_prod *",
+            "  blkif of d1 at pfn 0x101, 32 entries: req_prod *",
             "    blkif_request[[]*[]] operation 0x1, nr_segments 0x1, *",
             "trace: found/blk_requests-*.trace",
             "store: found/blk_requests-*.store",

@@ -43,7 +43,7 @@ def test_a_double_fetch_is_named_by_ring_entry_and_field() -> None:
         assert (found.actor, found.domid, found.pfn) == (0, 1, world.vbd.sring.pfn)
         assert (found.offset, found.size, found.count) == (64 + 3 * BLK + 1, 1, 1)
         assert str(found) == (
-            "d0 fetches blkif_request[3].nr_segments (d1 pfn 0x100+0x191) twice in one delivery, "
+            "d0 fetches blkif_request[3].nr_segments (d1 pfn 0x101+0x191) twice in one delivery, "
             "1 bytes"
         )
 

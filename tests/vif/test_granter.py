@@ -62,11 +62,12 @@ def test_a_page_in_use_is_named_and_then_quarantined(world: World) -> None:
 
 
 def test_a_used_page_is_cleaned_before_it_is_granted(world: World) -> None:
+    gnttab = GnttabInterface(world.guest)
     pages = world.guest.pages
     dirty = pages.alloc()
     world.guest.write(dirty, 0, b"secret" * 100)
     pages.free(dirty)
-    granter = Granter(GnttabInterface(world.guest), 0, readonly=True)
+    granter = Granter(gnttab, 0, readonly=True)
     granter.add(1)
     assert granter.pfns == [dirty]
     assert world.guest.read(dirty, 0, 4096) == bytes(4096)

@@ -72,10 +72,10 @@ def _check_memory(configs: Sequence[DomainConfig]) -> None:
     machine, dom0 = FRAMES_DEFAULT // PAGES_PER_MIB, DOM0_PAGES // PAGES_PER_MIB
     room = machine - dom0
     for config in configs:
-        room -= config.memory_mib + OVERHEAD_MIB
+        room -= config.maxmem_mib + OVERHEAD_MIB
         if room < 0:
             raise config.error(
-                f"memory of {config.memory_mib} MiB is more than what is left of the machine's "
+                f"memory of {config.maxmem_mib} MiB is more than what is left of the machine's "
                 f"{machine} MiB, of which dom0 has {dom0}",
                 "memory",
                 "maxmem",

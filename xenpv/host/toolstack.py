@@ -183,7 +183,9 @@ class Toolstack:
     def _build(self, made: Created) -> None:
         """Memory, special pages, store and console channels, then XS_INTRODUCE."""
         config, domain = made.config, made.domain
-        domain.populate(config.memory_mib * PAGES_PER_MIB)
+        # Up to maxmem a guest populates on demand what its balloon does not take first; here a
+        # page costs nothing until it is touched, so all of it is there.
+        domain.populate(config.maxmem_mib * PAGES_PER_MIB)
         domain.populate_special()
         store_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenstored"))
         console_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenconsoled"))

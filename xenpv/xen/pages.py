@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
 from xenpv.xen.arena import PAGE_SIZE
-from xenpv.xen.memory import RAM_FIRST_PFN, SPECIAL_FIRST_PFN, SPECIAL_NR_PAGES, PagePool
+from xenpv.xen.memory import (
+    HOLE_END_PFN,
+    RAM_FIRST_PFN,
+    SPECIAL_FIRST_PFN,
+    SPECIAL_NR_PAGES,
+    PagePool,
+)
 
 if TYPE_CHECKING:
     from xenpv.xen.hypervisor import Hypervisor
@@ -30,8 +36,15 @@ class Pages:
     _hypervisor: Hypervisor
 
     def populate(self, nr_pages: int) -> None:
-        """RAM of `nr_pages` from RAM_FIRST_PFN, at creation; HypercallError(ENOMEM) if short."""
-        done = self.check(lib.domain_populate(self.kernel, RAM_FIRST_PFN, nr_pages))
+        """RAM of `nr_pages` from RAM_FIRST_PFN, at creation; HypercallError(ENOMEM) if short.
+
+        What does not fit below the special pages is above the holes.
+        """
+        low = min(nr_pages, SPECIAL_FIRST_PFN - RAM_FIRST_PFN)
+        done = self.check(lib.domain_populate(self.kernel, RAM_FIRST_PFN, low))
+        if done == low < nr_pages:
+            high = nr_pages - low
+            done += self.check(lib.domain_populate(self.kernel, HOLE_END_PFN, high))
         if done != nr_pages:
             raise HypercallError(
                 ENOMEM,
@@ -39,7 +52,9 @@ class Pages:
                 operation="XENMEM_populate_physmap",
                 arguments={"domid": self.domid, "nr_extents": nr_pages},
             )
-        self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + nr_pages)
+        self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + low)
+        if low < nr_pages:
+            self.pages.add(HOLE_END_PFN, nr_pages - low)
 
     def populate_special(self) -> None:
         """The pages between a guest and its store, console and device model."""
