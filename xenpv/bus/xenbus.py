@@ -13,12 +13,20 @@ from typing import Final, Protocol
 
 from xenpv.abi._kernel import lib
 from xenpv.bus.console import ConsoleInterface
+from xenpv.bus.crash import Crash
+from xenpv.bus.debug import DebugInterface
+from xenpv.bus.dump import Dump
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.log import Log, LogLevel
+from xenpv.bus.ntstatus import NtStatusError
+from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface, Watch
-from xenpv.errors import StoreError
+from xenpv.bus.virq import DebugVirq
+from xenpv.bus.watchdog import Watchdog, timeout_of
+from xenpv.errors import HypercallError, StoreError
 from xenpv.xen.domain import Domain
-from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
+from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
 VENDOR: Final = "Xen_Project"
@@ -74,7 +82,8 @@ class XenBus:
     """What a guest's kernel brings up first. `drivers` are the classes it has drivers for.
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
-    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
+    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI;
+    `registry` is the guest's, one of its own if there is none.
     """
 
     def __init__(
@@ -84,20 +93,27 @@ class XenBus:
         *,
         personality: str = "windows",
         fifo: bool = False,
+        registry: Registry | None = None,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
+        self.registry = Registry() if registry is None else registry
         self.personality = personality
         self.pdos: dict[str, Pdo] = {}
+        self.logs = Log(domain, self.registry, personality=personality)
+        self.debug = DebugInterface(self.logs)
+        self.crash = Crash(domain, self.logs, self.debug)
+        self.bugcheck = self.crash.bugcheck
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
         self.store = StoreInterface(domain, self.evtchn, pfn, port)
-        pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
-        port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
-        self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
+        self.console = ConsoleInterface(domain, self.evtchn, self.gnttab)
+        self.dump = Dump(self)
+        self.debug_virq = DebugVirq(self.evtchn, self.debug)
+        self.watchdog = Watchdog(domain, self.evtchn)
         self._scan_task: Task = domain.task("xenbus scan", self.scan)
         self._power_task: Task = domain.task("power off", self._power_off)
         self._power_timer: Timer = domain.timer(self._power_task)
@@ -111,15 +127,24 @@ class XenBus:
         """D3 to D0."""
         # Windows started its processors before it loaded a driver.
         self.domain.start_vcpus()
+        self.debug.acquire()
+        try:
+            self.console.acquire()
+        except (HypercallError, NtStatusError):
+            pass  # it is optional
+        else:
+            self.logs.add_console(self.console)
+        self.dump.start()
+        self.debug_virq.start()
+        self.watchdog.start(timeout_of(self.registry))
         self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
         if self.personality == "windows":
             self._driver_key = self.claim_driver_key("XENBUS")
         self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
 
-    def log(self, text: str) -> None:
-        """A line on the PV console, if there is one."""
-        if self.console is not None:
-            self.console.print(text)
+    def log(self, text: str, level: LogLevel = LogLevel.INFO) -> None:
+        """A line of the drivers' log, at the places that want the level."""
+        self.logs.printf(level, text)
 
     def claim_driver_key(self, product: str) -> str | None:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""
@@ -184,5 +209,7 @@ class XenBus:
         if waiting:
             self.log(f"xenbus: power off without {', '.join(waiting)}\n")
         self.release_driver_key(self._driver_key)
+        self.watchdog.stop()
+        self.debug_virq.stop()
         self.log("xenbus: down\n")
         self.domain.shutdown(self._reason)

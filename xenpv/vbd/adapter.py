@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.errors import StoreError
 from xenpv.vbd.disk import Disk
@@ -68,6 +69,7 @@ class Vbd:
         self._started = False
         self._watch: Watch | None = None
         self._driver_key: str | None = None
+        self._debug: DebugCallback | None = None
         self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
 
     @property
@@ -79,6 +81,8 @@ class Vbd:
     def start(self) -> None:
         """To D0: announce the driver, then look for disks, now and at every change."""
         self._started = True
+        if self._debug is None:
+            self._debug = self.bus.debug.register("xenvbd|FRONTEND", self._print, "XENVBD")
         if self.personality is WINDOWS:
             self._driver_key = self.bus.claim_driver_key("XENVBD")
             self._announce()
@@ -102,6 +106,20 @@ class Vbd:
         self._driver_key = None
         for target in list(self.targets.values()):
             target.stop()
+        self._silence()
+
+    def _silence(self) -> None:
+        """No dump any more, once there is nothing to tell."""
+        if self.stopped and self._debug is not None:
+            self.bus.debug.deregister(self._debug)
+            self._debug = None
+
+    def _print(self, crashing: bool) -> None:
+        from xenpv.bus.dump import print_lines
+        from xenpv.vbd.dump import target_lines
+
+        for target in self.targets.values():
+            print_lines(self.bus, target_lines(target, crashing))
 
     @property
     def stopped(self) -> bool:
@@ -192,6 +210,7 @@ class Vbd:
         gone = target.missing and target.is_closed
         if gone and self.bus.store.get(f"device/vbd/{target.devid}/state") is None:
             self._delete(target)
+        self._silence()
 
     def _delete(self, target: Target) -> None:
         if self.targets.get(target.target_id) is target:

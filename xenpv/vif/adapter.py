@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
@@ -87,9 +88,12 @@ class Vif(Generic[M]):
         self._task = bus.domain.task("xenvif scan", self.scan)
         self._watch: Watch | None = None
         self._driver_key: str | None = None
+        self._debug: DebugCallback | None = None
 
     def start(self) -> None:
         """D3 to D0."""
+        if self._debug is None:
+            self._debug = self.bus.debug.register("xenvif|FRONTEND", self._print, "XENVIF")
         if self.bus.personality == "windows":
             self._driver_key = self.bus.claim_driver_key("XENVIF")
             try:
@@ -109,6 +113,20 @@ class Vif(Generic[M]):
         if self.bus.personality == "windows":
             self.bus.store.discard(HOTPLUG)
         self.bus.release_driver_key(self._driver_key)
+        self._silence()
+
+    def _silence(self) -> None:
+        """No dump any more, once there is nothing to tell."""
+        if self.stopped and self._debug is not None:
+            self.bus.debug.deregister(self._debug)
+            self._debug = None
+
+    def _print(self, crashing: bool) -> None:
+        from xenpv.bus.dump import print_lines
+        from xenpv.vif.dump import frontend_lines
+
+        for pdo in self.pdos.values():
+            print_lines(self.bus, frontend_lines(pdo.frontend, crashing))
 
     @property
     def stopped(self) -> bool:
@@ -152,6 +170,7 @@ class Vif(Generic[M]):
     def removed(self, pdo: Pdo[M]) -> None:
         """A child is closed; its directory may ask for another."""
         self.pdos.pop(pdo.number, None)
+        self._silence()
         self._task.wake()
 
     def connected(self, number: int) -> bool:
