@@ -158,7 +158,12 @@ OPERATIONS = [
     ids=[f"{row[0]}: {row[1]} {str(row[2])[:12]}" for row in OPERATIONS],
 )
 def test_an_operation_answers_and_moves(
-    world: World, before: str, operation: str, arguments: tuple[object, ...], answer: object, after: tuple[int, ...]
+    world: World,
+    before: str,
+    operation: str,
+    arguments: tuple[object, ...],
+    answer: object,
+    after: tuple[int, ...],
 ) -> None:
     console = opened(world)
     version = query_interface([console], GUID, 1, 32 + 8 * 8)
@@ -170,7 +175,10 @@ def test_an_operation_answers_and_moves(
     heard: list[int] = []
     world.dispatcher.bind(far, "daemon", lambda: heard.append(1))
     assert getattr(version, operation)(*arguments) == answer
-    assert tuple(world.guest.load32(CONSOLE_PFN, at) for at in (IN_CONS, IN_PROD, OUT_CONS, OUT_PROD)) == after
+    assert (
+        tuple(world.guest.load32(CONSOLE_PFN, at) for at in (IN_CONS, IN_PROD, OUT_CONS, OUT_PROD))
+        == after
+    )
     world.loop.run()
     moved = operation in ("read", "write") and bool(answer)
     assert bool(heard) == moved  # the daemon is notified if anything moved, and only then
@@ -178,7 +186,11 @@ def test_an_operation_answers_and_moves(
 
 def test_a_short_structure_and_another_version_are_refused(world: World) -> None:
     console = opened(world)
-    for version, size, status in ((1, 95, "BUFFER_OVERFLOW"), (2, 1000, "NOT_SUPPORTED"), (0, 1000, "NOT_SUPPORTED")):
+    for version, size, status in (
+        (1, 95, "BUFFER_OVERFLOW"),
+        (2, 1000, "NOT_SUPPORTED"),
+        (0, 1000, "NOT_SUPPORTED"),
+    ):
         with pytest.raises(NtStatusError, match=status):
             query_interface([console], GUID, version, size)
 
@@ -212,7 +224,9 @@ def test_input_wakes_every_wakeup_and_is_read_by_who_wants(world: World, ends: E
 def test_wakeups_that_are_left_are_told_at_the_last_release(world: World) -> None:
     console = opened(world)
     console.wakeup_add(world.guest.task("xencons", lambda: None))
-    with pytest.raises(LocalProtocolError, match="^CONSOLE is released with console wakeup of xencons$"):
+    with pytest.raises(
+        LocalProtocolError, match="^CONSOLE is released with console wakeup of xencons$"
+    ):
         console.release()
     assert (console.channel, console.wakeups) == (None, [])
 
@@ -228,7 +242,12 @@ def test_without_a_port_it_does_not_start(world: World) -> None:
     assert caught.value.status is NTSTATUS.UNSUCCESSFUL
     assert console.references == 0
     console.print("to nobody\n")
-    assert (console.write(b"x"), console.read(), console.can_read(), console.can_write()) == (0, b"", False, False)
+    assert (console.write(b"x"), console.read(), console.can_read(), console.can_write()) == (
+        0,
+        b"",
+        False,
+        False,
+    )
 
 
 # Suspend
@@ -289,7 +308,14 @@ def test_a_new_domain_without_a_console_silences_it(world: World) -> None:
 # Everything opened, used and closed in random order leaves nothing
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "write", "read", "acquire", "release"]), st.integers(0, 9))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "write", "read", "acquire", "release"]),
+            st.integers(0, 9),
+        )
+    )
+)
 def test_random_use_leaves_no_wakeup_and_no_port(steps: list[tuple[str, int]]) -> None:
     world = make()
     before = world.guest.evtchn.bound()

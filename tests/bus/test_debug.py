@@ -61,7 +61,9 @@ PREFIXES = [
 ]
 
 
-@pytest.mark.parametrize(("prefix", "shown"), [row[1:] for row in PREFIXES], ids=[row[0] for row in PREFIXES])
+@pytest.mark.parametrize(
+    ("prefix", "shown"), [row[1:] for row in PREFIXES], ids=[row[0] for row in PREFIXES]
+)
 def test_a_prefix_has_31_characters(rig: Rig, prefix: str, shown: str) -> None:
     rig.version.register(prefix, rig.prints("a"))
     rig.version.trigger()
@@ -95,14 +97,30 @@ def test_in_a_crash_each_is_told_so(rig: Rig) -> None:
 
 REFUSED = [
     ("printf outside a callback", lambda v, h: v.printf("x"), "DEBUG printf: no callback runs"),
-    ("deregister twice", lambda v, h: (v.deregister(h), v.deregister(h)), "DEBUG: 'p' is not registered"),
-    ("trigger of one that is gone", lambda v, h: (v.deregister(h), v.trigger(h)), "DEBUG: 'p' is not registered"),
-    ("deregister of another's", lambda v, h: v.deregister(DebugCallback("q", print, "")), "DEBUG: 'q' is not registered"),
+    (
+        "deregister twice",
+        lambda v, h: (v.deregister(h), v.deregister(h)),
+        "DEBUG: 'p' is not registered",
+    ),
+    (
+        "trigger of one that is gone",
+        lambda v, h: (v.deregister(h), v.trigger(h)),
+        "DEBUG: 'p' is not registered",
+    ),
+    (
+        "deregister of another's",
+        lambda v, h: v.deregister(DebugCallback("q", print, "")),
+        "DEBUG: 'q' is not registered",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("act", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_misuse_is_a_local_error(rig: Rig, act: Callable[[InterfaceVersion, object], object], message: str) -> None:
+@pytest.mark.parametrize(
+    ("act", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_misuse_is_a_local_error(
+    rig: Rig, act: Callable[[InterfaceVersion, object], object], message: str
+) -> None:
     handle = rig.version.register("p", lambda crashing: None)
     with pytest.raises(LocalProtocolError, match=f"^{message}$"):
         act(rig.version, handle)
@@ -143,7 +161,10 @@ def test_before_acquire_and_after_release_nothing_works(rig: Rig) -> None:
         rig.version.trigger()
 
 
-@pytest.mark.parametrize(("version", "size", "status"), [(0, None, "NOT_SUPPORTED"), (2, None, "NOT_SUPPORTED"), (1, 79, "BUFFER_OVERFLOW")])
+@pytest.mark.parametrize(
+    ("version", "size", "status"),
+    [(0, None, "NOT_SUPPORTED"), (2, None, "NOT_SUPPORTED"), (1, 79, "BUFFER_OVERFLOW")],
+)
 def test_versions_and_sizes(rig: Rig, version: int, size: int | None, status: str) -> None:
     with pytest.raises(NtStatusError, match=status):
         query_interface([rig.debug], GUID, version, size)
@@ -152,7 +173,10 @@ def test_versions_and_sizes(rig: Rig, version: int, size: int | None, status: st
 def test_what_is_left_is_told_at_the_last_release_and_forgotten(rig: Rig) -> None:
     rig.debug.register("xenvif|FRONTEND", print, owner="XENVIF")
     rig.debug.register("mine", print)
-    with pytest.raises(LocalProtocolError, match="^DEBUG is released with debug callback of XENVIF, debug callback of mine$"):
+    with pytest.raises(
+        LocalProtocolError,
+        match="^DEBUG is released with debug callback of XENVIF, debug callback of mine$",
+    ):
         rig.version.release()
     assert rig.debug.callbacks == []
 
@@ -165,7 +189,11 @@ def test_an_error_of_a_callback_is_reported_in_its_place(rig: Rig) -> None:
     rig.version.register("bad", fails)
     rig.version.register("good", rig.prints("g"))
     rig.version.trigger()
-    assert rig.debug.last == ["bad: before", "bad: the dump ends here: EINVAL: no such port", "good: g False"]
+    assert rig.debug.last == [
+        "bad: before",
+        "bad: the dump ends here: EINVAL: no such port",
+        "good: g False",
+    ]
 
 
 def test_a_mistake_in_a_callback_is_its_author_s_to_see(rig: Rig) -> None:
@@ -207,7 +235,12 @@ def test_a_long_text_is_cut_to_a_line(rig: Rig) -> None:
     assert rig.got == [b"a: ", b"x" * 255 + b"\n"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["register", "deregister", "trigger"]), st.integers(0, 20)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["register", "deregister", "trigger"]), st.integers(0, 20)),
+        max_size=40,
+    )
+)
 def test_random_use_runs_who_is_registered_and_leaves_nobody(steps: list[tuple[str, int]]) -> None:
     world = make()
     rig = Rig(world)

@@ -36,14 +36,20 @@ def test_levels_have_the_bits_of_dbgprint() -> None:
 
 
 LEVELS = [
-    ("all, in any case", ("trace", "Info", "WARNING", "error", "CritiCal"), TRACE | INFO | WARNING | ERROR | CRITICAL),
+    (
+        "all, in any case",
+        ("trace", "Info", "WARNING", "error", "CritiCal"),
+        TRACE | INFO | WARNING | ERROR | CRITICAL,
+    ),
     ("twice", ("ERROR", "error"), ERROR),
     ("none", (), 0),
     ("unknown words are passed over", ("DEBUG", "INFO", "", "INFO "), INFO),
 ]
 
 
-@pytest.mark.parametrize(("names", "mask"), [row[1:] for row in LEVELS], ids=[row[0] for row in LEVELS])
+@pytest.mark.parametrize(
+    ("names", "mask"), [row[1:] for row in LEVELS], ids=[row[0] for row in LEVELS]
+)
 def test_names_of_levels(names: tuple[str, ...], mask: int) -> None:
     assert parse_levels(names) == mask
 
@@ -55,8 +61,12 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("place", "path", "name", "default"), PLACES, ids=[row[0] for row in PLACES])
-def test_a_place_s_levels_are_the_registry_s_or_the_default(place: str, path: str, name: str, default: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "path", "name", "default"), PLACES, ids=[row[0] for row in PLACES]
+)
+def test_a_place_s_levels_are_the_registry_s_or_the_default(
+    place: str, path: str, name: str, default: int
+) -> None:
     assert levels_of(Registry(), place) == default
     assert levels_of(Registry({path: {name: 3}}), place) == default  # of a wrong type
     assert levels_of(Registry({path: {name: ("warning",)}}), place) == WARNING
@@ -64,7 +74,13 @@ def test_a_place_s_levels_are_the_registry_s_or_the_default(place: str, path: st
 
 
 # level, whether it comes to Xen, QEMU and the PV console with the registry's defaults
-DEFAULTS = [(TRACE, "none"), (INFO, "qemu"), (WARNING, "qemu"), (ERROR, "qemu"), (CRITICAL, "xen qemu")]
+DEFAULTS = [
+    (TRACE, "none"),
+    (INFO, "qemu"),
+    (WARNING, "qemu"),
+    (ERROR, "qemu"),
+    (CRITICAL, "xen qemu"),
+]
 
 
 @pytest.mark.parametrize(("level", "places"), DEFAULTS)
@@ -119,7 +135,9 @@ LENGTHS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "data"), [row[1:] for row in LENGTHS], ids=[row[0] for row in LENGTHS])
+@pytest.mark.parametrize(
+    ("text", "data"), [row[1:] for row in LENGTHS], ids=[row[0] for row in LENGTHS]
+)
 def test_a_line_has_at_most_256_characters(world: World, text: str, data: bytes) -> None:
     got: list[bytes] = []
     Log(world.guest, Registry(), qemu=got.append).printf(LogLevel.INFO, text)
@@ -137,7 +155,11 @@ DBG_PRINT = [
 ]
 
 
-@pytest.mark.parametrize(("text", "level", "forwarded"), [row[1:] for row in DBG_PRINT], ids=[row[0] for row in DBG_PRINT])
+@pytest.mark.parametrize(
+    ("text", "level", "forwarded"),
+    [row[1:] for row in DBG_PRINT],
+    ids=[row[0] for row in DBG_PRINT],
+)
 def test_of_dbgprint_only_what_starts_with_xen_is_forwarded(
     world: World, text: str, level: int, forwarded: bool
 ) -> None:
@@ -184,7 +206,9 @@ def test_text_that_comes_while_the_log_is_busy_waits_in_32_slots(world: World) -
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(LogLevel)), st.integers(0, 15))))
-def test_every_line_reaches_exactly_the_masks_that_have_its_level(lines: list[tuple[LogLevel, int]]) -> None:
+def test_every_line_reaches_exactly_the_masks_that_have_its_level(
+    lines: list[tuple[LogLevel, int]],
+) -> None:
     world = make()
     masks = [LogLevel(bits | (bits & 1) << 31) for bits in (1, 2, 4, 8, 9, 15)]
     got: list[list[str]] = [[] for _ in masks]

@@ -177,7 +177,11 @@ def held(s: Scene) -> tuple[int, list[int], list[str], int]:
     """References out, ports of devices, watches, pages that somebody maps."""
     bus = s.guest.bus
     assert bus is not None
-    ports = [channel.port for channel in bus.evtchn.channels() if channel.type.name not in ("FIXED", "VIRQ")]
+    ports = [
+        channel.port
+        for channel in bus.evtchn.channels()
+        if channel.type.name not in ("FIXED", "VIRQ")
+    ]
     paths = [watch.path for watch in bus.store.watches() if "vif" in watch.path]
     return bus.gnttab.permitted, ports, paths, len(s.pdo.frontend.queues) if s.guest.nets else 0
 

@@ -28,7 +28,9 @@ WRITES = [
 ]
 
 
-@pytest.mark.parametrize(("parts", "lines"), [row[1:] for row in WRITES], ids=[row[0] for row in WRITES])
+@pytest.mark.parametrize(
+    ("parts", "lines"), [row[1:] for row in WRITES], ids=[row[0] for row in WRITES]
+)
 def test_a_guest_s_writes_become_lines(parts: list[bytes], lines: list[str]) -> None:
     console = XenConsole()
     for part in parts:

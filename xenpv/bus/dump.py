@@ -90,6 +90,8 @@ def _other_end(bus: XenBus, channel: Channel) -> str:
         status = bus.domain.evtchn.status(channel.port)
     except HypercallError:
         return f"{kind}: Xen has no such port"
+    if status.status is EVTCHNSTAT.closed:
+        return f"{kind}: closed at Xen"
     if channel.type is ChannelType.VIRQ:
         return f"{kind}: Index = {status.virq}"
     if status.status is EVTCHNSTAT.interdomain:
@@ -246,9 +248,9 @@ def _waits(at: RingIndices) -> str:
 def handshake_lines(handshake: Handshake) -> Iterator[str]:
     """Where both ends are as far as this one knows, and what it waits for."""
     seen = handshake.acted
-    backend = "no backend" if handshake.backend is None else f"backend {handshake.backend}"
-    last = "not seen since" if seen is None else f"last seen {state_text(seen)}"
-    yield f"state = {state_text(handshake.state)}; {backend} {last}"
+    last = "not looked at" if seen is None else f"last seen {state_text(seen)}"
+    backend = f"backend {handshake.backend} {last}" if handshake.backend else "no backend"
+    yield f"state = {state_text(handshake.state)}; {backend}"
     if not handshake.goals:
         yield "no goal: it waits for nothing"
         return
