@@ -8,11 +8,11 @@ import pytest
 
 from tests.world import World, make
 from xenpv.bus.bugcodes import BugCode, Parameter, describe
+from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.crash import Crash
 from xenpv.bus.debug import DebugInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.log import Log
-from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.registry import Registry
 from xenpv.xen.domain import CONSOLE_PFN
 

@@ -156,6 +156,9 @@ def test_a_healthy_guest_s_dump_has_every_section_and_nobody_waits(
     for device in BOUND:
         assert f"FRONTEND: {device}: no goal: it waits for nothing\n" in text
     assert "ring 0: 0 not taken by the backend, 0 taken and not answered" in text
+    # The dump goes to the console too, but not before it has looked there.
+    (out,) = lines(text, "xenbus|CONSOLE: out_cons = ")
+    assert out.endswith("(0 not taken)")
 
 
 def test_a_dump_changes_nothing_that_it_tells(xen: Platform) -> None:
