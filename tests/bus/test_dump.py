@@ -150,6 +150,21 @@ def test_store(world: World, bus: XenBus) -> None:
     ]
 
 
+def test_store_with_a_transaction(bus: XenBus) -> None:
+    one, two = bus.store.transaction_start(), bus.store.transaction_start()
+    assert section(bus, "STORE")[6:] == [
+        "TRANSACTIONS:",
+        f"- ({one.id:08X}) ACTIVE",
+        f"- ({two.id:08X}) ACTIVE",
+    ]
+    two.active = False  # what a suspend does
+    assert section(bus, "STORE")[8] == f"- ({two.id:08X}) EXPIRED"
+    two.active = True
+    bus.store.transaction_end(one, commit=False)
+    bus.store.transaction_end(two, commit=True)
+    assert "TRANSACTIONS:" not in section(bus, "STORE")
+
+
 def test_console(world: World, bus: XenBus) -> None:
     for at, value in ((3072, 1), (3076, 5), (3080, 0xFFFFFFF0), (3084, 0x10)):
         world.guest.store32(CONSOLE_PFN, at, value)
@@ -196,6 +211,131 @@ def test_fdo(world: World, bus: XenBus) -> None:
         "VIRQ TIMER: CPU = 0 Count = 2",
         "WATCHDOG: 20 s, Pats = 2",
     ]
+
+
+# Interfaces as their owners make them
+
+
+class Parts:
+    """What the sections read of interfaces, with values of the test's."""
+
+    def __init__(self, **values: object) -> None:
+        vars(self).update(values)
+
+
+def restarted(bus: XenBus, **parts: object) -> XenBus:
+    bus.dump.stop()
+    vars(bus).update(parts)
+    bus.dump.start()
+    return bus
+
+
+def test_suspend(bus: XenBus) -> None:
+    handles = {
+        1: [Parts(function=bus.scan, owner="XENBUS EVTCHN"), Parts(function=print, owner="XENVIF")],
+        2: [Parts(function=partial(bus.scan), owner="CONSOLE")],
+    }
+    restarted(bus, suspend=Parts(count=3, callbacks=handles.__getitem__))
+    assert section(bus, "SUSPEND") == [
+        "Count = 3",
+        "EARLY: bus.xenbus + XenBus.scan (XENBUS EVTCHN)",
+        "EARLY: builtins + print (XENVIF)",
+        "LATE: bus.xenbus + XenBus.scan (CONSOLE)",
+    ]
+
+
+def test_range_set(bus: XenBus) -> None:
+    many = [(16 * at, 16 * at + 3) for at in range(12)]
+    sets = [
+        Parts(name="balloon", cursor=1, ranges=lambda: many),
+        Parts(name="empty", cursor=0, ranges=list),
+        Parts(name="signed", cursor=0, ranges=lambda: [(-2, -1)]),
+    ]
+    restarted(bus, range_set=Parts(sets=sets))
+    assert section(bus, "RANGE_SET") == [
+        "- balloon: 12",
+        "  {0000000000000000 - 0000000000000003}",
+        "  {0000000000000010 - 0000000000000013}*",
+        *(f"  {{{16 * at:016x} - {16 * at + 3:016x}}}" for at in range(2, 9)),
+        "- empty: EMPTY",
+        "- signed: 1",
+        "  {fffffffffffffffe - ffffffffffffffff}*",
+    ]
+
+
+def test_cache(bus: XenBus) -> None:
+    one = Parts(
+        name="xenvif_gnttab",
+        total=253,
+        reservation=0,
+        objects=2,
+        objects_max=9,
+        slabs=[1],
+        slabs_max=2,
+    )
+    restarted(bus, cache=Parts(caches=[one]))
+    assert section(bus, "CACHE") == [
+        "- xenvif_gnttab: Total = 253 Reservation = 0 Objects = 2/9 Slabs = 1/2"
+    ]
+
+
+def test_shared_info(world: World, bus: XenBus) -> None:
+    guest = world.guest
+    pfn = guest.holes.alloc()
+    guest.memory.add_to_physmap(guest.DOMID_SELF, 0, 0, pfn)  # XENMAPSPACE_shared_info
+    guest.write(pfn, 0xA00, b"\xff" * 512)
+    page = Parts(pfn=pfn, vcpu_info_at=lambda vcpu: (pfn, 64 * vcpu))
+    restarted(bus, shared_info=Parts(page=page))
+    assert section(bus, "SHARED_INFO") == [
+        f"Address = {address(pfn)}",
+        "CPU 0: PENDING = 00 SELECTOR = 0000000000000000",
+    ]
+    guest.store32(pfn, 0, 0xFF01)  # pending, and the mask beside it
+    guest.store32(pfn, 12, 0x80000000)
+    guest.store32(pfn, 0x800 + 8, 5)
+    guest.store32(pfn, 0xA00 + 12, 0xFFFFFFFE)
+    guest.store32(pfn, 0xA00 + 504, 0)
+    assert section(bus, "SHARED_INFO") == [
+        f"Address = {address(pfn)}",
+        "CPU 0: PENDING = 01 SELECTOR = 8000000000000000",
+        "WORD[01]: PENDING = 0000000000000005 UNMASKED = 0000000100000000",
+        "WORD[3f]: PENDING = 0000000000000000 UNMASKED = 00000000ffffffff",
+    ]
+    assert section(bus, "SHARED_INFO", crashing=True) == [f"Address = {address(pfn)}"]
+    restarted(bus, shared_info=Parts(page=None))
+    assert section(bus, "SHARED_INFO") == ["NONE"]
+
+
+def test_gnttab_with_caches(bus: XenBus) -> None:
+    bus.gnttab.caches = [Parts(cache=Parts(name="mine_gnttab", objects=4))]  # type: ignore[attr-defined]  # as its owner has them
+    assert section(bus, "GNTTAB")[-1] == "- mine_gnttab: 4 out or kept"
+
+
+def test_with_every_interface_the_order_is_the_drivers(bus: XenBus) -> None:
+    restarted(
+        bus,
+        suspend=Parts(count=0, callbacks=lambda phase: []),
+        range_set=Parts(sets=[Parts(name="x", cursor=0, ranges=list)]),
+        shared_info=Parts(page=None),
+        cache=Parts(
+            caches=[
+                Parts(
+                    name="x",
+                    total=0,
+                    reservation=0,
+                    objects=0,
+                    objects_max=0,
+                    slabs=[],
+                    slabs_max=0,
+                )
+            ]
+        ),
+    )
+    bus.debug.trigger()
+    names = [line.split(":", 1)[0].removeprefix("xenbus|") for line in bus.debug.last]
+    assert list(dict.fromkeys(names)) == [
+        "SUSPEND", "RANGE_SET", "EVTCHN", "SHARED_INFO", "CACHE", "GNTTAB", "STORE", "CONSOLE", "FDO",
+    ]  # fmt: skip
 
 
 # Small things

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.evtchn import EVTCHNSTAT
+from xenpv.abi.layout import offsetof
 from xenpv.abi.xenbus import XenbusState
 from xenpv.bus.console import IN_SIZE, OUT_SIZE
 from xenpv.bus.debug import DebugCallback
@@ -29,6 +30,24 @@ if TYPE_CHECKING:
 
 U32: Final = 0xFFFF_FFFF
 OWNER: Final = "XENBUS"
+
+SUSPEND_EARLY: Final = 1  # SuspendPhase
+SUSPEND_LATE: Final = 2
+RANGES_MAX: Final = 9
+U64: Final = (1 << 64) - 1
+# By is_32bit, in shared_info: the pending words, the mask words, the bytes of either.
+EVTCHN_BITS: Final = {
+    False: (offsetof("shared_info", "evtchn_pending"), offsetof("shared_info", "evtchn_mask"), 512),
+    True: (
+        offsetof("shared_info_x86_32", "evtchn_pending"),
+        offsetof("shared_info_x86_32", "evtchn_mask"),
+        128,
+    ),
+}
+SELECTOR: Final = {
+    False: offsetof("vcpu_info", "evtchn_pending_sel"),
+    True: offsetof("vcpu_info_x86_32", "evtchn_pending_sel"),
+}
 
 Section = Callable[["XenBus", bool], Iterator[str]]
 
@@ -51,6 +70,11 @@ def module_of(callback: object) -> str:
     return f"{module.removeprefix('xenpv.')} + {name}"
 
 
+def part(bus: XenBus, name: str) -> Any:
+    """One of the bus' interfaces; None: this bus has none of that name."""
+    return getattr(bus, name, None)
+
+
 def stream(prod: int, cons: int, size: int) -> str:
     """Bytes of a ring that its consumer has not taken."""
     there = (prod - cons) & U32
@@ -58,6 +82,65 @@ def stream(prod: int, cons: int, size: int) -> str:
 
 
 # The sections, in the drivers' order
+
+
+def suspend(bus: XenBus, _crashing: bool) -> Iterator[str]:
+    """The count; EARLY, then LATE callbacks."""
+    interface = part(bus, "suspend")
+    yield f"Count = {interface.count}"
+    for phase, name in ((SUSPEND_EARLY, "EARLY"), (SUSPEND_LATE, "LATE")):
+        for handle in interface.callbacks(phase):
+            yield f"{name}: {module_of(handle.function)} ({handle.owner})"
+
+
+def range_set(bus: XenBus, _crashing: bool) -> Iterator[str]:
+    """Per set its name and first ranges, `*` at the one last looked at."""
+    for one in part(bus, "range_set").sets:
+        ranges = one.ranges()
+        yield f"- {one.name}: {len(ranges) or 'EMPTY'}"
+        for at, (first, last) in enumerate(ranges[:RANGES_MAX]):
+            cursor = "*" * (at == one.cursor)
+            yield f"  {{{first & U64:016x} - {last & U64:016x}}}{cursor}"
+
+
+def shared_info(bus: XenBus, crashing: bool) -> Iterator[str]:
+    """Address; per CPU its upcall; words that have a bit which is pending, or not masked."""
+    page = part(bus, "shared_info").page
+    if page is None:
+        yield "NONE"
+        return
+    yield f"Address = {address(page.pfn)}"
+    if crashing:
+        return
+    domain, is_32bit = bus.domain, bus.domain.is_32bit
+    for vcpu in range(domain.vcpus):
+        pfn, at = page.vcpu_info_at(vcpu)
+        pending = domain.load32(pfn, at) & 0xFF
+        selector = _word(bus, pfn, at + SELECTOR[is_32bit], 4 if is_32bit else 8)
+        yield f"CPU {vcpu}: PENDING = {pending:02x} SELECTOR = {selector:016x}"
+    first, masks, size = EVTCHN_BITS[is_32bit]
+    width = 4 if is_32bit else 8
+    for word in range(size // width):
+        pending = _word(bus, page.pfn, first + word * width, width)
+        unmasked = ~_word(bus, page.pfn, masks + word * width, width) & ((1 << 8 * width) - 1)
+        if pending or unmasked:
+            yield f"WORD[{word:02x}]: PENDING = {pending:016x} UNMASKED = {unmasked:016x}"
+
+
+def _word(bus: XenBus, pfn: int, offset: int, width: int) -> int:
+    load = bus.domain.load32
+    low = load(pfn, offset)
+    return low if width == 4 else low | load(pfn, offset + 4) << 32
+
+
+def cache(bus: XenBus, _crashing: bool) -> Iterator[str]:
+    """Per cache: how much there is, and the most that there was."""
+    for one in part(bus, "cache").caches:
+        yield (
+            f"- {one.name}: Total = {one.total} Reservation = {one.reservation}"
+            f" Objects = {one.objects}/{one.objects_max}"
+            f" Slabs = {len(one.slabs)}/{one.slabs_max}"
+        )
 
 
 def evtchn(bus: XenBus, crashing: bool) -> Iterator[str]:
@@ -105,6 +188,8 @@ def gnttab(bus: XenBus, _crashing: bool) -> Iterator[str]:
     for index, pfn in enumerate(table.frame_pfns):
         yield f"FRAME[{index}]: Address = {address(pfn)}"
     yield f"REFERENCES: {table.permitted} out"
+    for one in getattr(table, "caches", ()):
+        yield f"- {one.cache.name}: {one.cache.objects} out or kept"
 
 
 def store(bus: XenBus, crashing: bool) -> Iterator[str]:
@@ -122,16 +207,22 @@ def store(bus: XenBus, crashing: bool) -> Iterator[str]:
         yield f"rsp_cons = {rsp_cons:08x} rsp_prod = {rsp_prod:08x} ({taken})"
     events = interface.channel.count
     yield f"Events = {events} Requests = {interface.requests} Dropped = {interface.dropped}"
-    yield from _watches(bus)
+    yield from _open_in_store(bus)
 
 
-def _watches(bus: XenBus) -> Iterator[str]:
+def _open_in_store(bus: XenBus) -> Iterator[str]:
     watches = bus.store.watches()
     if watches:
         yield "WATCHES:"
     for watch in watches:
+        state = "ACTIVE" if getattr(watch, "active", True) else "EXPIRED"
         due = " DUE" if watch.task.queued or watch.task.due else ""
-        yield f"- ({watch.id:04X}) ON {watch.path} BY {module_of(watch.task.run)} ACTIVE{due}"
+        yield f"- ({watch.id:04X}) ON {watch.path} BY {module_of(watch.task.run)} {state}{due}"
+    transactions = bus.store.transactions()
+    if transactions:
+        yield "TRANSACTIONS:"
+    for transaction in transactions:
+        yield f"- ({transaction.id:08X}) {'ACTIVE' if transaction.active else 'EXPIRED'}"
 
 
 def console(bus: XenBus, crashing: bool) -> Iterator[str]:
@@ -167,12 +258,17 @@ def fdo(bus: XenBus, _crashing: bool) -> Iterator[str]:
         yield f"PDO {name}: {pdo.state.name}"
 
 
-SECTIONS: Final[Sequence[tuple[str, Section]]] = (
-    ("xenbus|EVTCHN", evtchn),
-    ("xenbus|GNTTAB", gnttab),
-    ("xenbus|STORE", store),
-    ("xenbus|CONSOLE", console),
-    ("xenbus|FDO", fdo),
+# The prefix, what the bus calls the interface ("" for its own), the section.
+SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
+    ("xenbus|SUSPEND", "suspend", suspend),
+    ("xenbus|RANGE_SET", "range_set", range_set),
+    ("xenbus|EVTCHN", "evtchn", evtchn),
+    ("xenbus|SHARED_INFO", "shared_info", shared_info),
+    ("xenbus|CACHE", "cache", cache),
+    ("xenbus|GNTTAB", "gnttab", gnttab),
+    ("xenbus|STORE", "store", store),
+    ("xenbus|CONSOLE", "console", console),
+    ("xenbus|FDO", "", fdo),
 )
 
 
@@ -185,7 +281,9 @@ class Dump:
 
     def start(self) -> None:
         """D0: before any driver registers."""
-        for prefix, section in SECTIONS:
+        for prefix, name, section in SECTIONS:
+            if name and part(self.bus, name) is None:
+                continue
             callback = partial(self._print, section)
             self.handles.append(self.bus.debug.register(prefix, callback, OWNER))
 

@@ -120,6 +120,7 @@ class StoreInterface:
         self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._watches: dict[int, Watch] = {}
         self._tokens: dict[bytes, Watch] = {}
+        self._transactions: dict[int, Transaction] = {}
         self._req_id = 0
         self._watch_id = 0
         self._waiting_for = -1
@@ -329,7 +330,9 @@ class StoreInterface:
         self.request(SET_PERMS, payload, self._tx_id(transaction))
 
     def transaction_start(self) -> Transaction:
-        return Transaction(int(self.request(TRANSACTION_START, b"\0").rstrip(b"\0")))
+        number = int(self.request(TRANSACTION_START, b"\0").rstrip(b"\0"))
+        transaction = self._transactions[number] = Transaction(number)
+        return transaction
 
     def transaction_end(self, transaction: Transaction, *, commit: bool) -> bool:
         """True if it was committed (or aborted as asked); False on EAGAIN: do it again.
@@ -342,10 +345,18 @@ class StoreInterface:
         except StoreError as error:
             if error.name != "EAGAIN":
                 raise
-            transaction.active = False
+            self._ended(transaction)
             return False
-        transaction.active = False
+        self._ended(transaction)
         return True
+
+    def _ended(self, transaction: Transaction) -> None:
+        transaction.active = False
+        self._transactions.pop(transaction.id, None)
+
+    def transactions(self) -> list[Transaction]:
+        """Those that are open, oldest first; for leak checks and dumps."""
+        return list(self._transactions.values())
 
     def transaction(
         self, body: Callable[[Transaction], Result], *, tries: int = TRIES_MAX
