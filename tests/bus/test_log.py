@@ -14,6 +14,7 @@ from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.log import Log, LogLevel, levels_of, parse_levels
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.registry import Registry
+from xenpv.bus.xenbus import XenBus
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import CONSOLE_PFN
 
@@ -166,6 +167,21 @@ def test_of_dbgprint_only_what_starts_with_xen_is_forwarded(
     got: list[bytes] = []
     Log(world.guest, Registry(), qemu=got.append).dbg_print(text, LogLevel(level))
     assert got == ([text.encode()] if forwarded else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "forwarded"),
+    [("", True), ("XEN:DBG_PRINT=ON", True), ("XEN:DBG_PRINT=OFF", False), ("XEN:DBG_PRINT=no", True),
+     ("XEN:DBG_PRINT=ON XEN:DBG_PRINT=OFF", True), ("xen:dbg_print=OFF", True)],
+)  # fmt: skip
+def test_the_start_option_dbg_print(world: World, options: str, forwarded: bool) -> None:
+    registry = Registry(
+        {"Control": {"SystemStartOptions": options}, XEN: {"XenLogLevel": ("INFO",)}}
+    )
+    bus = XenBus(world.guest, {}, registry=registry)
+    bus.logs.dbg_print("xen a\n")
+    bus.log("xen b\n")
+    assert world.hypervisor.console.of(1) == ("xen a\n" if forwarded else "") + "xen b\n"
 
 
 def test_there_are_8_dispositions_and_a_mask_is_needed(world: World) -> None:

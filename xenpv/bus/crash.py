@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.abi.sched import SHUTDOWN
-from xenpv.bus.bugcodes import BugCode, Parameter, describe
+from xenpv.bus.bugcodes import NAMES, BugCode, Parameter, describe
 from xenpv.bus.debug import DebugInterface
 from xenpv.bus.log import Log, LogLevel
 from xenpv.xen.domain import Domain
@@ -51,6 +51,8 @@ class Crash:
         self.code = code
         self.parameters = (p1, p2, p3, p4)
         self.domain.sched.shutdown_code(SHUTDOWN.crash)
+        name = NAMES.get(code, f"{code:08X}")
+        self.domain.trace.note(self.domain.domid, f"bug check: {name}")
         try:
             if self.log.personality == "windows":
                 self._report(code, p1, p2, p3, p4)

@@ -88,8 +88,9 @@ def cut(text: str) -> bytes:
 class Log:
     """The log of one guest. A line reaches every disposition whose mask has its level.
 
-    `qemu` takes bytes for port 0x12; None if the domain has no device model. `dropped` counts
-    DbgPrint texts for which there was no slot. In a Linux guest, whose printk goes to hvc0, the
+    `qemu` takes bytes for port 0x12; None if the domain has no device model. Without
+    `dbg_print` (start option XEN:DBG_PRINT=OFF) no DbgPrint text is forwarded; `dropped` counts
+    those for which there was no slot. In a Linux guest, whose printk goes to hvc0, the
     PV console is the only place and has every level but TRACE.
     """
 
@@ -100,8 +101,10 @@ class Log:
         *,
         personality: str = "windows",
         qemu: Sink | None = None,
+        dbg_print: bool = True,
     ) -> None:
         self.registry = registry
+        self.forwards = dbg_print
         self.personality = personality
         self.dropped = 0
         self.dispositions: list[Disposition] = []
@@ -173,6 +176,8 @@ class Log:
         While the log is busy the text waits in one of 32 slots, or is dropped.
         """
         if self.personality == "windows" and not text.startswith(DBG_PRINT_PREFIX):
+            return
+        if not self.forwards:
             return
         if not self._busy:
             self.printf(level, text)

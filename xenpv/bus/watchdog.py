@@ -17,7 +17,7 @@ from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_S
 
-OPTION: Final = "XEN:WATCHDOG="
+OPTION: Final = "XEN:WATCHDOG"
 CONTROL: Final = "Control"
 START_OPTIONS: Final = "SystemStartOptions"
 TIMEOUT_MIN_S: Final = 10
@@ -35,11 +35,16 @@ def parse_number(text: str) -> int:
     return min(int(text[:end], base), U32) if end else 0
 
 
+def start_option(registry: Registry, name: str) -> str | None:
+    """The first value of `NAME=value` among the start options, None without one."""
+    options = registry.string(CONTROL, START_OPTIONS) or ""
+    found = next((one for one in options.split(" ") if one.startswith(f"{name}=")), None)
+    return None if found is None else found.removeprefix(f"{name}=")
+
+
 def timeout_of(registry: Registry) -> int:
     """Seconds that the start options ask for: 0 is off, and at least 10."""
-    options = registry.string(CONTROL, START_OPTIONS) or ""
-    found = next((one for one in options.split(" ") if one.startswith(OPTION)), OPTION)
-    seconds = parse_number(found.removeprefix(OPTION))
+    seconds = parse_number(start_option(registry, OPTION) or "")
     return max(seconds, TIMEOUT_MIN_S) if seconds else 0
 
 

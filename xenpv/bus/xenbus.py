@@ -23,7 +23,7 @@ from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface, Watch
 from xenpv.bus.virq import DebugVirq
-from xenpv.bus.watchdog import Watchdog, timeout_of
+from xenpv.bus.watchdog import Watchdog, start_option, timeout_of
 from xenpv.errors import HypercallError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
@@ -100,7 +100,8 @@ class XenBus:
         self.registry = Registry() if registry is None else registry
         self.personality = personality
         self.pdos: dict[str, Pdo] = {}
-        self.logs = Log(domain, self.registry, personality=personality)
+        forwards = start_option(self.registry, "XEN:DBG_PRINT") != "OFF"
+        self.logs = Log(domain, self.registry, personality=personality, dbg_print=forwards)
         self.debug = DebugInterface(self.logs)
         self.crash = Crash(domain, self.logs, self.debug)
         self.bugcheck = self.crash.bugcheck
