@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 DOM0_PAGES: Final = 16_384
 MANUALLY_INITIATED_CRASH: Final = 0xE2
 
-# What differs from the drivers' defaults in a new guest's registry: its log is on its console.
-REGISTRY: Final = {
-    "Services\\XENBUS\\Parameters": {"ConsoleLogLevel": ("INFO", "WARNING", "ERROR", "CRITICAL")}
-}
+# What differs from the drivers' defaults in a guest's registry: its log is on its console.
+CONSOLE_LOG_LEVEL: Final = ("Services\\XENBUS\\Parameters", "ConsoleLogLevel")
+LEVELS: Final = ("INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @cache
@@ -143,7 +142,7 @@ class Guest:
         self.bus: XenBus | None = None
         from xenpv.bus.registry import Registry
 
-        self.registry = Registry(REGISTRY)
+        self.registry = Registry()
         self._arm()
 
     def _arm(self) -> None:
@@ -162,6 +161,8 @@ class Guest:
             fifo=self.fifo,
             registry=self.registry,
         )
+        if self.registry.get(*CONSOLE_LOG_LEVEL) is None:
+            self.registry.set(*CONSOLE_LOG_LEVEL, LEVELS)
         self.bus.start()
 
     @property

@@ -206,6 +206,16 @@ def test_the_log_level_decides_what_of_a_dump_is_on_xen_s_console(xen: Platform)
     assert text in guest.xen_log
 
 
+def test_a_guest_s_own_console_level_is_kept(xen: Platform) -> None:
+    guest = xen.create(name="web")
+    guest.registry.set("Services\\XENBUS\\Parameters", "ConsoleLogLevel", ("CRITICAL",))
+    guest.start()
+    assert guest.console is not None
+    assert guest.console.text == ""
+    guest.crash()
+    assert guest.console.text == guest.xen_log
+
+
 def test_a_guest_that_takes_no_interrupt_is_read_from_outside(xen: Platform) -> None:
     guest = booted(xen)
     guest.created.domain.upcalls[0].hold()
