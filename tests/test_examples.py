@@ -124,6 +124,26 @@ def test_the_lost_wakeup_is_found_and_replayed(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("fails: AssertionError: 2 of 3 frames arrived\n")
 
 
+def test_the_handshakes_of_windows_are_those_of_their_page():
+    command = [sys.executable, ROOT / "examples" / "windows_handshake.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.findall("-> (\\w+)", done.stdout) == [
+        "connected", "connected", "wedged", "ejected", "connected"
+    ]  # fmt: skip
+    (shown,) = blocks("text", "docs/handshake.md")
+    assert shown == done.stdout.rstrip() + "\n"
+
+
+def test_the_python_of_the_handshake_page_runs():
+    (block,) = blocks("python", "docs/handshake.md")
+    exec(compile(block, "handshake.md", "exec"), {})  # noqa: S102 - what a reader types
+
+
+def test_the_python_of_the_xenbus_page_runs():
+    for block in blocks("python", "docs/xenbus.md"):
+        exec(compile(block, "xenbus.md", "exec"), {})  # noqa: S102 - what a reader types
+
+
 def test_ping_keeps_a_capture(tmp_path):
     command = [sys.executable, ROOT / "examples" / "ping.py", "frames.pcapng"]
     subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)

@@ -499,7 +499,7 @@ HANDSHAKES = [
         "INITIALISING(1)",
         [
             "goals = prepare, connect",
-            "waits for the backend to be one of UNKNOWN, INIT_WAIT, CONNECTED, CLOSING, CLOSED",
+            "waits for the backend to be one of ABSENT, UNKNOWN, INIT_WAIT, CONNECTED, CLOSING, CLOSED",
         ],
     ),
     (
@@ -509,7 +509,7 @@ HANDSHAKES = [
         "INIT_WAIT(2)",
         [
             "goals = connect",
-            "waits for the backend to be one of UNKNOWN, INITIALISED, CONNECTED, CLOSING",
+            "waits for the backend to be one of ABSENT, UNKNOWN, INITIALISED, CONNECTED, CLOSING",
         ],
     ),
     (
@@ -519,10 +519,19 @@ HANDSHAKES = [
         "CONNECTED(4)",
         [
             "goals = prepare, connect",
-            "waits for the backend to be one of UNKNOWN, INIT_WAIT, CLOSING, CLOSED",
+            "waits for the backend to be one of ABSENT, UNKNOWN, INIT_WAIT, CLOSING, CLOSED",
         ],
     ),
-    ("garbage", "x", "UNKNOWN(0)", "UNKNOWN(0)", ["no goal: it waits for nothing"]),
+    (
+        "garbage",
+        "x",
+        "UNKNOWN(0)",
+        "UNKNOWN(0)",
+        [
+            "goals = prepare, connect",
+            "waits for the backend to be one of ABSENT, INIT_WAIT, CONNECTED, CLOSING, CLOSED",
+        ],
+    ),
 ]
 
 

@@ -7,7 +7,20 @@ import pytest
 
 from tests.world import World
 from xenpv.abi.xenbus import XenbusState as S
-from xenpv.bus.handshake import REPEAT_NS, Do, Goal, Handshake, Table, parse_flag, parse_state
+from xenpv.bus.handshake import (
+    ABSENT,
+    POLL_NS,
+    REPEAT_NS,
+    Do,
+    Goal,
+    Handshake,
+    Seen,
+    Table,
+    parse_flag,
+    parse_state,
+)
+from xenpv.bus.store import StoreInterface
+from xenpv.errors import StoreError
 
 FRONT = "/local/domain/1/device/test/0"
 BACK = "/local/domain/0/backend/test/1/0"
@@ -17,9 +30,11 @@ TABLE: Table = {
         S.INIT_WAIT: S.CLOSING,
         S.CLOSING: S.CLOSED,
         S.CLOSED: Do.DONE,
+        ABSENT: Do.OFFLINE,
         S.UNKNOWN: Do.OFFLINE,
         S.RECONFIGURED: Do.FAIL,
     },
+    (Goal.CLOSE, S.CLOSED): {S.INIT_WAIT: S.CLOSED},
     Goal.PREPARE: {S.CLOSED: Do.REOPEN, S.INIT_WAIT: Do.DONE},
     Goal.CONNECT: {S.INIT_WAIT: S.CONNECTED, S.CONNECTED: Do.DONE},
 }
@@ -35,8 +50,8 @@ class Driver:
     def reached(self, goal: Goal) -> None:
         self.log.append(f"reached {goal.value}")
 
-    def failed(self, goal: Goal, state: S) -> None:
-        self.log.append(f"failed {goal.value} at {state.name}")
+    def failed(self, goal: Goal, seen: Seen) -> None:
+        self.log.append(f"failed {goal.value} at {seen.name}")
 
     def offline(self) -> None:
         self.log.append("offline")
@@ -110,20 +125,107 @@ def test_failing_stops_the_walk(world: World) -> None:
 
 def test_an_absent_backend_is_offline(world: World) -> None:
     _, driver = start(world, None, [Goal.CLOSE])
-    assert driver.log == ["before close", "failed close at UNKNOWN", "offline"]
+    assert driver.log == ["before close", "offline", "reached close"]
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "9", "4x", " 4", "99999999999999999999", "\u0664"])
-def test_garbage_in_state_is_unknown_and_never_raises(world: World, text: str) -> None:
+GARBAGE = ["", "x", "0", "+", "\u0664", " -"]
+NO_STATE = ["-1", "9", "99999999999999999999"]  # numbers, and in the table as RECONFIGURED
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_garbage_at_first_is_waited_out_for_120_s(world: World, text: str) -> None:
+    _, driver = start(world, text, [Goal.CLOSE], repeats=True)
+    world.loop.advance(REPEAT_NS - 1)
+    assert driver.log == ["before close"]
+    world.loop.advance(1)
+    assert driver.log == ["before close", "offline", "reached close"]
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_garbage_later_is_acted_on_at_once(world: World, text: str) -> None:
+    _, driver = start(world, "2", [Goal.CLOSE])
+    world.write(f"{BACK}/state", text)
+    world.loop.run()
+    assert driver.log == ["before close", "offline", "reached close"]
+
+
+@pytest.mark.parametrize("text", NO_STATE)
+def test_a_number_that_is_no_state_is_one_that_nobody_uses(world: World, text: str) -> None:
     _, driver = start(world, text, [Goal.CLOSE])
-    assert driver.log[-1] == "offline"
+    assert driver.log == ["before close", "failed close at RECONFIGURED"]
+
+
+@pytest.mark.parametrize("text", ["2x", " 2", "02", "+2", "\t2 "])
+def test_a_state_is_read_as_strtol_reads(world: World, text: str) -> None:
+    start(world, text, [Goal.CLOSE])
+    assert world.read(f"{FRONT}/state") == "5"
+
+
+def test_what_was_written_may_change_the_row(world: World) -> None:
+    start(world, "5", [Goal.CLOSE])
+    assert world.read(f"{FRONT}/state") == "6"
+    world.write(f"{FRONT}/state", "x")
+    assert backend(world, S.INIT_WAIT) == "6"
+
+
+def test_a_walk_begun_in_a_callback_is_the_only_one(world: World) -> None:
+    class Restless(Driver):
+        walk: Handshake
+
+        def reached(self, goal: Goal) -> None:
+            super().reached(goal)
+            if goal is Goal.PREPARE:
+                self.walk.start([Goal.CLOSE])
+
+    walk, _ = start(world, "2", [])
+    walk.driver = driver = Restless()
+    driver.walk = walk
+    walk.start([Goal.PREPARE, Goal.CONNECT])
+    assert driver.log == ["before prepare", "reached prepare", "before close"]
+    assert world.read(f"{FRONT}/state") == "5"
+
+
+@pytest.mark.parametrize(("repeats", "log"), [
+    (True, ["before connect", "reached connect"]),
+    (False, ["before connect"]),
+])  # fmt: skip
+def test_without_a_watch_a_walk_that_repeats_reads_every_second(
+    world: World, repeats: bool, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: StoreInterface, *_: object) -> None:
+        raise StoreError("EQUOTA")
+
+    monkeypatch.setattr(StoreInterface, "watch_add", refuse)
+    _, driver = start(world, "2", [Goal.CONNECT], repeats=repeats)
+    world.write(f"{BACK}/state", "4")
+    world.loop.advance(POLL_NS)
+    assert driver.log == log
+
+
+def test_a_backend_that_moved_is_found_at_the_next_prepare(world: World) -> None:
+    _, driver = start(world, "5", [Goal.CLOSE, Goal.PREPARE])
+    other = BACK.replace("/0/backend", "/7/backend")
+    world.write(f"{other}/state", "2")
+    world.chmod(f"{other}/state", "n0", "r1")
+    world.write(f"{FRONT}/backend", other)
+    backend(world, S.CLOSED)
+    assert driver.log[-1] == "reached prepare"
+
+
+@pytest.mark.parametrize("domid", ["", "x", "-1", "1" * 70, "\u0661", "7 "])
+def test_a_backend_id_that_is_none_is_0(world: World, domid: str) -> None:
+    walk, _ = start(world, "1", [])
+    world.write(f"{FRONT}/backend-id", domid)
+    walk.unwatch()
+    walk.start([Goal.PREPARE])
+    assert walk.backend_domid == 0
 
 
 def test_closed_written_to_an_offline_backend_ends_a_walk_that_ejects(world: World) -> None:
     _, driver = start(world, "2", [Goal.CLOSE, Goal.PREPARE], ejects=True)
     world.write(f"{BACK}/online", "0")
     assert backend(world, S.CLOSING) == "6"
-    assert driver.log[1:] == ["failed close at CLOSING", "offline"]
+    assert driver.log[1:] == ["offline", "reached close", "before prepare"]
 
 
 def test_reopening_wants_a_backend_that_is_online(world: World) -> None:
@@ -131,7 +233,7 @@ def test_reopening_wants_a_backend_that_is_online(world: World) -> None:
     assert world.read(f"{FRONT}/state") == "1"
     world.write(f"{BACK}/online", "0")
     walk.start([Goal.PREPARE])
-    assert driver.log[-2:] == ["failed prepare at CLOSED", "offline"]
+    assert driver.log[-2:] == ["offline", "failed prepare at CLOSED"]
     assert walk.goals == []
 
 

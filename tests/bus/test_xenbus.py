@@ -55,7 +55,7 @@ def start(world: World, *, stubborn: bool = False) -> tuple[XenBus, dict[str, Dr
 
 def test_a_synthetic_class_needs_no_directory(world: World) -> None:
     bus, made = start(world)
-    assert list(bus.pdos) == ["IFACE"]
+    assert list(bus.pdos) == ["IFACE", "CONS"]
     assert made["IFACE"].log == ["start"]
 
 
@@ -65,15 +65,16 @@ def test_a_class_directory_makes_one_pdo_and_its_going_stops_it(world: World) ->
     world.write("/local/domain/1/device/vif/1/mac", "x")
     world.write("/local/domain/1/device/vkbd/0/x", "x")
     world.loop.run()
-    assert list(bus.pdos) == ["IFACE", "VIF"]
+    assert list(bus.pdos) == ["IFACE", "CONS", "VIF", "VKBD"]
     assert made["VIF"].log == ["start"]
     world.client.call(13, b"/local/domain/1/device/vif\0")
     world.loop.run()
-    assert list(bus.pdos) == ["IFACE"]
+    assert list(bus.pdos) == ["IFACE", "CONS", "VKBD"]
     assert made["VIF"].log == ["start", "stop"]
     world.write("/local/domain/1/device/vif/0/mac", "x")
     world.loop.run()
-    assert list(bus.pdos) == ["IFACE", "VIF"]
+    assert list(bus.pdos) == ["IFACE", "CONS", "VKBD", "VIF"]
+    assert made["VIF"].log == ["start"]
 
 
 def test_what_happens_inside_a_known_class_is_no_reason_to_scan(world: World) -> None:

@@ -135,7 +135,7 @@ def test_a_dump_names_what_a_frontend_waits_for() -> None:
             "PREPARED, no link",
             f"state = CLOSING(5); backend {back} last seen INIT_WAIT(2)",
             "goals = close, prepare, connect",
-            "waits for the backend to be one of UNKNOWN, CONNECTED, CLOSING, CLOSED",
+            "waits for the backend to be one of ABSENT, UNKNOWN, CONNECTED, CLOSING, CLOSED",
         ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.vbd.rawback import ANSWERS, DEVID, OKAY, READ, SYNC10, Scene, read10, scene
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Goal
+from xenpv.bus.handshake import ABSENT, Goal
 from xenpv.vbd.backend import Backend, number, page
 from xenpv.vbd.frontend import FrontendState
 from xenpv.vbd.personality import PERSONALITIES, Personality
@@ -165,7 +165,7 @@ def test_the_backends_offers_are_bounded(early: dict[str, str], pages: int, queu
 @pytest.mark.parametrize("personality", list(PERSONALITIES.values()), ids=lambda one: one.name)
 @pytest.mark.parametrize("goal", list(Goal))
 def test_every_goal_says_what_to_do_at_every_state(personality: Personality, goal: Goal) -> None:
-    assert set(personality.table[goal]) == set(State)
+    assert set(personality.table[goal]) == {*State, ABSENT}
 
 
 @pytest.mark.parametrize("state", [State.INITIALISED, State.CLOSING, State.RECONFIGURING])
@@ -188,7 +188,7 @@ def test_a_backend_that_closes_instead_of_connecting_leaves_nothing_granted() ->
         assert on.target.state is FrontendState.CLOSED
         assert on.frontend.rings == []
         assert on.frontend.granter.granted == 0
-        assert on.domain.evtchn.bound() == ports + 1  # VIRQ_DEBUG
+        assert on.domain.evtchn.bound() == ports + 1  # of VIRQ_DEBUG
 
 
 def test_a_backend_without_a_directory_makes_an_invalid_target() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.vif.rawback import MAC, RawBack, Scene, frame, scene
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Do, Goal
+from xenpv.bus.handshake import ABSENT, Do, Goal
 from xenpv.bus.store import StoreInterface
 from xenpv.host.device import Device as HostDevice
 from xenpv.platform import Platform, Vif
@@ -15,16 +15,19 @@ from xenpv.xen.loop import NS_PER_S
 
 # spec: XENVIF's columns; what is not here is waited out.
 XENVIF = [
+    (Goal.PREPARE, ABSENT, Do.OFFLINE),
     (Goal.PREPARE, State.UNKNOWN, Do.OFFLINE),
     (Goal.PREPARE, State.INIT_WAIT, Do.DONE),
     (Goal.PREPARE, State.CONNECTED, State.CLOSING),
     (Goal.PREPARE, State.CLOSING, State.CLOSED),
     (Goal.PREPARE, State.CLOSED, Do.REOPEN),
+    (Goal.CONNECT, ABSENT, Do.OFFLINE),
     (Goal.CONNECT, State.UNKNOWN, Do.OFFLINE),
     (Goal.CONNECT, State.INIT_WAIT, State.CONNECTED),
     (Goal.CONNECT, State.INITIALISED, State.CONNECTED),
     (Goal.CONNECT, State.CONNECTED, Do.DONE),
     (Goal.CONNECT, State.CLOSING, State.CLOSED),
+    (Goal.CLOSE, ABSENT, Do.OFFLINE),
     (Goal.CLOSE, State.UNKNOWN, Do.OFFLINE),
     (Goal.CLOSE, State.INIT_WAIT, State.CLOSING),
     (Goal.CLOSE, State.CONNECTED, State.CLOSING),

@@ -18,7 +18,7 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.bus.console import IN_SIZE, OUT_SIZE
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.evtchn import Channel, ChannelType
-from xenpv.bus.handshake import Do, Handshake
+from xenpv.bus.handshake import Do, Handshake, Seen
 from xenpv.bus.ring import FrontRing, RingIndices
 from xenpv.bus.store import REQ, RING_SIZE, RSP
 from xenpv.errors import HypercallError
@@ -345,20 +345,22 @@ def _waits(at: RingIndices) -> str:
 
 def handshake_lines(handshake: Handshake) -> Iterator[str]:
     """Where both ends are as far as this one knows, and what it waits for."""
-    seen = handshake.acted
-    last = "not looked at" if seen is None else f"last seen {state_text(seen)}"
-    backend = f"backend {handshake.backend} {last}" if handshake.backend else "no backend"
-    yield f"state = {state_text(handshake.state)}; {backend}"
+    seen = handshake.seen
+    backend = f"backend {handshake.backend} last seen {state_text(seen)}"
+    ours = state_text(handshake.state)
+    yield f"state = {ours}; {backend if handshake.backend else 'no backend'}"
     if not handshake.goals:
         yield "no goal: it waits for nothing"
         return
     goal = handshake.goals[0]
-    rows = handshake.table[goal]
+    rows = dict(handshake.table[goal])
+    if handshake.wrote is not None:
+        rows |= handshake.table.get((goal, handshake.wrote), {})
     acts = [state.name for state, step in rows.items() if step is not Do.WAIT and state is not seen]
     yield f"goals = {', '.join(one.value for one in handshake.goals)}"
     yield f"waits for the backend to be one of {', '.join(acts)}"
 
 
-def state_text(state: XenbusState) -> str:
+def state_text(state: Seen) -> str:
     """CONNECTED(4)."""
-    return f"{state.name}({state.value})"
+    return f"{state.name}({state.value})" if isinstance(state, XenbusState) else state.name

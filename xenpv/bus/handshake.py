@@ -9,6 +9,7 @@ driver's list.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
@@ -35,11 +36,27 @@ class Do(enum.Enum):
     OFFLINE = "offline"  # ask to be ejected, and stop
 
 
+class Absent(enum.Enum):
+    """A backend whose `state` cannot be read, or that the frontend does not know."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
+Seen = XenbusState | Absent
 Step = Do | XenbusState
-# UNKNOWN stands for a backend that is absent or whose state is no number.
-Table = Mapping[Goal, Mapping[XenbusState, Step]]
+Rows = Mapping[Seen, Step]
+# What to do at each state of the backend on the way to a goal, and where it matters, once the
+# frontend wrote a state on that way. UNKNOWN stands for a state that is 0 or no number: first
+# of all it is waited out, since a walk begins as if it had seen 0.
+Table = Mapping[Goal | tuple[Goal, XenbusState], Rows]
+
+STATES: Final = {str(int(state)): state for state in XenbusState}
+NUMBER: Final = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+")
+FLAG: Final = re.compile(r"[ \t\n\v\f\r]*[+-]?[01]+")
 
 REPEAT_NS: Final = 120 * NS_PER_S
+POLL_NS: Final = NS_PER_S  # of a driver that waits without a watch
 
 
 class FrontendDriver(Protocol):
@@ -51,54 +68,63 @@ class FrontendDriver(Protocol):
     def reached(self, goal: Goal) -> None:
         """A goal is reached; the next one begins after this returns."""
 
-    def failed(self, goal: Goal, state: XenbusState) -> None:
+    def failed(self, goal: Goal, seen: Seen) -> None:
         """The walk stopped at a backend state from which the goal cannot be reached."""
 
     def offline(self) -> None:
-        """The backend is gone for good: ask for ejection."""
+        """The backend is gone for good: ask for ejection. CLOSE is reached then, others fail."""
 
 
 def parse_state(text: str | None) -> XenbusState:
-    """Decimal, as the drivers parse it; anything else is UNKNOWN, never an error."""
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > 4:
+    """strtol in base 10: blanks, a sign, digits; no digits are 0, UNKNOWN.
+
+    A number that is no state comes out as RECONFIGURED, which no driver has a use for either.
+    """
+    if text in STATES:
+        return STATES[text]
+    found = NUMBER.match(text or "")
+    if found is None:
         return XenbusState.UNKNOWN
-    value = int(text)
-    return XenbusState(value) if value <= XenbusState.RECONFIGURED else XenbusState.UNKNOWN
+    value = int(found[0][:20])
+    known = 0 <= value <= XenbusState.RECONFIGURED
+    return XenbusState(value) if known else XenbusState.RECONFIGURED
 
 
 def parse_flag(text: str | None) -> bool:
-    """Base 2 as the Windows drivers read `online`: leading 0s and 1s, non-zero is true."""
-    if text is None:
-        return False
-    for character in text:
-        if character == "1":
-            return True
-        if character != "0":
-            return False
-    return False
+    """strtol in base 2, as the Windows drivers read `online`: anything but 0 is true."""
+    found = FLAG.match(text or "")
+    return found is not None and "1" in found[0]
 
 
 class Handshake:
-    """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead."""
+    """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead.
+
+    `repeats`: a state that stays for 120 s is acted on again, as XenVif does. `ejects`: a
+    frontend that closes while its backend is not online asks to be ejected.
+    """
 
     __slots__ = (
+        "_repeat_timer",
+        "_since_ns",
         "_task",
-        "_timer",
+        "_walk",
         "_watch",
-        "acted",
         "backend",
         "backend_domid",
         "domain",
         "driver",
         "ejects",
         "goals",
+        "is_offline",
         "path",
         "repeats",
+        "seen",
         "state",
         "store",
+        "strict",
         "table",
+        "wrote",
     )
-    _task: Task
 
     def __init__(
         self,
@@ -122,117 +148,209 @@ class Handshake:
         self.backend: str | None = None
         self.backend_domid = 0
         self.goals: list[Goal] = []
-        self.acted: XenbusState | None = None
-        self._timer: Timer | None = None
+        self.seen: Seen = XenbusState.UNKNOWN  # what the walk acted on last
+        self.wrote: XenbusState | None = None  # on the way to this goal
+        self.strict = False  # a state that cannot be written fails the goal, as in XenVbd
+        self.is_offline = False  # until the next PREPARE: there is nobody to close with
+        self._walk = 0  # its number: a callback may have begun another one
+        self._since_ns = 0
+        self._repeat_timer: Timer | None = None
         self._watch: Watch | None = None
-        self._task = self.domain.task(f"{self.path} handshake", self._changed)
+        self._task: Task = self.domain.task(f"{self.path} handshake", self._changed)
         if self.repeats:
             repeat = self.domain.task(f"{self.path} handshake repeats", self._repeat)
-            self._timer = self.domain.timer(repeat, REPEAT_NS)
+            self._repeat_timer = self.domain.timer(repeat, REPEAT_NS)
 
     def start(self, goals: Sequence[Goal]) -> None:
         """Walk to each goal in turn; what was left of an earlier walk is dropped."""
-        self._find_backend()
+        self._walk += 1
         self.goals = list(goals)
-        if self._timer is not None:
-            self._timer.arm(REPEAT_NS)
+        self._find_backend()
         self._begin(None)
 
     def _find_backend(self) -> None:
-        backend = self.store.get(f"{self.path}/backend")
-        domid = self.store.get(f"{self.path}/backend-id")
-        self.backend_domid = int(domid) if domid is not None and domid.isdecimal() else 0
-        if backend == self.backend and self._watch is not None:
-            return
-        self._unwatch()
+        try:
+            backend = self.store.get(f"{self.path}/backend")
+            if backend == self.backend and self._watch is not None:
+                return
+            domid = self.store.get(f"{self.path}/backend-id")
+        except StoreError:
+            backend = domid = None
+        known = domid is not None and domid.isascii() and domid.isdecimal() and len(domid) < 6
+        self.backend_domid = int(domid) if known and domid else 0
+        self.unwatch()
         self.backend = backend
-        if backend:
+        if not backend:
+            return
+        try:
             self._watch = self.store.watch_add(f"{backend}/state", self._task)
+        except StoreError:
+            # XenVif reads once a second then; the other drivers give up.
+            self._watch = None
 
-    def _begin(self, seen: XenbusState | None) -> None:
+    def _begin(self, seen: Seen | None) -> None:
         """The next goal; `seen` is the backend's state if it was read a moment ago."""
         if not self.goals:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._sleep()
             return
-        self.acted = None
-        self.driver.before(self.goals[0])
+        goal, walk = self.goals[0], self._walk
+        self.seen, self.wrote = XenbusState.UNKNOWN, None
+        if goal is Goal.PREPARE:
+            self.is_offline = False
+            seen = self._find_again(seen)
+        self.driver.before(goal)
+        if walk != self._walk:
+            return
+        if self.is_offline and goal is Goal.CLOSE:
+            self._reach(goal, ABSENT)
+            return
+        self._arm()
+        self._meet(self.look() if seen is None else seen)
+
+    def _find_again(self, seen: Seen | None) -> Seen | None:
+        """In the midst of a walk the backend may be another than that which was closed."""
         if seen is None:
-            self._changed()
-        else:
-            self._meet(seen)
+            return None
+        before = self.backend
+        self._find_backend()
+        return seen if before == self.backend else None
+
+    def _arm(self) -> None:
+        self._since_ns = self.domain.loop.now
+        if self._repeat_timer is not None:
+            self._repeat_timer.period_ns = REPEAT_NS if self._watch is not None else POLL_NS
+            self._repeat_timer.arm(self._repeat_timer.period_ns)
+
+    def _sleep(self) -> None:
+        if self._repeat_timer is not None:
+            self._repeat_timer.cancel()
+
+    def look(self) -> Seen:
+        """The backend's state now."""
+        if not self.backend or (self._watch is None and not self.repeats):
+            return ABSENT
+        try:
+            text = self.store.get(f"{self.backend}/state")
+        except StoreError:
+            return ABSENT
+        return ABSENT if text is None else parse_state(text)
 
     def backend_state(self) -> XenbusState:
-        if not self.backend:
-            return XenbusState.UNKNOWN
-        return parse_state(self.store.get(f"{self.backend}/state"))
+        """As `look`; UNKNOWN where it is absent."""
+        seen = self.look()
+        return XenbusState.UNKNOWN if isinstance(seen, Absent) else seen
 
-    def switch_state(self, state: XenbusState) -> None:
-        """Write our own `state`.
+    def switch_state(self, state: XenbusState) -> bool:
+        """Write our own `state`; False if it is refused.
 
         In a directory that was taken away it cannot be written: its parent is the toolstack's.
         """
-        self.state = state
         try:
             self.store.write(f"{self.path}/state", str(int(state)))
         except StoreError as error:
-            if error.name not in ("ENOENT", "EACCES"):
-                raise
+            self.domain.trace.note(self.domain.domid, f"{self.path}: {error}")
+            return False
+        self.state = state
         self.domain.trace.note(self.domain.domid, f"{self.path}: {state.name.lower()}")
+        return True
 
     def _changed(self) -> None:
-        if not self.goals:
-            return
-        self._meet(self.backend_state())
+        if self.goals:
+            self._meet(self.look())
 
-    def _meet(self, state: XenbusState) -> None:
-        if not self.goals or state is self.acted:
+    def _meet(self, seen: Seen) -> None:
+        if not self.goals or seen is self.seen:
             return
-        self.acted = state
+        self.seen = seen
+        self._arm()
+        self._act(seen)
+
+    def _act(self, seen: Seen) -> None:
         goal = self.goals[0]
-        self._act(goal, state, self.table[goal].get(state, Do.WAIT))
-
-    def _act(self, goal: Goal, state: XenbusState, step: Step) -> None:
+        step = self.table[goal].get(seen, Do.WAIT)
+        if self.wrote is not None:
+            step = self.table.get((goal, self.wrote), {}).get(seen, step)
         if isinstance(step, XenbusState):
-            self.switch_state(step)
-            if self.ejects and step is XenbusState.CLOSED and self._is_offline():
-                self._stop(goal, state, offline=True)
+            self.wrote = step
+            closes = self.ejects and step is XenbusState.CLOSED and not self._is_online()
+            written = self.switch_state(step)
+            if closes:
+                self._go_offline(goal, seen)
+            elif self.strict and not written:
+                self._fail(goal, seen)
         elif step is Do.DONE:
-            del self.goals[0]
-            if goal is Goal.CLOSE and not self.goals:
-                self._unwatch()  # a closed frontend listens to nobody; `start` watches anew
-            self.driver.reached(goal)
-            self._begin(state)
-        elif step is Do.REOPEN and not self._is_offline():
-            self.switch_state(XenbusState.INITIALISING)
+            self._reach(goal, seen)
+        elif step is Do.REOPEN and self._is_online():
+            self.wrote = XenbusState.INITIALISING
+            self.switch_state(self.wrote)
+        elif step is Do.FAIL:
+            self._fail(goal, seen)
         elif step is not Do.WAIT:
-            self._stop(goal, state, offline=step is not Do.FAIL)
+            self._go_offline(goal, seen)
 
-    def _is_offline(self) -> bool:
-        return not self.backend or not parse_flag(self.store.get(f"{self.backend}/online"))
+    def _reach(self, goal: Goal, seen: Seen) -> None:
+        walk = self._walk
+        del self.goals[0]
+        if goal is Goal.CLOSE and not self.goals:
+            self.unwatch()  # a closed frontend listens to nobody; `start` watches anew
+        self.driver.reached(goal)
+        if walk == self._walk:
+            self._begin(None if isinstance(seen, Absent) else seen)
 
-    def _stop(self, goal: Goal, state: XenbusState, *, offline: bool) -> None:
+    def _fail(self, goal: Goal, seen: Seen) -> None:
+        walk = self._walk
         self.goals.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        self.driver.failed(goal, state)
-        if offline:
-            self.driver.offline()
+        self._sleep()
+        self.driver.failed(goal, seen)
+        if walk == self._walk:
+            self.unwatch()
+
+    def _go_offline(self, goal: Goal, seen: Seen) -> None:
+        walk = self._walk
+        self.is_offline = True
+        self.driver.offline()
+        if walk != self._walk:
+            return
+        if goal is Goal.CLOSE:
+            self._reach(goal, seen)
+        else:
+            self._fail(goal, seen)
+
+    def _is_online(self) -> bool:
+        if not self.backend:
+            return False
+        try:
+            return parse_flag(self.store.get(f"{self.backend}/online"))
+        except StoreError:
+            return False
 
     def _repeat(self) -> None:
-        self.acted = None
-        self._changed()
+        """Nothing was heard for 120 s, or for a second without a watch."""
+        if not self.goals:
+            return
+        seen = self.look()
+        waited = self.domain.loop.now - self._since_ns >= REPEAT_NS
+        if seen is self.seen and waited:
+            self._arm()
+            self._act(seen)
+        else:
+            self._meet(seen)
 
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self.store.watch_remove(self._watch)
-            self._watch = None
+    def unwatch(self) -> None:
+        """Drop the watch of the backend's state."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            try:
+                self.store.watch_remove(watch)
+            except StoreError as error:
+                self.domain.trace.note(self.domain.domid, f"{self.path}: {error}")
 
     def stop(self) -> None:
         """Forget watch, timer and task; the frontend is gone."""
+        self._walk += 1
         self.goals.clear()
-        self._unwatch()
-        if self._timer is not None:
-            self._timer.cancel()
-            self.domain.forget(self._timer.task)
+        self.unwatch()
+        if self._repeat_timer is not None:
+            self._repeat_timer.cancel()
+            self.domain.forget(self._repeat_timer.task)
         self.domain.forget(self._task)

@@ -1,89 +1,71 @@
 """The XENBUS function device: interfaces, and a child device per class under `device`.
 
-win-xenbus fdo.c, in the order of its D3 -> D0: interfaces, `drivers/N`, then a watch of
-`device` whose scan creates one PDO per class. Instances (`device/vif/0`) are the class
-driver's children, which scans its own directory.
+win-xenbus fdo.c. What it does on the way from D3 to D0 is in power.py, its children are in
+children.py. Instances (`device/vif/0`) are the class driver's children, which scans its own
+directory.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from xenpv.abi._kernel import lib
+from xenpv.bus import classes, driverkey, pnpstate
+from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.crash import Crash
 from xenpv.bus.debug import DebugInterface
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.dump import Dump
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
 from xenpv.bus.log import Log, LogLevel
-from xenpv.bus.ntstatus import NtStatusError
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
+from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
+from xenpv.bus.pnpstate import Life, PnpState
+from xenpv.bus.power import EARLY, LATE, RELEASED_IN_S4, Power
 from xenpv.bus.registry import Registry
-from xenpv.bus.store import StoreInterface, Watch
+from xenpv.bus.stack import BusStack
+from xenpv.bus.store import StoreInterface
 from xenpv.bus.virq import DebugVirq
-from xenpv.bus.watchdog import Watchdog, start_option, timeout_of
-from xenpv.errors import HypercallError, StoreError
+from xenpv.bus.watchdog import Watchdog, start_option
+from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
-VENDOR: Final = "Xen_Project"
-VERSION: Final = "9.1.0.0"
-DRIVERS_MAX: Final = 256
+__all__ = ["ClassDriver", "ClassDriverFactory", "Pdo", "XenBus"]
 
-# Parameters\SyntheticClasses: devices without a directory of their own.
-SYNTHETIC_CLASSES: Final = ("IFACE",)
+VENDOR_PREFIX: Final = "XP"
+SETTLE_POLL_NS: Final = 10 * NS_PER_MS
+SETTLE_POLLS_MAX: Final = 6_000  # 60 s of virtual time, then it goes on all the same
 
-POWER_OFF_POLL_NS: Final = 10 * NS_PER_MS
-POWER_OFF_POLLS_MAX: Final = 6_000  # 60 s of virtual time, then power goes all the same
-
-
-class ClassDriver(Protocol):
-    """The driver of one class: XENVIF, XENVBD, XENIFACE."""
-
-    def start(self) -> None:
-        """To D0."""
-
-    def stop(self) -> None:
-        """To D3: begins closing every device; `stopped` says when that is done."""
-
-    @property
-    def stopped(self) -> bool: ...
+# What its children may ask for; BALLOON is its own.
+EXPORTED: Final = (
+    "suspend", "shared_info", "evtchn", "debug", "store", "range_set", "cache", "gnttab",
+    "unplug", "console",
+)  # fmt: skip
 
 
-class ClassDriverFactory(Protocol):
-    def __call__(self, bus: XenBus) -> ClassDriver: ...
+class Then(enum.Enum):
+    """What follows when every child has come to rest."""
 
-
-class PdoState(enum.Enum):
-    """Where a child device is in its life (DEVICE_PNP_STATE, what of it is used)."""
-
-    STARTED = "started"
-    STOPPED = "stopped"
-    DELETED = "deleted"
-
-
-class Pdo:
-    """The device of one class: XENBUS\\VEN_XP0001&DEV_VIF."""
-
-    __slots__ = ("driver", "name", "state")
-
-    def __init__(
-        self, name: str, driver: ClassDriver, *, state: PdoState = PdoState.STARTED
-    ) -> None:
-        self.name = name
-        self.driver = driver
-        self.state = state
+    STOP = Irp.STOP_DEVICE
+    REMOVE = Irp.REMOVE_DEVICE
+    SLEEP = "sleep"
+    POWER_OFF = "power off"
 
 
 class XenBus:
     """What a guest's kernel brings up first. `drivers` are the classes it has drivers for.
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
-    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI;
-    `registry` is the guest's, one of its own if there is none.
+    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
+    `registry` is the machine's; XENBUS is installed into it if it never was.
+    `device_id` is the platform device's, which names the vendor: XP0001.
     """
 
     def __init__(
@@ -94,17 +76,26 @@ class XenBus:
         personality: str = "windows",
         fifo: bool = False,
         registry: Registry | None = None,
+        device_id: int = 0x0001,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.registry = Registry() if registry is None else registry
         self.personality = personality
-        self.pdos: dict[str, Pdo] = {}
         forwards = start_option(self.registry, "XEN:DBG_PRINT") != "OFF"
         self.logs = Log(domain, self.registry, personality=personality, dbg_print=forwards)
         self.debug = DebugInterface(self.logs)
         self.crash = Crash(domain, self.logs, self.debug)
         self.bugcheck = self.crash.bugcheck
+        classes.install(self.registry)
+        self.vendor_prefix = VENDOR_PREFIX
+        self.vendor_name = f"{VENDOR_PREFIX}{device_id:04X}"
+        self.name = f"{self.vendor_name} XENBUS"
+        self.life = Life(pnpstate.FDO, PnpState.ADDED)
+        self.is_asleep = False
+        self.problem = ""  # why it did not start
+        self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
+        self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
@@ -115,33 +106,75 @@ class XenBus:
         self.dump = Dump(self)
         self.debug_virq = DebugVirq(self.evtchn, self.debug)
         self.watchdog = Watchdog(domain, self.evtchn)
-        self._scan_task: Task = domain.task("xenbus scan", self.scan)
-        self._power_task: Task = domain.task("power off", self._power_off)
-        self._power_timer: Timer = domain.timer(self._power_task)
-        self._power_polls = 0
+        self.children = Children(self)
+        self.power = Power(self)
+        self._settle_task: Task = domain.task("xenbus settle", self._settle)
+        self._settle_timer: Timer = domain.timer(self._settle_task)
+        self._polls = 0
+        self._then: Then | None = None
         self._reason = 0
-        self._watch: Watch | None = None
-        self._listed: list[str] = []  # names in `device` at the last scan
-        self._driver_key: str | None = None
 
-    def start(self) -> None:
-        """D3 to D0."""
-        # Windows started its processors before it loaded a driver.
-        self.domain.start_vcpus()
-        self.debug.acquire()
-        try:
-            self.console.acquire()
-        except (HypercallError, NtStatusError):
-            pass  # it is optional
-        else:
-            self.logs.add_console(self.console)
-        self.dump.start()
-        self.debug_virq.start()
-        self.watchdog.start(timeout_of(self.registry))
-        self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
-        if self.personality == "windows":
-            self._driver_key = self.claim_driver_key("XENBUS")
-        self._watch = self.store.watch_add("device", self._scan_task, self._concerns_scan)
+    @property
+    def state(self) -> PnpState:
+        return self.life.state
+
+    @property
+    def pdos(self) -> dict[str, Pdo]:
+        """Its children by class."""
+        return self.children.pdos
+
+    @property
+    def is_windows(self) -> bool:
+        return self.personality == "windows"
+
+    @property
+    def is_running(self) -> bool:
+        """Started, in D0, and not on its way down."""
+        return self.power.is_d0 and self.state is PnpState.STARTED and self._then is None
+
+    # interfaces
+
+    def interface(self, name: str) -> Interface | None:
+        """One of its interfaces by its attribute, None where there is none."""
+        found = getattr(self, name, None)
+        return found if isinstance(found, Interface) else None
+
+    def query_interface(self, guid: str, version: int, size: int | None = None) -> InterfaceVersion:
+        """IRP_MN_QUERY_INTERFACE of a child: NtStatusError NOT_SUPPORTED, BUFFER_OVERFLOW.
+
+        `size` is that of the caller's buffer, in bytes; None for one that is large enough.
+        """
+        exported = [one for one in map(self.interface, EXPORTED) if one is not None]
+        return query_interface([*exported, *self.below], guid, version, size)
+
+    def acquire_suspend(
+        self, owner: str, early: Callable[[], object] | None, late: Callable[[], object]
+    ) -> object | None:
+        """Take SUSPEND and register callbacks; what `release_suspend` wants back."""
+        suspend = getattr(self, "suspend", None)
+        if suspend is None:
+            return None
+        suspend.acquire()
+        phases = [(EARLY, early), (LATE, late)]
+        return [suspend.register(phase, one, owner=owner) for phase, one in phases if one]
+
+    def release_suspend(self, handles: object | None) -> None:
+        suspend = getattr(self, "suspend", None)
+        if suspend is None or not isinstance(handles, list):
+            return
+        for handle in handles:
+            suspend.deregister(handle)
+        suspend.release()
+
+    @property
+    def is_ballooning(self) -> bool:
+        return bool(getattr(getattr(self, "balloon", None), "is_active", False))
+
+    def _balloon_size(self) -> int:
+        balloon = getattr(self, "balloon", None)
+        return 0 if balloon is None else int(balloon.get_size())
+
+    # what the class drivers have of it
 
     def log(self, text: str, level: LogLevel = LogLevel.INFO) -> None:
         """A line of the drivers' log, at the places that want the level."""
@@ -149,68 +182,145 @@ class XenBus:
 
     def claim_driver_key(self, product: str) -> str | None:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""
-        try:
-            taken = self.store.directory("drivers")
-            free = next((n for n in range(DRIVERS_MAX) if str(n) not in taken), None)
-            if free is None:
-                return None
-            key = f"drivers/{free}"
-            # A release build has no attributes, and keeps the space before them.
-            self.store.write(key, f"{VENDOR} {product} {VERSION} ")
-        except StoreError:
-            return None
-        return key
+        return driverkey.claim(self.store, product)
+
+    def clear_driver_key(self, product: str) -> None:
+        """Remove every entry of the product."""
+        driverkey.clear(self.store, product)
 
     def release_driver_key(self, key: str | None) -> None:
         if key is not None:
             self.store.discard(key)
 
-    def _concerns_scan(self, path: bytes) -> bool:
-        """Not what happens inside a class that the last scan saw."""
-        _device, _, below = path.partition(b"/")
-        name, inside, _key = below.partition(b"/")
-        return not inside or name.decode() not in self._listed
+    # requests of the PnP manager
 
-    def scan(self) -> None:
-        """Create a PDO for each class that appeared, drop those whose directory went."""
-        try:
-            names = self.store.directory("device")
-        except StoreError:
-            names = []
-        self._listed = names
-        classes = [name.upper() for name in names]
-        classes += [name for name in SYNTHETIC_CLASSES if name not in classes]
-        for name in [name for name in self.pdos if name not in classes]:
-            pdo = self.pdos.pop(name)
-            pdo.driver.stop()
-            pdo.state = PdoState.DELETED
-        for name in classes:
-            factory = self.drivers.get(name)
-            if factory is not None and name not in self.pdos and not self._power_polls:
-                self.pdos[name] = Pdo(name=name, driver=factory(self))
-                self.pdos[name].driver.start()
+    def start(self) -> NTSTATUS:
+        """A kernel comes up: START_DEVICE. The children follow by the scan."""
+        # Windows started its processors before it loaded a driver.
+        self.domain.start_vcpus()
+        return self.request(Irp.START_DEVICE)
+
+    def query_relations(self) -> list[Pdo]:
+        """QUERY_DEVICE_RELATIONS (BusRelations): a scan pass, then the children that are there."""
+        return self.children.query_relations()
+
+    def request(self, irp: Irp) -> NTSTATUS:
+        """Any other; see Pdo.request. QUERY_STOP and QUERY_REMOVE are UNSUCCESSFUL while the
+        balloon holds pages.
+        """
+        if self.state is PnpState.DELETED or irp not in self.life.table:
+            return pnpstate.refusal(self.life.table, self.state, irp)
+        if self._then is not None:
+            return NTSTATUS.DEVICE_NOT_READY
+        if irp in (Irp.QUERY_STOP_DEVICE, Irp.QUERY_REMOVE_DEVICE) and self._balloon_size():
+            return NTSTATUS.UNSUCCESSFUL
+        if irp is Irp.START_DEVICE:
+            return self._start()
+        if irp is Irp.SURPRISE_REMOVAL:
+            self.children.lose_all("bus surprise removed")
+        if irp in pnpstate.POWERS_DOWN and self.power.is_d0:
+            return self._rest(Then(irp))
+        self._complete(irp)
+        return NTSTATUS.SUCCESS
+
+    def _start(self) -> NTSTATUS:
+        if not self.power.is_d0:
+            self.problem = ""
+            try:
+                self.power.up()
+            except (StoreError, HypercallError, NtStatusError) as error:
+                self.problem = str(error)
+                self.log(f"xenbus: {error}\n")
+                return status_of(error)
+            self.log(f"xenbus: domain {self.domain.domid}, {self.personality} personality\n")
+        self.is_asleep = False
+        self.life.move(Irp.START_DEVICE)
+        self.children.start_stopped()
+        return NTSTATUS.SUCCESS
+
+    def _down(self) -> None:
+        if self.power.is_d0:
+            self.log("xenbus: down\n")
+            self.power.down()
+
+    def _complete(self, irp: Irp) -> None:
+        if irp in pnpstate.POWERS_DOWN:
+            self._down()
+            self.is_asleep = False  # what stopped or was removed is not woken
+        self.life.move(irp)
+        if self.state is PnpState.DELETED:
+            self.children.delete_all("bus removed")
+
+    # coming to rest
+
+    def _rest(self, then: Then) -> NTSTATUS:
+        """Bring every child to rest, then do the rest of it: PENDING if that takes time."""
+        self._then = then
+        self._polls = 0
+        self.children.rest(Irp.REMOVE_DEVICE if then is Then.REMOVE else Irp.STOP_DEVICE)
+        if self.children.poll():
+            self.settle()
+            return NTSTATUS.PENDING
+        self._rested()
+        return NTSTATUS.SUCCESS
+
+    def settle(self) -> None:
+        """Look at drivers that close, until they have come to rest."""
+        self._settle_task.wake()
+
+    def _settle(self) -> None:
+        waiting = self.children.poll()
+        self._polls += 1
+        if waiting and self._polls < SETTLE_POLLS_MAX:
+            self._settle_timer.arm(SETTLE_POLL_NS)
+            return
+        self._polls = 0
+        if waiting:
+            what = "power off" if self._then is Then.POWER_OFF else "going on"
+            self.log(f"xenbus: {what} without {', '.join(waiting)}\n")
+            self.children.poll(give_up=True)
+        if self._then is not None:
+            self._rested()
+
+    def _rested(self) -> None:
+        then = self._then
+        if then is Then.POWER_OFF:
+            self._down()
+            self.domain.shutdown(self._reason)
+            return
+        self._then = None
+        if then is Then.SLEEP:
+            self._down()
+            self.is_asleep = True
+        elif then is not None:
+            self._complete(then.value)
+
+    # system power
+
+    def sleep(self) -> NTSTATUS:
+        """To S3: children and bus go to D3. PENDING while devices close."""
+        return NTSTATUS.SUCCESS if not self.is_running else self._rest(Then.SLEEP)
+
+    def hibernate(self) -> None:
+        """From S3 to S4. LocalProtocolError, a bugcheck, if somebody still holds an interface."""
+        held = [
+            name
+            for name, one in ((name, self.interface(name)) for name in RELEASED_IN_S4)
+            if one is not None and one.references
+        ]
+        if self.power.is_d0 or held:
+            why = ", ".join(held) or "the bus in D0"
+            raise LocalProtocolError(f"S4 is entered with {why} held")
+
+    def wake(self) -> NTSTATUS:
+        """Back to S0: the bus goes to D0, and its children after it."""
+        return self._start() if self.is_asleep else NTSTATUS.SUCCESS
 
     def power_off(self, reason: int) -> None:
         """Close every device, then SCHEDOP_shutdown(reason): how an operating system goes."""
-        if self._power_polls:
-            return
-        self._power_polls = 1
-        self._reason = reason
-        for pdo in self.pdos.values():
-            pdo.driver.stop()
-            pdo.state = PdoState.STOPPED
-        self._power_task.wake()
-
-    def _power_off(self) -> None:
-        waiting = [pdo.name for pdo in self.pdos.values() if not pdo.driver.stopped]
-        self._power_polls += 1
-        if waiting and self._power_polls < POWER_OFF_POLLS_MAX:
-            self._power_timer.arm(POWER_OFF_POLL_NS)
-            return
-        if waiting:
-            self.log(f"xenbus: power off without {', '.join(waiting)}\n")
-        self.release_driver_key(self._driver_key)
-        self.watchdog.stop()
-        self.debug_virq.stop()
-        self.log("xenbus: down\n")
-        self.domain.shutdown(self._reason)
+        if self._then is not Then.POWER_OFF:
+            self._reason = reason
+            self._then = Then.POWER_OFF
+            self._polls = 0
+            self.children.rest(Irp.STOP_DEVICE)
+            self.settle()

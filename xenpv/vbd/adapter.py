@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from xenpv.bus.xenbus import XenBus
 
 TARGETS_MAX: Final = 255
+# Keys of a frontend's directory whose change is a reason to try a failed disk again.
+RETRIES: Final = (b"", b"backend", b"backend-id", b"device-type")
 
 EXTENDED: Final = 1 << 28
 RESERVED: Final = 2 << 28
@@ -67,10 +69,13 @@ class Vbd:
         self.targets: dict[int, Target] = {}
         self._disks: dict[int, Disk] = {}
         self._started = False
+        self._again: list[int] = []  # devids of failed targets that changed since
+        self._ejecting: list[Target] = []
         self._watch: Watch | None = None
-        self._driver_key: str | None = None
         self._debug: DebugCallback | None = None
+        self._callbacks: object | None = None
         self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
+        self._eject_task: Task = bus.domain.task("xenvbd eject", self._eject)
 
     @property
     def domain(self) -> Domain:
@@ -79,15 +84,22 @@ class Vbd:
     # power
 
     def start(self) -> None:
-        """To D0: announce the driver, then look for disks, now and at every change."""
+        """To D0: announce the driver, then look for disks, now and at every change.
+
+        Raises StoreError if the directory cannot be watched.
+        """
         self._started = True
         if self._debug is None:
             self._debug = self.bus.debug.register("xenvbd|FRONTEND", self._print, "XENVBD")
-        if self.personality is WINDOWS:
-            self._driver_key = self.bus.claim_driver_key("XENVBD")
-            self._announce()
+        self._enter()
         for target in self.targets.values():
             target.start()
+        self._callbacks = self.bus.acquire_suspend("XENVBD", None, self._resumed)
+
+    def _enter(self) -> None:
+        if self.personality is WINDOWS:
+            self.bus.claim_driver_key("XENVBD")
+            self._announce()
         self._watch = self.bus.store.watch_add("device/vbd", self._scan_task, self._concerns_scan)
 
     def _announce(self) -> None:
@@ -96,14 +108,23 @@ class Vbd:
         except StoreError as error:
             self.bus.log(f"xenvbd: feature/hotplug/vbd: {error}\n")
 
-    def stop(self) -> None:
-        """To D3: begins closing every target; `stopped` says when that is done."""
-        self._started = False
+    def _leave(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
-            self.bus.store.watch_remove(watch)
-        self.bus.release_driver_key(self._driver_key)
-        self._driver_key = None
+            try:
+                self.bus.store.watch_remove(watch)
+            except StoreError as error:
+                self.bus.log(f"xenvbd: {error}\n")
+        if self.personality is WINDOWS:
+            self.bus.clear_driver_key("XENVBD")
+
+    def stop(self) -> None:
+        """To D3: begins closing every target; `stopped` says when that is done."""
+        if self._started:
+            self.bus.release_suspend(self._callbacks)
+            self._callbacks = None
+        self._started = False
+        self._leave()
         for target in list(self.targets.values()):
             target.stop()
         self._silence()
@@ -120,6 +141,16 @@ class Vbd:
 
         for target in self.targets.values():
             print_lines(self.bus, target_lines(target, crashing))
+
+    def _resumed(self) -> None:
+        """Late, after a migration: keys and watches anew, then every disk."""
+        self._leave()
+        try:
+            self._enter()
+        except StoreError as error:
+            self.bus.log(f"xenvbd: resume: {error}\n")
+        for target in list(self.targets.values()):
+            target.frontend.resume()
 
     @property
     def stopped(self) -> bool:
@@ -146,13 +177,30 @@ class Vbd:
             if not target.missing
         ]
 
+    def request_eject(self, target: Target) -> None:
+        """The system is asked in a task of its own."""
+        if target not in self._ejecting:
+            self._ejecting.append(target)
+        self._eject_task.wake()
+
+    def _eject(self) -> None:
+        ejecting, self._ejecting = self._ejecting, []
+        for target in ejecting:
+            target.query_eject()
+
     def _concerns_scan(self, path: bytes) -> bool:
-        """Not what happens inside the directory of a disk that is there."""
+        """Not what happens inside the directory of a disk that is there and connects."""
         parts = path.split(b"/")
-        if len(parts) < 4 or not parts[2].isdigit():
+        if len(parts) < 4 or not parts[2].isdigit() or len(parts[2]) > 10:
             return True
         target = self.target(int(parts[2]))
-        return target is None or target.missing
+        if target is None or target.missing:
+            return True
+        if not target.has_failed or b"/".join(parts[3:]) not in RETRIES:
+            return False
+        if target.devid not in self._again:
+            self._again.append(target.devid)
+        return True
 
     def scan(self) -> None:
         """Targets for directories that appeared, Missing for those that went."""
@@ -177,9 +225,14 @@ class Vbd:
                 known = None
             if known is None:
                 self._create(devid)
+        self._again.clear()
 
     def _is_new(self, known: Target) -> bool:
-        """Whether the directory of an ejected disk was taken away and made again."""
+        """Whether the directory of an ejected disk was taken away and made again, or that of
+        one that failed was changed.
+        """
+        if known.devid in self._again:
+            return known.has_failed
         if not known.missing or not known.is_closed:
             return False
         return self.bus.store.get(f"device/vbd/{known.devid}/state") == "1"

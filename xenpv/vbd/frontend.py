@@ -10,7 +10,7 @@ import enum
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Goal, Handshake, parse_flag, parse_state
+from xenpv.bus.handshake import Goal, Handshake, Seen, parse_flag, parse_state
 from xenpv.bus.store import StoreInterface, Transaction, Watch
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
 from xenpv.vbd import blkif
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RING_PAGE_ORDER_MAX: Final = 4
 COMMIT_RETRIES_MAX: Final = 1000  # the driver's are without limit
 EJECT_RETRIES_MAX: Final = 10
+UNPLUG_FAILED: Final = "Unplug failed due to open handle(s)!"
 DRAIN_ROUNDS: Final = 100
 DRAIN_ROUND_NS: Final = NS_PER_MS
 
@@ -131,8 +132,8 @@ class Frontend:
     # goals
 
     def start(self) -> None:
-        """Towards ENABLED, by the personality's steps; asynchronous."""
-        if self.is_enabled:
+        """Towards ENABLED, by the personality's steps; asynchronous. INVALID is for good."""
+        if self.is_enabled or self.state is FrontendState.INVALID:
             return
         goals = self.personality.start
         if self.rings:
@@ -141,6 +142,8 @@ class Frontend:
             goals = (Goal.CLOSE, *(goal for goal in goals if goal is not Goal.CLOSE))
         self.broken = ""
         self._after = None
+        # With rings that the backend has mapped, it is waited for whatever can be written.
+        self.handshake.strict = self.personality is WINDOWS and not self.rings
         self.handshake.start(goals)
 
     def close(self) -> None:
@@ -154,6 +157,28 @@ class Frontend:
                 self._close()
         else:
             self.target.frontend_closed()
+
+    def resume(self) -> None:
+        """Late, after a migration: what was submitted ends as ERROR, then all the way again.
+
+        The backend is another one and knows nothing of these rings; the whole handshake is
+        walked all the same.
+        """
+        if self.state in (FrontendState.INITIALIZED, FrontendState.INVALID):
+            return
+        closing = self._after is After.CLOSE or self.handshake.goals == [Goal.CLOSE]
+        self._unwatch()
+        self.handshake.unwatch()
+        self._drain_timer.cancel()
+        self._after = None
+        for ring in self.rings:
+            ring.disable()
+            ring.abandon()
+        self.broken = ""
+        self.state = FrontendState.CLOSING
+        goals = self.personality.start
+        rest = tuple(goal for goal in goals if goal is not Goal.CLOSE)
+        self.handshake.start((Goal.CLOSE,) if closing else (Goal.CLOSE, *rest))
 
     def before(self, goal: Goal) -> None:
         try:
@@ -180,11 +205,11 @@ class Frontend:
         except (StoreError, PeerProtocolError) as error:
             self._give_up(str(error))
 
-    def failed(self, goal: Goal, state: State) -> None:
+    def failed(self, goal: Goal, seen: Seen) -> None:
         if goal is Goal.CLOSE:
             self._closed(FrontendState.INVALID)
         else:
-            self._give_up(f"cannot {goal.value}: the backend is at {state.name.lower()}")
+            self._give_up(f"cannot {goal.value}: the backend is at {seen.name.lower()}")
 
     def offline(self) -> None:
         """A row of other protocols' tables; XenVbd's have none."""
@@ -231,7 +256,11 @@ class Frontend:
         if self.personality is WINDOWS:
             self._write_target_path()
         if self.personality is WINDOWS or self.state is not FrontendState.INITIALIZED:
-            self.handshake.switch_state(State.INITIALISING)
+            self._switch_state(State.INITIALISING)
+
+    def _switch_state(self, state: State) -> None:
+        if not self.handshake.switch_state(state) and self.handshake.strict:
+            raise StoreError("EACCES", "the state is not written", path=self.path)
 
     def _write_target_path(self) -> None:
         home = f"data/scsi/target/{self.target.target_id}"
@@ -242,8 +271,12 @@ class Frontend:
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
-        if watch is not None:
+        if watch is None:
+            return
+        try:
             self.store.watch_remove(watch)
+        except StoreError as error:
+            self.bus.log(f"xenvbd: {self.path}: {error}\n")
 
     def _connect(self) -> None:
         backend, personality, vcpus = self.backend, self.personality, self.domain.vcpus
@@ -268,7 +301,7 @@ class Frontend:
                 break
         else:
             raise StoreError("EAGAIN", f"no commit in {COMMIT_RETRIES_MAX} tries")
-        self.handshake.switch_state(State.INITIALISED)
+        self._switch_state(State.INITIALISED)
         self.state = FrontendState.CONNECTED
 
     def _write_keys(self, transaction: Transaction, order: int) -> None:
@@ -323,20 +356,31 @@ class Frontend:
             self.target.eject()
         elif not self._ejected and self._is_eject_asked():
             self._ejected = True
-            self.target.eject()
+            self.target.request_eject()
 
     def _is_eject_asked(self) -> bool:
         """Both the backend's state and `online`, of one moment; `ejected` is written with them."""
         for _ in range(EJECT_RETRIES_MAX):
             transaction = self.store.transaction_start()
-            online = self.store.get(f"{self._backend_path}/online", transaction)
-            state = self.store.get(f"{self._backend_path}/state", transaction)
-            asked = not parse_flag(online) and parse_state(state) is State.CLOSING
-            if asked:
-                self.store.write(f"{self.path}/ejected", "1", transaction)
+            try:
+                online = self.store.get(f"{self._backend_path}/online", transaction)
+                state = self.store.get(f"{self._backend_path}/state", transaction)
+                asked = not parse_flag(online) and parse_state(state) is State.CLOSING
+                if asked:
+                    self.store.write(f"{self.path}/ejected", "1", transaction)
+            except StoreError:
+                self.store.transaction_end(transaction, commit=False)
+                raise
             if self.store.transaction_end(transaction, commit=asked) or not asked:
                 return asked
         return False
+
+    def eject_failed(self) -> None:
+        """Somebody has the disk open: the system did not let it go."""
+        try:
+            self.store.write(f"{self.path}/error", UNPLUG_FAILED)
+        except StoreError as error:
+            self.bus.log(f"xenvbd: {self.path}: {error}\n")
 
     def fail(self, why: str) -> None:
         """The backend broke the protocol: every SRB ends as ERROR, and nothing goes out again."""

@@ -11,10 +11,11 @@ from typing import Final
 import attrs
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Do, Goal, Step, Table
+from xenpv.bus.handshake import ABSENT, Do, Goal, Seen, Step, Table
 
-CLOSE: Final[Mapping[State, Step]] = {
-    State.UNKNOWN: Do.FAIL,
+CLOSE: Final[Mapping[Seen, Step]] = {
+    ABSENT: Do.FAIL,
+    State.UNKNOWN: State.CLOSING,
     State.INITIALISING: Do.WAIT,
     State.INIT_WAIT: State.CLOSING,
     State.INITIALISED: State.CLOSING,
@@ -24,7 +25,14 @@ CLOSE: Final[Mapping[State, Step]] = {
     State.RECONFIGURING: State.CLOSING,
     State.RECONFIGURED: State.CLOSING,
 }
-CONNECT: Final[Mapping[State, Step]] = {
+# Once it wrote Closing it writes it at all but Closing and Closed; once it wrote Closed, that
+# at all but Closed.
+CLOSING: Final[Mapping[Seen, Step]] = {State.INITIALISING: State.CLOSING}
+CLOSED: Final[Mapping[Seen, Step]] = {
+    state: State.CLOSED for state in State if state is not State.CLOSED
+}
+CONNECT: Final[Mapping[Seen, Step]] = {
+    ABSENT: Do.FAIL,
     State.UNKNOWN: Do.FAIL,
     State.INITIALISING: Do.WAIT,
     State.INIT_WAIT: Do.WAIT,
@@ -35,11 +43,17 @@ CONNECT: Final[Mapping[State, Step]] = {
     State.RECONFIGURING: Do.FAIL,
     State.RECONFIGURED: Do.FAIL,
 }
+AFTER: Final[Table] = {
+    (Goal.CLOSE, State.CLOSING): CLOSING,
+    (Goal.CLOSE, State.CLOSED): CLOSED,
+}
 
 # win-xenvbd frontend.c: FrontendClose, FrontendPrepare, FrontendConnect.
 WINDOWS_TABLE: Final[Table] = {
     Goal.CLOSE: CLOSE,
+    **AFTER,
     Goal.PREPARE: {
+        ABSENT: Do.FAIL,
         State.UNKNOWN: Do.FAIL,
         State.INITIALISING: Do.WAIT,
         State.INIT_WAIT: Do.DONE,
@@ -56,8 +70,10 @@ WINDOWS_TABLE: Final[Table] = {
 # xen-blkfront.c, blkback_changed; a backend left over by a kernel before this one is closed
 # and reopened as xenbus_reset_state does.
 LINUX_TABLE: Final[Table] = {
-    Goal.CLOSE: CLOSE,
+    Goal.CLOSE: {**CLOSE, State.UNKNOWN: Do.FAIL},
+    **AFTER,
     Goal.PREPARE: {
+        ABSENT: Do.WAIT,
         State.UNKNOWN: Do.WAIT,
         State.INITIALISING: Do.WAIT,
         State.INIT_WAIT: Do.DONE,

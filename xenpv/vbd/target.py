@@ -24,7 +24,10 @@ UNMAP_DESCRIPTOR: Final = 16
 
 
 class Target:
-    """One disk of the adapter. `missing`: its device went; every SRB ends as NO_DEVICE."""
+    """One disk of the adapter. `missing`: its device went; every SRB ends as NO_DEVICE.
+
+    `handles`: how many hold it open; while any does, the system does not let it go.
+    """
 
     __slots__ = (
         "_draining",
@@ -33,6 +36,7 @@ class Target:
         "bus",
         "devid",
         "frontend",
+        "handles",
         "missing",
         "personality",
         "target_id",
@@ -53,6 +57,7 @@ class Target:
         self.devid = devid
         self.target_id = target_id
         self.missing = False
+        self.handles = 0
         self._draining: list[Srb] = []  # SHUTDOWN, FLUSH
         self._resetting: list[Srb] = []
         self.frontend = Frontend(
@@ -221,6 +226,19 @@ class Target:
         """Power down: to CLOSED, asynchronously."""
         self.frontend.close()
 
+    def request_eject(self) -> None:
+        """IoRequestDeviceEject: the system is asked, in a task of its own."""
+        self.adapter.request_eject(self)
+
+    def query_eject(self) -> None:
+        """QUERY_REMOVE, then EJECT, or CANCEL_REMOVE where somebody has it open."""
+        if self.missing:
+            return
+        if self.handles:
+            self.frontend.eject_failed()
+        else:
+            self.eject()
+
     def eject(self) -> None:
         """The host takes the disk away, and the system agrees: Missing, then closed."""
         self.bus.log(f"xenvbd: target {self.target_id}: ejected\n")
@@ -237,6 +255,11 @@ class Target:
         self.reset_done()
         self.ring_idle()
         self.adapter.target_closed(self)
+
+    @property
+    def has_failed(self) -> bool:
+        """It did not connect, and is tried again when somebody changes its directory."""
+        return not self.missing and self.is_closed and self.state is not FrontendState.INITIALIZED
 
     @property
     def is_closed(self) -> bool:

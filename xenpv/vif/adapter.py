@@ -18,6 +18,8 @@ from xenpv.vif.mac import parse_address
 
 CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
+# Keys of a frontend's directory whose change is a reason to try a failed interface again.
+RETRIES: Final = (b"", b"mac", b"backend", b"backend-id", b"mtu")
 CONNECTED: Final = (FrontendState.CONNECTED, FrontendState.ENABLED)
 
 
@@ -35,23 +37,43 @@ M = TypeVar("M", bound=Miniport)
 
 
 class Pdo(Generic[M]):
-    """A network interface; `miniport` is there once it was connected."""
+    """A network interface; `miniport` is there once it was connected.
+
+    `handles`: how many hold it open; while any does, the system does not let it go.
+    `has_failed`: it did not connect, and is tried again when somebody changes its directory.
+    """
 
     def __init__(self, fdo: Vif[M], number: int, address: bytes) -> None:
         self._fdo = fdo
         self.number = number
         self.frontend = Frontend(fdo.bus, number, address, self)
         self.miniport: M | None = None
+        self.handles = 0
+        self.has_failed = False
         self.removing = False
 
     def connected(self) -> None:
         """Bring the driver above up."""
+        self.has_failed = False
         if self.miniport is None:
             self.miniport = self._fdo.miniport(VifInterface(self.frontend))
         self.miniport.restart()
 
+    def failed(self) -> None:
+        """START_DEVICE fails."""
+        self.has_failed = True
+
+    def request_eject(self) -> None:
+        """IoRequestDeviceEject."""
+        self._fdo.request_eject(self)
+
     def eject(self) -> None:
-        """The backend wants it gone: it is not made again while its directory stays."""
+        """QUERY_REMOVE, then REMOVE and EJECT, or CANCEL_REMOVE where somebody uses it."""
+        if self.removing:
+            return
+        if self.handles:
+            self.frontend.eject_failed()
+            return
         self._fdo.ejected(self)
         self.remove()
 
@@ -84,35 +106,52 @@ class Vif(Generic[M]):
         self.bus = bus
         self.miniport = miniport
         self.pdos: dict[int, Pdo[M]] = {}
-        self._ejected: list[int] = []
+        self._left: list[int] = []  # ejected, while their directories are there
+        self._again: list[int] = []  # failed or ejected, and changed since
+        self._ejecting: list[Pdo[M]] = []
         self._task = bus.domain.task("xenvif scan", self.scan)
+        self._eject_task = bus.domain.task("xenvif eject", self._eject)
         self._watch: Watch | None = None
-        self._driver_key: str | None = None
+        self._callbacks: object | None = None
         self._debug: DebugCallback | None = None
 
     def start(self) -> None:
-        """D3 to D0."""
+        """D3 to D0. Raises StoreError if the directory cannot be watched."""
         if self._debug is None:
             self._debug = self.bus.debug.register("xenvif|FRONTEND", self._print, "XENVIF")
-        if self.bus.personality == "windows":
-            self._driver_key = self.bus.claim_driver_key("XENVIF")
+        self._enter()
+        self._callbacks = self.bus.acquire_suspend("XENVIF", self._suspended, self._resumed)
+
+    def _enter(self) -> None:
+        if self.bus.is_windows:
+            self.bus.claim_driver_key("XENVIF")
             try:
                 self.bus.store.write(HOTPLUG, "1")
             except StoreError as error:
                 self.bus.log(f"xenvif: {HOTPLUG}: {error}\n")
         self._watch = self.bus.store.watch_add(CLASS, self._task, self._concerns_scan)
 
+    def _leave(self) -> None:
+        watch, self._watch = self._watch, None
+        try:
+            if watch is not None:
+                self.bus.store.watch_remove(watch)
+            if self.bus.is_windows:
+                self.bus.store.discard(HOTPLUG)
+        except StoreError as error:
+            self.bus.log(f"xenvif: {error}\n")
+        if self.bus.is_windows:
+            self.bus.clear_driver_key("XENVIF")
+
     def stop(self) -> None:
         """D0 to D3: begins closing every interface."""
         if self._watch is None:
             return
-        self.bus.store.watch_remove(self._watch)
-        self._watch = None
+        self.bus.release_suspend(self._callbacks)
+        self._callbacks = None
+        self._leave()
         for pdo in list(self.pdos.values()):
             pdo.remove()
-        if self.bus.personality == "windows":
-            self.bus.store.discard(HOTPLUG)
-        self.bus.release_driver_key(self._driver_key)
         self._silence()
 
     def _silence(self) -> None:
@@ -133,10 +172,32 @@ class Vif(Generic[M]):
         """Every interface is closed."""
         return self._watch is None and not self.pdos
 
+    def _suspended(self) -> None:
+        for pdo in self.pdos.values():
+            pdo.frontend.suspend()
+
+    def _resumed(self) -> None:
+        """Late: its own D0 to D3 to D0, then every interface from the start."""
+        self._leave()
+        try:
+            self._enter()
+        except StoreError as error:
+            self.bus.log(f"xenvif: resume: {error}\n")
+        for pdo in list(self.pdos.values()):
+            pdo.frontend.resume()
+
     def _concerns_scan(self, path: bytes) -> bool:
-        """Not what happens inside the directory of an interface that is there."""
+        """Not what happens inside the directory of an interface that is there and connects."""
         parts = path.split(b"/")
-        return len(parts) < 4 or not parts[2].isdigit() or int(parts[2]) not in self.pdos
+        if len(parts) < 3 or not parts[2].isdigit() or len(parts[2]) > 9:
+            return True
+        number = int(parts[2])
+        pdo = self.pdos.get(number)
+        if number in self._left or (pdo is not None and pdo.has_failed):
+            if b"/".join(parts[3:]) in RETRIES and number not in self._again:
+                self._again.append(number)
+            return number in self._again
+        return pdo is None or len(parts) == 3
 
     def scan(self) -> None:
         """Make a child for each directory that appeared, drop those whose directory went."""
@@ -146,26 +207,46 @@ class Vif(Generic[M]):
             names = self.bus.store.directory(CLASS)
         except StoreError:
             names = []
+        again, self._again = self._again, []
         numbers = [int(name) for name in names if name.isdecimal() and len(name) < 10]
-        self._ejected = [number for number in self._ejected if number in numbers]
+        self._left = [one for one in self._left if one in numbers and one not in again]
         for number in [number for number in self.pdos if number not in numbers]:
             self.pdos[number].vanish()
+        for number in again:
+            failed = self.pdos.get(number)
+            if failed is not None and failed.has_failed and not failed.removing:
+                failed.remove()
         for number in numbers:
-            if number not in self.pdos and number not in self._ejected:
+            if number not in self.pdos and number not in self._left:
                 self._create(number)
 
     def _create(self, number: int) -> None:
         path = f"{CLASS}/{number}"
-        address = parse_address(self.bus.store.get(f"{path}/mac"))
+        try:
+            address = parse_address(self.bus.store.get(f"{path}/mac"))
+        except StoreError:
+            address = None
         if address is None or address[0] & 1:
             self.bus.log(f"xenvif: {path}: its mac is no address of a station\n")
             return
         pdo = self.pdos[number] = Pdo(self, number, address)
         pdo.frontend.start()
 
+    def request_eject(self, pdo: Pdo[M]) -> None:
+        """The system is asked in a task of its own."""
+        if pdo not in self._ejecting:
+            self._ejecting.append(pdo)
+        self._eject_task.wake()
+
+    def _eject(self) -> None:
+        ejecting, self._ejecting = self._ejecting, []
+        for pdo in ejecting:
+            pdo.eject()
+
     def ejected(self, pdo: Pdo[M]) -> None:
-        if pdo.number not in self._ejected:
-            self._ejected.append(pdo.number)
+        """It is gone while its directory is there; a change in that may bring it back."""
+        if pdo.number not in self._left:
+            self._left.append(pdo.number)
 
     def removed(self, pdo: Pdo[M]) -> None:
         """A child is closed; its directory may ask for another."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Do, Goal, Handshake, Table, parse_flag, parse_state
+from xenpv.bus.handshake import ABSENT, Do, Goal, Handshake, Seen, Table, parse_flag, parse_state
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
@@ -25,6 +25,7 @@ from xenpv.vif.statistics import Statistic, Statistics
 
 WINDOWS: Final[Table] = {
     Goal.PREPARE: {
+        ABSENT: Do.OFFLINE,
         State.UNKNOWN: Do.OFFLINE,
         State.INIT_WAIT: Do.DONE,
         State.CONNECTED: State.CLOSING,
@@ -32,6 +33,7 @@ WINDOWS: Final[Table] = {
         State.CLOSED: Do.REOPEN,
     },
     Goal.CONNECT: {
+        ABSENT: Do.OFFLINE,
         State.UNKNOWN: Do.OFFLINE,
         State.INIT_WAIT: State.CONNECTED,
         State.INITIALISED: State.CONNECTED,
@@ -39,6 +41,7 @@ WINDOWS: Final[Table] = {
         State.CLOSING: State.CLOSED,
     },
     Goal.CLOSE: {
+        ABSENT: Do.OFFLINE,
         State.UNKNOWN: Do.OFFLINE,
         State.INIT_WAIT: State.CLOSING,
         State.CONNECTED: State.CLOSING,
@@ -49,6 +52,7 @@ WINDOWS: Final[Table] = {
 LINUX: Final[Table] = {
     Goal.PREPARE: {State.INIT_WAIT: Do.DONE},
     Goal.CONNECT: {
+        ABSENT: Do.FAIL,
         State.UNKNOWN: Do.FAIL,
         State.INIT_WAIT: State.CONNECTED,
         State.CONNECTED: Do.DONE,
@@ -56,6 +60,7 @@ LINUX: Final[Table] = {
         State.CLOSED: Do.FAIL,
     },
     Goal.CLOSE: {
+        ABSENT: Do.FAIL,
         State.UNKNOWN: Do.FAIL,
         State.INITIALISING: State.CLOSING,
         State.INIT_WAIT: State.CLOSING,
@@ -72,7 +77,8 @@ START: Final = {
 }
 # What of the backend's directory is watched while the device lives.
 WATCHED: Final = {"windows": "online", "linux": "state"}
-GONE: Final = (State.CLOSED, State.UNKNOWN)
+GONE: Final = (State.CLOSED, State.UNKNOWN, ABSENT)
+UNPLUG_FAILED: Final = "UNPLUG FAILED: device is still in use"
 
 QUEUES_MAX: Final = 8  # FrontendMaxQueues
 RETRIES_MAX: Final = 10
@@ -97,8 +103,11 @@ class Owner(Protocol):
     def closed(self) -> None:
         """Everything is given back; nothing of the frontend runs any more."""
 
-    def eject(self) -> None:
-        """The backend wants to be rid of the device, or is gone."""
+    def failed(self) -> None:
+        """It did not connect, and has nothing open; `error` says why."""
+
+    def request_eject(self) -> None:
+        """The backend wants to be rid of the device, or is gone: the system is asked, later."""
 
 
 class Frontend:
@@ -158,6 +167,23 @@ class Frontend:
         else:
             self._finish()
 
+    def suspend(self) -> None:
+        """Early, after a migration: the backend is another machine's, no walk may reach it."""
+        self.handshake.is_offline = True
+
+    def resume(self) -> None:
+        """Late: everything was void before; to Connected on the new backend, all the way."""
+        if self._closing:
+            self.handshake.goals.clear()
+            self._finish()
+            return
+        self.disable()
+        self._unwatch()
+        self._release()
+        self.state = FrontendState.UNKNOWN
+        self.handshake.unwatch()
+        self.start()
+
     def _await_backend(self) -> None:
         """The rings are mapped until the backend is Closed, and cannot be taken back before."""
         self._watch_backend("state")
@@ -175,7 +201,23 @@ class Frontend:
         self.queues.clear()
         self.state = FrontendState.CLOSED
         if self._windows:
-            self.bus.store.discard(f"attr/vif/{self.number}")
+            self._discard(f"attr/vif/{self.number}")
+
+    def _discard(self, path: str) -> None:
+        try:
+            self.bus.store.discard(path)
+        except StoreError as error:
+            self.bus.log(f"xenvif: {path}: {error}\n")
+
+    def eject_failed(self) -> None:
+        """Somebody uses the interface: the system did not let it go."""
+        if not self._windows:
+            return
+        path = f"error/{self.path}/error"
+        try:
+            self.bus.store.write(path, UNPLUG_FAILED)
+        except StoreError as error:
+            self.bus.log(f"xenvif: {path}: {error}\n")
 
     # what the handshake says
 
@@ -183,6 +225,8 @@ class Frontend:
         """A goal begins."""
         if goal is Goal.PREPARE and not self._windows:
             self.handshake.switch_state(State.INITIALISING)
+        if goal is Goal.CLOSE and self._windows:
+            self._unwatch()  # of `online`
         if goal is Goal.CONNECT:
             try:
                 self._connect()
@@ -195,6 +239,7 @@ class Frontend:
     def reached(self, goal: Goal) -> None:
         """A goal is reached."""
         if goal is Goal.PREPARE:
+            self.error = ""
             self.state = FrontendState.PREPARED
             self._watch_backend(WATCHED[self.bus.personality])
         elif goal is Goal.CONNECT:
@@ -205,51 +250,76 @@ class Frontend:
                 self._advertise()
             self._owner.connected()
         elif self._closing:
-            self._finish()
+            self._close_rest()
         else:
             self._release()
+            if not self.handshake.goals:
+                self._owner.failed()
 
-    def failed(self, goal: Goal, state: State) -> None:
+    def failed(self, goal: Goal, seen: Seen) -> None:
         """The walk stopped."""
         if not self.error:
-            self.error = f"backend {state.name.lower()} on the way to {goal.value}"
-        if self._closing and state not in GONE:
-            self._await_backend()
-        elif self._closing:
-            self._finish()
+            self.error = f"backend {seen.name.lower()} on the way to {goal.value}"
+        if self._closing:
+            self._close_rest()
+        elif goal is Goal.CONNECT:
+            self.handshake.start([Goal.CLOSE])
         else:
             self._release()
+            self._owner.failed()
+
+    def _close_rest(self) -> None:
+        """The handshake is over; a backend that is not Closed may still have the rings."""
+        if self.queues and self.handshake.look() not in GONE:
+            self._await_backend()
+        else:
+            self._finish()
 
     def offline(self) -> None:
         """The backend is gone for good."""
-        self._owner.eject()
+        self._owner.request_eject()
 
     def _watch_backend(self, key: str) -> None:
         path = f"{self.handshake.backend}/{key}"
-        if path != self._watched:
-            self._unwatch()
-            self._watched = path
+        if path == self._watched:
+            return
+        self._unwatch()
+        try:
             self._watch = self.bus.store.watch_add(path, self._task)
+            self._watched = path
+        except StoreError as error:
+            self.bus.log(f"xenvif: {self.path}: {error}\n")
 
     def _unwatch(self) -> None:
-        if self._watch is not None:
-            self.bus.store.watch_remove(self._watch)
-            self._watch = None
-            self._watched = ""
+        watch, self._watch, self._watched = self._watch, None, ""
+        if watch is None:
+            return
+        try:
+            self.bus.store.watch_remove(watch)
+        except StoreError as error:
+            self.bus.log(f"xenvif: {self.path}: {error}\n")
+
+    def _read_watched(self) -> str | None:
+        try:
+            return self.bus.store.get(self._watched)
+        except StoreError:
+            return None
 
     def _backend_changed(self) -> None:
+        if not self._watched:
+            return  # an event from before the watch was removed
         if self._watched.endswith("/online"):
-            if not self._closing and not parse_flag(self.bus.store.get(self._watched)):
-                self._owner.eject()
+            if not self._closing and not parse_flag(self._read_watched()):
+                self._owner.request_eject()
             return
-        state = parse_state(self.bus.store.get(self._watched))
+        state = parse_state(self._read_watched())
         if self._closing:
             if state in GONE and not self.handshake.goals:
                 self._finish()
         elif self.state in (FrontendState.CONNECTED, FrontendState.ENABLED) and (
             state is State.CLOSING or state in GONE
         ):
-            self._owner.eject()
+            self._owner.request_eject()
 
     # connect
 
