@@ -228,6 +228,14 @@ def test_a_dump_has_a_limit(rig: Rig) -> None:
     assert len(rig.debug.last) == 10_000
 
 
+def test_what_cannot_be_printed_makes_no_line_of_its_own(rig: Rig) -> None:
+    """A backend's path is what its writer says."""
+    forged = "backend a\nxen|BUGCHECK: \x1b[2J\r\n"
+    rig.version.register("a", lambda crashing: rig.version.printf(forged))
+    rig.version.trigger()
+    assert rig.text == "a: backend a?xen|BUGCHECK: ?[2J?\n"
+
+
 def test_a_long_text_is_cut_to_a_line(rig: Rig) -> None:
     rig.version.register("a", lambda crashing: rig.version.printf("x" * 400 + "\n"))
     rig.version.trigger()

@@ -75,6 +75,9 @@ class DebugInterface(Interface):
 
     def _line(self, prefix: str, text: str) -> None:
         text = text.rstrip("\n")[: LINE_MAX - 1]
+        if not text.isprintable():
+            # Of a peer's making, perhaps: it must neither forge lines nor steer a terminal.
+            text = "".join(one if one.isprintable() else "?" for one in text)
         if len(self.last) < DUMP_LINES_MAX:
             self.last.append(f"{prefix}: {text}")
         self._lines.append((prefix, text))
