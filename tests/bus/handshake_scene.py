@@ -87,6 +87,10 @@ class Scene:
         driver = self.guest._vif if self.kind == "vif" else self.guest._vbd
         return driver is not None and driver.connected(DEVID[self.kind])
 
+    def page(self) -> int:
+        """A page of the guest's memory."""
+        return self.guest.created.domain.pages.alloc()
+
     def tree(self, path: str) -> str | None:
         """A key below the guest's home."""
         return self.xen.toolstack.xs.read(f"/local/domain/{self.guest.domid}/{path}")

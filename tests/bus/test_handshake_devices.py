@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from tests.bus.handshake_scene import Honest, Mute, Scene, scene
 from tests.bus.test_fdo import Suspend
+from tests.vbd.rawback import read10
 from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device
 from xenpv.bus.xenbus import XenBus
 from xenpv.platform import Disk, Guest, Platform, Vif
 from xenpv.vbd.frontend import FrontendState as VbdState
+from xenpv.vbd.srb import Srb, SrbStatus
 from xenpv.vif.frontend import FrontendState as VifState
 
 KINDS = ["vif", "vbd"]
@@ -367,6 +369,32 @@ def test_after_a_suspend_every_device_is_connected_again(monkeypatch: pytest.Mon
         xen.run()
         assert (guest.nets, guest.disks) == ([], [])
         assert guest.shutdown() == 0
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_requests_that_waited_at_a_suspend_run_after_it(
+    monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    suspend = Suspend([])
+    monkeypatch.setattr(XenBus, "suspend", suspend, raising=False)
+    with scene("vbd", "2", driver=Honest) as on:  # it connects, and answers no request
+        assert on.guest._vbd is not None
+        target = on.guest._vbd.targets[0]
+        srbs = [Srb(cdb=read10(at, 1), data=[(on.page(), 0, 512)]) for at in range(40)]
+        for srb in srbs:
+            on.guest._vbd.submit(srb)
+        on.xen.run()
+        (ring,) = target.frontend.rings
+        submitted, waiting = len(ring.submitted), len(ring.queue)
+        assert (submitted, submitted + waiting + len(ring.prepared)) == (32, 40)
+        if not comes_back:
+            rm_backend(on)
+        suspend.resume()
+        on.xen.run()
+        statuses = [srb.srb_status for srb in srbs]
+        assert statuses.count(SrbStatus.ERROR) == (40 - waiting if comes_back else 40)
+        assert statuses.count(SrbStatus.PENDING) == (waiting if comes_back else 0)
+        assert on.connected is comes_back
 
 
 def test_a_device_that_was_ejecting_at_the_suspend_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,12 @@ def vendor(name: str = VENDOR_NAME) -> str:
     return "".join(one if one.isascii() and one.isalnum() else "_" for one in name)
 
 
+VENDOR: Final = vendor()
+
+
 def entry(product: str) -> str:
     """What stands in a product's entry."""
-    return f"{vendor()} {product} {VERSION} {ATTRIBUTES}"
+    return f"{VENDOR} {product} {VERSION} {ATTRIBUTES}"
 
 
 def claim(store: StoreInterface, product: str) -> str | None:
@@ -64,6 +67,6 @@ def clear(store: StoreInterface, product: str) -> None:
         return
     for name in names:
         words = (store.get(f"drivers/{name}") or "").split(" ")
-        ours = len(words) > 1 and words[0].startswith(vendor())
+        ours = len(words) > 1 and words[0].startswith(VENDOR)
         if ours and words[1].upper() == product.upper():
             store.discard(f"drivers/{name}")

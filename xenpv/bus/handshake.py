@@ -167,6 +167,7 @@ class Handshake:
         self.goals = list(goals)
         self._find_backend()
         self._begin(None)
+        self._wait()
 
     def _find_backend(self) -> None:
         try:
@@ -191,7 +192,6 @@ class Handshake:
     def _begin(self, seen: Seen | None) -> None:
         """The next goal; `seen` is the backend's state if it was read a moment ago."""
         if not self.goals:
-            self._sleep()
             return
         goal, walk = self.goals[0], self._walk
         self.seen, self.wrote = XenbusState.UNKNOWN, None
@@ -204,7 +204,6 @@ class Handshake:
         if self.is_offline and goal is Goal.CLOSE:
             self._reach(goal, ABSENT)
             return
-        self._arm()
         self._meet(self.look() if seen is None else seen)
 
     def _find_again(self, seen: Seen | None) -> Seen | None:
@@ -215,15 +214,17 @@ class Handshake:
         self._find_backend()
         return seen if before == self.backend else None
 
-    def _arm(self) -> None:
-        self._since_ns = self.domain.loop.now
-        if self._repeat_timer is not None:
-            self._repeat_timer.period_ns = REPEAT_NS if self._watch is not None else POLL_NS
-            self._repeat_timer.arm(self._repeat_timer.period_ns)
-
-    def _sleep(self) -> None:
-        if self._repeat_timer is not None:
-            self._repeat_timer.cancel()
+    def _wait(self) -> None:
+        """Something was done, or begun: nothing more happens until the backend moves."""
+        timer = self._repeat_timer
+        if timer is None:
+            return
+        if self.goals:
+            self._since_ns = self.domain.loop.now
+            timer.period_ns = REPEAT_NS if self._watch is not None else POLL_NS
+            timer.arm(timer.period_ns)
+        else:
+            timer.cancel()
 
     def look(self) -> Seen:
         """The backend's state now."""
@@ -255,15 +256,16 @@ class Handshake:
         return True
 
     def _changed(self) -> None:
-        if self.goals:
-            self._meet(self.look())
+        if self.goals and self._meet(self.look()):
+            self._wait()
 
-    def _meet(self, seen: Seen) -> None:
+    def _meet(self, seen: Seen) -> bool:
+        """Act on it if it is new."""
         if not self.goals or seen is self.seen:
-            return
+            return False
         self.seen = seen
-        self._arm()
         self._act(seen)
+        return True
 
     def _act(self, seen: Seen) -> None:
         goal = self.goals[0]
@@ -300,7 +302,6 @@ class Handshake:
     def _fail(self, goal: Goal, seen: Seen) -> None:
         walk = self._walk
         self.goals.clear()
-        self._sleep()
         self.driver.failed(goal, seen)
         if walk == self._walk:
             self.unwatch()
@@ -331,10 +332,10 @@ class Handshake:
         seen = self.look()
         waited = self.domain.loop.now - self._since_ns >= REPEAT_NS
         if seen is self.seen and waited:
-            self._arm()
             self._act(seen)
-        else:
-            self._meet(seen)
+            self._wait()
+        elif self._meet(seen):
+            self._wait()
 
     def unwatch(self) -> None:
         """Drop the watch of the backend's state."""

@@ -196,7 +196,7 @@ class Vbd:
         target = self.target(int(parts[2]))
         if target is None or target.missing:
             return True
-        if not target.has_failed or b"/".join(parts[3:]) not in RETRIES:
+        if parts[3] not in RETRIES or not target.has_failed:
             return False
         if target.devid not in self._again:
             self._again.append(target.devid)

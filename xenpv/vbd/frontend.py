@@ -7,6 +7,7 @@ rings before they are disabled.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.xenbus import XenbusState as State
@@ -17,7 +18,8 @@ from xenpv.vbd import blkif
 from xenpv.vbd.backend import Backend
 from xenpv.vbd.granter import Granter
 from xenpv.vbd.personality import WINDOWS, Personality
-from xenpv.vbd.ring import Ring
+from xenpv.vbd.ring import Part, Ring
+from xenpv.vbd.srb import SrbStatus
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
@@ -61,6 +63,7 @@ class Frontend:
         "_drain_rounds",
         "_drain_timer",
         "_ejected",
+        "_kept",
         "_watch",
         "backend",
         "broken",
@@ -99,6 +102,7 @@ class Frontend:
         self._drain_rounds: int = 0
         self._after: After | None = None
         self._ejected: bool = False
+        self._kept: deque[Part] = deque()  # what waited at a suspend, and runs after it
         self.path = f"device/vbd/{self.devid}"
         self.granter = Granter(self.domain, self.bus.gnttab)
         self.handshake = Handshake(
@@ -159,7 +163,7 @@ class Frontend:
             self.target.frontend_closed()
 
     def resume(self) -> None:
-        """Late, after a migration: what was submitted ends as ERROR, then all the way again.
+        """Late, after a migration: what was submitted ends as ERROR, what waited waits on.
 
         The backend is another one and knows nothing of these rings; the whole handshake is
         walked all the same.
@@ -174,6 +178,8 @@ class Frontend:
         for ring in self.rings:
             ring.disable()
             ring.abandon()
+            self._kept.extend(ring.queue)
+            ring.queue.clear()
         self.broken = ""
         self.state = FrontendState.CLOSING
         goals = self.personality.start
@@ -232,7 +238,17 @@ class Frontend:
         self.backend.forget_features()
         self.state = state
         if not self.handshake.goals:
+            self._take_kept(SrbStatus.ERROR)
             self.target.frontend_closed()
+
+    def _take_kept(self, status: SrbStatus | None) -> None:
+        """End what waited at a suspend with that status, or put it on the rings."""
+        kept, self._kept = self._kept, deque()
+        for part in kept:
+            if status is None:
+                self.rings[part.srb.queue_tag % len(self.rings)].submit(part)
+            else:
+                part.srb.part_done(status)
 
     def remove(self) -> None:
         """The target is deleted: nothing of it stays, in the store or the loop."""
@@ -336,6 +352,7 @@ class Frontend:
         self.state = FrontendState.ENABLED
         for ring in self.rings:
             ring.enable()
+        self._take_kept(None)
 
     def _backend_changed(self) -> None:
         """Something in the backend's directory was written."""
