@@ -197,6 +197,11 @@ def test_the_python_of_the_store_page_runs():
     exec(compile(block, "store.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
+def test_the_python_of_the_debugging_page_runs():
+    for block in blocks("python", "docs/debugging.md"):
+        exec(compile(block, "debugging.md", "exec"), {})  # noqa: S102 - what a reader types
+
+
 def test_the_readmes_commands_exist(copy, capsys, monkeypatch):
     makefile = (ROOT / "Makefile").read_text()
     monkeypatch.chdir(copy)

@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from xenpv.vif.adapter import Vif as XenVif
 
 DOM0_PAGES: Final = 16_384
+MANUALLY_INITIATED_CRASH: Final = 0xE2
+
+# What differs from the drivers' defaults in a guest's registry: its log is on its console.
+CONSOLE_LOG_LEVEL: Final = ("Services\\XENBUS\\Parameters", "ConsoleLogLevel")
+LEVELS: Final = ("INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @cache
@@ -135,6 +140,9 @@ class Guest:
         self.created = created
         self.fifo = fifo
         self.bus: XenBus | None = None
+        from xenpv.bus.registry import Registry
+
+        self.registry = Registry()
         self._arm()
 
     def _arm(self) -> None:
@@ -146,7 +154,15 @@ class Guest:
         from xenpv.bus.xenbus import XenBus
 
         personality = self.created.config.personality.value
-        self.bus = XenBus(self.created.domain, drivers(), personality=personality, fifo=self.fifo)
+        self.bus = XenBus(
+            self.created.domain,
+            drivers(),
+            personality=personality,
+            fifo=self.fifo,
+            registry=self.registry,
+        )
+        if self.registry.get(*CONSOLE_LOG_LEVEL) is None:
+            self.registry.set(*CONSOLE_LOG_LEVEL, LEVELS)
         self.bus.start()
 
     @property
@@ -214,6 +230,52 @@ class Guest:
         """What it printed on its PV console, also after its end."""
         daemon = self.platform.console_daemon
         return daemon.consoles.get(self.domid) or daemon.finished.get(self.domid)
+
+    @property
+    def xen_log(self) -> str:
+        """What its drivers wrote to Xen's console (port 0xE9): of Windows' levels, CRITICAL."""
+        return self.platform.hypervisor.console.of(self.domid)
+
+    def debug_keys(self, keys: str = "q") -> str:
+        """`xl debug-keys`: press keys on Xen's console; what Xen itself says to them.
+
+        `q` raises VIRQ_DEBUG in every guest; each prints its dump to its log.
+        """
+        return self.platform.debug_keys(keys)
+
+    def dump(self) -> str:
+        """What its drivers know, by VIRQ_DEBUG: the lines of every DEBUG callback.
+
+        A guest that does not take the interrupt is read as by a debugger, from outside; the
+        first line says so. Not for handlers: the platform runs meanwhile.
+        """
+        bus = self.bus
+        if bus is None:
+            return f"guest {self.name!r} has not booted\n"
+        before = bus.debug.triggers
+        self.platform.debug_keys("q")
+        if bus.debug.triggers != before:
+            return bus.debug.text
+        domain = self.created.domain
+        if domain.dead:
+            return f"guest {self.name!r} is dead\n"
+        bus.debug.trigger()
+        return f"guest {self.name!r} does not take VIRQ_DEBUG; from outside:\n{bus.debug.text}"
+
+    def crash(self, code: int = MANUALLY_INITIATED_CRASH, *parameters: int | str) -> int:
+        """Its kernel bug-checks, with up to four parameters; the reason code the domain gave.
+
+        That is 3 unless another was latched before. What is left of the guest can be looked
+        at until `destroy`. LocalProtocolError unless it has booted and runs.
+        """
+        bus = self.bus
+        if bus is None or not self.running:
+            raise LocalProtocolError(f"guest {self.name!r} does not run")
+        bus.crash.bugcheck(code, *parameters)
+        self.platform.run()
+        reason = self.created.domain.shutdown_code
+        assert reason is not None
+        return reason
 
     def shutdown(self) -> int:
         """Ask by control/shutdown, wait, destroy; the reason code the domain gave.
@@ -385,6 +447,14 @@ class Platform:
     def run(self) -> int:
         """Let everything happen that is due, until only periodic timers remain; tasks run."""
         return self.loop.run()
+
+    def debug_keys(self, keys: str) -> str:
+        """`xl debug-keys`, then run; the lines that Xen itself printed meanwhile."""
+        console = self.hypervisor.console
+        before = console.written
+        self.dom0.domctl.debug_keys(keys)
+        self.run()
+        return "".join(f"{line}\n" for line in console.since(before))
 
     def advance(self, seconds: float) -> int:
         """Let virtual time pass; tasks run."""

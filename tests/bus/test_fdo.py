@@ -13,6 +13,7 @@ from xenpv.abi.xs import XS
 from xenpv.bus import classes
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.devicetree import Irp
+from xenpv.bus.evtchn import ChannelType
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.pdo import BUS_INTERFACE_STANDARD, BusInterface, Pdo
@@ -53,6 +54,15 @@ class Stub(Interface):
 
     def _stop(self) -> None:
         self.log.append(f"-{self.NAME}")
+
+
+class Debug(Stub):
+    """DEBUG: its callbacks are of no interest here."""
+
+    def register(self, prefix: str, *_: object) -> object:
+        return prefix
+
+    def deregister(self, handle: object) -> None: ...
 
 
 class Suspend(Stub):
@@ -114,8 +124,8 @@ class Sink:
 def bus(world: World, log: list[str], **options: object) -> XenBus:
     """With stubs for the interfaces that it has not made itself, and their starts in the log."""
     on = XenBus(world.guest, {}, **options)  # type: ignore[arg-type]  # registry, personality
-    for name in ("debug", "range_set"):
-        setattr(on, name, Stub(name, log))
+    on.range_set = Stub("range_set", log)  # type: ignore[attr-defined]  # stands for RANGE_SET
+    on.debug = Debug("debug", log)  # type: ignore[assignment]  # stands for DEBUG
     on.suspend = Suspend(log)  # type: ignore[attr-defined]  # stands for SUSPEND
     on.balloon = Balloon("balloon", log)  # type: ignore[attr-defined]  # stands for BALLOON
     open_virq, close = on.evtchn.open_virq, on.evtchn.close
@@ -125,7 +135,8 @@ def bus(world: World, log: list[str], **options: object) -> XenBus:
         return open_virq(virq, callback, vcpu=vcpu)
 
     def closed(channel: object) -> None:
-        log.append("-virq")
+        if channel.type is ChannelType.VIRQ:  # type: ignore[attr-defined]  # a Channel
+            log.append("-virq")
         close(channel)  # type: ignore[arg-type]  # passed through
 
     on.evtchn.open_virq = opened  # type: ignore[assignment,method-assign]  # a recorder

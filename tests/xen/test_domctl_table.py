@@ -161,6 +161,7 @@ REFUSED = [
     row("getdomaininfo, nobody", lambda m: m.ctl.getdomaininfo(9), ESRCH),
     row("getdomaininfo, vanished", lambda m: m.ctl.getdomaininfo(1), ESRCH, lambda m: m.ctl.destroydomain(1)),
     row("getdomaininfo, by a guest", lambda m: m.guest.domctl.getdomaininfo(1), EPERM),
+    row("debug_keys, by a guest", lambda m: m.guest.domctl.debug_keys("q"), EPERM),
     row("getdomaininfolist, by a guest", lambda m: m.guest.domctl.getdomaininfolist(), EPERM),
     # get_domain_state
     row("get_domain_state, nobody", lambda m: m.ctl.get_domain_state(9), ESRCH),

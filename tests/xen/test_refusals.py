@@ -35,7 +35,7 @@ OTHERS = {
     "vcpu_op": {"call"},
     "sched": {"destroy"},
     "hvm": {"hvm_op"},
-    "domctl": {"create_domain", "destroy_domain"},
+    "domctl": {"create_domain", "destroy_domain", "debug_keys"},
 }  # fmt: skip
 PREFIXES = ("EVTCHNOP_", "GNTTABOP_", "XENMEM_", "VCPUOP_", "SCHEDOP_", "HVMOP_", "XEN_DOMCTL_")
 BARE = {"set_timer_op", "vm_assist"}

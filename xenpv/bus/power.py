@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from xenpv.abi._kernel import lib
-from xenpv.bus.evtchn import Channel
 from xenpv.bus.interface import Interface
+from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.store import Watch
+from xenpv.bus.watchdog import timeout_of
 from xenpv.errors import HypercallError, StoreError
 from xenpv.xen.loop import Task
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SHUTDOWN_KEY: Final = "control/shutdown"
 SUSPEND_FEATURE: Final = "control/feature-suspend"
 BALLOON_FEATURE: Final = "control/feature-balloon"
-VIRQ_DEBUG: Final[int] = lib.VIRQ_DEBUG
 EARLY: Final = 1  # SuspendPhase
 LATE: Final = 2
 
@@ -44,7 +43,6 @@ class Power:
         self._shutdown_task: Task = bus.domain.task("xenbus suspend", self._shutdown_requested)
         self._device_watch: Watch | None = None
         self._shutdown_watch: Watch | None = None
-        self._virqs: list[Channel] = []
         self._suspend_late: object | None = None
 
     def up(self) -> None:
@@ -86,17 +84,27 @@ class Power:
         try:
             for name in HELD:
                 one = self.bus.interface(name)
-                if one is not None:
-                    one.acquire()
+                if one is not None and self._take(one, optional=name == "console"):
                     taken.append(one)
         except BaseException:
             for one in reversed(taken):
                 one.release()
             raise
 
+    @staticmethod
+    def _take(one: Interface, *, optional: bool) -> bool:
+        """Whether there is one reference more."""
+        try:
+            one.acquire()
+        except (HypercallError, NtStatusError):
+            if not optional:
+                raise
+            return False
+        return True
+
     def _release(self) -> None:
         for one in map(self.bus.interface, reversed(HELD)):
-            if one is not None:
+            if one is not None and one.references:
                 one.release()
 
     def _claim(self) -> None:
@@ -107,23 +115,23 @@ class Power:
         if self._windows:
             self.bus.clear_driver_key("XENBUS")
 
+    def _listen(self) -> None:
+        """The log goes to the console too, and the dump has its sections."""
+        if self.bus.console.references:
+            self.bus.logs.add_console(self.bus.console)
+        self.bus.dump.start()
+
+    def _silence(self) -> None:
+        self.bus.dump.stop()
+        self.bus.logs.remove_console()
+
     def _open_virqs(self) -> None:
-        if self._windows:
-            evtchn = self.bus.evtchn
-            channel = evtchn.open_virq(VIRQ_DEBUG, self._debug_interrupt)
-            self._virqs.append(channel)
-            evtchn.unmask(channel)
+        self.bus.debug_virq.start()
+        self.bus.watchdog.start(timeout_of(self.bus.registry))
 
     def _close_virqs(self) -> None:
-        for channel in self._virqs:
-            self.bus.evtchn.close(channel)
-        self._virqs.clear()
-
-    def _debug_interrupt(self) -> None:
-        """VIRQ_DEBUG, which `xl debug-keys q` raises: every debug callback runs."""
-        debug = getattr(self.bus, "debug", None)
-        if debug is not None:
-            debug.trigger()
+        self.bus.watchdog.stop()
+        self.bus.debug_virq.stop()
 
     def _watch_device(self) -> None:
         children = self.bus.children
@@ -228,6 +236,7 @@ INNER: Final[Steps] = (
 )
 STEPS: Final[Steps] = (
     (Power._acquire, Power._release),
+    (Power._listen, Power._silence),
     *INNER,
     (Power._register_late, Power._deregister_late),
 )

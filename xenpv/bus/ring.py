@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from errno import ENOSPC
 from typing import Any, Final
 
+import attrs
+
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import Domain
@@ -19,6 +21,58 @@ front_push: Final = lib.front_push
 front_reap: Final = lib.front_reap
 
 MORE: Final = 1 << 16  # of front_reap
+
+U32: Final = 0xFFFF_FFFF
+
+
+@attrs.frozen
+class RingIndices:
+    """A ring as its frontend sees it at one moment; only the last three are its own word.
+
+    Numbers of requests and responses are differences modulo 2^32, whatever the page says.
+    """
+
+    req_prod: int
+    req_event: int
+    rsp_prod: int
+    rsp_event: int
+    req_prod_pvt: int
+    rsp_cons: int
+    size: int
+
+    @property
+    def in_flight(self) -> int:
+        """Requests published and not answered, as far as responses were taken."""
+        return (self.req_prod_pvt - self.rsp_cons) & U32
+
+    @property
+    def responses(self) -> int:
+        """Responses that the frontend has not taken."""
+        return (self.rsp_prod - self.rsp_cons) & U32
+
+    @property
+    def unanswered(self) -> int:
+        """Requests without a response in the ring."""
+        return (self.req_prod_pvt - self.rsp_prod) & U32
+
+    @property
+    def not_taken(self) -> int | None:
+        """Requests that a backend which sleeps has not taken; None: it does not ask for an event.
+
+        With its last look (RING_FINAL_CHECK_FOR_REQUESTS) it sets req_event to the request
+        after the last that it took.
+        """
+        behind = (self.req_prod_pvt + 1 - self.req_event) & U32
+        return behind if behind <= self.unanswered else None
+
+    @property
+    def wrong(self) -> str:
+        """Why these cannot be the indices of a ring, or nothing."""
+        if self.req_prod != self.req_prod_pvt:
+            return f"req_prod is not the {self.req_prod_pvt:08x} that was published"
+        if self.responses > self.in_flight:
+            return f"rsp_prod is ahead of the {self.in_flight} in flight"
+        return ""
 
 
 class FrontRing:
@@ -106,6 +160,19 @@ class FrontRing:
         if more:
             count -= MORE
         return count, self._view[: count * self.rsp_size], more
+
+    def indices(self) -> RingIndices:
+        """All indices, each read once; for dumps, which believe none. HypercallError: no page."""
+        load, pfn = self.domain.load32, self.pfns[0]
+        return RingIndices(
+            req_prod=load(pfn, 0),
+            req_event=load(pfn, 4),
+            rsp_prod=load(pfn, 8),
+            rsp_event=load(pfn, 12),
+            req_prod_pvt=self.req_prod,
+            rsp_cons=self.rsp_cons,
+            size=self.size,
+        )
 
     def seek(self, index: int) -> None:
         """Start a fresh ring at another index (both ends must); for tests of the wrap."""

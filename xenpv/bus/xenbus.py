@@ -15,10 +15,14 @@ from xenpv.abi._kernel import lib
 from xenpv.bus import classes, driverkey, pnpstate
 from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
+from xenpv.bus.crash import Crash
+from xenpv.bus.debug import DebugInterface
 from xenpv.bus.devicetree import Irp
+from xenpv.bus.dump import Dump
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
+from xenpv.bus.log import Log, LogLevel
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
 from xenpv.bus.pnpstate import Life, PnpState
@@ -28,9 +32,11 @@ from xenpv.bus.shared_info import SharedInfoInterface
 from xenpv.bus.stack import BusStack
 from xenpv.bus.store import StoreInterface
 from xenpv.bus.suspend import SuspendInterface
+from xenpv.bus.virq import DebugVirq
+from xenpv.bus.watchdog import Watchdog, start_option
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
-from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
+from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
 __all__ = ["ClassDriver", "ClassDriverFactory", "Pdo", "XenBus"]
@@ -79,8 +85,13 @@ class XenBus:
     ) -> None:
         self.domain = domain
         self.drivers = drivers
-        self.personality = personality
         self.registry = Registry() if registry is None else registry
+        self.personality = personality
+        forwards = start_option(self.registry, "XEN:DBG_PRINT") != "OFF"
+        self.logs = Log(domain, self.registry, personality=personality, dbg_print=forwards)
+        self.debug = DebugInterface(self.logs)
+        self.crash = Crash(domain, self.logs, self.debug)
+        self.bugcheck = self.crash.bugcheck
         classes.install(self.registry)
         self.vendor_prefix = VENDOR_PREFIX
         self.vendor_name = f"{VENDOR_PREFIX}{device_id:04X}"
@@ -101,9 +112,10 @@ class XenBus:
         self.store = StoreInterface(
             domain, self.evtchn, pfn, port, suspend=self.suspend, watchdog=personality == "windows"
         )
-        pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
-        port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
-        self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
+        self.console = ConsoleInterface(domain, self.evtchn, self.gnttab, suspend=self.suspend)
+        self.dump = Dump(self)
+        self.debug_virq = DebugVirq(self.evtchn, self.debug)
+        self.watchdog = Watchdog(domain, self.evtchn)
         self.children = Children(self)
         self.power = Power(self)
         self._settle_task: Task = domain.task("xenbus settle", self._settle)
@@ -187,10 +199,9 @@ class XenBus:
 
     # what the class drivers have of it
 
-    def log(self, text: str) -> None:
-        """A line on the PV console, if there is one."""
-        if self.console is not None:
-            self.console.print(text)
+    def log(self, text: str, level: LogLevel = LogLevel.INFO) -> None:
+        """A line of the drivers' log, at the places that want the level."""
+        self.logs.printf(level, text)
 
     def claim_driver_key(self, product: str) -> str | None:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""

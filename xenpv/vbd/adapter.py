@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.errors import StoreError
 from xenpv.vbd.disk import Disk
@@ -71,6 +72,7 @@ class Vbd:
         self._again: list[int] = []  # devids of failed targets that changed since
         self._ejecting: list[Target] = []
         self._watch: Watch | None = None
+        self._debug: DebugCallback | None = None
         self._callbacks: object | None = None
         self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
         self._eject_task: Task = bus.domain.task("xenvbd eject", self._eject)
@@ -87,6 +89,8 @@ class Vbd:
         Raises StoreError if the directory cannot be watched.
         """
         self._started = True
+        if self._debug is None:
+            self._debug = self.bus.debug.register("xenvbd|FRONTEND", self._print, "XENVBD")
         self._enter()
         for target in self.targets.values():
             target.start()
@@ -123,6 +127,20 @@ class Vbd:
         self._leave()
         for target in list(self.targets.values()):
             target.stop()
+        self._silence()
+
+    def _silence(self) -> None:
+        """No dump any more, once there is nothing to tell."""
+        if self.stopped and self._debug is not None:
+            self.bus.debug.deregister(self._debug)
+            self._debug = None
+
+    def _print(self, crashing: bool) -> None:
+        from xenpv.bus.dump import print_lines
+        from xenpv.vbd.dump import target_lines
+
+        for target in self.targets.values():
+            print_lines(self.bus, target_lines(target, crashing))
 
     def _resumed(self) -> None:
         """Late, after a migration: keys and watches anew, then every disk."""
@@ -245,6 +263,7 @@ class Vbd:
         gone = target.missing and target.is_closed
         if gone and self.bus.store.get(f"device/vbd/{target.devid}/state") is None:
             self._delete(target)
+        self._silence()
 
     def _delete(self, target: Target) -> None:
         if self.targets.get(target.target_id) is target:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
@@ -112,9 +113,12 @@ class Vif(Generic[M]):
         self._eject_task = bus.domain.task("xenvif eject", self._eject)
         self._watch: Watch | None = None
         self._callbacks: object | None = None
+        self._debug: DebugCallback | None = None
 
     def start(self) -> None:
         """D3 to D0. Raises StoreError if the directory cannot be watched."""
+        if self._debug is None:
+            self._debug = self.bus.debug.register("xenvif|FRONTEND", self._print, "XENVIF")
         self._enter()
         self._callbacks = self.bus.acquire_suspend("XENVIF", self._suspended, self._resumed)
 
@@ -148,6 +152,20 @@ class Vif(Generic[M]):
         self._leave()
         for pdo in list(self.pdos.values()):
             pdo.remove()
+        self._silence()
+
+    def _silence(self) -> None:
+        """No dump any more, once there is nothing to tell."""
+        if self.stopped and self._debug is not None:
+            self.bus.debug.deregister(self._debug)
+            self._debug = None
+
+    def _print(self, crashing: bool) -> None:
+        from xenpv.bus.dump import print_lines
+        from xenpv.vif.dump import frontend_lines
+
+        for pdo in self.pdos.values():
+            print_lines(self.bus, frontend_lines(pdo.frontend, crashing))
 
     @property
     def stopped(self) -> bool:
@@ -233,6 +251,7 @@ class Vif(Generic[M]):
     def removed(self, pdo: Pdo[M]) -> None:
         """A child is closed; its directory may ask for another."""
         self.pdos.pop(pdo.number, None)
+        self._silence()
         self._task.wake()
 
     def connected(self, number: int) -> bool:

@@ -38,6 +38,11 @@ class Granter:
         self.refs = [-1] * first
         self.quarantined: list[int] = []  # pfns
 
+    @property
+    def held(self) -> int:
+        """References that it has, whether they give access now or not."""
+        return len(self.refs) - self._first
+
     def add(self, count: int) -> range:
         """Get up to `count` more pages, access not given yet; their numbers.
 

@@ -212,6 +212,10 @@ class Domain(Pages, Life):
         stopped = self.pause_count or self.is_shutting_down
         return self._deliver is not None and not stopped and self._deliver(port)
 
+    def debugcons(self, data: bytes) -> None:
+        """Bytes written to port 0xE9, one by one: Xen's console has them, line by line."""
+        self._hypervisor.console.write(self.domid, data)
+
     # privilege
 
     @property

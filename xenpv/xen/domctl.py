@@ -297,6 +297,13 @@ class Domctl:
         domain = self._domain("set_virq_handler", domid, virq=virq)
         self._hypervisor.global_virqs.set_handler(domain, virq)
 
+    def debug_keys(self, keys: str) -> None:
+        """XEN_SYSCTL_debug_keys (7): each as if pressed on Xen's console; see keyhandler."""
+        self._permit("debug_keys", keys=keys)
+        from xenpv.xen.keyhandler import debug_keys
+
+        debug_keys(self._hypervisor, keys)
+
     # asking
 
     def getdomaininfo(self, domid: int) -> DomainInfo:

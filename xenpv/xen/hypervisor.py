@@ -12,6 +12,7 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen import arena as arenas
 from xenpv.xen.clock import TSC_KHZ, Clock
+from xenpv.xen.console import XenConsole
 from xenpv.xen.domain import Domain
 from xenpv.xen.domctl import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
@@ -56,6 +57,7 @@ class Hypervisor:
         self.version = version
         self.domains: dict[int, Domain] = {}
         self.global_virqs = GlobalVirqs()
+        self.console = XenConsole()
         self.closed = False
         self._domids = DomidAllocator(first_reserved)
         self._unique_ids = 0
@@ -162,6 +164,7 @@ class Hypervisor:
             return
         del self.domains[domain.domid]
         self._domids.free(domain.domid)
+        self.console.forget(domain.domid)
         lib.domain_release(domain.kernel)
         self.loop.trace.record(Event.DOMAIN, domain.domid, 5)
         if self._handler_port() is None:

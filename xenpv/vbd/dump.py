@@ -1,0 +1,49 @@
+"""What XenVbd prints when DEBUG is triggered: each target's handshake, rings and grants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from xenpv.abi.blkif import BLKIF_OP
+from xenpv.bus.dump import handshake_lines, ring_lines
+from xenpv.vbd.ring import Ring
+from xenpv.vbd.target import Target
+
+REQUESTS_MAX: Final = 8  # of a ring that are named
+OPERATIONS: Final = {int(one): one.name for one in BLKIF_OP}
+
+
+def target_lines(target: Target, crashing: bool) -> Iterator[str]:
+    """Lines of one disk, its path in front of each."""
+    for line in _lines(target, crashing):
+        yield f"{target.frontend.path}: {line}"
+
+
+def _lines(target: Target, crashing: bool) -> Iterator[str]:
+    frontend = target.frontend
+    yield f"{frontend.state.name}, target {target.target_id}{', MISSING' * target.missing}"
+    if frontend.broken:
+        yield f"BROKEN: {frontend.broken}"
+    yield from handshake_lines(frontend.handshake)
+    for ring in frontend.rings:
+        yield from _ring(ring, crashing)
+    granter = frontend.granter
+    yield f"{granter.granted} references out, {len(granter.quarantine)} quarantined"
+
+
+def _ring(ring: Ring, crashing: bool) -> Iterator[str]:
+    name = f"ring {ring.index}"
+    port = "no port" if ring.channel is None else f"port {ring.channel.port:04x}"
+    enabled = "enabled" if ring.enabled else "disabled"
+    yield f"{name}: {enabled}, {port}"
+    yield from ring_lines(name, ring.front, crashing)
+    waiting, prepared = len(ring.queue), len(ring.prepared)
+    submitted, abandoned = len(ring.submitted), len(ring.abandoned)
+    yield f"{name}: SRB parts waiting {waiting}, prepared {prepared}, submitted {submitted}"
+    for request in list(ring.submitted.values())[:REQUESTS_MAX]:
+        yield f"{name}: - request {request.id:#x} {OPERATIONS[request.operation]}"
+    if submitted > REQUESTS_MAX:
+        yield f"{name}: - and {submitted - REQUESTS_MAX} more"
+    if abandoned:
+        yield f"{name}: {abandoned} given up, their answers may come"
