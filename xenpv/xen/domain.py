@@ -20,6 +20,7 @@ from xenpv.xen.domctl import CDF, CreateDomain, Domctl
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
 from xenpv.xen.hvm import Hvm
+from xenpv.xen.ioport import IoPorts
 from xenpv.xen.life import Life, no_upcall
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import (
@@ -57,7 +58,7 @@ T = TypeVar("T", bound=Task)
 CDF_HVM: Final = int(CDF.hvm)
 # What knows the domain in its turn, or the machine.
 PARTS: Final = ("memory", "hvm", "vcpu_op", "sched", "evtchn", "gnttab", "vcpu", "upcalls",
-                "global_virqs", "target", "_hypervisor")  # fmt: skip
+                "ioport", "global_virqs", "target", "_hypervisor")  # fmt: skip
 
 
 class Domain(Pages, Life):
@@ -104,6 +105,7 @@ class Domain(Pages, Life):
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
         self.memory = Physmap(self)
         self.hvm = Hvm(self)
+        self.ioport = IoPorts(self)
         self.time_offset_seconds = 0
         self.vcpu: list[Vcpu] = []
         self.vcpu_op = VcpuOp(self)
@@ -211,6 +213,16 @@ class Domain(Pages, Life):
     def deliver(self, port: int) -> bool:
         stopped = self.pause_count or self.is_shutting_down
         return self._deliver is not None and not stopped and self._deliver(port)
+
+    # I/O ports
+
+    def io_read(self, port: int, size: int) -> int:
+        """IN: a value of 1, 2 or 4 bytes; all ones where no device is. See xen.ioport."""
+        return self.ioport.read(port, size)
+
+    def io_write(self, port: int, size: int, value: int) -> None:
+        """OUT: a value of 1, 2 or 4 bytes; lost where no device is."""
+        self.ioport.write(port, size, value)
 
     # privilege
 
