@@ -65,6 +65,7 @@ class Problem(enum.IntEnum):
     DISABLED = 22
     FAILED_INSTALL = 28  # no driver has one of its ids
     FAILED_ADD = 31
+    DRIVER_FAILED_LOAD = 39
     HELD_FOR_EJECT = 47
     DRIVER_BLOCKED = 48
 

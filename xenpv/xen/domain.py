@@ -214,7 +214,18 @@ class Domain(Pages, Life):
         stopped = self.pause_count or self.is_shutting_down
         return self._deliver is not None and not stopped and self._deliver(port)
 
-    # I/O ports
+    # instructions that Xen or a device model answers
+
+    @property
+    def cpu_vendor(self) -> str:
+        """Of the machine's processors: 12 characters of CPUID leaf 0."""
+        return self._hypervisor.cpu_vendor
+
+    def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX, EDX; see xen.cpuid."""
+        from xenpv.xen.cpuid import cpuid
+
+        return cpuid(self, leaf)
 
     def io_read(self, port: int, size: int) -> int:
         """IN: a value of 1, 2 or 4 bytes; all ones where no device is. See xen.ioport."""
