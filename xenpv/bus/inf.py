@@ -100,7 +100,7 @@ def _installed(device_id: int, devfn: int) -> Registry:
     for name, value in active.items():
         registry.set(XENFILT_PARAMETERS, name, value)
     for name in ("VBD", "VIF", "IFACE"):
-        registry.create(f"{ENUM_XENBUS}\\VEN_XP{device_id:04X}&DEV_{name}\\_")
+        registry.create(f"{ENUM_XENBUS}\\VEN_XP&DEV_{name}\\_")
     return registry
 
 
