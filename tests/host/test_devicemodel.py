@@ -309,22 +309,22 @@ def test_hardware_that_does_not_exist(make, number: int) -> None:
         make(number)
 
 
-# devices, whether the ports are there
+# devices, which of them has the ports, and where
 PORTS = [
-    (None, True),
-    ((hardware.platform_device(1),), True),
-    ((hardware.platform_device(2),), True),
-    ((hardware.vendor_device(),), False),
-    ((hardware.vendor_device(), hardware.platform_device(1)), True),
-    ((), False),
-    ((hardware.ide_disk(0), hardware.nic()), False),
+    (None, (1, 0x10)),
+    ((hardware.platform_device(1),), (1, 0x10)),
+    ((hardware.platform_device(2),), (2, 0x10)),
+    ((hardware.vendor_device(),), None),
+    ((hardware.vendor_device(), hardware.platform_device(1)), (1, 0x18)),
+    ((), None),
+    ((hardware.ide_disk(0), hardware.nic()), None),
 ]
 
 
-@pytest.mark.parametrize(("devices", "there"), PORTS)
-def test_ports_belong_to_the_platform_device(devices, there: bool) -> None:
+@pytest.mark.parametrize(("devices", "device"), PORTS)
+def test_ports_belong_to_the_platform_device(devices, device: tuple[int, int] | None) -> None:
     config = DomainConfig(name="x", hardware=devices)
-    assert DeviceModel(config, None, Clock()).has_platform_device is there
+    assert DeviceModel(config, None, Clock()).platform_device == device
 
 
 def test_functions_have_places_of_their_own() -> None:

@@ -91,6 +91,8 @@ def _installed(device_id: int, devfn: int) -> Registry:
         registry.set(f"Control\\Class\\{name}", UPPER_FILTERS, (FILTER,))
     for kind in ("DISKS", "NICS"):
         registry.set(UNPLUG, kind, 1)
+    # So that a guest's console tells what its drivers do.
+    registry.set(XENBUS_PARAMETERS, "ConsoleLogLevel", ("INFO", "WARNING", "ERROR", "CRITICAL"))
     pci = f"PCI\\VEN_5853&DEV_{device_id:04X}&SUBSYS_{device_id:04X}5853&REV_01"
     active = {
         "ActiveDeviceID": pci,

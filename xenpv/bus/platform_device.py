@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.bus import inf
 from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Irp
+from xenpv.bus.interface import InterfaceVersion
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.registry import Registry
+from xenpv.bus.stack import BusStack, attach
 from xenpv.bus.unplug import request_reboot
 from xenpv.bus.xenfilt import (
     Activation,
@@ -113,7 +115,8 @@ def claim_active(
 class PlatformDevice(DeviceObject):
     """XENBUS' function device. `bus` is there while it is active and started.
 
-    An inactive one starts too, has no children and leaves Xen alone.
+    An inactive one starts too, has no children and leaves Xen alone. `emulated` is xenfilt's
+    interface, None without it.
     """
 
     def __init__(self, windows: Windows, node: DeviceNode) -> None:
@@ -123,33 +126,28 @@ class PlatformDevice(DeviceObject):
         self.vendor_name = f"{build.vendor_prefix}{self.device_id:04X}"
         self.name = f"{self.vendor_name} {SERVICE}"
         node.description = self.name
-        self.activation = _activation(windows.tree, node)
+        self.emulated = _emulated(windows.tree, node)
+        self.activation = _activation(self.emulated, node)
         self.is_active = claim_active(registry, node, self.activation, build)
         self.bus: XenBus | None = None
+        self._stack: BusStack | None = None  # of the active one, once it was started
         if not windows.platform_devices:
             install_filters(registry)
         windows.platform_devices.append(self)
 
     def pnp(self, node: DeviceNode, irp: Irp) -> NTSTATUS:
         """Only the active device does more than to say yes."""
-        del node
+        if irp is Irp.START_DEVICE and self.is_active and self._stack is None:
+            self.bus = self.windows.make_bus(self)
+            self._stack = attach(self.bus, self.windows.tree, node)
+        status = NTSTATUS.SUCCESS if self._stack is None else self._stack.pnp(node, irp)
         if irp is Irp.REMOVE_DEVICE:
-            status = self._request(irp)
             self._destroy()
-            return status
-        if irp is Irp.START_DEVICE and self.is_active:
-            return self._start()
-        return self._request(irp)
+        return status
 
-    def _start(self) -> NTSTATUS:
-        if self.bus is None:
-            self.bus = self.windows.make_bus(self.device_id)
-        self.bus.start()
-        return NTSTATUS.SUCCESS
-
-    def _request(self, irp: Irp) -> NTSTATUS:
-        del irp
-        return NTSTATUS.SUCCESS
+    def bus_relations(self, node: DeviceNode, below: list[DeviceNode]) -> list[DeviceNode]:
+        """A device for each class, of the active one."""
+        return below if self._stack is None else self._stack.bus_relations(node, below)
 
     def _destroy(self) -> None:
         registry = self.windows.registry
@@ -158,16 +156,20 @@ class PlatformDevice(DeviceObject):
         self.windows.platform_devices.remove(self)
         if not self.windows.platform_devices:
             remove_filters(registry)
-        self.bus = None
 
 
-def _activation(tree: DeviceTree, node: DeviceNode) -> Activation | None:
+def _emulated(tree: DeviceTree, node: DeviceNode) -> InterfaceVersion | None:
+    try:
+        return tree.query_interface(node, EmulatedInterface.GUID, EMULATED_VERSION)
+    except NtStatusError:
+        return None
+
+
+def _activation(emulated: InterfaceVersion | None, node: DeviceNode) -> Activation | None:
     """What xenfilt says of a device, None without it. The driver bugchecks if that does not
     know the device.
     """
-    try:
-        emulated = tree.query_interface(node, EmulatedInterface.GUID, EMULATED_VERSION)
-    except NtStatusError:
+    if emulated is None:
         return None
     emulated.acquire()
     try:

@@ -15,6 +15,7 @@ from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.platform_device import PlatformDevice
 from xenpv.bus.registry import Registry
 from xenpv.bus.system import XenSystem
+from xenpv.bus.unplug import UnplugInterface
 from xenpv.bus.xenbus import XenBus
 from xenpv.bus.xenfilt import Xenfilt
 from xenpv.xen.domain import Domain
@@ -27,7 +28,8 @@ class Windows:
     """One boot of a guest. `tree` has its devices, `system` is xen.sys, `xenfilt` the filter
     where it is loaded.
 
-    `drivers` are the classes that it has drivers for; `registry` outlives the boot.
+    `drivers` are the classes that it has drivers for; `registry` outlives the boot; `build` is
+    that of the drivers.
     """
 
     def __init__(
@@ -36,13 +38,13 @@ class Windows:
         drivers: Mapping[str, ClassDriverFactory],
         registry: Registry,
         *,
-        build: inf.Build = inf.BUILD,
+        build: inf.Build | None = None,
         fifo: bool = False,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.registry = registry
-        self.build = build
+        self.build = inf.BUILD if build is None else build
         self.fifo = fifo
         self.tree = DeviceTree(domain, registry)
         self.platform_devices: list[PlatformDevice] = []
@@ -97,7 +99,18 @@ class Windows:
             self.xenfilt = Xenfilt(self.registry, system.unplug, safe_mode=safe_mode)
         return self.xenfilt.add_device(tree, node)
 
-    def make_bus(self, device_id: int) -> XenBus:
+    def make_bus(self, device: PlatformDevice) -> XenBus:
         """XENBUS' interfaces, for the active device."""
-        del device_id
-        return XenBus(self.domain, self.drivers, personality="windows", fifo=self.fifo)
+        bus = XenBus(
+            self.domain,
+            self.drivers,
+            fifo=self.fifo,
+            registry=self.registry,
+            device_id=device.device_id,
+        )
+        bus.vendor_prefix = self.build.vendor_prefix
+        bus.vendor_name, bus.name = device.vendor_name, device.name
+        bus.unplug = UnplugInterface(self.system.unplug)
+        if device.emulated is not None:
+            bus.below = (device.emulated.interface,)
+        return bus

@@ -106,14 +106,14 @@ class DeviceModel:
         return default(self.config) if self.config.hardware is None else self.config.hardware
 
     @property
-    def has_platform_device(self) -> bool:
-        """Whether the unplug ports are there."""
-        return self.config.hardware is None or any(
-            isinstance(one, PciFunction)
-            and one.vendor_id == VENDOR_XEN
-            and one.device_id in PLATFORM_IDS
-            for one in self.hardware
-        )
+    def platform_device(self) -> tuple[int, int] | None:
+        """Device number and devfn of the one that has the unplug ports; None: there are none."""
+        if self.config.hardware is None:
+            return PLATFORM_IDS[0], FIRST_DEVFN
+        for one in self._power_on():
+            if one.vendor_id == VENDOR_XEN and one.device_id in PLATFORM_IDS:
+                return one.device_id, one.devfn
+        return None
 
     # buses
 
@@ -121,6 +121,7 @@ class DeviceModel:
         """PCI bus 0 as it is now: the IDE controller, then what is left of the list."""
         if self._functions is None:
             self._functions = self._power_on()
+            self._drives = [one for one in self.hardware if isinstance(one, IdeDrive)]
         return self._functions
 
     def drives(self) -> list[IdeDrive]:
@@ -129,15 +130,11 @@ class DeviceModel:
         return self._drives
 
     def _power_on(self) -> list[PciFunction]:
-        functions = [IDE_CONTROLLER]
-        devfn = FIRST_DEVFN
-        for one in self.hardware:
-            if isinstance(one, IdeDrive):
-                self._drives.append(one)
-                continue
-            functions.append(attrs.evolve(one, devfn=devfn))
-            devfn += 1 << 3
-        return functions
+        """What PCI bus 0 has then, each in a slot of its own."""
+        listed = [one for one in self.hardware if isinstance(one, PciFunction)]
+        slots = range(FIRST_DEVFN, FIRST_DEVFN + 8 * len(listed), 8)
+        placed = zip(listed, slots, strict=True)
+        return [IDE_CONTROLLER, *(attrs.evolve(one, devfn=devfn) for one, devfn in placed)]
 
     def unplug(self, mask: Unplug) -> None:
         """Take away what the mask names; what was passed through and CD-ROM drives stay."""

@@ -213,7 +213,7 @@ class Toolstack:
 
         model = made.device_model = DeviceModel(made.config, self.xs, self.loop)
         made.domain.ioport.attach(model)
-        if model.has_platform_device:
+        if model.platform_device is not None:
             made.domain.ioport.claim(model, unplug.PORT, unplug.PORTS)
 
     def _daemon_domid(self, daemon: str) -> int:
