@@ -50,6 +50,15 @@ INF: Final[Mapping[str, Mapping[str, Value]]] = {
 }
 
 
+# Devices of every HVM guest.
+CHIPSET: Final = (
+    "ACPI\\PNP0A03\\0",
+    "PCI\\VEN_8086&DEV_7010&SUBSYS_00000000&REV_00\\09",
+    "PCIIDE\\IDEChannel\\0",
+    "PCIIDE\\IDEChannel\\1",
+)
+
+
 @attrs.frozen(kw_only=True)
 class Build:
     """One build of the drivers: version.h. `vendor_device_id` None: no pvdevice is theirs.
@@ -101,8 +110,11 @@ def _installed(device_id: int, devfn: int) -> Registry:
     }
     for name, value in active.items():
         registry.set(XENFILT_PARAMETERS, name, value)
-    for name in ("VBD", "VIF", "IFACE"):
+    # What Windows saw at every boot.
+    for name in ("VBD", "VIF", "IFACE", "CONS"):
         registry.create(f"{ENUM_XENBUS}\\VEN_XP&DEV_{name}\\_")
+    for path in (*CHIPSET, f"{pci}\\{devfn:02X}"):
+        registry.create(f"Enum\\{path}")
     return registry
 
 

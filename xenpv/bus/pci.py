@@ -7,14 +7,15 @@ one bus only.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from xenpv.abi.pci import IdeDrive, PciFunction
-from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Inf
+from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Inf, by_id
 from xenpv.bus.inf import HDC_CLASS, SYSTEM_CLASS
 from xenpv.xen.domain import Domain
 
-CHANNELS: Final = 2
+IDS_MAX: Final = 256  # functions whose ids are remembered
 
 
 class Enumerator(DeviceObject):
@@ -52,13 +53,18 @@ class PciBus(Enumerator):
 
 
 class IdeController(Enumerator):
-    """Two channels."""
+    """Its children are the channels that have drives at power-on or later.
+
+    (pciide reports an empty channel too, as a device without children.)
+    """
 
     def bus_relations(self, node: DeviceNode, below: list[DeviceNode]) -> list[DeviceNode]:
-        """Both, with or without drives."""
+        """A channel that was found stays, whatever becomes of its drives."""
         del node, below
-        if not self.nodes:
-            self.nodes = {number: _channel(number) for number in range(CHANNELS)}
+        for drive in self.domain.ioport.drives():
+            number = drive.index >> 1
+            if number not in self.nodes:
+                self.nodes[number] = _channel(number)
         return list(self.nodes.values())
 
 
@@ -84,21 +90,30 @@ def _short(function: PciFunction) -> str:
     return f"PCI\\VEN_{function.vendor_id:04X}&DEV_{function.device_id:04X}"
 
 
-def _function(function: PciFunction) -> DeviceNode:
+@lru_cache(IDS_MAX)
+def _ids(function: PciFunction) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hardware ids and compatible ids, from special to general."""
     full, short = device_id(function), _short(function)
     vendor = f"PCI\\VEN_{function.vendor_id:04X}"
     code = f"{function.class_code:06X}"
+    hardware = full, full.partition("&REV_")[0], f"{short}&CC_{code}", f"{short}&CC_{code[:4]}"
+    compatible = (
+        f"{short}&REV_{function.revision:02X}", short, f"{vendor}&CC_{code}",
+        f"{vendor}&CC_{code[:4]}", vendor, f"PCI\\CC_{code}", f"PCI\\CC_{code[:4]}",
+    )  # fmt: skip
+    return hardware, compatible
+
+
+def _function(function: PciFunction) -> DeviceNode:
+    hardware, compatible = _ids(function)
     return DeviceNode(
-        full,
+        hardware[0],
         f"{function.devfn:02X}",
-        (full, full.partition("&REV_")[0], f"{short}&CC_{code}", f"{short}&CC_{code[:4]}"),
-        (
-            f"{short}&REV_{function.revision:02X}", short, f"{vendor}&CC_{code}",
-            f"{vendor}&CC_{code[:4]}", vendor, f"PCI\\CC_{code}", f"PCI\\CC_{code[:4]}",
-        ),
+        hardware,
+        compatible,
         "PCI Device",
         f"PCI bus 0, device {function.devfn >> 3}, function {function.devfn & 7}",
-    )  # fmt: skip
+    )
 
 
 def _channel(number: int) -> DeviceNode:
@@ -150,7 +165,7 @@ def _ide_channel(tree: DeviceTree, node: DeviceNode) -> DeviceObject:
 
 
 # Drivers that come with Windows.
-IN_BOX: Final = (
+IN_BOX: Final = by_id(
     Inf("pci", ("*PNP0A03",), _pci_bus, SYSTEM_CLASS),
     Inf("pciide", ("PCI\\CC_0101",), _ide_controller, HDC_CLASS),
     Inf("atapi", ("Internal_IDE_Channel",), _ide_channel, HDC_CLASS),

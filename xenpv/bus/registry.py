@@ -54,11 +54,12 @@ class Registry:
 
     def find(self, path: str) -> Key | None:
         key = self.root
-        for part in _parts(path):
-            below = key.subkeys.get(part.lower())
-            if below is None:
-                return None
-            key = below
+        for part in path.lower().split("\\"):
+            if part:
+                below = key.subkeys.get(part)
+                if below is None:
+                    return None
+                key = below
         return key
 
     def create(self, path: str, *, volatile: bool = False) -> Key:

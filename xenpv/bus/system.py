@@ -6,6 +6,7 @@ processors, then the requests to unplug.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from xenpv.abi.unplug import PORT_LOG
@@ -62,6 +63,7 @@ def hypercall_instruction(domain: Domain) -> str:
     raise NtStatusError(NTSTATUS.NOT_SUPPORTED, "no leaves of Xen's in CPUID")
 
 
+@lru_cache(16)
 def _text(*words: int) -> bytes:
     return b"".join(word.to_bytes(4, "little") for word in words)
 

@@ -17,7 +17,7 @@ from xenpv.bus.registry import Registry
 from xenpv.bus.system import XenSystem
 from xenpv.bus.unplug import UnplugInterface
 from xenpv.bus.xenbus import XenBus
-from xenpv.bus.xenfilt import Xenfilt
+from xenpv.bus.xenfilt import Xenfilt, has_filters
 from xenpv.xen.domain import Domain
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Windows:
         self.registry = registry
         self.build = inf.BUILD if build is None else build
         self.fifo = fifo
-        self.tree = DeviceTree(domain, registry)
+        self.tree = DeviceTree(domain, registry, pci.IN_BOX)
         self.platform_devices: list[PlatformDevice] = []
         self.xenfilt: Xenfilt | None = None
         self._system: XenSystem | NtStatusError | None = None
@@ -75,11 +75,11 @@ class Windows:
         # Windows starts its processors before it loads a driver.
         self.domain.start_vcpus()
         tree = self.tree
-        for one in pci.IN_BOX:
-            tree.install(one)
         ids = platform_device.ids(self.build)
         tree.install(Inf(platform_device.SERVICE, ids, self._add_xenbus, inf.SYSTEM_CLASS))
-        tree.install_filter(inf.FILTER, self._add_xenfilt)
+        if has_filters(self.registry):
+            # A boot driver: what is named later in this boot is loaded in the next.
+            tree.install_filter(inf.FILTER, self._add_xenfilt)
         tree.root.stack.append(pci.Root(self.domain))
         tree.invalidate(tree.root)
 

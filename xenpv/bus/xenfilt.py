@@ -14,13 +14,13 @@ from typing import ClassVar, Final
 import attrs
 
 from xenpv.bus import inf
-from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Irp
+from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Irp, upper_ids
 from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.registry import Registry
 from xenpv.bus.unplug import Unplug
 
-NVME_IDS: Final = ("PCI\\VEN_8086&DEV_5845", "PCI\\VEN_1B36&DEV_0010")
+NVME_IDS: Final = frozenset(("PCI\\VEN_8086&DEV_5845", "PCI\\VEN_1B36&DEV_0010"))
 IDE_INSTANCE: Final = r"(\d+)\.(\d+)\.(\d+)\Z"
 
 
@@ -176,10 +176,12 @@ class BusFilter(DeviceObject):
         for one in fresh:
             self._attach(one, activations.get(one, Activation.NEUTRAL))
         self.has_enumerated = self.has_enumerated or bool(below)
-        if below:
-            self.xenfilt.advance()
+        pending = bool(below) and self.xenfilt.advance()
         if self.xenfilt.state is not FilterState.DISABLED:
-            self.tree.invalidate(node)
+            self.xenfilt.hide(node)
+            if pending:
+                for hidden in self.xenfilt.take_hidden():
+                    self.tree.invalidate(hidden)
             return []
         return [one for one in below if one in self.children]
 
@@ -211,6 +213,12 @@ class Xenfilt:
         self.state = FilterState.ENABLED
         self.emulated = EmulatedInterface()
         self.buses: list[BusFilter] = []
+        self._hidden: list[DeviceNode] = []  # buses that reported nothing
+        self._kinds = {  # by id in upper case
+            name.upper(): BusType[value]
+            for name, value in registry.values(inf.XENFILT_PARAMETERS).items()
+            if isinstance(value, str) and value in BusType.__members__
+        }
         string = registry.string
         self.active_device_id = string(inf.XENFILT_PARAMETERS, "ActiveDeviceID")
         self.active_instance_id = string(inf.XENFILT_PARAMETERS, "ActiveInstanceID")
@@ -218,16 +226,15 @@ class Xenfilt:
 
     def add_device(self, tree: DeviceTree, node: DeviceNode) -> DeviceObject | None:
         """Filter a device whose ids the parameters call a bus; leave others alone."""
-        for one in (*node.hardware_ids, *node.compatible_ids):
-            name = self.registry.string(inf.XENFILT_PARAMETERS, one)
-            if name in BusType.__members__:
-                made = BusFilter(self, tree, BusType(name))
+        for one in upper_ids(node.hardware_ids, node.compatible_ids):
+            if one in self._kinds:
+                made = BusFilter(self, tree, self._kinds[one])
                 self.buses.append(made)
                 return made
         return None
 
-    def advance(self) -> None:
-        """A bus finished an enumeration in which it had children."""
+    def advance(self) -> bool:
+        """A bus finished an enumeration in which it had children; True if that made it PENDING."""
         if self.state is FilterState.PENDING:
             self.state = FilterState.DISABLED
         elif self.state is FilterState.ENABLED and all(one.has_enumerated for one in self.buses):
@@ -236,6 +243,21 @@ class Xenfilt:
             self.log.dbg_print(f"xenfilt|ACTIVE DEVICE {'' if present else 'NOT '}PRESENT\n")
             if present and not self.safe_mode:
                 self.unplug.devices()
+            return True
+        return False
+
+    def hide(self, bus: DeviceNode) -> None:
+        """A bus that reported nothing is asked again, once every bus was seen.
+
+        (The driver has it asked again at once, for as long as it takes.)
+        """
+        if bus not in self._hidden:
+            self._hidden.append(bus)
+
+    def take_hidden(self) -> list[DeviceNode]:
+        """The buses to be asked again."""
+        hidden, self._hidden = self._hidden, []
+        return hidden
 
     def _is_active_present(self) -> bool:
         if self.emulated.is_device_present(None):
@@ -274,7 +296,7 @@ class Xenfilt:
         """
         if kind is BusType.IDE:
             return EmulatedDisk(ide_index(node.instance_id))
-        is_nvme = any(one.upper() in NVME_IDS for one in node.compatible_ids)
+        is_nvme = not NVME_IDS.isdisjoint(upper_ids((), node.compatible_ids))
         found = EmulatedDevice(node.device_id, node.instance_id, activation, is_nvme)
         active = self.active_device_id
         if activation is not Activation.NEUTRAL or active is None:
@@ -285,6 +307,15 @@ class Xenfilt:
             node.instance_id = self.active_instance_id
             node.location = self.active_location or node.location
         return found
+
+
+def has_filters(registry: Registry) -> bool:
+    """Whether UpperFilters of a class name XENFILT."""
+    return any(
+        name.upper() == inf.FILTER
+        for guid in inf.FILTERED_CLASSES
+        for name in registry.strings(f"Control\\Class\\{guid}", inf.UPPER_FILTERS) or ()
+    )
 
 
 def install_filters(registry: Registry) -> None:

@@ -63,15 +63,25 @@ class GuestLog:
     def write(self, data: bytes) -> None:
         """A line is complete at its newline, or when the buffer is full."""
         self._fill()
+        if data.find(b"\n") == len(data) - 1 < min(self._tokens, LINE_MAX) and not self._begun:
+            self._tokens -= len(data)
+            self.lines.append(data[:-1].decode("latin-1"))
+            return
         taken = data[: self._tokens]
         self._tokens -= len(taken)
         self.dropped += len(data) - len(taken)
-        for byte in taken:
-            if byte != 0x0A:
-                self._begun.append(byte)
-            if byte == 0x0A or len(self._begun) == LINE_MAX:
-                self.lines.append(self._begun.decode("latin-1"))
-                self._begun.clear()
+        *whole, begun = taken.split(b"\n")
+        for line in whole:
+            self._add(line)
+            self.lines.append(self._begun.decode("latin-1"))
+            self._begun.clear()
+        self._add(begun)
+
+    def _add(self, text: bytes) -> None:
+        self._begun += text
+        while len(self._begun) >= LINE_MAX:
+            self.lines.append(self._begun[:LINE_MAX].decode("latin-1"))
+            del self._begun[:LINE_MAX]
 
     def _fill(self) -> None:
         gained = (self.clock.now - self._filled_at) * FILL_BYTES_PER_S // NS_PER_S
