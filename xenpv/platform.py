@@ -35,8 +35,14 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.bus.devicetree import DeviceTree
+    from xenpv.bus.inf import Build
+    from xenpv.bus.registry import Registry
+    from xenpv.bus.windows import Windows
     from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.domainconfig import DomainConfig
+    from xenpv.host.hardware import Hardware
     from xenpv.host.responder import Responder
     from xenpv.net.adapter import Adapter
     from xenpv.vbd.adapter import Vbd
@@ -135,14 +141,21 @@ class Station:
 class Guest:
     """One guest: its configuration, and while it runs its kernel's bus and devices."""
 
-    def __init__(self, platform: Platform, created: Created, *, fifo: bool | None = None) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        created: Created,
+        *,
+        fifo: bool | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self.platform = platform
         self.created = created
         self.fifo = fifo
-        self.bus: XenBus | None = None
-        from xenpv.bus.registry import Registry
-
-        self.registry = Registry()
+        self.build: Build | None = None  # of its drivers; the one of this package
+        self.windows: Windows | None = None
+        self._registry = registry
+        self._bus: XenBus | None = None
         self._arm()
 
     def _arm(self) -> None:
@@ -151,19 +164,56 @@ class Guest:
         boot.wake()  # the domain is paused: this runs when it is unpaused
 
     def _boot(self) -> None:
-        from xenpv.bus.xenbus import XenBus
-
-        personality = self.created.config.personality.value
-        self.bus = XenBus(
-            self.created.domain,
-            drivers(),
-            personality=personality,
-            fifo=self.fifo,
-            registry=self.registry,
-        )
+        config, domain = self.created.config, self.created.domain
         if self.registry.get(*CONSOLE_LOG_LEVEL) is None:
             self.registry.set(*CONSOLE_LOG_LEVEL, LEVELS)
-        self.bus.start()
+        if config.is_hvm and config.personality.value == "windows":
+            from xenpv.bus.windows import Windows
+
+            windows = Windows(domain, drivers(), self.registry, build=self.build, fifo=self.fifo)
+            self.windows = windows
+            windows.boot()
+            return
+        # Without a platform device the kernel has the bus from its first day.
+        from xenpv.bus.xenbus import XenBus
+
+        personality = config.personality.value
+        self._bus = XenBus(
+            domain, drivers(), personality=personality, fifo=self.fifo, registry=self.registry
+        )
+        self._bus.start()
+
+    @property
+    def bus(self) -> XenBus | None:
+        """XENBUS, once it was found."""
+        return self._bus if self.windows is None else self.windows.bus
+
+    @property
+    def device_tree(self) -> DeviceTree | None:
+        """The devices that Windows' PnP manager knows, while it runs."""
+        return None if self.windows is None else self.windows.tree
+
+    @property
+    def registry(self) -> Registry:
+        """Windows' registry, which outlives its reboots."""
+        if self._registry is None:
+            from xenpv.bus import inf
+
+            device = None if self.device_model is None else self.device_model.platform_device
+            self._registry = inf.installed(*device) if device else inf.installed()
+        return self._registry
+
+    @property
+    def device_model(self) -> DeviceModel | None:
+        """QEMU's side of it: emulated devices, unplug ports, its log. None unless it is HVM."""
+        return self.created.device_model
+
+    @property
+    def reboot_requests(self) -> list[str]:
+        """Drivers that wait for a reboot: the monitor service prompts for the first."""
+        from xenpv.bus.unplug import reboot_requests
+
+        return reboot_requests(self.registry)
 
     @property
     def name(self) -> str:
@@ -289,7 +339,8 @@ class Guest:
         """Ask for a reboot; then, as on_reboot="restart" does, a new domain is started."""
         self._down("reboot")
         self.created = self.platform.toolstack.create(self.created.config)
-        self.bus = None
+        self.windows = self._bus = None
+        self.registry.reboot()
         self._arm()
         return self.start()
 
@@ -372,11 +423,16 @@ class Platform:
         vifs: Sequence[Vif] = (),
         personality: str = "windows",
         fifo: bool | None = None,
+        hardware: Sequence[Hardware] | None = None,
+        registry: Registry | None = None,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
         `fifo`: its kernel asks for FIFO event channels, or does not; None leaves it to XenBus'
         UseEvtchnFifoAbi, which is on, and to the 2-level ABI in Linux.
+        `hardware`: its emulated devices (xenpv.host.hardware), instead of those that libxl gives
+        it for its disks and vifs. `registry`: Windows'; without one, that of a guest whose PV
+        drivers ran before. `Registry(inf.INF)` is one where they were only just installed.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.diskspec import DiskSpec
@@ -391,6 +447,7 @@ class Platform:
             memory_mib=memory_mib,
             vcpus=vcpus,
             personality=Personality(personality),
+            hardware=None if hardware is None else tuple(hardware),
             disks=tuple(
                 DiskSpec(
                     target=self._target(disk.image),
@@ -409,7 +466,7 @@ class Platform:
                 for nic in vifs
             ),
         )
-        return self.create_from(config, fifo=fifo)
+        return self.create_from(config, fifo=fifo, registry=registry)
 
     def _target(self, image: str | Path | Image) -> str:
         if isinstance(image, str | Path):
@@ -419,11 +476,13 @@ class Platform:
         self.images.register(name, image)
         return name
 
-    def create_from(self, config: DomainConfig, *, fifo: bool | None = None) -> Guest:
+    def create_from(
+        self, config: DomainConfig, *, fifo: bool | None = None, registry: Registry | None = None
+    ) -> Guest:
         """A guest from a configuration, created and paused. Raises ToolstackError."""
         if self.hypervisor.closed:
             raise LocalProtocolError("this platform is closed")
-        guest = Guest(self, self.toolstack.create(config), fifo=fifo)
+        guest = Guest(self, self.toolstack.create(config), fifo=fifo, registry=registry)
         self.guests.append(guest)
         return guest
 

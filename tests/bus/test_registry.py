@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xenpv.bus.registry import Registry
+from xenpv.bus.registry import Key, Registry, Value
 
 PARAMETERS = "Services\\XENBUS\\Parameters"
 
@@ -49,3 +51,51 @@ def test_a_reboot_takes_the_volatile_keys() -> None:
 def test_a_number_is_unsigned_and_of_64_bits(value: int) -> None:
     with pytest.raises(ValueError, match="no unsigned 64-bit number"):
         Registry().set(PARAMETERS, "n", value)
+
+
+PATHS = st.sampled_from(["A", "a\\B", "A\\b\\C", "D", "D\\E"])
+NAMES = st.sampled_from(["v", "V", "w"])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.integers(0, 3), PATHS, NAMES, st.integers(0, 5)),
+        st.tuples(st.just("delete"), st.integers(0, 3), PATHS),
+        st.tuples(st.just("delete_value"), st.integers(0, 3), PATHS, NAMES),
+        st.tuples(st.just("volatile"), st.integers(0, 3), PATHS),
+        st.tuples(st.just("reboot"), st.integers(0, 3)),
+        st.tuples(st.just("copy"), st.integers(0, 3)),
+    ),
+    max_size=40,
+)
+
+
+def flat(key: Key, at: str = "") -> dict[str, dict[str, Value]]:
+    found = {at: dict(key.values.values())}
+    for below in key.subkeys.values():
+        found |= flat(below, f"{at}\\{below.name}")
+    return found
+
+
+def step(registry: Registry, one: tuple[object, ...]) -> object:
+    name, _which, *arguments = one
+    if name == "volatile":
+        return registry.create(*arguments, volatile=True).name
+    return getattr(registry, name)(*arguments)
+
+
+@given(STEPS)
+def test_copies_go_ways_of_their_own(steps: list[tuple[object, ...]]) -> None:
+    """Each copy is as a registry that did everything since the beginning by itself."""
+    made, pasts = [Registry()], [[]]
+    for one in steps:
+        which = one[1] % len(made)
+        if one[0] == "copy":
+            made.append(made[which].copy())
+            pasts.append(list(pasts[which]))
+            continue
+        step(made[which], one)
+        pasts[which].append(one)
+    for registry, past in zip(made, pasts, strict=True):
+        alone = Registry()
+        for one in past:
+            step(alone, one)
+        assert flat(registry.root) == flat(alone.root)

@@ -12,7 +12,8 @@ the function driver, upper filters of the device's class. Requests go up or down
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -65,6 +66,7 @@ class Problem(enum.IntEnum):
     DISABLED = 22
     FAILED_INSTALL = 28  # no driver has one of its ids
     FAILED_ADD = 31
+    DRIVER_FAILED_LOAD = 39
     HELD_FOR_EJECT = 47
     DRIVER_BLOCKED = 48
 
@@ -145,6 +147,12 @@ class DeviceNode:
         return f"<DeviceNode {self.path} {self.state.value}>"
 
 
+@lru_cache(1024)
+def upper_ids(hardware: tuple[str, ...], compatible: tuple[str, ...]) -> tuple[str, ...]:
+    """Both kinds of ids in the order of their matching, in upper case: they have none."""
+    return tuple(one.upper() for one in (*hardware, *compatible))
+
+
 AddDevice = Callable[["DeviceTree", DeviceNode], DeviceObject | None]
 
 
@@ -162,18 +170,26 @@ class Inf:
     class_guid: str = ""
 
 
+def by_id(*infs: Inf) -> dict[str, Inf]:
+    """Packages by their ids, in upper case; a later one takes over what it shares."""
+    return {one.upper(): inf for inf in infs for one in inf.ids}
+
+
 class DeviceTree:
     """The devices of one guest. Only its own task enumerates, so no handler waits for another.
 
-    `registry` gets an `Enum` key for every device that was ever seen.
+    `registry` gets an `Enum` key for every device that was ever seen. `drivers` are those that
+    are installed from the beginning, as `by_id` has them.
     """
 
-    def __init__(self, domain: Domain, registry: Registry) -> None:
+    def __init__(
+        self, domain: Domain, registry: Registry, drivers: Mapping[str, Inf] | None = None
+    ) -> None:
         self.domain = domain
         self.registry = registry
         self.root = DeviceNode(ROOT_ID, "0", state=NodeState.STARTED, service="PnpManager")
         self.filters: dict[str, AddDevice] = {}  # upper filters, by service in upper case
-        self._drivers: dict[str, Inf] = {}  # by id in upper case
+        self._drivers = dict(drivers or {})
         self._invalid: list[DeviceNode] = []
         self._task: Task = domain.task("pnp", self._enumerate_invalid)
 
@@ -181,8 +197,7 @@ class DeviceTree:
 
     def install(self, inf: Inf) -> None:
         """A later package takes over the ids it shares with an earlier one."""
-        for one in inf.ids:
-            self._drivers[one.upper()] = inf
+        self._drivers |= by_id(inf)
 
     def install_filter(self, service: str, add_device: AddDevice) -> None:
         """A filter that a class may name in its UpperFilters; it may answer None: not this."""
@@ -190,10 +205,10 @@ class DeviceTree:
 
     def match(self, node: DeviceNode) -> Inf | None:
         """The driver for the first of its hardware ids, then compatible ids, that has one."""
-        for one in (*node.hardware_ids, *node.compatible_ids):
-            found = self._drivers.get(one.upper())
-            if found is not None:
-                return found
+        drivers = self._drivers
+        for one in upper_ids(node.hardware_ids, node.compatible_ids):
+            if one in drivers:
+                return drivers[one]
         return None
 
     # what is there
@@ -300,7 +315,7 @@ class DeviceTree:
         node.driver = inf.add_device(self, node)
         if node.driver is not None:
             node.stack.append(node.driver)
-        if not inf.class_guid:
+        if not inf.class_guid or not self.filters:
             return
         key = f"Control\\Class\\{inf.class_guid}"
         for name in self.registry.strings(key, "UpperFilters") or ():

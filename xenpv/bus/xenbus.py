@@ -32,6 +32,7 @@ from xenpv.bus.shared_info import SharedInfoInterface
 from xenpv.bus.stack import BusStack
 from xenpv.bus.store import StoreInterface
 from xenpv.bus.suspend import SuspendInterface
+from xenpv.bus.unplug import UnplugInterface, UnplugType
 from xenpv.bus.virq import DebugVirq
 from xenpv.bus.watchdog import Watchdog, start_option
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
@@ -98,9 +99,11 @@ class XenBus:
         self.name = f"{self.vendor_name} XENBUS"
         self.life = Life(pnpstate.FDO, PnpState.ADDED)
         self.is_asleep = False
+        self.is_hibernated = False
         self.problem = ""  # why it did not start
         self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
+        self.unplug: UnplugInterface | None = None  # of Windows: xen.sys' requests
         # Made in this order, for each registers its callbacks of a suspend then.
         self.suspend = SuspendInterface(domain)
         self.shared_info = SharedInfoInterface(domain, suspend=self.suspend, registry=self.registry)
@@ -154,6 +157,11 @@ class XenBus:
     def is_running(self) -> bool:
         """Started, in D0, and not on its way down."""
         return self.power.is_d0 and self.state is PnpState.STARTED and self._then is None
+
+    @property
+    def powers_down(self) -> bool:
+        """The system goes to sleep or off: its devices stay what they are."""
+        return self._then in (Then.SLEEP, Then.POWER_OFF)
 
     # interfaces
 
@@ -214,6 +222,14 @@ class XenBus:
     def release_driver_key(self, key: str | None) -> None:
         if key is not None:
             self.store.discard(key)
+
+    def request_unplug(self, kind: UnplugType, *, make: bool) -> None:
+        """A driver of PV devices wants their emulated like gone from the next boot on, or not.
+
+        Nothing is withdrawn by a system that goes down.
+        """
+        if self.unplug is not None and (make or not self.powers_down):
+            self.unplug.request(kind, make)
 
     # requests of the PnP manager
 
@@ -334,9 +350,17 @@ class XenBus:
         if self.power.is_d0 or held:
             why = ", ".join(held) or "the bus in D0"
             raise LocalProtocolError(f"S4 is entered with {why} held")
+        self.is_hibernated = True
 
     def wake(self) -> NTSTATUS:
-        """Back to S0: the bus goes to D0, and its children after it."""
+        """Back to S0: the bus goes to D0, and its children after it.
+
+        From S4 it was another boot, which found the emulated devices plugged in again.
+        """
+        if self.is_hibernated:
+            self.is_hibernated = False
+            if self.unplug is not None:
+                self.unplug.unplug.devices()
         return self._start() if self.is_asleep else NTSTATUS.SUCCESS
 
     def power_off(self, reason: int) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
+from xenpv.abi.pci import IdeDrive
 from xenpv.errors import ConfigError
 from xenpv.host import vdev
 from xenpv.host.diskspec import DiskFormat, DiskSpec
 from xenpv.host.position import NOWHERE, Position, shown
 from xenpv.host.vifspec import VifSpec
+
+if TYPE_CHECKING:
+    from xenpv.host.hardware import Hardware
 
 MEMORY_MIB_MAX = 1 << 24  # 16 TiB, what x86 Xen can address
 
@@ -66,8 +71,9 @@ def _numbered(vifs: Iterable[VifSpec]) -> tuple[VifSpec, ...]:
 class DomainConfig:
     """One domain to create; checked when made, raising ConfigError.
 
-    `uuid` None: a new one at each creation. The vifs have their devid. `positions` says where
-    the keys stand, `warnings` are lines "FILE:LINE: ..." for the user.
+    `uuid` None: a new one at each creation. `hardware` None: the emulated devices that libxl
+    gives an HVM domain for its disks and vifs (host.hardware). The vifs have their devid.
+    `positions` says where the keys stand, `warnings` are lines "FILE:LINE: ..." for the user.
     """
 
     name: str
@@ -79,6 +85,7 @@ class DomainConfig:
     videoram_kib: int = attrs.field()
     vcpus: int = 1
     maxvcpus: int = attrs.field()
+    hardware: tuple[Hardware, ...] | None = None
     disks: tuple[DiskSpec, ...] = attrs.field(default=(), converter=_disks)
     vifs: tuple[VifSpec, ...] = attrs.field(default=(), converter=_numbered)
     on_poweroff: Action = Action.DESTROY
@@ -116,6 +123,7 @@ class DomainConfig:
 
     def __attrs_post_init__(self) -> None:
         self._check_sizes()
+        self._check_hardware()
         self._check_disks()
         self._check_vifs()
 
@@ -159,6 +167,16 @@ class DomainConfig:
                 "maxvcpus",
                 "vcpus",
             )
+
+    def _check_hardware(self) -> None:
+        if not self.hardware:
+            return
+        if not self.is_hvm:
+            raise self.error(f"a {self.type.value} domain has no emulated devices", "type")
+        drives = [one.index for one in self.hardware if isinstance(one, IdeDrive)]
+        for index in drives:
+            if drives.count(index) > 1:
+                raise self.error(f"two IDE drives have the index {index}")
 
     def _check_disks(self) -> None:
         numbers: dict[int, DiskSpec] = {}

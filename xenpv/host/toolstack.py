@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
+from xenpv.abi import unplug
 from xenpv.abi._kernel import lib
 from xenpv.errors import LocalProtocolError, StoreError, XenpvError
 from xenpv.host import device as devices
@@ -24,6 +25,7 @@ from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, 
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Loop
 
 if TYPE_CHECKING:
+    from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.domainconfig import DomainConfig
 
 PAGES_PER_MIB: Final = 256
@@ -73,12 +75,13 @@ class HotplugScripts(Protocol):
 class Created:
     """A domain that exists: what the toolstack keeps about it."""
 
-    __slots__ = ("config", "devices", "domain")
+    __slots__ = ("config", "device_model", "devices", "domain")
 
     def __init__(self, config: DomainConfig, domain: Domain) -> None:
         self.config = config
         self.domain = domain
         self.devices: list[Device] = []
+        self.device_model: DeviceModel | None = None  # of an HVM domain
 
     @property
     def uuid(self) -> str:
@@ -124,6 +127,8 @@ class Toolstack:
         try:
             self.xs.transaction(lambda t: self._write_tree(made, t))
             self._build(made)
+            if config.is_hvm:
+                self._add_device_model(made)
             for disk in made.config.disks:
                 self._add_disk(made, devices.vbd(disk, domain.domid))
             self._add_console(made)
@@ -203,6 +208,15 @@ class Toolstack:
             domain.check(lib.grant_entry_set(domain.kernel, ref, 0, pfn, GTF_permit_access))
         self.xs.transaction(lambda t: self._write_build(made, store_port, t))
         self.xs.introduce_domain(domain.domid, XENSTORE_PFN, store_port)
+
+    def _add_device_model(self, made: Created) -> None:
+        """QEMU for the domain: it has the ports of the platform device, if there is one."""
+        from xenpv.host.devicemodel import DeviceModel
+
+        model = made.device_model = DeviceModel(made.config, self.xs, self.loop)
+        made.domain.ioport.attach(model)
+        if model.platform_device is not None:
+            made.domain.ioport.claim(model, unplug.PORT, unplug.PORTS)
 
     def _daemon_domid(self, daemon: str) -> int:
         text = self.xs.read(f"/tool/{daemon}/domid")

@@ -16,7 +16,7 @@ WINDOWS_TARGET_MAX = 254
 
 _EXTENDED = 1 << 28
 _XVD_MAJOR = 202
-_SCSI_MAJOR = 8
+SCSI_MAJOR = 8
 # The target number of a major's first disk; an IDE major has two disks of 64 minors.
 _IDE_TARGETS = {3: 0, 22: 2, 33: 4, 34: 6, 56: 8, 57: 10, 88: 12, 89: 14}
 
@@ -56,7 +56,7 @@ def _number(name: str) -> int | None:
     if kind == "xvd":
         return _of_xvd(disk, part)
     if kind == "sd":
-        return _SCSI_MAJOR << 8 | disk << 4 | part if disk <= 15 and part <= 15 else None
+        return SCSI_MAJOR << 8 | disk << 4 | part if disk <= 15 and part <= 15 else None
     major = 3 if disk < 2 else 22
     return major << 8 | (disk & 1) << 6 | part if disk <= 3 and part <= 63 else None
 
@@ -106,7 +106,7 @@ def windows_target(number: int) -> int | None:
         target = (number & 0xFFFFF) >> 8
         return target if target <= WINDOWS_TARGET_MAX else None
     major = number >> 8
-    if major in {_XVD_MAJOR, _SCSI_MAJOR}:
+    if major in {_XVD_MAJOR, SCSI_MAJOR}:
         return (number & 0xF0) >> 4
     if major in _IDE_TARGETS:
         return _IDE_TARGETS[major] + ((number & 0xC0) >> 6)

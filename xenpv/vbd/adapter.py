@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
+from xenpv.bus.unplug import UnplugType
 from xenpv.errors import StoreError
 from xenpv.vbd.disk import Disk
 from xenpv.vbd.personality import PERSONALITIES, WINDOWS
@@ -69,6 +70,7 @@ class Vbd:
         self.targets: dict[int, Target] = {}
         self._disks: dict[int, Disk] = {}
         self._started = False
+        self._asked_unplug = False
         self._again: list[int] = []  # devids of failed targets that changed since
         self._ejecting: list[Target] = []
         self._watch: Watch | None = None
@@ -95,6 +97,13 @@ class Vbd:
         for target in self.targets.values():
             target.start()
         self._callbacks = self.bus.acquire_suspend("XENVBD", None, self._resumed)
+        self._ask_unplug(make=True)
+
+    def _ask_unplug(self, *, make: bool) -> None:
+        """Once: emulated disks shall be gone from the next boot on, or not any more."""
+        if self._asked_unplug is not make and (make or not self.bus.powers_down):
+            self._asked_unplug = make
+            self.bus.request_unplug(UnplugType.DISKS, make=make)
 
     def _enter(self) -> None:
         if self.personality is WINDOWS:
@@ -124,6 +133,7 @@ class Vbd:
             self.bus.release_suspend(self._callbacks)
             self._callbacks = None
         self._started = False
+        self._ask_unplug(make=False)
         self._leave()
         for target in list(self.targets.values()):
             target.stop()

@@ -10,6 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
+from xenpv.bus.unplug import UnplugType
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
 from xenpv.vif.frontend import Frontend, FrontendState
@@ -51,6 +52,7 @@ class Pdo(Generic[M]):
         self.handles = 0
         self.has_failed = False
         self.removing = False
+        fdo.bus.request_unplug(UnplugType.NICS, make=True)
 
     def connected(self) -> None:
         """Bring the driver above up."""
@@ -81,14 +83,21 @@ class Pdo(Generic[M]):
         """Close what is open; the function device hears when that is done."""
         if not self.removing:
             self.removing = True
+            self._withdraw()
             self._halt()
             self.frontend.close()
 
     def vanish(self) -> None:
         """Its directory went: nothing to close with."""
+        if not self.removing:
+            self._withdraw()
         self.removing = True
         self._halt()
         self.frontend.vanish()
+
+    def _withdraw(self) -> None:
+        """An emulated card in its place may stay at the next boot."""
+        self._fdo.bus.request_unplug(UnplugType.NICS, make=False)
 
     def _halt(self) -> None:
         if self.miniport is not None:

@@ -20,6 +20,7 @@ from xenpv.xen.domctl import CDF, CreateDomain, Domctl
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
 from xenpv.xen.hvm import Hvm
+from xenpv.xen.ioport import IoPorts
 from xenpv.xen.life import Life, no_upcall
 from xenpv.xen.loop import Loop, Task, Timer
 from xenpv.xen.memory import (
@@ -57,7 +58,7 @@ T = TypeVar("T", bound=Task)
 CDF_HVM: Final = int(CDF.hvm)
 # What knows the domain in its turn, or the machine.
 PARTS: Final = ("memory", "hvm", "vcpu_op", "sched", "evtchn", "gnttab", "vcpu", "upcalls",
-                "global_virqs", "target", "_hypervisor")  # fmt: skip
+                "ioport", "global_virqs", "target", "_hypervisor")  # fmt: skip
 
 
 class Domain(Pages, Life):
@@ -104,6 +105,7 @@ class Domain(Pages, Life):
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN)
         self.memory = Physmap(self)
         self.hvm = Hvm(self)
+        self.ioport = IoPorts(self)
         self.time_offset_seconds = 0
         self.vcpu: list[Vcpu] = []
         self.vcpu_op = VcpuOp(self)
@@ -215,6 +217,26 @@ class Domain(Pages, Life):
     def debugcons(self, data: bytes) -> None:
         """Bytes written to port 0xE9, one by one: Xen's console has them, line by line."""
         self._hypervisor.console.write(self.domid, data)
+    # instructions that Xen or a device model answers
+
+    @property
+    def cpu_vendor(self) -> str:
+        """Of the machine's processors: 12 characters of CPUID leaf 0."""
+        return self._hypervisor.cpu_vendor
+
+    def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX, EDX; see xen.cpuid."""
+        from xenpv.xen.cpuid import cpuid
+
+        return cpuid(self, leaf)
+
+    def io_read(self, port: int, size: int) -> int:
+        """IN: a value of 1, 2 or 4 bytes; all ones where no device is. See xen.ioport."""
+        return self.ioport.read(port, size)
+
+    def io_write(self, port: int, size: int, value: int) -> None:
+        """OUT: a value of 1, 2 or 4 bytes; lost where no device is."""
+        self.ioport.write(port, size, value)
 
     # privilege
 

@@ -55,6 +55,7 @@ class Hypervisor:
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
         self.version = version
+        self.cpu_vendor = "GenuineIntel"
         self.domains: dict[int, Domain] = {}
         self.global_virqs = GlobalVirqs()
         self.console = XenConsole()
