@@ -95,6 +95,9 @@ class XenBus:
         self.suspend.acquire()
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
+        from xenpv.bus.registry import Registry
+        self.registry = Registry()
+        self.shared_info = _Stub(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
@@ -190,3 +193,12 @@ class XenBus:
         self.release_driver_key(self._driver_key)
         self.log("xenbus: down\n")
         self.domain.shutdown(self._reason)
+
+
+class _Stub:
+    def __init__(self, domain):
+        self.domain = domain
+    def get_time(self):
+        d = self.domain
+        ns = (d.clock.wc_sec + d.time_offset_seconds) * 10**9 + d.clock.wc_nsec + d.loop.now
+        return (ns + 11644473600 * 10**9) // 100, True
