@@ -10,7 +10,6 @@ Methods here are called from outside the loop; they let it run until what they p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, cast
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from xenpv.host.hardware import Hardware
     from xenpv.host.responder import Responder
     from xenpv.iface.device import XenIface
+    from xenpv.iface.operatingsystem import OperatingSystem
     from xenpv.iface.security import Principal
     from xenpv.iface.wmi_classes import WmiNamespace
     from xenpv.iface.xencontrol import XenControl
@@ -61,8 +61,7 @@ CONSOLE_LOG_LEVEL: Final = ("Services\\XENBUS\\Parameters", "ConsoleLogLevel")
 LEVELS: Final = ("INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-@cache
-def drivers() -> dict[str, ClassDriverFactory]:
+def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFactory]:
     """The class drivers of a guest, imported when the first one boots.
 
     They are a quarter of what there is to import, and raw ends need none of them.
@@ -75,7 +74,7 @@ def drivers() -> dict[str, ClassDriverFactory]:
 
     def xeniface(bus: XenBus) -> ClassDriver:
         """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""
-        agent = Agent(bus)
+        agent = Agent(bus, system)
         return XenIface(bus, agent) if bus.personality == "windows" else agent
 
     def xennet(bus: XenBus) -> XenVif[Adapter]:
@@ -165,6 +164,7 @@ class Guest:
         self.build: Build | None = None  # of its drivers; the one of this package
         self.windows: Windows | None = None
         self._registry = registry
+        self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None
         self._arm()
 
@@ -180,7 +180,9 @@ class Guest:
         if config.is_hvm and config.personality.value == "windows":
             from xenpv.bus.windows import Windows
 
-            windows = Windows(domain, drivers(), self.registry, build=self.build, fifo=self.fifo)
+            windows = Windows(
+                domain, drivers(self.os), self.registry, build=self.build, fifo=self.fifo
+            )
             self.windows = windows
             windows.boot()
             return
@@ -189,7 +191,11 @@ class Guest:
 
         personality = config.personality.value
         self._bus = XenBus(
-            domain, drivers(), personality=personality, fifo=self.fifo, registry=self.registry
+            domain,
+            drivers(self.os),
+            personality=personality,
+            fifo=self.fifo,
+            registry=self.registry,
         )
         self._bus.start()
 
@@ -212,6 +218,15 @@ class Guest:
             device = None if self.device_model is None else self.device_model.platform_device
             self._registry = inf.installed(*device) if device else inf.installed()
         return self._registry
+
+    @property
+    def os(self) -> OperatingSystem:
+        """What its agent reports and what a user inside would change; it outlives reboots."""
+        if self._os is None:
+            from xenpv.iface.operatingsystem import operating_system
+
+            self._os = operating_system(self.created.config.personality.value)
+        return self._os
 
     @property
     def device_model(self) -> DeviceModel | None:

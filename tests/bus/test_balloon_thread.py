@@ -12,10 +12,11 @@ from tests.world import World
 from xenpv import Disk, MemoryImage, Platform, Vif
 from xenpv.abi.xs import XS
 from xenpv.bus.balloon import BalloonInterface
-from xenpv.bus.balloon_thread import BalloonState, BalloonThread, balloon_enabled
-from xenpv.bus.exclusion import Exclusion
+from xenpv.bus.balloon_thread import BalloonState, BalloonThread
 from xenpv.bus.range_set import RangeSetInterface
 from xenpv.bus.registry import Registry
+from xenpv.bus.startoptions import StartOptions
+from xenpv.bus.suspend import BalloonSuspendMutex
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import LocalProtocolError
 from xenpv.host.domainconfig import DomainConfig, Personality
@@ -33,7 +34,7 @@ class Scene:
     world: World
     thread: BalloonThread
     balloon: BalloonInterface
-    exclusion: Exclusion
+    exclusion: BalloonSuspendMutex
     ready: Task
     log: list[str]
     bugs: list[tuple[int, str]]
@@ -81,7 +82,7 @@ def scene(world: World, *, windows: bool = True, control: bool = True) -> Scene:
         world.write(f"{HOME}/memory/{key}", str(value))
     balloon = BalloonInterface(world.guest, store, RangeSetInterface())
     balloon.acquire()
-    exclusion = Exclusion()
+    exclusion = BalloonSuspendMutex()
     log: list[str] = []
     bugs: list[tuple[int, str]] = []
     ran: list[str] = []
@@ -442,9 +443,9 @@ OPTIONS = [
 @pytest.mark.parametrize(("options", "enabled", "warns"), OPTIONS)
 def test_start_option(options: Any, enabled: bool, warns: bool) -> None:
     registry = Registry({"Control": {"SystemStartOptions": options}} if options is not None else {})
-    log: list[str] = []
-    assert balloon_enabled(registry, log.append) is enabled
-    assert bool(log) is warns
+    found = StartOptions.of(registry)
+    assert found.balloon is enabled
+    assert bool(found.warnings) is warns
 
 
 # The whole platform.

@@ -12,10 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 from xenpv.bus.balloon import BalloonInterface, strtoull
-from xenpv.bus.exclusion import Exclusion
 from xenpv.bus.ntstatus import NTSTATUS
-from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface, Watch
+from xenpv.bus.suspend import BalloonSuspendMutex
 from xenpv.errors import StoreError
 from xenpv.xen.loop import NS_PER_S, Task, Timer
 
@@ -28,10 +27,6 @@ RETRY_NS: Final = NS_PER_S
 # How long the FDO's start waits until the thread is idle: then it warns, then it bugchecks.
 START_WARNING_NS: Final = 10 * NS_PER_S
 START_LIMIT_NS: Final = 1200 * NS_PER_S
-
-OPTIONS: Final = ("Control", "SystemStartOptions")
-OPTION: Final = "XEN:BALLOON="
-OPTION_VALUES: Final = {"ON": True, "OFF": False}
 
 
 class BalloonState(enum.Enum):
@@ -47,17 +42,6 @@ class BalloonState(enum.Enum):
 ACTIVE: Final = (BalloonState.ADJUSTING, BalloonState.RETRYING)
 
 
-def balloon_enabled(registry: Registry, warn: Callable[[str], object]) -> bool:
-    """XEN:BALLOON of the start options: the first one counts, anything but OFF is ON."""
-    options = registry.string(*OPTIONS) or ""
-    value = next(
-        (one.removeprefix(OPTION) for one in options.split(" ") if one.startswith(OPTION)), "ON"
-    )
-    if value not in OPTION_VALUES:
-        warn(f"xenbus: {OPTION}{value} is neither ON nor OFF\n")
-    return OPTION_VALUES.get(value, True)
-
-
 class BalloonThread:
     """The thread of one guest. `log` takes a line, `bugcheck` the reason for one.
 
@@ -68,7 +52,7 @@ class BalloonThread:
         self,
         balloon: BalloonInterface,
         store: StoreInterface,
-        exclusion: Exclusion,
+        exclusion: BalloonSuspendMutex,
         *,
         log: Callable[[str], object],
         bugcheck: Callable[[str], object],

@@ -35,8 +35,13 @@ class Children:
         return not inside or name.decode("utf-8", "replace") not in self._listed
 
     def scan(self) -> None:
-        """One pass: what `device` has against what there is."""
+        """One pass: what `device` has against what there is.
+
+        Not before the balloon was idle once: until then the bus' start is not over.
+        """
         bus = self.bus
+        if bus.balloon_thread is not None and bus.balloon_thread.waiting:
+            return
         if not bus.is_running or not classes.is_enumerating(bus.registry):
             return
         try:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.store import Watch
-from xenpv.bus.watchdog import timeout_of
+from xenpv.bus.suspend import SuspendCallback, SuspendPhase
+from xenpv.bus.watchdog import timeout
 from xenpv.errors import HypercallError, StoreError
 from xenpv.xen.loop import Task
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 SHUTDOWN_KEY: Final = "control/shutdown"
 SUSPEND_FEATURE: Final = "control/feature-suspend"
-BALLOON_FEATURE: Final = "control/feature-balloon"
-EARLY: Final = 1  # SuspendPhase
-LATE: Final = 2
+OWNER: Final = "suspend"  # of the mutex with the balloon
 
 # The interfaces that it acquires, in that order.
 HELD: Final = ("debug", "suspend", "range_set", "evtchn", "store", "console", "balloon")
@@ -43,7 +42,8 @@ class Power:
         self._shutdown_task: Task = bus.domain.task("xenbus suspend", self._shutdown_requested)
         self._device_watch: Watch | None = None
         self._shutdown_watch: Watch | None = None
-        self._suspend_late: object | None = None
+        self._resumed_task: Task = bus.domain.task("xenbus resumed", self._resumed)
+        self._suspend_late: SuspendCallback | None = None
 
     def up(self) -> None:
         """D3 to D0. Raises what stopped it; then it is in D3 and holds nothing."""
@@ -127,7 +127,7 @@ class Power:
 
     def _open_virqs(self) -> None:
         self.bus.debug_virq.start()
-        self.bus.watchdog.start(timeout_of(self.bus.registry))
+        self.bus.watchdog.start(timeout(self.bus.options.watchdog_seconds))
 
     def _close_virqs(self) -> None:
         self.bus.watchdog.stop()
@@ -141,12 +141,8 @@ class Power:
         self._unwatch(self._device_watch)
         self._device_watch = None
 
-    @property
-    def _suspends(self) -> bool:
-        return self._windows and getattr(self.bus, "suspend", None) is not None
-
     def _watch_shutdown(self) -> None:
-        if self._suspends:
+        if self._windows:
             self._shutdown_watch = self.bus.store.watch_add(SHUTDOWN_KEY, self._shutdown_task)
 
     def _unwatch_shutdown(self) -> None:
@@ -169,57 +165,52 @@ class Power:
             self.bus.log(f"xenbus: {key}: {error.name}\n")
 
     def _advertise_suspend(self) -> None:
-        if self._suspends:
+        if self._windows:
             self._advertise(SUSPEND_FEATURE)
 
     def _withdraw_suspend(self) -> None:
-        if self._suspends:
+        if self._windows:
             self.bus.store.discard(SUSPEND_FEATURE)
 
-    @property
-    def _balloons(self) -> bool:
-        return self._windows and getattr(self.bus, "balloon", None) is not None
+    def _start_balloon(self) -> None:
+        """The first time the bus' start waits until it is idle: the scan does."""
+        thread = self.bus.balloon_thread
+        if thread is not None:
+            thread.start(None if self.is_d0 else self.bus.children.task)
 
-    def _advertise_balloon(self) -> None:
-        if self._balloons:
-            self._advertise(BALLOON_FEATURE)
-
-    def _withdraw_balloon(self) -> None:
-        if self._balloons:
-            self.bus.store.discard(BALLOON_FEATURE)
+    def _stop_balloon(self) -> None:
+        if self.bus.balloon_thread is not None:
+            self.bus.balloon_thread.stop()
 
     def _register_late(self) -> None:
-        suspend = getattr(self.bus, "suspend", None)
-        if suspend is not None:
-            self._suspend_late = suspend.register(LATE, self.resume, owner="XENBUS")
+        register = self.bus.suspend.register
+        self._suspend_late = register(SuspendPhase.LATE, self.resume, owner="XENBUS")
 
     def _deregister_late(self) -> None:
-        suspend, handle = getattr(self.bus, "suspend", None), self._suspend_late
-        if suspend is not None and handle is not None:
-            suspend.deregister(handle)
-        self._suspend_late = None
+        handle, self._suspend_late = self._suspend_late, None
+        if handle is not None:
+            self.bus.suspend.deregister(handle)
 
     # the suspend thread
 
     def _shutdown_requested(self) -> None:
         """`suspend` is acknowledged and done unless the balloon is at work; the rest is not ours.
 
-        A request that has to wait is left where it is: `suspend_waits` looks again.
+        A request that has to wait is left where it is: the mutex has this look again.
         """
-        bus, suspend = self.bus, getattr(self.bus, "suspend", None)
-        if suspend is None or not bus.is_running:
+        bus = self.bus
+        if not bus.is_running or bus.store.get(SHUTDOWN_KEY) != "suspend":
             return
-        if bus.store.get(SHUTDOWN_KEY) != "suspend" or bus.is_ballooning:
+        if not bus.suspend.mutex.try_acquire(OWNER, self._shutdown_task):
             return
         try:
             bus.store.write(SHUTDOWN_KEY, "")
         except StoreError as error:
             bus.log(f"xenbus: {SHUTDOWN_KEY}: {error.name}\n")
-        suspend.trigger()
+        bus.suspend.trigger(self._resumed_task)
 
-    def look_for_suspend(self) -> None:
-        """Ballooning ended: a request that was left may be met now."""
-        self._shutdown_task.wake()
+    def _resumed(self) -> None:
+        self.bus.suspend.mutex.release(OWNER)
 
 
 Step = Callable[[Power], None]
@@ -232,7 +223,7 @@ INNER: Final[Steps] = (
     (Power._watch_device, Power._unwatch_device),
     (Power._watch_shutdown, Power._unwatch_shutdown),
     (Power._advertise_suspend, Power._withdraw_suspend),
-    (Power._advertise_balloon, Power._withdraw_balloon),
+    (Power._start_balloon, Power._stop_balloon),
 )
 STEPS: Final[Steps] = (
     (Power._acquire, Power._release),

@@ -11,40 +11,16 @@ from typing import Final
 
 from xenpv.abi.evtchn import VIRQ
 from xenpv.bus.evtchn import EvtchnInterface
-from xenpv.bus.registry import Registry
-from xenpv.bus.virq import U32, Virq
+from xenpv.bus.virq import Virq
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_S
 
-OPTION: Final = "XEN:WATCHDOG"
-CONTROL: Final = "Control"
-START_OPTIONS: Final = "SystemStartOptions"
 TIMEOUT_MIN_S: Final = 10
 
 
-def parse_number(text: str) -> int:
-    """strtoul with base 0: hexadecimal after 0x, octal after 0; up to the first other character."""
-    text = text.strip()
-    base, digits = 10, "0123456789"
-    if text[:2].lower() == "0x":
-        text, base, digits = text[2:], 16, "0123456789abcdef"
-    elif text[:1] == "0":
-        base, digits = 8, "01234567"
-    end = next((at for at, one in enumerate(text.lower()) if one not in digits), len(text))
-    return min(int(text[:end], base), U32) if end else 0
-
-
-def start_option(registry: Registry, name: str) -> str | None:
-    """The first value of `NAME=value` among the start options, None without one."""
-    options = registry.string(CONTROL, START_OPTIONS) or ""
-    found = next((one for one in options.split(" ") if one.startswith(f"{name}=")), None)
-    return None if found is None else found.removeprefix(f"{name}=")
-
-
-def timeout_of(registry: Registry) -> int:
-    """Seconds that the start options ask for: 0 is off, and at least 10."""
-    seconds = parse_number(start_option(registry, OPTION) or "")
+def timeout(seconds: int) -> int:
+    """Seconds that XEN:WATCHDOG asks for: 0 is off, and at least 10."""
     return max(seconds, TIMEOUT_MIN_S) if seconds else 0
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.bus import classes, driverkey, pnpstate
+from xenpv.bus.balloon import BalloonInterface
+from xenpv.bus.balloon_thread import BalloonThread
+from xenpv.bus.cache import CacheInterface
 from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.crash import Crash
@@ -21,20 +25,23 @@ from xenpv.bus.devicetree import Irp
 from xenpv.bus.dump import Dump
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.hole import Holes
 from xenpv.bus.interface import Interface, InterfaceVersion, query_interface
 from xenpv.bus.log import Log, LogLevel
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.pdo import ClassDriver, ClassDriverFactory, Pdo
 from xenpv.bus.pnpstate import Life, PnpState
-from xenpv.bus.power import EARLY, LATE, RELEASED_IN_S4, Power
+from xenpv.bus.power import RELEASED_IN_S4, Power
+from xenpv.bus.range_set import RangeSetInterface
 from xenpv.bus.registry import Registry
 from xenpv.bus.shared_info import SharedInfoInterface
 from xenpv.bus.stack import BusStack
+from xenpv.bus.startoptions import StartOptions
 from xenpv.bus.store import StoreInterface
-from xenpv.bus.suspend import SuspendInterface
+from xenpv.bus.suspend import SuspendCallback, SuspendInterface, SuspendPhase
 from xenpv.bus.unplug import UnplugInterface, UnplugType
 from xenpv.bus.virq import DebugVirq
-from xenpv.bus.watchdog import Watchdog, start_option
+from xenpv.bus.watchdog import Watchdog
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
@@ -52,6 +59,7 @@ EXPORTED: Final = (
     "unplug", "console",
 )  # fmt: skip
 PARAMETERS: Final = "Services\\XENBUS\\Parameters"
+QEMU_LOG_PORT: Final = 0x12
 PLATFORM_GSI: Final = 24  # INTA of device 2 of the bus (hvm_pci_intx_gsi): xen-platform of QEMU
 
 
@@ -88,8 +96,14 @@ class XenBus:
         self.drivers = drivers
         self.registry = Registry() if registry is None else registry
         self.personality = personality
-        forwards = start_option(self.registry, "XEN:DBG_PRINT") != "OFF"
-        self.logs = Log(domain, self.registry, personality=personality, dbg_print=forwards)
+        self.options = StartOptions.of(self.registry)
+        self.logs = Log(
+            domain,
+            self.registry,
+            personality=personality,
+            qemu=partial(domain.ioport.write_string, QEMU_LOG_PORT),
+            dbg_print=self.options.dbg_print,
+        )
         self.debug = DebugInterface(self.logs)
         self.crash = Crash(domain, self.logs, self.debug)
         self.bugcheck = self.crash.bugcheck
@@ -108,17 +122,41 @@ class XenBus:
         self.suspend = SuspendInterface(domain)
         self.shared_info = SharedInfoInterface(domain, suspend=self.suspend, registry=self.registry)
         self.evtchn = self._make_evtchn(fifo)
-        self.gnttab = GnttabInterface(domain)
+        hole_of_ram = bool(self.registry.dword(PARAMETERS, "UseMemoryHole", 1))
+        self.holes = Holes(domain, ram=hole_of_ram, bugcheck=self._bug)
+        self.cache = CacheInterface(domain)
+        self.range_set = RangeSetInterface()
+        self.gnttab = GnttabInterface(
+            domain, holes=self.holes, cache=self.cache, suspend=self.suspend
+        )
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
         self.store = StoreInterface(
-            domain, self.evtchn, pfn, port, suspend=self.suspend, watchdog=personality == "windows"
+            domain,
+            self.evtchn,
+            pfn,
+            port,
+            suspend=self.suspend,
+            gnttab=self.gnttab,
+            watchdog=self.is_windows,
         )
         self.console = ConsoleInterface(domain, self.evtchn, self.gnttab, suspend=self.suspend)
         self.dump = Dump(self)
         self.debug_virq = DebugVirq(self.evtchn, self.debug)
         self.watchdog = Watchdog(domain, self.evtchn)
+        self.balloon: BalloonInterface | None = None
+        self.balloon_thread: BalloonThread | None = None
+        if self.options.balloon:
+            self.balloon = BalloonInterface(domain, self.store, self.range_set)
+            self.balloon_thread = BalloonThread(
+                self.balloon,
+                self.store,
+                self.suspend.mutex,
+                log=self.log,
+                bugcheck=self._bug,
+                windows=self.is_windows,
+            )
         self.children = Children(self)
         self.power = Power(self)
         self._settle_task: Task = domain.task("xenbus settle", self._settle)
@@ -180,30 +218,25 @@ class XenBus:
 
     def acquire_suspend(
         self, owner: str, early: Callable[[], object] | None, late: Callable[[], object]
-    ) -> object | None:
+    ) -> list[SuspendCallback]:
         """Take SUSPEND and register callbacks; what `release_suspend` wants back."""
-        suspend = getattr(self, "suspend", None)
-        if suspend is None:
-            return None
-        suspend.acquire()
-        phases = [(EARLY, early), (LATE, late)]
-        return [suspend.register(phase, one, owner=owner) for phase, one in phases if one]
+        self.suspend.acquire()
+        phases = [(SuspendPhase.EARLY, early), (SuspendPhase.LATE, late)]
+        return [self.suspend.register(phase, one, owner=owner) for phase, one in phases if one]
 
-    def release_suspend(self, handles: object | None) -> None:
-        suspend = getattr(self, "suspend", None)
-        if suspend is None or not isinstance(handles, list):
+    def release_suspend(self, handles: list[SuspendCallback] | None) -> None:
+        if handles is None:
             return
         for handle in handles:
-            suspend.deregister(handle)
-        suspend.release()
-
-    @property
-    def is_ballooning(self) -> bool:
-        return bool(getattr(getattr(self, "balloon", None), "is_active", False))
+            self.suspend.deregister(handle)
+        self.suspend.release()
 
     def _balloon_size(self) -> int:
-        balloon = getattr(self, "balloon", None)
-        return 0 if balloon is None else int(balloon.get_size())
+        return 0 if self.balloon is None else self.balloon.get_size()
+
+    def _bug(self, reason: str) -> None:
+        """The kernel stops here; the toolstack sees a crash."""
+        self.crash.bug(reason, "xenbus")
 
     # what the class drivers have of it
 

@@ -1,111 +1,55 @@
-"""Who answers control/shutdown: XENIFACE's agent in Windows, the kernel in Linux.
+"""What answers the toolstack in a guest, by the personality of its operating system.
 
-The rules are one table. An acknowledgement is an empty value, written before acting and
-only for a value that is understood; anything else is left where it is.
+Windows: xenagent, a service above XENIFACE. Linux: the kernel's manage.c, and xe-daemon where
+the toolstack is XAPI's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING
 
-import attrs
+from xenpv.iface.manage import Manage
+from xenpv.iface.operatingsystem import OperatingSystem, operating_system
+from xenpv.iface.systemclock import SystemClock
+from xenpv.iface.xedaemon import XeDaemon
+from xenpv.iface.xenagent import XenAgent
 
-from xenpv.abi.sched import SHUTDOWN
-from xenpv.bus.store import Watch
-from xenpv.bus.xenbus import XenBus
-from xenpv.errors import StoreError
-from xenpv.xen.loop import Task
-
-KEY: Final = "control/shutdown"
-
-
-@attrs.frozen(kw_only=True)
-class Requests:
-    """What one kind of guest understands, which keys advertise it, and how it acknowledges."""
-
-    reasons: Mapping[str, SHUTDOWN]
-    features: tuple[str, ...]
-    in_transaction: bool
-
-
-REQUESTS: Final[dict[str, Requests]] = {
-    # xenagent: plain write of ""; halt and crash are ignored.
-    "windows": Requests(
-        reasons={"poweroff": SHUTDOWN.poweroff, "reboot": SHUTDOWN.reboot},
-        features=("feature-poweroff", "feature-reboot"),
-        in_transaction=False,
-    ),
-    # drivers/xen/manage.c: read and acknowledge in one transaction; halt has no feature key.
-    "linux": Requests(
-        reasons={
-            "poweroff": SHUTDOWN.poweroff,
-            "halt": SHUTDOWN.poweroff,
-            "reboot": SHUTDOWN.reboot,
-        },
-        features=("feature-poweroff", "feature-reboot"),
-        in_transaction=True,
-    ),
-}
+if TYPE_CHECKING:
+    from xenpv.bus.xenbus import XenBus
 
 
 class Agent:
-    """Windows' service above XENIFACE, or in Linux manage.c, in the place of that driver."""
+    """Windows' service above XENIFACE; in Linux what stands in that driver's place."""
 
-    def __init__(self, bus: XenBus) -> None:
+    def __init__(self, bus: XenBus, system: OperatingSystem | None = None) -> None:
         self.bus = bus
-        self.requests = REQUESTS[bus.personality]
-        self.going_down = False
+        self.system = system or operating_system(bus.personality)
         self.stopped = True
-        self._task: Task = bus.domain.task("agent", self._look)
-        self._watch: Watch | None = None
+        self.xenagent: XenAgent | None = None
+        self.manage: Manage | None = None
+        self.daemon: XeDaemon | None = None
+        if bus.personality == "windows":
+            self.xenagent = XenAgent(bus, self.system)
+        else:
+            # Linux takes Xen's wall clock for UTC.
+            clock = SystemClock(bus.domain, self.system.time_zone, bus.shared_info.get_time()[0])
+            self.manage = Manage(bus, self.system, clock)
+            self.daemon = XeDaemon(bus, self.system, clock)
 
     def start(self) -> None:
         self.stopped = False
-        self._watch = self.bus.store.watch_add(KEY, self._task)
-        self._advertise("1")
+        if self.xenagent is not None:
+            self.xenagent.start()
+        if self.manage is not None and self.daemon is not None:
+            self.manage.start()
+            self.daemon.start()
 
     def stop(self) -> None:
         if self.stopped:
             return
-        self._advertise("")
-        if self._watch is not None:
-            self.bus.store.watch_remove(self._watch)
-            self._watch = None
+        if self.xenagent is not None:
+            self.xenagent.stop()
+        if self.manage is not None and self.daemon is not None:
+            self.daemon.stop()
+            self.manage.stop()
         self.stopped = True
-
-    def _advertise(self, value: str) -> None:
-        for feature in self.requests.features:
-            try:
-                self.bus.store.write(f"control/{feature}", value)
-            except StoreError as error:
-                # libxl makes `control` read-only: a key it did not provide cannot be created.
-                self.bus.log(f"agent: control/{feature}: {error.name}\n")
-
-    def _look(self) -> None:
-        if self.going_down or self.stopped:
-            return
-        value = self._acknowledge()
-        reason = self.requests.reasons.get(value) if value else None
-        if reason is None:
-            return
-        self.going_down = True
-        self.bus.log(f"agent: {value}\n")
-        self.bus.domain.trace.note(self.bus.domain.domid, f"agent: {value} acknowledged")
-        self.bus.power_off(reason)
-
-    def _acknowledge(self) -> str | None:
-        """Read the request and write `""` over it, if it is one of ours."""
-        store = self.bus.store
-        if not self.requests.in_transaction:
-            value = store.get(KEY)
-            if value in self.requests.reasons:
-                store.write(KEY, "")
-            return value
-        while True:
-            transaction = store.transaction_start()
-            value = store.get(KEY, transaction)
-            if value in self.requests.reasons:
-                store.write(KEY, "", transaction)
-            if store.transaction_end(transaction, commit=True):
-                return value

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from xenpv.bus.suspend import SuspendCallback, SuspendPhase
-from xenpv.errors import StoreError
 from xenpv.iface.security import Principal
 
 if TYPE_CHECKING:
@@ -158,32 +157,19 @@ class XenIface:
             self.wmi.sessions.suspend_all()
         self.cleanup(None)
         self.power = PowerState.D3
-        self._clear_driver_key()
+        self.bus.clear_driver_key(PRODUCT)
         callback, self._callback = self._callback, None
         if callback is not None:
             self.bus.suspend.deregister(callback)
 
     def _resumed(self) -> None:
         """The late callback: a restore made the domain's part of the store anew."""
-        self._clear_driver_key()
+        self.bus.clear_driver_key(PRODUCT)
         self.bus.claim_driver_key(PRODUCT)
         if "wmi" in vars(self):
             self.wmi.fire_suspend_event()
         if "suspend" in vars(self):
             self.suspend.fire()
-
-    def _clear_driver_key(self) -> None:
-        """Remove every entry of our vendor and product; what cannot be read or removed stays."""
-        from xenpv.bus.xenbus import VENDOR
-
-        store = self.bus.store
-        try:
-            for name in store.directory("drivers"):
-                words = (store.get(f"drivers/{name}") or "").split(" ")
-                if words[0] == VENDOR and [word.upper() for word in words[1:2]] == [PRODUCT]:
-                    store.discard(f"drivers/{name}")
-        except StoreError as error:
-            self.log(f"drivers: {error}")
 
     def cleanup(self, file: FileObject | None) -> None:
         """XenIfaceCleanup: the watches, ports and suspend events of a file, or of all."""

@@ -217,6 +217,7 @@ class Domain(Pages, Life):
     def debugcons(self, data: bytes) -> None:
         """Bytes written to port 0xE9, one by one: Xen's console has them, line by line."""
         self._hypervisor.console.write(self.domid, data)
+
     # instructions that Xen or a device model answers
 
     @property
