@@ -187,6 +187,21 @@ def test_a_migration_does_the_inner_steps_again(world: World) -> None:
     assert log == [*INNER_DOWN, *again]
 
 
+def test_a_step_that_fails_at_a_resume_does_not_take_the_others_along(world: World) -> None:
+    log: list[str] = []
+    on = bus(world, log)
+    on.start()
+    (channel,) = [one for one in on.evtchn.channels() if one.type.name == "VIRQ"]
+    on.evtchn.close(channel)
+    world.guest.evtchn.bind_virq(1, 0)  # as where the old channel is bound still
+    log.clear()
+    on.suspend.resume()  # type: ignore[attr-defined]  # the stub
+    assert "EEXIST" in on.problem
+    again = [one for one in log if one[0] == "+" or "=" in one]
+    assert again == [INNER_UP[0], "+virq 1", "+watch device", "+watch control/shutdown",
+                     "control/feature-suspend=1 EACCES", INNER_UP[5]]  # fmt: skip
+
+
 @pytest.mark.parametrize("broken", ["device", "control/shutdown", "virq"])
 def test_what_cannot_be_taken_is_given_back(
     world: World, broken: str, monkeypatch: pytest.MonkeyPatch
@@ -279,6 +294,26 @@ def test_what_was_stopped_in_its_sleep_does_not_wake(world: World, irp: Irp) -> 
     on.request(irp)
     on.wake()
     assert (on.power.is_d0, on.store.watches()) == (False, [])
+
+
+class Leaky(Stub):
+    def leftovers(self) -> list[str]:
+        return ["a channel"]
+
+
+def test_what_is_left_open_is_an_error_at_a_stop_and_none_at_power_off(world: World) -> None:
+    log: list[str] = []
+    on = bus(world, log)
+    on.range_set = Leaky("range_set", log)  # type: ignore[attr-defined]  # stands for RANGE_SET
+    on.start()
+    with pytest.raises(LocalProtocolError, match="range_set is released with a channel"):
+        on.request(Irp.STOP_DEVICE)
+    assert log[-4:] == ["-balloon", "-range_set", "-suspend", "-debug"]
+    on.start()
+    on.power_off(0)
+    world.loop.run()
+    assert log[-4:] == ["-balloon", "-range_set", "-suspend", "-debug"]
+    assert world.guest.shutdown_code == 0
 
 
 # driver keys

@@ -14,7 +14,7 @@ from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.store import Watch
 from xenpv.bus.suspend import SuspendCallback, SuspendPhase
 from xenpv.bus.watchdog import timeout
-from xenpv.errors import HypercallError, StoreError
+from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.xen.loop import Task
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Power:
         self.is_d0 = True
 
     def down(self) -> None:
-        """D0 to D3, in the reverse order."""
+        """D0 to D3, in the reverse order. LocalProtocolError, a bugcheck, for what was left
+        open in an interface that nobody holds any more; all are released then.
+        """
         self.is_d0 = False
         for _, down in reversed(STEPS):
             down(self)
@@ -60,11 +62,14 @@ class Power:
         """The late callback after a migration: the tree is new, and so are ports and watches."""
         for _, down in reversed(INNER):
             down(self)
-        try:
-            self._climb(INNER)
-        except (StoreError, HypercallError) as error:
-            self.bus.problem = str(error)
-            self.bus.log(f"xenbus: resume: {error}\n")
+        self.bus.problem = ""
+        for up, _ in INNER:
+            try:
+                up(self)
+            except (StoreError, HypercallError) as error:
+                # The driver asserts here, and runs on without the rest of it.
+                self.bus.problem = str(error)
+                self.bus.log(f"xenbus: resume: {error}\n")
 
     def _climb(self, steps: Steps) -> None:
         done: list[Step] = []
@@ -103,9 +108,15 @@ class Power:
         return True
 
     def _release(self) -> None:
+        left: list[LocalProtocolError] = []
         for one in map(self.bus.interface, reversed(HELD)):
-            if one is not None and one.references:
-                one.release()
+            try:
+                if one is not None and one.references:
+                    one.release()
+            except LocalProtocolError as error:
+                left.append(error)
+        if left:
+            raise left[0]
 
     def _claim(self) -> None:
         if self._windows:

@@ -357,7 +357,11 @@ class XenBus:
     def _rested(self) -> None:
         then = self._then
         if then is Then.POWER_OFF:
-            self._down()
+            try:
+                self._down()
+            except LocalProtocolError as error:
+                # A system that goes off does not look at what its drivers left.
+                self.domain.trace.note(self.domain.domid, f"xenbus: {error}")
             self.domain.shutdown(self._reason)
             return
         self._then = None
