@@ -161,6 +161,72 @@ def test_an_oversized_request_ends_its_own_client_only(listener: Served, length:
     assert good.call(XS.GET_DOMAIN_PATH, b"3\0") == b"/local/domain/3\0"
 
 
+@pytest.mark.parametrize("ending", ["oversized", "shut down"])
+@pytest.mark.parametrize("reads", [1, 3, 60])
+def test_a_client_that_sends_no_more_gets_the_replies_it_has_coming(
+    listener: Served, ending: str, reads: int
+) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    shrink_sockets(listener)  # 60 replies of 4,016 bytes are more than they hold
+    other.call(XS.WRITE, b"/big\0" + b"v" * 4000)
+    peer.send(XS.WATCH, b"/big\0t\0")
+    tx = int(other.call(XS.TRANSACTION_START, b"\0")[:-1])
+    settle(listener)
+    peer.messages()
+    requests = message(XS.TRANSACTION_START, b"\0") + reads * message(XS.READ, b"/big\0")
+    if ending == "oversized":
+        peer.socket.sendall(requests + message(XS.READ, b"/big\0")[:12] + b"\xff" * 4)
+    else:
+        peer.socket.sendall(requests)
+        peer.socket.shutdown(socket.SHUT_WR)
+    settle(listener)
+    # Served no more: it hears of nothing, and holds no transaction open.
+    assert other.call(XS.WRITE, b"/big\0" + b"w" * 4000) == b"OK\0"
+    assert listener.server.credit.transactions == 1
+    assert not listener.server.watches.by_path
+    while peer.read():
+        assert listener.step(0)
+    start, *answers = peer.messages()
+    assert start == (XS.TRANSACTION_START, 0, 0, b"1\0")
+    assert answers == [(XS.READ, 0, 0, b"v" * 4000)] * reads
+    assert len(listener.clients) == 1
+    assert not listener.blocked
+    assert listener.dropped == (ending == "oversized")
+    assert other.call(XS.TRANSACTION_END, b"F\0", tx_id=tx) == b"OK\0"
+
+
+def shrink_sockets(listener: Served) -> None:
+    for client in listener.clients.values():
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
+def test_a_client_that_sends_no_more_and_does_not_read_goes_when_it_closes(
+    listener: Served,
+) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    shrink_sockets(listener)
+    other.call(XS.WRITE, b"/big\0" + b"v" * 4000)
+    peer.socket.sendall(60 * message(XS.READ, b"/big\0"))
+    peer.socket.shutdown(socket.SHUT_WR)
+    settle(listener)
+    assert len(listener.clients) == 2
+    for _ in range(20):  # it is not looked at again and again
+        assert listener.step(0) == 0
+    peer.close()
+    settle(listener)
+    assert len(listener.clients) == 1
+    assert len(listener.server.connections) == 2
+    assert other.call(XS.READ, b"/tool\0") == b""
+
+
+def test_what_was_sent_before_a_close_is_done(listener: Served) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    peer.socket.sendall(b"".join(message(XS.MKDIR, b"/n%d\0" % number) for number in range(3)))
+    peer.close()
+    settle(listener)
+    assert other.call(XS.DIRECTORY, b"/\0") == b"tool\0n0\0n1\0n2\0"
+
+
 def test_the_largest_request_is_served(listener: Served) -> None:
     peer = Peer(listener)
     value = b"v" * (4096 - 3)

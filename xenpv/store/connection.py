@@ -249,6 +249,9 @@ class Connection:
     def feed(self, data: bytes) -> None:
         """Bytes from the client, split anywhere. Sets `fatal` on a request that is too long.
 
+        The replies to those before it stay in the output: whether they still go out is the
+        transport's matter, as it is when xenstored reads one request at a time.
+
         While `wants_input` is false requests wait here, to be answered by `take_output`. A
         transport does not read then, and looks again when it is woken.
         """
@@ -274,7 +277,8 @@ class Connection:
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
                 if not self.server.profile.clamps_length:
-                    self.freeze(ERROR_PROTO)
+                    self.fatal = ERROR_PROTO
+                    self.finish()
                     return
                 length = PAYLOAD_MAX
             stop = at + HEADER_SIZE + length
@@ -549,14 +553,21 @@ class Connection:
 
     # the end, or a new beginning
 
-    def reset(self) -> None:
-        """Drops watches, transactions and what waits in either direction; `fatal` stays."""
+    def finish(self) -> None:
+        """Nothing more is read: drops watches, transactions and what was not answered.
+
+        What waits to be sent stays.
+        """
         drop_watches(self.server, self)
         self.drop_transactions()
-        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
         self.partial = b""
         self.stalled = False
         self.first_event = None
+
+    def reset(self) -> None:
+        """`finish`, and what waits to be sent is dropped too; `fatal` stays."""
+        self.finish()
+        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
         self.events.clear()
 
     def freeze(self, error: int) -> None:

@@ -35,10 +35,14 @@ _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class SocketClient:
-    """One connected client: its socket, its connection, and what epoll waits for."""
+    """One connected client: its socket, its connection, and what epoll waits for.
+
+    `ended`: it sends nothing more, or may not; it goes when it has its replies.
+    """
 
     __slots__ = (
-        "conn", "descriptor", "listener", "mask", "recv", "send", "serve", "socket", "woken"
+        "conn", "descriptor", "ended", "listener", "mask", "recv", "send", "serve", "socket",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, sock: socket.socket, conn: Connection) -> None:
@@ -47,6 +51,7 @@ class SocketClient:
         self.descriptor = sock.fileno()
         self.conn = conn
         self.mask = _EPOLLIN
+        self.ended = False
         self.woken = False
         self.recv = sock.recv
         self.send = sock.send
@@ -180,9 +185,10 @@ class Listener:
         except BlockingIOError:
             return False
         except OSError:
-            data = b""
-        if not data:
             self._hang_up(client)
+            return False
+        if not data:
+            self._end(client)
             return False
         conn = client.conn
         answer = client.serve(data)
@@ -198,11 +204,21 @@ class Listener:
                 return True
             conn.unsent(answer, done)
             self._block(client)
+        elif conn.fatal is not None:
+            self._end(client)
         elif conn.wants_output:
             self._write(client)
-        elif conn.fatal is not None:
-            self._send_away(client)
         return False
+
+    def _end(self, client: SocketClient) -> None:
+        """Nothing more is read of it: it shut its side down, or broke the protocol.
+
+        It gets the replies that it has not read yet, as it would have from an xenstored that
+        reads and writes a message at a time.
+        """
+        client.ended = True
+        client.conn.finish()
+        self._write(client)
 
     def _read_on(self, client: SocketClient) -> None:
         """Look for the next request without epoll.
@@ -235,14 +251,16 @@ class Listener:
                 self._hang_up(client)
                 return
             conn.sent(done)
-        if conn.fatal is not None:
-            self._send_away(client)
+        if client.ended:
+            self.dropped += conn.fatal is not None
+            self._hang_up(client)
         elif client.mask != _EPOLLIN:
             self.blocked.pop(client.descriptor, None)
             self._wait_for(client, _EPOLLIN)
 
     def _block(self, client: SocketClient) -> None:
-        reading = _EPOLLIN if client.conn.backlog < UNREAD_MESSAGES_PAUSE else 0
+        reads = not client.ended and client.conn.backlog < UNREAD_MESSAGES_PAUSE
+        reading = _EPOLLIN if reads else 0
         self._wait_for(client, _EPOLLOUT | reading)
         self.blocked[client.descriptor] = client
 
