@@ -223,7 +223,10 @@ class Connection:
             self.call(XS_WRITE, payload, tx_id)
 
     def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
-        """What a `call` of WRITE for each `path/key` does, in order."""
+        """What a `call` of WRITE for each `path/key` does, in order.
+
+        StoreError says which of them was refused.
+        """
         view = self.transactions.get(tx_id) if tx_id else self.server.tree
         if not self.privileged or self.server.profile.path_max:
             view = None
@@ -234,8 +237,15 @@ class Connection:
             self._trace_writes(pairs[at : at + done], tx_id)
             at += done
             if at < len(pairs):
-                self.write(*pairs[at], tx_id)
+                self._write_one(*pairs[at], tx_id)
                 at += 1
+
+    def _write_one(self, path: bytes, value: bytes, tx_id: int) -> None:
+        try:
+            self.write(path, value, tx_id)
+        except StoreError as error:
+            name = path.decode()
+            raise StoreError(error.name, error.reason, operation="WRITE", path=name) from error
 
     def _trace_writes(self, pairs: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
         trace = self.server.trace
