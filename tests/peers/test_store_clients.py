@@ -124,8 +124,50 @@ def test_xenstore_control(server: OurServer, arguments: tuple[str, ...], expecte
     assert expected in said(server, f"{TOOLS}/xenstore-control", *arguments)
 
 
-def test_xenstore_control_of_what_there_is_not(server: OurServer) -> None:
-    assert run(server, f"{TOOLS}/xenstore-control", "frobnicate").returncode != 0
+def control(server: OurServer, *arguments: str) -> tuple[str, str, int]:
+    done = run(server, f"{TOOLS}/xenstore-control", *arguments)
+    return done.stdout, done.stderr, done.returncode
+
+
+def test_xenstore_control_log_and_memreport(server: OurServer, tmp_path: Path) -> None:
+    switches = "Log switch settings:\nobj     : on\nio      : on\nwrl     : on\nacc     : off\n"
+    assert said(server, f"{TOOLS}/xenstore-control", "log").startswith(switches)
+    for word in ("on", "+acc", "-obj", "off"):
+        assert control(server, "log", word) == ("OK\n", "", 0)
+    assert "obj     : off\n" in said(server, f"{TOOLS}/xenstore-control", "log")
+    log, report = tmp_path / "log", tmp_path / "report"
+    assert control(server, "memreport")[2] == 3  # there is no log file for it yet
+    assert control(server, "logfile", os.fspath(log)) == ("OK\n", "", 0)
+    assert control(server, "memreport") == ("OK\n", "", 0)
+    assert control(server, "print", "words") == ("OK\n", "", 0)
+    assert control(server, "memreport", os.fspath(report)) == ("OK\n", "", 0)
+    assert report.read_text().startswith("nodes ")
+    assert log.read_text() == report.read_text() + "control: words\n"
+    assert control(server, "memreport", os.fspath(tmp_path / "none" / "report"))[2] == 3
+
+
+def test_xenstore_control_quota(server: OurServer) -> None:
+    assert control(server, "quota", "set", "nodes", "5") == ("OK\n", "", 0)
+    listed = said(server, f"{TOOLS}/xenstore-control", "quota").splitlines()
+    assert listed[:2] == ["Quota settings:", "nodes            :        5 nodes of a domain"]
+    counts = said(server, f"{TOOLS}/xenstore-control", "quota", "0").splitlines()
+    assert counts[0] == "Domain 0:"
+    assert counts[2] == "watches          :        0 (max        0)"
+    assert control(server, "quota", "77")[2] == 3
+    assert said(server, f"{TOOLS}/xenstore-control", "quota", "max").startswith("Max. seen")
+    soft = said(server, f"{TOOLS}/xenstore-control", "quota-soft").splitlines()
+    assert soft[1].startswith("memory           :  2097152 ")
+
+
+def test_xenstore_control_refuses_what_there_is_not(server: OurServer) -> None:
+    # As of an xenstored that was built without it.
+    update = ("", "Setting update binary failed:\nInvalid argument\n", 3)
+    for arguments in (["-s"], ["-a"], ["-c", "x", "-f", "/bin/true"]):
+        assert control(server, "live-update", *arguments) == update
+    out, err, status = control(server, "frobnicate")
+    assert (out, status) == ("", 3)
+    assert err.startswith("Command not supported. Valid commands are:\ncheck ")
+    assert "live-update" not in err
 
 
 @pytest.mark.parametrize("server", PROFILES, indirect=True)
@@ -405,7 +447,7 @@ def test_twenty_clients_for_long(server: OurServer) -> None:
 
 
 def test_the_socket_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         server = OurServer(tmp_path)
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
         client = SocketClient(server.socket)
@@ -455,16 +497,26 @@ def test_a_dump_is_what_xenstore_ls_prints_and_can_be_loaded(tmp_path: Path) -> 
     [
         ([], "--socket"),
         (["--socket", "xs", "--profile", "cxx"], "'cxx'"),
-        (["--socket", "none/xs"], "No such file"),
-        (["--socket", "x" * 120], "at most 107 bytes"),
-        (["--socket", "xs", "--load", "missing"], "missing"),
-        (["--socket", "xs", "--dump", "none/dump"], "folder"),
+        (["--socket", "none/xs"], "none/xs: cannot be made: No such file"),
+        (["--socket", "/dev/null/xs"], "/dev/null/xs: cannot be made: Not a directory"),
+        (["--socket", "/dev/null"], "/dev/null: exists and is no socket"),
+        (["--socket", "x" * 108], "at most 107 bytes"),
+        (["--socket", "xs", "--load", "missing"], "missing: cannot be read: No such file"),
+        (["--socket", "xs", "--load", "/"], "/: cannot be read: Is a directory"),
+        (["--socket", "xs", "--load", "bad"], "bad:2:1: expected: /path"),
+        (["--socket", "xs", "--load", "bad node"], "bad node:3: /a//b: EINVAL"),
+        (["--socket", "xs", "--dump", "none/dump"], "none/dump: its folder does not exist"),
+        (["--socket", "xs", "--dump", "/dev/null"], "/dev/null: exists and is no file"),
+        (["--socket", "xs", "--dump", "/proc/dump"], "/proc/dump: cannot be written"),
         (["--socket", "xs", "--domain", "x"], "domid"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(
     tmp_path: Path, options: list[str], complaint: str
 ) -> None:
+    files = {"bad": b'/a = "1"\nnonsense\n', "bad node": b'# a comment\n/a = ""\n/a//b = "1"\n'}
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text)
     done = subprocess.run(
         [sys.executable, "-m", "xenpv", "store", *options],
         cwd=tmp_path,
@@ -478,6 +530,23 @@ def test_bad_options_are_one_line_and_status_2(
     *usage, line = done.stderr.splitlines()
     assert complaint in line
     assert all("usage:" in one or one.startswith(" ") for one in usage)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(files)
+
+
+def test_a_dump_that_cannot_be_written_ends_no_store_and_is_told_by_the_status(
+    tmp_path: Path,
+) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    server = OurServer(tmp_path, "--dump", os.fspath(room / "dump"))
+    room.rmdir()
+    server.process.send_signal(signal.SIGUSR1)
+    assert said(server, "xenstore-list", "/") == "tool\n"
+    server.process.terminate()
+    _, rest = server.process.communicate(timeout=20)
+    assert server.process.returncode == 1
+    complaint = f"{room}/dump: cannot be written: No such file or directory"
+    assert rest.splitlines() == [complaint, complaint, "1 clients, 0 of them sent away"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -311,6 +313,44 @@ def test_a_store_that_is_served_is_left_alone(listener: Served) -> None:
         Listener(Xenstored(), listener.path)
     settle(listener)
     assert Peer(listener).call(XS.READ, b"/\0") == b""
+
+
+def test_a_server_that_is_about_to_listen_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It holds the folder's lock while it has bound its socket and does not listen yet.
+    path = tmp_path / "xs"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as starting:
+        starting.bind(os.fspath(path))
+
+        def wait(folder: int, how: int) -> None:
+            assert os.path.samestat(os.fstat(folder), tmp_path.stat())
+            assert how == fcntl.LOCK_EX
+            starting.listen(1)
+
+        monkeypatch.setattr(listeners.fcntl, "flock", wait)
+        with pytest.raises(ConfigError, match="served there already"):
+            Listener(Xenstored(), path)
+    assert path.is_socket()
+
+
+def test_so_is_one_whose_queue_of_clients_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "xs"
+    with ExitStack() as stack:
+        busy, *clients = (
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(4)
+        )
+        busy.bind(os.fspath(path))
+        busy.listen(0)
+        for client in clients:
+            client.setblocking(False)
+            if client.connect_ex(os.fspath(path)):
+                break
+        else:
+            raise AssertionError("its queue has no end")
+        with pytest.raises(ConfigError, match="served there already"):
+            Listener(Xenstored(), path)
+    assert path.is_socket()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "long", "nowhere"])

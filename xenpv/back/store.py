@@ -22,6 +22,7 @@ XS_WATCH: Final[int] = lib.XS_WATCH
 XS_UNWATCH: Final[int] = lib.XS_UNWATCH
 XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
+XS_WRITE: Final[int] = lib.XS_WRITE
 XS_MKDIR: Final[int] = lib.XS_MKDIR
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
@@ -72,7 +73,8 @@ class BackStore:
 
     def _ask(self, op: int, path: str, payload: bytes, tx_id: int = 0) -> bytes:
         if len(payload) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", _too_long(payload), operation=XS(op).name, path=path)
+            reason = f"{len(payload)} bytes; a request has at most {PAYLOAD_MAX}"
+            raise StoreError("E2BIG", reason, operation=XS(op).name, path=path)
         try:
             return self.connection.call(op, payload, tx_id)
         except StoreError as error:
@@ -124,11 +126,10 @@ class BackStore:
         raise StoreError("EAGAIN", "it keeps changing", operation="DIRECTORY_PART", path=path)
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
+        if len(path) + len(value) >= SURE:
+            self._ask(XS_WRITE, path, b"%b\0%b" % (path.encode(), value.encode()), tx_id)
+            return
         try:
-            if len(path) + len(value) >= SURE:
-                payload = b"%b\0%b" % (path.encode(), value.encode())
-                if len(payload) > PAYLOAD_MAX:
-                    raise StoreError("E2BIG", _too_long(payload))
             self.connection.write(path.encode(), value.encode(), tx_id)
         except StoreError as error:
             raise StoreError(error.name, error.reason, operation="WRITE", path=path) from error
@@ -244,10 +245,6 @@ class BackStore:
         if events:
             # Queued while handing out: the connection wakes only for a queue that was empty.
             self._task.wake()
-
-
-def _too_long(payload: bytes) -> str:
-    return f"{len(payload)} bytes; a request has at most {PAYLOAD_MAX}"
 
 
 def _nobody(_path: str) -> None:

@@ -7,6 +7,7 @@ A wake-up costs one recv and, with replies, one send: xenstored itself needs sev
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -299,7 +300,20 @@ class Listener:
 def _listen(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise ConfigError(f"a socket's path has at most {PATH_BYTES_MAX} bytes", file=str(path))
-    _clear(path)
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", file=str(path)) from error
+    try:
+        # A socket that is bound and does not listen yet looks stale: one server at a time.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        _clear(path)
+        return _bind(path)
+    finally:
+        os.close(folder)
+
+
+def _bind(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     before = os.umask(0o777 & ~SOCKET_MODE)
@@ -321,11 +335,14 @@ def _clear(path: Path) -> None:
     if not path.is_socket():
         raise ConfigError("exists and is no socket", file=str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:  # as many as may wait for its server do
+            pass
         except OSError as error:
             raise ConfigError(f"cannot be used: {error.strerror}", file=str(path)) from error
     raise ConfigError("a store is served there already", file=str(path))
