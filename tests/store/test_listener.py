@@ -156,10 +156,12 @@ def test_a_client_that_dies_in_a_transaction_leaves_nothing(listener: Served) ->
 @pytest.mark.parametrize("length", [4097, 1 << 16, 0xFFFFFFFF])
 def test_an_oversized_request_ends_its_own_client_only(listener: Served, length: int) -> None:
     bad, good = Peer(listener), Peer(listener)
-    bad.socket.sendall(message(XS.READ, b"/a\0")[:12] + length.to_bytes(4, "little") + b"x" * 64)
+    rest = b"/a\0".ljust(min(length, 1 << 16), b"x")
+    bad.socket.sendall(message(XS.WRITE, b"")[:12] + length.to_bytes(4, "little") + rest)
     settle(listener)
     assert not bad.read()
     assert listener.dropped == 1
+    assert good.call(XS.READ, b"/a\0") == b"ENOENT\0"
     assert good.call(XS.GET_DOMAIN_PATH, b"3\0") == b"/local/domain/3\0"
 
 

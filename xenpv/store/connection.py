@@ -85,6 +85,7 @@ class Connection:
         "age",
         "closed",
         "domain",
+        "event_first",
         "events",
         "fatal",
         "first_event",
@@ -122,6 +123,7 @@ class Connection:
         self.home_prefix = home_prefix
         self.privileged = domain is server.owner
         self.local = local
+        self.event_first = server.profile.event_first
         self.on_event: Wakeup | None = None
         self.put: Callable[[bytes], int] | None = None
         self.fatal: int | None = None
@@ -309,17 +311,38 @@ class Connection:
             self.feed(data)
             return b""
         op, req_id, tx_id, length = _unpack(data)
-        if length + HEADER_SIZE != size or length > PAYLOAD_MAX or self.closed:
+        entry = self.handlers.get(op)
+        server = self.server
+        if (
+            length + HEADER_SIZE != size
+            or length > PAYLOAD_MAX
+            or entry is None
+            or self.closed
+            or server.trace is not None
+        ):
             self.feed(data)
             return b""
+        handler, takes_tx = entry
+        tx = None
         self._answering = True
-        if not self.server.profile.event_first:
+        if not self.event_first:
             self._held = []
-        try:
-            reply = self.call(op, data[HEADER_SIZE:], tx_id)
+        try:  # `call`, spelt out
+            if tx_id and takes_tx:
+                tx = self.transactions.get(tx_id)
+                if tx is None:
+                    _unknown_transaction(server, tx_id)
+            payload = data[HEADER_SIZE:]
+            reply = handler(server, self, tx, payload)
+            if len(reply) > PAYLOAD_MAX and not server.profile.long_replies:
+                _too_long(reply)
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, reply)
         except StoreError as refusal:
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, refusal.name)
             op = XS_ERROR
-            reply = error_payload(refusal.name)
+            reply = error_payload(server.profile.renamed.get(refusal.name, refusal.name))
         finally:
             self._answering = False
         message = _pack(op, req_id, tx_id, len(reply)) + reply
@@ -364,7 +387,7 @@ class Connection:
     def answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         """One whole request, where `wants_input` and nothing of an earlier one waits."""
         self._answering = True
-        if not self.server.profile.event_first:
+        if not self.event_first:
             self._held = []
         try:
             self._answer(op, req_id, tx_id, payload)
@@ -592,7 +615,8 @@ class Connection:
     def close_transaction(self, tx: Transaction) -> None:
         del self.transactions[tx.id]
         self.server.credit.transactions -= 1
-        tx.settle()
+        if not tx.plain or not self.privileged:
+            tx.settle()
         if not self.privileged:
             self.domain.transactions -= 1
 
