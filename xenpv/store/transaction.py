@@ -62,6 +62,11 @@ class Transaction:
 
     __slots__ = ("accesses", "conn", "created", "failed", "id", "ownership", "tree")
 
+    @property
+    def requests(self) -> int:
+        """How many it had, of those that the profile counts."""
+        return 0
+
     plain = True  # the copies are of the live tree, and events are remembered in them
 
     def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
@@ -300,7 +305,10 @@ class Transaction:
                 watches.fire(tree, access.lineage, copy, access.match, access.old)
 
     def check_ownership(self) -> None:
-        check_quota = self.created and not self.conn.privileged
+        """Raises StoreError: an owner is gone, or owns too much if nobody looked before."""
+        check_quota = (
+            self.created and self.conn.server.profile.creator_owns and not self.conn.privileged
+        )
         for owner, change in self.ownership.items():
             if owner.dead:
                 raise StoreError("ENOMEM", f"owner domain {owner.domid} is gone")
@@ -348,8 +356,9 @@ def transaction_end(
         raise StoreError("ENOENT", "no transaction")
     conn.close_transaction(tx)
     if commits:
+        generation = server.tree.generation
         tx.commit()
         # Others' transactions may fail by it.
         if not conn.privileged and server.credit.transactions:
-            server.credit.debit(conn.domain, 1)
+            server.credit.committed(conn.domain, generation)
     return OK
