@@ -27,7 +27,9 @@ BURST: Final = 5  # conflict-burst-limit
 INTERVAL_NS: Final = 50_000_000  # conflict-max-history-seconds: of a point, and of memory
 BLOCKED: Final = -1  # a domain's credit is one less than oxenstored's, which has to be positive
 WORST: Final = -2
-RECORDS_MAX: Final = 64  # changes of guests that are remembered; oxenstored has no such bound
+# Of what is remembered; oxenstored has no such bounds.
+RECORDS_MAX: Final = 64  # requests and commits of guests
+JOURNAL_MAX: Final = 4096  # changed nodes
 
 # What was there before one change: the tree's generation then, the path, the node or None.
 Before = tuple[int, bytes, "Node | None"]
@@ -87,7 +89,7 @@ class ConflictCredit(Credit):
         self.kept = (self.records, None)
         self.open.append((self.clock(), self.tree.generation, tx))
         if self.tree.journal is None:
-            self.tree.journal = deque()
+            self.tree.journal = deque(maxlen=JOURNAL_MAX)
 
     def ended(self, tx: MergeTransaction) -> None:
         """It is closed, and may be committed now: what it needs to blame somebody is kept."""
@@ -135,6 +137,8 @@ class ConflictCredit(Credit):
             domain = record.domain
             if record.after <= tx.since or domain is tx.conn.domain or domain in guilty:
                 continue
+            if not journal or journal[0][0] > record.before:
+                break  # what it changed is forgotten
             if tx.fits(Past(self.tree, journal, record.before)) and not tx.fits(
                 Past(self.tree, journal, record.after)
             ):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import HypercallError, StoreError
-from xenpv.store import lifecycle, request
+from xenpv.store import lifecycle, request, transaction
 from xenpv.store.domain import DOMID_SELF
 from xenpv.store.path import HOME, ROOT, canonicalise, parent_of
 from xenpv.store.permission import MASKS, OWNER, WRITE, Entry, Permissions
@@ -171,13 +171,22 @@ def _introduced(server: Xenstored, domid: int) -> Domain:
 
 
 def introduce(
-    server: Xenstored, _conn: Connection, _tx: Transaction | None, payload: bytes
+    server: Xenstored, conn: Connection, _tx: Transaction | None, payload: bytes
 ) -> bytes:
-    """INTRODUCE: again it binds the port, if it names the same frame, and resets nothing."""
+    """INTRODUCE: again it binds the port, if it names the same frame, and resets nothing.
+
+    Special events precede the reply.
+    """
     parts = payload.split(b"\0")
     if len(parts) < 3:
         raise StoreError("EINVAL", f"{len(parts)} strings")
-    domid, frame, port = (int_of_string(text) for text in parts[:3])
+    domid = int_of_string(parts[0])
+    try:
+        frame = int_of_string(parts[1])
+    except StoreError as error:  # what reads this one fails otherwise
+        raise StoreError("EIO", str(error)) from error
+    port = int_of_string(parts[2])
+    conn.answer_last()
     known = server.known.get(domid)
     repeat = known is not None and known.introduced
     if repeat and known is not None and known.frame != frame:
@@ -198,10 +207,11 @@ def introduce(
     return OK
 
 
-def release(server: Xenstored, _conn: Connection, _tx: Transaction | None, payload: bytes) -> bytes:
+def release(server: Xenstored, conn: Connection, _tx: Transaction | None, payload: bytes) -> bytes:
     domain = _introduced(server, int_of_string(one_string(payload)))
     if domain is server.owner:
         raise StoreError("EINVAL", "oxenstored's own domain")
+    conn.answer_last()
     lifecycle.retire(server, domain)
     return OK
 
@@ -228,6 +238,13 @@ def set_target(
     return OK
 
 
+def transaction_end(
+    server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
+) -> bytes:
+    """TRANSACTION_END: its first string counts, and need not be ended."""
+    return transaction.transaction_end(server, conn, tx, payload.partition(b"\0")[0] + b"\0")
+
+
 HANDLERS: Final[dict[int, Callable[[Xenstored, Connection, Transaction | None, bytes], bytes]]] = {
     lib.XS_WRITE: write,
     lib.XS_MKDIR: mkdir,
@@ -235,6 +252,7 @@ HANDLERS: Final[dict[int, Callable[[Xenstored, Connection, Transaction | None, b
     lib.XS_UNWATCH: unwatch,
     lib.XS_GET_DOMAIN_PATH: get_domain_path,
     lib.XS_IS_DOMAIN_INTRODUCED: is_domain_introduced,
+    lib.XS_TRANSACTION_END: transaction_end,
     lib.XS_INTRODUCE: introduce,
     lib.XS_RELEASE: release,
     lib.XS_RESUME: resume,
