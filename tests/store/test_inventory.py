@@ -4,10 +4,10 @@ test-xenstore (Xen), pyxs' server tests, ocaml-xenstore's server_test and core_t
 test-xs-node; the names are theirs. Not here, because they say nothing about a server: pyxs'
 rows without a server (its packet, path and argument checks are its own), test_api_completeness
 (skips), its parametrisation over /dev/xen, core_test `test`; ocaml's setperms_owner (an owner
-gives its node away: XSA-352 says no, tested in test_xsa), its empty stubs (directory,
-release_watches, recursive_rm_watch, no_watch_no_error, bounded_watch_events), and
-quota_maxsize and watch_event_quota, which set limits through magic nodes below /quota that
-only ocaml-xenstore has. The real programs run in tests/peers.
+gives its node away: XSA-352 says no, tested in test_xsa) and its empty stubs (directory,
+release_watches, recursive_rm_watch, no_watch_no_error, bounded_watch_events). Its quota tests
+set limits through magic nodes below /tool/xenstored/quota, which only it has: here they are set
+in the server. The real programs run in tests/peers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
+import attrs
 import pytest
 
 from tests.store.client import Store, WireClient, answer, end, message, split, start
@@ -439,9 +440,89 @@ def test_ocaml_introduce_watches(store: Store) -> None:
 
 
 @PROFILES
-def test_ocaml_control_perms(store: Store) -> None:
+@pytest.mark.parametrize(
+    "path", [b"/quota/default/number-of-entries", b"/tool/xenstored/log/reply-err/ENOENT"]
+)
+def test_ocaml_control_perms(store: Store, path: bytes) -> None:
+    assert answer(store.guest(1), XS.WRITE, path + b"\0001") == "EACCES"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(5, "E2BIG"), (6, b"OK\0")])
+def test_ocaml_quota_maxsize(limit: int, expected: bytes | str) -> None:
+    store = Store(attrs.evolve(OX, value_max=limit))
+    assert put(store, b"/a", b"hello") == b"OK\0"
+    assert put(store, b"/a", b"hello2") == expected
+
+
+def test_ocaml_watch_event_quota() -> None:
+    """Two events for the guest and two for its watch; then who writes has to wait."""
+    store = Store(attrs.evolve(OX, events_max=2))
+    guest, writer = store.guest(1), store.guest(2)
+    store.write(b"/shared", b"")
+    store.set_perms(b"/shared", b"b0")
+    guest.send(XS.WATCH, b"/shared\0t\0")
+    guest.messages()
+    for number in range(5):
+        assert writer.call(XS.WRITE, b"/shared\0%d" % number) == b"OK\0"
+    writer.send(XS.WRITE, b"/shared\0005")
+    assert writer.messages() == []
+    assert len(guest.events()) == 5
+    assert writer.messages()[0][0] == XS.WRITE
+    assert len(guest.events()) == 1
+
+
+def entries(store: Store, domid: int) -> int:
+    return store.server.known[domid].nodes
+
+
+@PROFILES
+def test_ocaml_quota(store: Store) -> None:
+    first, second = store.guest(1), store.guest(2)
+    assert (entries(store, 1), entries(store, 2)) == (1, 1)
+    first.call(XS.WRITE, b"/local/domain/1/data/test\0")
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+    second.call(XS.WRITE, b"/local/domain/2/data\0")
+    assert (entries(store, 1), entries(store, 2)) == (3, 2)
+    first.call(XS.RM, b"/local/domain/1/data\0")
+    assert (entries(store, 1), entries(store, 2)) == (1, 2)
+
+
+@pytest.mark.parametrize("store", [C, OX], ids=["c", "ox"], indirect=True)
+def test_ocaml_quota_transaction(store: Store) -> None:
+    first, second = store.guest(1), store.guest(2)
+    first.call(XS.WRITE, b"/local/domain/1/data/test/node0\0node0")
+    second.call(XS.WRITE, b"/local/domain/2/data/test\0")
+    tx = start(first)
+    assert first.call(XS.RM, b"/local/domain/1/data/test\0", tx) == b"OK\0"
+    second.call(XS.WRITE, b"/local/domain/2/data/test/node0\0node0")
+    assert (entries(store, 1), entries(store, 2)) == (4, 4)
+    assert end(first, tx) == b"OK\0"
+    assert (entries(store, 1), entries(store, 2)) == (2, 4)
+
+
+@PROFILES
+def test_ocaml_quota_setperms(store: Store) -> None:
+    """A domain cannot use up another's quota; that it may not even give its nodes away is newer."""
+    first = store.guest(1)
+    store.guest(2)
+    first.call(XS.WRITE, b"/local/domain/1/private/foo\0hello")
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+    assert isinstance(answer(first, XS.SET_PERMS, b"/local/domain/1/private/foo\0n2\0"), str)
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+
+
+def test_ocaml_quota_maxent() -> None:
+    """Of a guest: nobody counts dom0's nodes."""
+    store = Store(OX)
     guest = store.guest(1)
-    assert answer(guest, XS.CONTROL, b"print\0hello\0") == "EACCES"
+    guest.connection.domain.limits.nodes = 2 + 1  # the first refusal lies beyond it
+    assert answer(guest, XS.WRITE, b"a\0hello") == b"OK\0"
+    assert answer(guest, XS.WRITE, b"b\0hello") == "EQUOTA"
+    assert answer(guest, XS.WRITE, b"a\0there") == b"OK\0"
+    guest.connection.domain.limits.nodes = 3 + 1
+    assert answer(guest, XS.WRITE, b"b\0hello") == b"OK\0"
+    assert answer(guest, XS.WRITE, b"c\0hello") == "EQUOTA"
+    assert put(store, b"/local/domain/1/c", b"") == b"OK\0"
 
 
 def test_ocaml_watches_read_perm(store: Store) -> None:
@@ -586,6 +667,32 @@ def test_qemu_simple(store: Store) -> None:
     assert get(store, b"/some/relative/path") == "ENOENT"
     assert b"/some/relative" in paths(store)
     assert ls(store, b"/some") == b""
+
+
+@LEGACY_ONLY
+def test_qemu_simple_node_counts(store: Store) -> None:
+    """As many as there: the root, the guest's home and what is in it."""
+    nodes = store.server.nodes
+    guest = store.guest(1)
+    home = b"/local/domain/1/"
+    assert len(nodes) == 4
+    store.write(home + b"some")
+    store.set_perms(home + b"some", b"n1")
+    assert len(nodes) == 5
+    assert guest.call(XS.WRITE, b"some/relative/path\0something") == b"OK\0"
+    assert len(nodes) == 7
+    assert answer(guest, XS.WRITE, b"/local/domain/badplace\0moredata") == "EACCES"
+    assert guest.call(XS.WRITE, home + b"some/relative/path2\0something else") == b"OK\0"
+    assert guest.call(XS.WRITE, b"some/relative/path\0another thing") == b"OK\0"
+    assert len(nodes) == 8
+    assert guest.call(XS.WRITE, b"some/relative\0moredata") == b"OK\0"
+    assert len(nodes) == 8
+    tx = start(guest)
+    guest.call(XS.WRITE, b"some/new/er\0", tx)
+    assert len(nodes) == 8
+    assert end(guest, tx, b"F") == b"OK\0"
+    assert guest.call(XS.RM, b"some/relative\0") == b"OK\0"
+    assert len(nodes) == 5
 
 
 def test_qemu_simple_generations(store: Store) -> None:

@@ -73,6 +73,10 @@ def bury(server: Xenstored, domain: Domain) -> None:
         if target.lingering and not target.dead and not _is_held(target):
             bury(server, target)
     domain.held.clear()
+    if server.profile.numbered:  # a target holds nobody there, nor do its rights outlive it
+        for other in server.known.values():
+            if other.target is domain:
+                other.target = None
     server.keep_maxima(domain)
     if domain.accounted:
         server.credit.dismiss(domain)

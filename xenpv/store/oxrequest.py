@@ -238,6 +238,53 @@ def set_target(
     return OK
 
 
+def control(server: Xenstored, conn: Connection, _tx: Transaction | None, payload: bytes) -> bytes:
+    """CONTROL: OK to whatever it does not know, cannot do, or who may not ask for it.
+
+    Of 4.17's commands those that tell something: `quota domid`, `watches`, `mfn domid`.
+    """
+    command, *words = payload.split(b"\0")
+    ask = CONTROLS.get(command)
+    if ask is None or not words or not conn.privileged:
+        return OK
+    try:
+        answer = ask(server, words)
+    except StoreError:
+        return OK
+    return OK if answer is None else answer + b"\0"
+
+
+def _quota(server: Xenstored, words: list[bytes]) -> bytes:
+    domid = int_of_string(words[0])
+    domain = server.known.get(domid) or server.strangers.get(domid)
+    if domain is None or not domain.nodes:
+        return b"dom%d quota: not set" % domid
+    limit = domain.limits.nodes - server.profile.boundary["nodes"]
+    return b"dom%d quota: %d/%d" % (domid, domain.nodes, limit)
+
+
+def _watches(server: Xenstored, _words: list[bytes]) -> bytes:
+    lines = []
+    for conn in server.connections.values():
+        name = b"D%d" % conn.domid if conn is conn.domain.connection else b"A%d" % conn.age
+        lines += [
+            b"watch %b: %b %b\n" % (name, watch.path[watch.prefix :], watch.token)
+            for watch in conn.watches.values()
+        ]
+    return b"".join(lines)
+
+
+def _mfn(server: Xenstored, words: list[bytes]) -> bytes:
+    return b"%d" % _introduced(server, int_of_string(words[0])).frame
+
+
+CONTROLS: Final[dict[bytes, Callable[[Xenstored, list[bytes]], bytes]]] = {
+    b"quota": _quota,
+    b"watches": _watches,
+    b"mfn": _mfn,
+}
+
+
 def transaction_end(
     server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
 ) -> bytes:
@@ -246,6 +293,7 @@ def transaction_end(
 
 
 HANDLERS: Final[dict[int, Callable[[Xenstored, Connection, Transaction | None, bytes], bytes]]] = {
+    lib.XS_CONTROL: control,
     lib.XS_WRITE: write,
     lib.XS_MKDIR: mkdir,
     lib.XS_SET_PERMS: set_perms,

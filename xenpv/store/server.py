@@ -82,7 +82,9 @@ def _known(
         from xenpv.store import oxrequest
 
         for op, handler in oxrequest.HANDLERS.items():
-            known[op] = (handler, *known[op][1:])
+            # It tells who may not use CONTROL nothing, and says OK.
+            restricted = known[op][1] and op != lib.XS_CONTROL
+            known[op] = (handler, restricted, known[op][2])
     return known
 
 
