@@ -241,6 +241,49 @@ def test_pyxs_monitor(store: Store) -> None:
 
 
 @PROFILES
+def test_pyxs_context_manager_close_idempotent(store: Store) -> None:
+    client = store.server.connect_local("c")
+    assert client.call(XS.READ, b"/\0") == b""
+    for _ in range(2):
+        store.server.disconnect(client)
+    assert get(store, b"/") == b""
+
+
+@PROFILES
+def test_pyxs_transaction_exception(store: Store) -> None:
+    """What pyxs does when the body raises: END F, and the store is as it was."""
+    before = store.server.dump()
+    tx = start(store.dom0)
+    put(store, b"/foo/bar", b"v", tx)
+    assert answer(store.dom0, XS.READ, b"/none\0", tx) == "ENOENT"
+    assert end(store.dom0, tx, b"F") == b"OK\0"
+    assert store.server.dump() == before
+
+
+@PROFILES
+def test_pyxs_nested_transaction(store: Store) -> None:
+    tx = start(store.dom0)
+    assert answer(store.dom0, XS.TRANSACTION_START, b"\0", tx) == "EBUSY"
+    other = start(store.dom0)  # beside it, as pyxs' nested block does
+    assert other != tx
+    assert [end(store.dom0, one) for one in (other, tx)] == [b"OK\0", b"OK\0"]
+
+
+@PROFILES
+def test_pyxs_monitor_leftover_events(store: Store) -> None:
+    client = WireClient(store.server.connect_socket("s"))
+    client.send(XS.WATCH, b"/foo\0boo\0")
+    client.messages()
+    put(store, b"/foo/a")
+    client.send(XS.UNWATCH, b"/foo\0boo\0")
+    put(store, b"/foo/b")
+    assert [(op, payload) for op, _, _, payload in client.messages()] == [
+        (XS.WATCH_EVENT, b"/foo/a\0boo\0"),
+        (XS.UNWATCH, b"OK\0"),
+    ]
+
+
+@PROFILES
 def test_pyxs_multiple_monitors_hear_each_delivered_event(store: Store) -> None:
     monitors = [store.server.connect_local(f"m{index}") for index in range(3)]
     for monitor in monitors:
@@ -766,6 +809,65 @@ def test_qemu_tx_resurrect_events(store: Store) -> None:
     heard = store.events()
     assert (b"/some/deep/sibling", b"gone") in heard
     assert (b"/some/deep/path", b"back") in heard
+
+
+def in_qemu(store: Store, *writes: bytes) -> WireClient:
+    """Its set-up: the guest owns `some` and watches it."""
+    guest = store.guest(1, b"n0")
+    store.write(b"/local/domain/1/some")
+    store.set_perms(b"/local/domain/1/some", b"n1")
+    for payload in writes:
+        guest.call(XS.WRITE, payload)
+    guest.send(XS.WATCH, b"some\0watch\0")
+    guest.messages()
+    return guest
+
+
+@LEGACY_ONLY
+def test_qemu_tx_rm_events(store: Store) -> None:
+    guest = in_qemu(store, b"some/deep/dark/relative/path\0something")
+    assert len(store.server.nodes) == 9
+    tx = start(guest)
+    guest.call(XS.RM, b"some/deep/dark\0", tx)
+    assert len(store.server.nodes) == 9
+    guest.send(XS.TRANSACTION_END, b"T\0", tx_id=tx)
+    assert [payload for *_, payload in guest.messages()] == [b"OK\0", b"some/deep/dark\0watch\0"]
+    assert len(store.server.nodes) == 6
+
+
+WIPED = (
+    b"some/deep/dark/relative/path\0something",
+    b"some/place/safe\0keepme",
+    b"some/deep/dark\0foo",
+)
+
+
+@LEGACY_ONLY
+@pytest.mark.parametrize(
+    ("back", "heard"),
+    [
+        (
+            b"some/deep/dark/different/path",
+            [b"some/deep/dark", b"some/deep/dark/relative", b"some/deep/dark/different/path"],
+        ),
+        (b"some/deep/dark/relative/path", [b"some/deep/dark", b"some/deep/dark/relative/path"]),
+    ],
+)
+def test_qemu_tx_resurrect_and_resurrect2_events(
+    store: Store, back: bytes, heard: list[bytes]
+) -> None:
+    """What lost its value, what is new and the topmost of what is gone are told."""
+    guest = in_qemu(store, *WIPED)
+    assert len(store.server.nodes) == 11
+    tx = start(guest)
+    guest.call(XS.RM, b"some/deep\0", tx)
+    guest.call(XS.WRITE, back + b"\0something", tx)
+    guest.send(XS.TRANSACTION_END, b"T\0", tx_id=tx)
+    told = [payload.split(b"\0")[0] for op, *_, payload in guest.messages() if op == XS.WATCH_EVENT]
+    assert sorted(told) == sorted(heard)
+    assert len(store.server.nodes) == 11
+    assert guest.call(XS.READ, back + b"\0") == b"something"
+    assert guest.call(XS.READ, b"some/deep/dark\0") == b""
 
 
 @PROFILES

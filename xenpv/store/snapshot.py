@@ -18,7 +18,7 @@ from xenpv.store.path import ROOT, canonicalise, parent_of
 from xenpv.store.quota import breach
 from xenpv.store.transaction import ABSENT, Access, Transaction, unused_transaction
 from xenpv.store.tree import Tree
-from xenpv.store.watch import SUBTREE, WatchIndex
+from xenpv.store.watch import EXACT, SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
     from collections import deque
@@ -183,9 +183,35 @@ class SnapshotTransaction(Transaction):
 
 
 class AnyChangeTransaction(SnapshotTransaction):
-    """Any change of the store since the start ends it with EAGAIN, even if it only read."""
+    """Any change of the store since the start ends it with EAGAIN, even if it only read.
 
-    __slots__ = ()
+    As QEMU has it, a commit tells of the topmost of what it removed, and of a node that was
+    removed and made again if it lost its value by that.
+    """
+
+    __slots__ = ("lost",)
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        super().__init__(number, conn, tree)
+        self.lost: dict[bytes, None] = {}
+
+    def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
+        node = super().create(parent, path, perms)
+        self.accesses[path].match = SUBTREE if path in self.lost else 0
+        return node
+
+    def remove(self, node: Node) -> None:
+        if node.value:
+            self.lost[node.path] = None
+        super().remove(node)
+
+    def apply(self) -> None:
+        for access in self.accesses.values():
+            if access.node is None and access.generation != ABSENT and access.modified:
+                above = self.accesses.get(access.lineage[1]) if len(access.lineage) > 1 else None
+                topmost = above is None or above.node is not None
+                access.match = SUBTREE if topmost else EXACT
+        super().apply()
 
     def check(self) -> None:
         if self.snapshot.changed:
