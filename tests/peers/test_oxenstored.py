@@ -305,3 +305,21 @@ def test_domains_come_and_go_with_the_same_events(daemon: Running, seed: int) ->
         pair.step(client, XS.GET_DOMAIN_PATH, b"0\0")
     for path in (b"/", b"/local", b"/local/domain", b"/local/domain/1", b"/local/domain/1/x"):
         pair.step(0, XS.DIRECTORY, path + b"\0")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_death_makes_every_node_another_to_a_transaction(daemon: Running, dies: bool) -> None:
+    """So it is replayed, where it could be merged."""
+    pair = Pair(daemon, 1, OX)
+    pair.introduce(DOMIDS[0])
+    for path in (b"/d\0", b"/b\0"):
+        pair.step(0, XS.MKDIR, path)
+    tx_id = int(pair.step(0, XS.TRANSACTION_START, b"\0")[3][:-1])
+    pair.step(0, XS.READ, b"/d/q\0", tx_id)
+    pair.step(0, XS.WRITE, b"/b\0v", tx_id)
+    pair.step(0, XS.WRITE, b"/d/q\0v")
+    if dies:
+        pair.step(0, XS.RELEASE, b"%d\0" % DOMIDS[0])
+    end = pair.step(0, XS.TRANSACTION_END, b"T\0", tx_id)
+    assert end[3] == (b"EAGAIN\0" if dies else b"OK\0")

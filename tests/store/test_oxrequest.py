@@ -312,3 +312,19 @@ def test_of_a_path_in_a_home_the_rest_is_measured(
 ) -> None:
     path = b"/local/domain/123456/" + b"x" * size
     assert answer(ox.dom0, XS.WRITE, path + b"\0") == expected
+
+
+@pytest.mark.parametrize(("dies", "expected"), [(False, b"OK\0"), (True, "EAGAIN")])
+def test_a_death_makes_every_node_another_to_a_transaction(
+    ox: Store, dies: bool, expected: bytes | str
+) -> None:
+    ox.guest(1)
+    ox.write(b"/d", b"")
+    ox.write(b"/b", b"")
+    tx = start(ox.dom0)
+    assert answer(ox.dom0, XS.READ, b"/d/q\0", tx) == "ENOENT"
+    ox.dom0.call(XS.WRITE, b"/b\0v", tx)
+    ox.server.connect_local("other").call(XS.WRITE, b"/d/q\0v")
+    if dies:
+        ox.server.domain_died(1)
+    assert end(ox.dom0, tx) == expected  # replayed, where it could be merged
