@@ -77,15 +77,16 @@ def test_more_is_refused_as_the_row_says(name: str, profile: str) -> None:
         assert answer(guest, XS.WATCH, b"data\0" + b"t" * 100 + b"\0") == "ENOMEM"
 
 
-def test_the_twenty_first_request_has_no_reply_until_some_were_read() -> None:
-    assert QUOTAS["outstanding"] == ["20", "20", "20", OUTSTANDING]
-    for profile in PROFILES.values():
+def test_a_request_beyond_the_outstanding_has_no_reply_until_some_were_read() -> None:
+    *numbers, said = QUOTAS["outstanding"]
+    assert said == OUTSTANDING
+    for profile, number in zip(PROFILES.values(), numbers, strict=True):
         store = Store(profile)
         guest = store.guest(1)
-        for _ in range(21):
+        for _ in range(int(number) + 1):
             guest.send(XS.READ, HOME + b"\0")
-        assert guest.connection.backlog == 20
-        assert len(guest.messages()) == 21
+        assert guest.connection.backlog == int(number)
+        assert len(guest.messages()) == int(number) + 1
 
 
 def test_the_limits_for_everybody() -> None:
