@@ -15,6 +15,7 @@ from xenpv.store import lifecycle, request, transaction
 from xenpv.store.domain import DOMID_SELF
 from xenpv.store.path import HOME, ROOT, canonicalise, parent_of
 from xenpv.store.permission import MASKS, OWNER, WRITE, Entry, Permissions
+from xenpv.store.quota import breach
 from xenpv.store.watch import forget
 from xenpv.store.wire import OK, one_string, strings
 
@@ -107,6 +108,8 @@ def set_perms(server: Xenstored, conn: Connection, tx: Transaction | None, paylo
     path = canonicalise(conn, text, special=True)
     if not texts:
         raise StoreError("EINVAL", "no permission")
+    if not conn.privileged and breach(conn.domain.limits.node_permissions, len(texts)):
+        raise StoreError("ENOSPC", f"{len(texts)} permissions")
     perms = _permissions(server, texts)
     view = tx or server.tree
     node = view.read(path)
