@@ -16,6 +16,7 @@ from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.store import StoreInterface, Watch
+from xenpv.bus.suspend import SuspendInterface
 from xenpv.errors import StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
@@ -89,6 +90,9 @@ class XenBus:
         self.drivers = drivers
         self.personality = personality
         self.pdos: dict[str, Pdo] = {}
+        # Acquired in this order, for each registers its callbacks of a suspend then.
+        self.suspend = SuspendInterface(domain)
+        self.suspend.acquire()
         self.evtchn = EvtchnInterface(domain, fifo=fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
