@@ -130,7 +130,7 @@ class Station:
 class Guest:
     """One guest: its configuration, and while it runs its kernel's bus and devices."""
 
-    def __init__(self, platform: Platform, created: Created, *, fifo: bool = False) -> None:
+    def __init__(self, platform: Platform, created: Created, *, fifo: bool | None = None) -> None:
         self.platform = platform
         self.created = created
         self.fifo = fifo
@@ -309,11 +309,12 @@ class Platform:
         disks: Sequence[Disk] = (),
         vifs: Sequence[Vif] = (),
         personality: str = "windows",
-        fifo: bool = False,
+        fifo: bool | None = None,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
-        `fifo`: its kernel asks for FIFO event channels (XenBus' UseEvtchnFifoAbi).
+        `fifo`: its kernel asks for FIFO event channels, or does not; None leaves it to XenBus'
+        UseEvtchnFifoAbi, which is on, and to the 2-level ABI in Linux.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.diskspec import DiskSpec
@@ -356,7 +357,7 @@ class Platform:
         self.images.register(name, image)
         return name
 
-    def create_from(self, config: DomainConfig, *, fifo: bool = False) -> Guest:
+    def create_from(self, config: DomainConfig, *, fifo: bool | None = None) -> Guest:
         """A guest from a configuration, created and paused. Raises ToolstackError."""
         if self.hypervisor.closed:
             raise LocalProtocolError("this platform is closed")

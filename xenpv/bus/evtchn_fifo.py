@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 WORDS_PER_PAGE: Final = PAGE_SIZE // 4
 NR_QUEUES: Final = 16
 MASKED: Final = 1 << lib.EVTCHN_FIFO_MASKED
+PENDING: Final = 1 << lib.EVTCHN_FIFO_PENDING
+DUE: Final = PENDING | MASKED
+LINK: Final[int] = lib.EVTCHN_FIFO_LINK_MASK
 # A new page has every port masked (EvtchnFifoExpand).
 FRESH_PAGE: Final = Struct(f"<{WORDS_PER_PAGE}I").pack(*[MASKED] * WORDS_PER_PAGE)
 
@@ -48,13 +51,12 @@ class ProcessorFifo:
         while ready:
             queue = (ready & -ready).bit_length() - 1
             port = self._heads[queue] or check(lib.fifo_head(kernel, vcpu, queue))
-            link = check(lib.fifo_unlink(kernel, port))
-            self._heads[queue] = link
-            if not link:
+            # The word is looked at once: what is raised after it comes with a link of its own.
+            word = check(lib.fifo_unlink(kernel, port))
+            self._heads[queue] = word & LINK
+            if not word & LINK:
                 ready &= ~(1 << queue)
-            if not check(lib.evtchn_is_masked(kernel, port)) and check(
-                lib.evtchn_is_pending(kernel, port)
-            ):
+            if word & DUE == PENDING:
                 self._event(port)
             ready |= check(lib.fifo_take_ready(kernel, vcpu))
 

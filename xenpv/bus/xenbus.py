@@ -15,6 +15,8 @@ from xenpv.abi._kernel import lib
 from xenpv.bus.console import ConsoleInterface
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
+from xenpv.bus.registry import Registry
+from xenpv.bus.shared_info import SharedInfoInterface
 from xenpv.bus.store import StoreInterface, Watch
 from xenpv.bus.suspend import SuspendInterface
 from xenpv.errors import StoreError
@@ -28,6 +30,9 @@ DRIVERS_MAX: Final = 256
 
 # Parameters\SyntheticClasses: devices without a directory of their own.
 SYNTHETIC_CLASSES: Final = ("IFACE",)
+
+PARAMETERS: Final = "Services\\XENBUS\\Parameters"
+PLATFORM_GSI: Final = 24  # INTA of device 2 of the bus (hvm_pci_intx_gsi): xen-platform of QEMU
 
 POWER_OFF_POLL_NS: Final = 10 * NS_PER_MS
 POWER_OFF_POLLS_MAX: Final = 6_000  # 60 s of virtual time, then power goes all the same
@@ -75,7 +80,8 @@ class XenBus:
     """What a guest's kernel brings up first. `drivers` are the classes it has drivers for.
 
     `personality` is "windows", or "linux" for a guest that connects without closing first
-    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel ABI.
+    and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel
+    ABI; None leaves it to the registry (UseEvtchnFifoAbi), and to the 2-level one in Linux.
     """
 
     def __init__(
@@ -84,16 +90,18 @@ class XenBus:
         drivers: Mapping[str, ClassDriverFactory],
         *,
         personality: str = "windows",
-        fifo: bool = False,
+        fifo: bool | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.personality = personality
+        self.registry = Registry() if registry is None else registry
         self.pdos: dict[str, Pdo] = {}
-        # Acquired in this order, for each registers its callbacks of a suspend then.
+        # Made in this order, for each registers its callbacks of a suspend then.
         self.suspend = SuspendInterface(domain)
-        self.suspend.acquire()
-        self.evtchn = EvtchnInterface(domain, fifo=fifo)
+        self.shared_info = SharedInfoInterface(domain, suspend=self.suspend, registry=self.registry)
+        self.evtchn = self._make_evtchn(fifo)
         self.gnttab = GnttabInterface(domain)
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
@@ -110,6 +118,19 @@ class XenBus:
         self._watch: Watch | None = None
         self._listed: list[str] = []  # names in `device` at the last scan
         self._driver_key: str | None = None
+
+    def _make_evtchn(self, fifo: bool | None) -> EvtchnInterface:
+        windows = self.personality == "windows"
+        if fifo is None:
+            fifo = windows and self.registry.dword(PARAMETERS, "UseEvtchnFifoAbi", 1) != 0
+        return EvtchnInterface(
+            self.domain,
+            fifo=fifo,
+            vectors=windows and self.registry.dword(PARAMETERS, "UseEvtchnUpcall", 1) != 0,
+            gsi=PLATFORM_GSI if windows else 0,
+            suspend=self.suspend,
+            shared_info=self.shared_info,
+        )
 
     def start(self) -> None:
         """D3 to D0."""

@@ -219,6 +219,9 @@ class AccessLog:
             owner = int(lib.frame_owner(self._machine, one.frame))
             if owner in (DOMID_XEN, -2) or one.frame in streams or _is_index(known, one):
                 continue
+            domain = self._hypervisor.domains.get(owner)
+            if domain is not None and lib.fifo_has_frame(domain.kernel, one.frame):
+                continue
             found.append(self._named(one, owner, known))
         return found
 

@@ -70,6 +70,13 @@ class Pages:
         if done < 0:
             self.fail(done, f"store at pfn {pfn:#x}+{offset:#x}")
 
+    def update32(self, pfn: int, offset: int, how: int, value: int) -> int:
+        """A locked operation on one aligned u32, UPDATE_* of the kernel: what was there before."""
+        before = lib.page_update32(self.kernel, pfn, offset, how, value)
+        if before < 0:
+            self.fail(before, f"update at pfn {pfn:#x}+{offset:#x}")
+        return int(before)
+
     def view(self, pfn: int) -> memoryview:
         """The page itself; read-only if it is a read-only grant.
 

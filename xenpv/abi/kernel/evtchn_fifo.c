@@ -195,6 +195,25 @@ static int fifo_destroy(domain *d)
 
 static int evtchn_is_fifo(domain *d) { return d->fifo != NULL; }
 
+/* Whether a frame is one of its array pages or has a control block: for the access log. */
+static int fifo_has_frame(domain *d, uint32_t frame)
+{
+    const uint8_t *page = frame_address(d->m, frame);
+
+    if (!d->fifo)
+        return 0;
+    for (uint32_t n = 0; n < d->fifo->nr_pages; n++)
+        if (d->fifo->pages[n] == page)
+            return 1;
+    for (uint32_t vcpu = 0; vcpu < d->nr_vcpus; vcpu++) {
+        const uint8_t *control = d->fifo->vcpu[vcpu].control;
+
+        if (control && control >= page && control < page + FRAME_SIZE)
+            return 1;
+    }
+    return 0;
+}
+
 /*
  * The guest's steps: its consumer loop is in bus/evtchn_fifo.py. -EINVAL where it has no
  * control block or no word; it reads head and link from memory of its own.
@@ -232,7 +251,7 @@ static int64_t fifo_head(domain *d, uint32_t vcpu, uint32_t priority)
     return call_end(&c, head);
 }
 
-/* Clear LINKED and LINK in one step: the next port, 0 at the end of the queue. */
+/* Clear LINKED and LINK in one step: the word before it, whose LINK is 0 at the queue's end. */
 static int64_t fifo_unlink(domain *d, uint32_t port)
 {
     struct call c = call_begin(d->m, d->domid, 0);
@@ -245,7 +264,7 @@ static int64_t fifo_unlink(domain *d, uint32_t port)
     seen = shared_load32(&c, word);
     while (!shared_cas32(&c, word, &seen, seen & ~(WORD_LINKED | WORD_LINK)) && !c.aborted)
         ;
-    return call_end(&c, seen & WORD_LINK);
+    return call_end(&c, seen);
 }
 
 /* The whole word, read once: for tests and debug output. */

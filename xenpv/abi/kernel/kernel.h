@@ -35,6 +35,9 @@ typedef struct upcall upcall;
 #define RAISED_NEW ...            /* evtchn_raise: was not pending */
 #define RAISED_KICK ...           /* upcall_pending rose */
 #define RAISED_POLL ...           /* and somebody waits in SCHEDOP_poll */
+#define UPDATE_OR ...             /* page_update32 */
+#define UPDATE_AND ...
+#define UPDATE_EXCHANGE ...
 #define UPCALL_PORTS ...
 
 /* machine.c */
@@ -89,6 +92,7 @@ int64_t page_read(domain *, uint32_t pfn, uint32_t offset, void *out, uint32_t s
 int64_t page_write(domain *, uint32_t pfn, uint32_t offset, const void *data, uint32_t size);
 int64_t page_load32(domain *, uint32_t pfn, uint32_t offset);
 int page_store32(domain *, uint32_t pfn, uint32_t offset, uint32_t value);
+int64_t page_update32(domain *, uint32_t pfn, uint32_t offset, int how, uint32_t value);
 int64_t page_gather(domain *, const uint32_t *pfn_offset_size, uint32_t n, void *out, uint32_t size);
 int64_t page_scatter(domain *, const uint32_t *pfn_offset_size, uint32_t n, const void *data, uint32_t size);
 
@@ -265,6 +269,7 @@ int evtchn_is_fifo(domain *);
 int64_t fifo_take_ready(domain *, uint32_t vcpu);
 int64_t fifo_head(domain *, uint32_t vcpu, uint32_t priority);
 int64_t fifo_unlink(domain *, uint32_t port);
+int fifo_has_frame(domain *, uint32_t frame);
 int64_t fifo_read_word(domain *, uint32_t port);
 
 /* vcpu.c */

@@ -83,6 +83,30 @@ static int page_store32(domain *d, uint32_t pfn, uint32_t offset, uint32_t value
     return (int)call_end(&c, 0);
 }
 
+#define UPDATE_OR 1
+#define UPDATE_AND 2
+#define UPDATE_EXCHANGE 3
+
+/* A locked operation on an aligned u32 of the guest's own: what was there before. */
+static int64_t page_update32(domain *d, uint32_t pfn, uint32_t offset, int how, uint32_t value)
+{
+    struct call c = call_begin(d->m, d->domid, 0);
+    uint8_t *page;
+    uint32_t before;
+
+    KERNEL_ENTER(d->m);
+    page = page_address(d, pfn, 1);
+    if (!page || offset > FRAME_SIZE - 4 || offset % 4)
+        return -EFAULT;
+    if (how == UPDATE_OR)
+        before = shared_fetch_or32(&c, page + offset, value);
+    else if (how == UPDATE_AND)
+        before = shared_fetch_and32(&c, page + offset, value);
+    else
+        before = shared_exchange32(&c, page + offset, value);
+    return call_end(&c, before);
+}
+
 static int64_t page_list(domain *d, const uint32_t *list, uint32_t n, uint8_t *private,
                          uint32_t size, int write)
 {
