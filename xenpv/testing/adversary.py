@@ -72,6 +72,9 @@ class Adversary:
         owner = lib.frame_owner(self.hypervisor.machine, frame)
         if owner == DOMID_XEN:
             return self._grant_frames.get(frame, actor) != actor
+        domain = self.hypervisor.domains.get(owner)
+        if domain is not None and lib.fifo_has_frame(domain.kernel, frame):
+            return False  # the other reference is Xen's own
         # The owner's reference is one; a peer's mapping is another.
         return bool(owner != actor or lib.frame_refs(self.hypervisor.machine, frame) > 1)
 
