@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from xenpv.bus.store import StoreInterface, Watch
+    from xenpv.bus.store_client import StoreClient, Watch
 
 EVENTS_MAX: Final = 4096  # that one watch queues; more are counted as dropped
 
@@ -24,7 +24,7 @@ class CallbackWatch:
     came through the ring is called for, also equal ones.
     """
 
-    def __init__(self, store: StoreInterface, path: str, changed: Callable[[str], object]) -> None:
+    def __init__(self, store: StoreClient, path: str, changed: Callable[[str], object]) -> None:
         self.path = path
         self.active = True
         self._store = store

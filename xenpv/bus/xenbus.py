@@ -106,7 +106,9 @@ class XenBus:
         # The page frames come from the reserved references, not from HVM params 1 and 17.
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_XENSTORE)
         port = domain.hvm_param(lib.HVM_PARAM_STORE_EVTCHN)
-        self.store = StoreInterface(domain, self.evtchn, pfn, port)
+        self.store = StoreInterface(
+            domain, self.evtchn, pfn, port, suspend=self.suspend, watchdog=personality == "windows"
+        )
         pfn, _ = self.gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
         port = domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)
         self.console = ConsoleInterface(domain, self.evtchn, pfn, port) if port else None
