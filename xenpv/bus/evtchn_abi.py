@@ -44,20 +44,24 @@ def reset(domain: Domain) -> None:
     """EVTCHNOP_reset, with the store's and the console's channel bound again after it.
 
     Their local ports change, and so do the HVM parameters that say which they are. It relies
-    on the daemons' ends being UNBOUND towards this domain once ours are closed.
+    on the daemons' ends being UNBOUND towards this domain once ours are closed. A port that no
+    daemon had bound is lost: its parameter becomes 0, or another port would bear its number.
     """
-    kept = []
-    for param in FIXED_PORTS:
-        port = domain.hvm_param(param)
-        if not port:
-            continue
-        try:
-            status = domain.evtchn.status(port)
-        except HypercallError:
-            continue  # the parameter names no port: there is nothing to keep
-        if status.status is EVTCHNSTAT.interdomain:
-            kept.append((param, status.remote_domid, status.remote_port))
+    kept = {param: _remote(domain, domain.hvm_param(param)) for param in FIXED_PORTS}
     domain.evtchn.reset()
-    for param, domid, port in kept:
-        local = domain.evtchn.bind_interdomain(domid, port)
+    for param, remote in kept.items():
+        local = 0 if remote is None else domain.evtchn.bind_interdomain(*remote)
         domain.hvm.set_param(domain.DOMID_SELF, param, local)
+
+
+def _remote(domain: Domain, port: int) -> tuple[int, int] | None:
+    """(domid, port) of the other end; None for 0, and for what is no inter-domain port."""
+    if not port:
+        return None
+    try:
+        status = domain.evtchn.status(port)
+    except HypercallError:
+        return None
+    if status.status is not EVTCHNSTAT.interdomain:
+        return None
+    return status.remote_domid, status.remote_port
