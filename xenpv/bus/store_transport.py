@@ -194,25 +194,27 @@ class StoreTransport:
         """One request and its reply's payload, of any type; raises StoreError."""
         size = len(payload)
         if size > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"{size} bytes do not fit into one request")
+            self._refuse(kind, payload, "E2BIG", f"{size} bytes; a request has at most 4096")
         self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
         self.requests += 1
         replies = self._replies
         if replies:
             replies.clear()
-        self._send(pack(kind, req_id, tx_id, size) + payload)
-        while not replies:
-            self._spin()
+        try:
+            self._send(pack(kind, req_id, tx_id, size) + payload)
+            while not replies:
+                self._spin()
+        except StoreError as error:
+            self._refuse(kind, payload, error.name, error.reason)
         answer, body = replies.pop()
         if answer == ERROR:
-            self._refuse(kind, payload, body)
+            self._refuse(kind, payload, body.rstrip(b"\0").decode("ascii", "replace"))
         return body
 
     @staticmethod
-    def _refuse(kind: int, payload: bytes, body: bytes) -> NoReturn:
-        name = body.rstrip(b"\0").decode("ascii", "replace")
+    def _refuse(kind: int, payload: bytes, name: str, reason: str = "") -> NoReturn:
         first = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
         operation = XS(kind).name if kind in _TYPES else f"type {kind}"
         if kind in (TRANSACTION_START, TRANSACTION_END):
             first = ""
-        raise StoreError(name, operation=operation, path=first)
+        raise StoreError(name, reason, operation=operation, path=first)
