@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import entry_points
 
 import pytest
@@ -10,6 +11,11 @@ from hypothesis import settings
 # An example has no deadline: how fast a busy machine is says nothing about what is tested.
 settings.register_profile("xenpv", deadline=None)
 settings.load_profile("xenpv")
+
+# A shell lets what it runs in the background ignore SIGINT, and so would the servers that are
+# started here and ended by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["pytester"]
 # In a checkout that is on the path but not installed, nobody registers the plugin.

@@ -193,7 +193,7 @@ def test_the_python_of_the_pytest_page_runs(pytester):
 
 
 def test_the_python_of_the_store_page_runs():
-    (block,) = blocks("python", "docs/store.md")
+    block, _of_pyxs = blocks("python", "docs/store.md")
     exec(compile(block, "store.md", "exec"), {})  # noqa: S102 - what a reader types
 
 

@@ -271,3 +271,70 @@ def test_errors_name_the_request_and_the_path(world: World, client: Client) -> N
         client(world).read(f"{DATA}/no")
     error = caught.value
     assert (error.name, error.operation, error.path) == ("ENOENT", "READ", f"{DATA}/no")
+
+
+BAD = f"{DATA}/!"  # no path
+LONG = "v" * 5000  # bytes; no request is that long
+
+
+@pytest.mark.parametrize(
+    ("operation", "ask", "client"),
+    [
+        (operation, ask, client)
+        for operation, ask in [
+            ("READ", lambda store: store.read(BAD)),
+            ("READ", lambda store: store.get(BAD)),
+            ("READ", lambda store: store.exists(BAD)),
+            ("DIRECTORY", lambda store: store.directory(BAD)),
+            ("WRITE", lambda store: store.write(BAD, "1")),
+            ("MKDIR", lambda store: store.mkdir(BAD)),
+            ("RM", lambda store: store.remove(BAD)),
+            ("GET_PERMS", lambda store: store.get_permissions(BAD)),
+            ("SET_PERMS", lambda store: store.set_permissions(BAD, ["n1"])),
+            ("WATCH", lambda store: store.watch(BAD, print)),
+        ]
+        for client in (bus, back)
+    ],
+)
+def test_every_method_names_the_request_and_the_path(
+    world: World, operation: str, ask: Callable[[Any], object], client: Client
+) -> None:
+    with pytest.raises(StoreError, match=f"^EINVAL: {operation} of '{BAD}'"):
+        ask(client(world))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_write_all_names_the_one_that_was_refused(world: World, inside: bool) -> None:
+    store = back(world)
+    values = {"a": "1", "!": "2", "c": "3"}
+    for more in ({}, {"long": "v" * 900}):  # also in steps
+        t = store.connection.call(XS.TRANSACTION_START, b"\0")[:-1] if inside else b"0"
+        with pytest.raises(StoreError, match=f"^EINVAL: WRITE of '{BAD}'"):
+            store.write_all(DATA, values | more, int(t))
+        assert store.get(f"{DATA}/a", int(t)) == "1"
+        assert store.get(f"{DATA}/c", int(t)) is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "operation", "path"),
+    [
+        (lambda store: store.write(f"{DATA}/n", LONG), "WRITE", f"{DATA}/n"),
+        (lambda store: store.write_all(DATA, {"m": "1", "n": LONG}), "WRITE", f"{DATA}/n"),
+        (lambda store: store.set_permissions(DATA, ["n1"] * 2000), "SET_PERMS", DATA),
+    ],
+)
+def test_a_request_that_is_too_long_is_not_sent(
+    world: World, ask: Callable[[Any], object], operation: str, path: str
+) -> None:
+    store = back(world)
+    with pytest.raises(StoreError, match=f"^E2BIG: {operation} of '{path}': .* at most 4096$"):
+        ask(store)
+    assert store.get(f"{DATA}/n") is None
+    largest = "v" * (4096 - len(f"{DATA}/n") - 1)
+    store.write(f"{DATA}/n", largest)
+    assert store.read(f"{DATA}/n") == largest
+
+
+def test_a_guests_request_that_is_too_long_is_not_sent(world: World) -> None:
+    with pytest.raises(StoreError, match=f"^E2BIG: SET_PERMS of '{DATA}': .* at most 4096$"):
+        bus(world).set_permissions(DATA, ["n1"] * 2000)

@@ -4,10 +4,10 @@ test-xenstore (Xen), pyxs' server tests, ocaml-xenstore's server_test and core_t
 test-xs-node; the names are theirs. Not here, because they say nothing about a server: pyxs'
 rows without a server (its packet, path and argument checks are its own), test_api_completeness
 (skips), its parametrisation over /dev/xen, core_test `test`; ocaml's setperms_owner (an owner
-gives its node away: XSA-352 says no, tested in test_xsa), its empty stubs (directory,
-release_watches, recursive_rm_watch, no_watch_no_error, bounded_watch_events), and
-quota_maxsize and watch_event_quota, which set limits through magic nodes below /quota that
-only ocaml-xenstore has. The real programs run in tests/peers.
+gives its node away: XSA-352 says no, tested in test_xsa) and its empty stubs (directory,
+release_watches, recursive_rm_watch, no_watch_no_error, bounded_watch_events). Its quota tests
+set limits through magic nodes below /tool/xenstored/quota, which only it has: here they are set
+in the server. The real programs run in tests/peers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
+import attrs
 import pytest
 
 from tests.store.client import Store, WireClient, answer, end, message, split, start
@@ -240,6 +241,49 @@ def test_pyxs_monitor(store: Store) -> None:
 
 
 @PROFILES
+def test_pyxs_context_manager_close_idempotent(store: Store) -> None:
+    client = store.server.connect_local("c")
+    assert client.call(XS.READ, b"/\0") == b""
+    for _ in range(2):
+        store.server.disconnect(client)
+    assert get(store, b"/") == b""
+
+
+@PROFILES
+def test_pyxs_transaction_exception(store: Store) -> None:
+    """What pyxs does when the body raises: END F, and the store is as it was."""
+    before = store.server.dump()
+    tx = start(store.dom0)
+    put(store, b"/foo/bar", b"v", tx)
+    assert answer(store.dom0, XS.READ, b"/none\0", tx) == "ENOENT"
+    assert end(store.dom0, tx, b"F") == b"OK\0"
+    assert store.server.dump() == before
+
+
+@PROFILES
+def test_pyxs_nested_transaction(store: Store) -> None:
+    tx = start(store.dom0)
+    assert answer(store.dom0, XS.TRANSACTION_START, b"\0", tx) == "EBUSY"
+    other = start(store.dom0)  # beside it, as pyxs' nested block does
+    assert other != tx
+    assert [end(store.dom0, one) for one in (other, tx)] == [b"OK\0", b"OK\0"]
+
+
+@PROFILES
+def test_pyxs_monitor_leftover_events(store: Store) -> None:
+    client = WireClient(store.server.connect_socket("s"))
+    client.send(XS.WATCH, b"/foo\0boo\0")
+    client.messages()
+    put(store, b"/foo/a")
+    client.send(XS.UNWATCH, b"/foo\0boo\0")
+    put(store, b"/foo/b")
+    assert [(op, payload) for op, _, _, payload in client.messages()] == [
+        (XS.WATCH_EVENT, b"/foo/a\0boo\0"),
+        (XS.UNWATCH, b"OK\0"),
+    ]
+
+
+@PROFILES
 def test_pyxs_multiple_monitors_hear_each_delivered_event(store: Store) -> None:
     monitors = [store.server.connect_local(f"m{index}") for index in range(3)]
     for monitor in monitors:
@@ -439,9 +483,89 @@ def test_ocaml_introduce_watches(store: Store) -> None:
 
 
 @PROFILES
-def test_ocaml_control_perms(store: Store) -> None:
+@pytest.mark.parametrize(
+    "path", [b"/quota/default/number-of-entries", b"/tool/xenstored/log/reply-err/ENOENT"]
+)
+def test_ocaml_control_perms(store: Store, path: bytes) -> None:
+    assert answer(store.guest(1), XS.WRITE, path + b"\0001") == "EACCES"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(5, "E2BIG"), (6, b"OK\0")])
+def test_ocaml_quota_maxsize(limit: int, expected: bytes | str) -> None:
+    store = Store(attrs.evolve(OX, value_max=limit))
+    assert put(store, b"/a", b"hello") == b"OK\0"
+    assert put(store, b"/a", b"hello2") == expected
+
+
+def test_ocaml_watch_event_quota() -> None:
+    """Two events for the guest and two for its watch; then who writes has to wait."""
+    store = Store(attrs.evolve(OX, events_max=2))
+    guest, writer = store.guest(1), store.guest(2)
+    store.write(b"/shared", b"")
+    store.set_perms(b"/shared", b"b0")
+    guest.send(XS.WATCH, b"/shared\0t\0")
+    guest.messages()
+    for number in range(5):
+        assert writer.call(XS.WRITE, b"/shared\0%d" % number) == b"OK\0"
+    writer.send(XS.WRITE, b"/shared\0005")
+    assert writer.messages() == []
+    assert len(guest.events()) == 5
+    assert writer.messages()[0][0] == XS.WRITE
+    assert len(guest.events()) == 1
+
+
+def entries(store: Store, domid: int) -> int:
+    return store.server.known[domid].nodes
+
+
+@PROFILES
+def test_ocaml_quota(store: Store) -> None:
+    first, second = store.guest(1), store.guest(2)
+    assert (entries(store, 1), entries(store, 2)) == (1, 1)
+    first.call(XS.WRITE, b"/local/domain/1/data/test\0")
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+    second.call(XS.WRITE, b"/local/domain/2/data\0")
+    assert (entries(store, 1), entries(store, 2)) == (3, 2)
+    first.call(XS.RM, b"/local/domain/1/data\0")
+    assert (entries(store, 1), entries(store, 2)) == (1, 2)
+
+
+@pytest.mark.parametrize("store", [C, OX], ids=["c", "ox"], indirect=True)
+def test_ocaml_quota_transaction(store: Store) -> None:
+    first, second = store.guest(1), store.guest(2)
+    first.call(XS.WRITE, b"/local/domain/1/data/test/node0\0node0")
+    second.call(XS.WRITE, b"/local/domain/2/data/test\0")
+    tx = start(first)
+    assert first.call(XS.RM, b"/local/domain/1/data/test\0", tx) == b"OK\0"
+    second.call(XS.WRITE, b"/local/domain/2/data/test/node0\0node0")
+    assert (entries(store, 1), entries(store, 2)) == (4, 4)
+    assert end(first, tx) == b"OK\0"
+    assert (entries(store, 1), entries(store, 2)) == (2, 4)
+
+
+@PROFILES
+def test_ocaml_quota_setperms(store: Store) -> None:
+    """A domain cannot use up another's quota; that it may not even give its nodes away is newer."""
+    first = store.guest(1)
+    store.guest(2)
+    first.call(XS.WRITE, b"/local/domain/1/private/foo\0hello")
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+    assert isinstance(answer(first, XS.SET_PERMS, b"/local/domain/1/private/foo\0n2\0"), str)
+    assert (entries(store, 1), entries(store, 2)) == (3, 1)
+
+
+def test_ocaml_quota_maxent() -> None:
+    """Of a guest: nobody counts dom0's nodes."""
+    store = Store(OX)
     guest = store.guest(1)
-    assert answer(guest, XS.CONTROL, b"print\0hello\0") == "EACCES"
+    guest.connection.domain.limits.nodes = 2 + 1  # the first refusal lies beyond it
+    assert answer(guest, XS.WRITE, b"a\0hello") == b"OK\0"
+    assert answer(guest, XS.WRITE, b"b\0hello") == "EQUOTA"
+    assert answer(guest, XS.WRITE, b"a\0there") == b"OK\0"
+    guest.connection.domain.limits.nodes = 3 + 1
+    assert answer(guest, XS.WRITE, b"b\0hello") == b"OK\0"
+    assert answer(guest, XS.WRITE, b"c\0hello") == "EQUOTA"
+    assert put(store, b"/local/domain/1/c", b"") == b"OK\0"
 
 
 def test_ocaml_watches_read_perm(store: Store) -> None:
@@ -588,6 +712,32 @@ def test_qemu_simple(store: Store) -> None:
     assert ls(store, b"/some") == b""
 
 
+@LEGACY_ONLY
+def test_qemu_simple_node_counts(store: Store) -> None:
+    """As many as there: the root, the guest's home and what is in it."""
+    nodes = store.server.nodes
+    guest = store.guest(1)
+    home = b"/local/domain/1/"
+    assert len(nodes) == 4
+    store.write(home + b"some")
+    store.set_perms(home + b"some", b"n1")
+    assert len(nodes) == 5
+    assert guest.call(XS.WRITE, b"some/relative/path\0something") == b"OK\0"
+    assert len(nodes) == 7
+    assert answer(guest, XS.WRITE, b"/local/domain/badplace\0moredata") == "EACCES"
+    assert guest.call(XS.WRITE, home + b"some/relative/path2\0something else") == b"OK\0"
+    assert guest.call(XS.WRITE, b"some/relative/path\0another thing") == b"OK\0"
+    assert len(nodes) == 8
+    assert guest.call(XS.WRITE, b"some/relative\0moredata") == b"OK\0"
+    assert len(nodes) == 8
+    tx = start(guest)
+    guest.call(XS.WRITE, b"some/new/er\0", tx)
+    assert len(nodes) == 8
+    assert end(guest, tx, b"F") == b"OK\0"
+    assert guest.call(XS.RM, b"some/relative\0") == b"OK\0"
+    assert len(nodes) == 5
+
+
 def test_qemu_simple_generations(store: Store) -> None:
     def generation(path: bytes) -> int:
         return int(store.dom0.call(XS.DIRECTORY_PART, path + b"\x000\0").split(b"\0")[0])
@@ -659,6 +809,65 @@ def test_qemu_tx_resurrect_events(store: Store) -> None:
     heard = store.events()
     assert (b"/some/deep/sibling", b"gone") in heard
     assert (b"/some/deep/path", b"back") in heard
+
+
+def in_qemu(store: Store, *writes: bytes) -> WireClient:
+    """Its set-up: the guest owns `some` and watches it."""
+    guest = store.guest(1, b"n0")
+    store.write(b"/local/domain/1/some")
+    store.set_perms(b"/local/domain/1/some", b"n1")
+    for payload in writes:
+        guest.call(XS.WRITE, payload)
+    guest.send(XS.WATCH, b"some\0watch\0")
+    guest.messages()
+    return guest
+
+
+@LEGACY_ONLY
+def test_qemu_tx_rm_events(store: Store) -> None:
+    guest = in_qemu(store, b"some/deep/dark/relative/path\0something")
+    assert len(store.server.nodes) == 9
+    tx = start(guest)
+    guest.call(XS.RM, b"some/deep/dark\0", tx)
+    assert len(store.server.nodes) == 9
+    guest.send(XS.TRANSACTION_END, b"T\0", tx_id=tx)
+    assert [payload for *_, payload in guest.messages()] == [b"OK\0", b"some/deep/dark\0watch\0"]
+    assert len(store.server.nodes) == 6
+
+
+WIPED = (
+    b"some/deep/dark/relative/path\0something",
+    b"some/place/safe\0keepme",
+    b"some/deep/dark\0foo",
+)
+
+
+@LEGACY_ONLY
+@pytest.mark.parametrize(
+    ("back", "heard"),
+    [
+        (
+            b"some/deep/dark/different/path",
+            [b"some/deep/dark", b"some/deep/dark/relative", b"some/deep/dark/different/path"],
+        ),
+        (b"some/deep/dark/relative/path", [b"some/deep/dark", b"some/deep/dark/relative/path"]),
+    ],
+)
+def test_qemu_tx_resurrect_and_resurrect2_events(
+    store: Store, back: bytes, heard: list[bytes]
+) -> None:
+    """What lost its value, what is new and the topmost of what is gone are told."""
+    guest = in_qemu(store, *WIPED)
+    assert len(store.server.nodes) == 11
+    tx = start(guest)
+    guest.call(XS.RM, b"some/deep\0", tx)
+    guest.call(XS.WRITE, back + b"\0something", tx)
+    guest.send(XS.TRANSACTION_END, b"T\0", tx_id=tx)
+    told = [payload.split(b"\0")[0] for op, *_, payload in guest.messages() if op == XS.WATCH_EVENT]
+    assert sorted(told) == sorted(heard)
+    assert len(store.server.nodes) == 11
+    assert guest.call(XS.READ, back + b"\0") == b"something"
+    assert guest.call(XS.READ, b"some/deep/dark\0") == b""
 
 
 @PROFILES

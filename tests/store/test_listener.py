@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -154,11 +156,79 @@ def test_a_client_that_dies_in_a_transaction_leaves_nothing(listener: Served) ->
 @pytest.mark.parametrize("length", [4097, 1 << 16, 0xFFFFFFFF])
 def test_an_oversized_request_ends_its_own_client_only(listener: Served, length: int) -> None:
     bad, good = Peer(listener), Peer(listener)
-    bad.socket.sendall(message(XS.READ, b"/a\0")[:12] + length.to_bytes(4, "little") + b"x" * 64)
+    rest = b"/a\0".ljust(min(length, 1 << 16), b"x")
+    bad.socket.sendall(message(XS.WRITE, b"")[:12] + length.to_bytes(4, "little") + rest)
     settle(listener)
     assert not bad.read()
     assert listener.dropped == 1
+    assert good.call(XS.READ, b"/a\0") == b"ENOENT\0"
     assert good.call(XS.GET_DOMAIN_PATH, b"3\0") == b"/local/domain/3\0"
+
+
+@pytest.mark.parametrize("ending", ["oversized", "shut down"])
+@pytest.mark.parametrize("reads", [1, 3, 60])
+def test_a_client_that_sends_no_more_gets_the_replies_it_has_coming(
+    listener: Served, ending: str, reads: int
+) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    shrink_sockets(listener)  # 60 replies of 4,016 bytes are more than they hold
+    other.call(XS.WRITE, b"/big\0" + b"v" * 4000)
+    peer.send(XS.WATCH, b"/big\0t\0")
+    tx = int(other.call(XS.TRANSACTION_START, b"\0")[:-1])
+    settle(listener)
+    peer.messages()
+    requests = message(XS.TRANSACTION_START, b"\0") + reads * message(XS.READ, b"/big\0")
+    if ending == "oversized":
+        peer.socket.sendall(requests + message(XS.READ, b"/big\0")[:12] + b"\xff" * 4)
+    else:
+        peer.socket.sendall(requests)
+        peer.socket.shutdown(socket.SHUT_WR)
+    settle(listener)
+    # Served no more: it hears of nothing, and holds no transaction open.
+    assert other.call(XS.WRITE, b"/big\0" + b"w" * 4000) == b"OK\0"
+    assert listener.server.credit.transactions == 1
+    assert not listener.server.watches.by_path
+    while peer.read():
+        assert listener.step(0)
+    start, *answers = peer.messages()
+    assert start == (XS.TRANSACTION_START, 0, 0, b"1\0")
+    assert answers == [(XS.READ, 0, 0, b"v" * 4000)] * reads
+    assert len(listener.clients) == 1
+    assert not listener.blocked
+    assert listener.dropped == (ending == "oversized")
+    assert other.call(XS.TRANSACTION_END, b"F\0", tx_id=tx) == b"OK\0"
+
+
+def shrink_sockets(listener: Served) -> None:
+    for client in listener.clients.values():
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
+def test_a_client_that_sends_no_more_and_does_not_read_goes_when_it_closes(
+    listener: Served,
+) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    shrink_sockets(listener)
+    other.call(XS.WRITE, b"/big\0" + b"v" * 4000)
+    peer.socket.sendall(60 * message(XS.READ, b"/big\0"))
+    peer.socket.shutdown(socket.SHUT_WR)
+    settle(listener)
+    assert len(listener.clients) == 2
+    for _ in range(20):  # it is not looked at again and again
+        assert listener.step(0) == 0
+    peer.close()
+    settle(listener)
+    assert len(listener.clients) == 1
+    assert len(listener.server.connections) == 2
+    assert other.call(XS.READ, b"/tool\0") == b""
+
+
+def test_what_was_sent_before_a_close_is_done(listener: Served) -> None:
+    peer, other = Peer(listener), Peer(listener)
+    peer.socket.sendall(b"".join(message(XS.MKDIR, b"/n%d\0" % number) for number in range(3)))
+    peer.close()
+    settle(listener)
+    assert other.call(XS.DIRECTORY, b"/\0") == b"tool\0n0\0n1\0n2\0"
 
 
 def test_the_largest_request_is_served(listener: Served) -> None:
@@ -245,6 +315,44 @@ def test_a_store_that_is_served_is_left_alone(listener: Served) -> None:
         Listener(Xenstored(), listener.path)
     settle(listener)
     assert Peer(listener).call(XS.READ, b"/\0") == b""
+
+
+def test_a_server_that_is_about_to_listen_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It holds the folder's lock while it has bound its socket and does not listen yet.
+    path = tmp_path / "xs"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as starting:
+        starting.bind(os.fspath(path))
+
+        def wait(folder: int, how: int) -> None:
+            assert os.path.samestat(os.fstat(folder), tmp_path.stat())
+            assert how == fcntl.LOCK_EX
+            starting.listen(1)
+
+        monkeypatch.setattr(listeners.fcntl, "flock", wait)
+        with pytest.raises(ConfigError, match="served there already"):
+            Listener(Xenstored(), path)
+    assert path.is_socket()
+
+
+def test_so_is_one_whose_queue_of_clients_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "xs"
+    with ExitStack() as stack:
+        busy, *clients = (
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(4)
+        )
+        busy.bind(os.fspath(path))
+        busy.listen(0)
+        for client in clients:
+            client.setblocking(False)
+            if client.connect_ex(os.fspath(path)):
+                break
+        else:
+            raise AssertionError("its queue has no end")
+        with pytest.raises(ConfigError, match="served there already"):
+            Listener(Xenstored(), path)
+    assert path.is_socket()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "long", "nowhere"])

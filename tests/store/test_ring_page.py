@@ -299,6 +299,20 @@ def test_an_oversized_request_is_a_protocol_error(world: World) -> None:
     assert guest.field("error") == lib.XENSTORE_ERROR_PROTO
 
 
+def test_so_is_one_that_waited_because_the_guest_owed_too_much(world: World) -> None:
+    guest = add_guest(world)
+    world.write(f"/local/domain/{guest.domain.domid}/data/big", "v" * 900)
+    world.server.known[guest.domain.domid].limits.outstanding = 1
+    reads = 2 * message(XS.READ, b"data/big\0")  # the second reply does not fit
+    guest.put(reads + message(XS.READ, b"data\0")[:12] + (4097).to_bytes(4, "little"))
+    guest.notify()
+    assert guest.field("error") == 0
+    while guest.take():
+        guest.notify()
+    assert guest.field("error") == 3
+    assert world.daemon.rings[guest.domain.domid].frozen == 3
+
+
 @under("ox")
 def test_ox_serves_the_first_4096_bytes_and_reads_on_behind_them(world: World) -> None:
     guest = add_guest(world)

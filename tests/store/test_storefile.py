@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,11 @@ def test_a_bad_line_is_named(text: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'//a = "1"', "//a: EINVAL"),
-        (b'/a/ = "1"', "/a/: EINVAL"),
+        (b'//a = "1"', "f:1: //a: EINVAL"),
+        (b'# a comment\n\n/a = "1"\n/a/ = "1"', "f:4: /a/: EINVAL"),
         (b'/a = "' + b"v" * 4100 + b'"', "E2BIG: 4103 bytes; a request has at most 4096"),
+        (b'/a = ""   (n99999)', "f:1: /a: ENOENT"),
+        (b'/a = ""   (n32752)', "f:1: /a: ENOENT"),
     ],
 )
 def test_a_node_that_no_store_holds_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
@@ -97,15 +100,62 @@ def test_a_node_that_no_store_holds_is_refused(tmp_path: Path, text: bytes, mess
         loaded(file)
 
 
-def test_files_that_cannot_be_read_or_written_are_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+def test_files_that_cannot_be_read_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="none: cannot be read: No such file"):
         loaded(tmp_path / "none")
-    with pytest.raises(ConfigError, match="cannot be written: No such file"):
-        storefile.dump(Xenstored(), tmp_path / "none" / "dump")
-    with (tmp_path / "huge").open("wb") as file:
-        file.truncate(storefile.FILE_BYTES_MAX + 1)
-    with pytest.raises(ConfigError, match="are read"):
-        loaded(tmp_path / "huge")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        loaded(tmp_path)
+    monkeypatch.setattr(storefile, "FILE_BYTES_MAX", 1000)
+    for endless in (Path("/dev/zero"), tmp_path / "f"):
+        (tmp_path / "f").write_bytes(b"\n" * 1001)
+        with pytest.raises(ConfigError, match="too long; at most 1000 bytes are read"):
+            loaded(endless)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none/dump", "its folder does not exist"),
+        ("folder", "exists and is no file"),
+        ("/dev/null", "exists and is no file"),
+        ("/proc/dump", "cannot be written: No such file"),
+    ],
+)
+def test_what_cannot_be_dumped_to_is_said_at_the_start(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        storefile.check_target(tmp_path / name)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        storefile.dump(Xenstored(), tmp_path / ("none/dump" if name == "/dev/null" else name))
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_dump_replaces_a_file_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump, link = tmp_path / "dump", tmp_path / "link"
+    link.symlink_to(dump)
+    storefile.check_target(link)
+    assert not dump.exists()
+    storefile.dump(Xenstored(), link)
+    text = dump.read_text()
+    assert text == '/tool = ""   (n0)\n/tool/xenstored = ""   (n0)\n'
+    assert link.is_symlink()
+    monkeypatch.setattr(Xenstored, "ls_fp", lambda _self: "v" * 100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="dump: cannot be written: File too large"):
+            storefile.dump(Xenstored(), dump)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert dump.read_text() == text
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["dump", "link"]
 
 
 def test_introduce_needs_no_ring(tmp_path: Path) -> None:

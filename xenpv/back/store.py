@@ -22,12 +22,16 @@ XS_WATCH: Final[int] = lib.XS_WATCH
 XS_UNWATCH: Final[int] = lib.XS_UNWATCH
 XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
+XS_WRITE: Final[int] = lib.XS_WRITE
 XS_MKDIR: Final[int] = lib.XS_MKDIR
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 
 XS_GET_PERMS: Final[int] = lib.XS_GET_PERMS
 XS_DIRECTORY_PART: Final[int] = lib.XS_DIRECTORY_PART
+
+PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
+SURE: Final = 1000  # characters, which even at four bytes each fit into a request
 
 TRIES_MAX: Final = 1000  # of a transaction that others keep in conflict
 PASSES_MAX: Final = 100  # over a large directory that changes meanwhile
@@ -53,7 +57,11 @@ class BackWatch:
 
 
 class BackStore:
-    """Requests raise StoreError with the name that xenstored answered, operation and path."""
+    """Requests raise StoreError with the name that xenstored answered, operation and path.
+
+    E2BIG is also for a request of more than 4,096 bytes, which is not sent: xenstored would
+    hang up (libxenstore's xs_talkv).
+    """
 
     def __init__(self, domain: Domain, connection: Connection, name: str) -> None:
         self.domain = domain
@@ -64,6 +72,9 @@ class BackStore:
         connection.on_event = self._task
 
     def _ask(self, op: int, path: str, payload: bytes, tx_id: int = 0) -> bytes:
+        if len(payload) > PAYLOAD_MAX:
+            reason = f"{len(payload)} bytes; a request has at most {PAYLOAD_MAX}"
+            raise StoreError("E2BIG", reason, operation=XS(op).name, path=path)
         try:
             return self.connection.call(op, payload, tx_id)
         except StoreError as error:
@@ -115,14 +126,24 @@ class BackStore:
         raise StoreError("EAGAIN", "it keeps changing", operation="DIRECTORY_PART", path=path)
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
+        if len(path) + len(value) >= SURE:
+            self._ask(XS_WRITE, path, b"%b\0%b" % (path.encode(), value.encode()), tx_id)
+            return
         try:
             self.connection.write(path.encode(), value.encode(), tx_id)
         except StoreError as error:
             raise StoreError(error.name, error.reason, operation="WRITE", path=path) from error
 
     def write_all(self, path: str, values: Mapping[str, str], tx_id: int = 0) -> None:
-        """What a `write` of each `path/key` does, one after the other."""
-        self.connection.write_all(path.encode(), values, tx_id)
+        """What a `write` of each `path/key` does, one after the other.
+
+        Those before one that fails are done.
+        """
+        if len(path) + sum(map(len, values)) + sum(map(len, values.values())) < SURE:
+            self.connection.write_all(path.encode(), values, tx_id)
+        else:
+            for key, value in values.items():
+                self.write(f"{path}/{key}", value, tx_id)
 
     def mkdir(self, path: str, tx_id: int = 0) -> None:
         self._ask(XS_MKDIR, path, path.encode() + b"\0", tx_id)

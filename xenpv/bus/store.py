@@ -14,16 +14,14 @@ from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.store_client import (
     DIRECTORY,
     READ,
-    REQ,
     RM,
-    RSP,
     SET_PERMS,
     TEXT_MAX,
     WRITE,
     StoreClient,
     Transaction,
-    Watch,
 )
+from xenpv.bus.store_transport import REQ, RSP, Watch
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.loop import Task
 

@@ -1,65 +1,40 @@
-"""A guest's client of xenstored: requests over the shared ring page (win-xenbus store.c).
-
-A request is written to the ring, the port is notified, and the guest spins: xenstored's
-upcall, and nothing else, runs until the reply is there. Watch events that arrive meanwhile
-wake the task of their watch; no callback runs inside a request.
+"""A guest's client of xenstored: transactions, watches, directories (win-xenbus store.c).
 
 A suspend is the end of what xenstored knew of the guest. Transactions and watches expire: the
 former answer nothing more and are done again, the latter are woken once and then silent, and
-their owners add them again. Ring indices go on.
+their owners add them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
-from xenpv.abi._kernel import ffi, lib
-from xenpv.abi.layout import offsetof, packer
-from xenpv.abi.xs import XS
-from xenpv.bus.channel import Channel
+from xenpv.abi._kernel import lib
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.interface import Interface
+from xenpv.bus.store_transport import (
+    TRANSACTION_END,
+    TRANSACTION_START,
+    StoreTransport,
+    Watch,
+)
 from xenpv.bus.storewatch import CallbackWatch
 from xenpv.bus.suspend import SuspendCallback, SuspendInterface, SuspendPhase
-from xenpv.errors import LocalProtocolError, PeerProtocolError, StoreError
+from xenpv.errors import LocalProtocolError, StoreError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_S, Task, Timer
 
-HEADER: Final = packer("xsd_sockmsg")
-HEADER_SIZE: Final = HEADER.size
-pack: Final = HEADER.pack
-unpack: Final = HEADER.unpack_from
-PAGE: Final = "xenstore_domain_interface"
-RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
-REQ: Final = (
-    offsetof(PAGE, "req"),
-    RING_SIZE,
-    offsetof(PAGE, "req_cons"),
-    offsetof(PAGE, "req_prod"),
-)
-RSP: Final = (
-    offsetof(PAGE, "rsp"),
-    RING_SIZE,
-    offsetof(PAGE, "rsp_cons"),
-    offsetof(PAGE, "rsp_prod"),
-)
-PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
 TEXT_MAX: Final = 1023  # what the driver's Printf can hold
 DIRECTORY: Final[int] = lib.XS_DIRECTORY
 READ: Final[int] = lib.XS_READ
 GET_PERMS: Final[int] = lib.XS_GET_PERMS
 WATCH: Final[int] = lib.XS_WATCH
 UNWATCH: Final[int] = lib.XS_UNWATCH
-TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
-TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
 WRITE: Final[int] = lib.XS_WRITE
 RM: Final[int] = lib.XS_RM
 SET_PERMS: Final[int] = lib.XS_SET_PERMS
-WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
-ERROR: Final[int] = lib.XS_ERROR
 MKDIR: Final[int] = lib.XS_MKDIR
 DIRECTORY_PART: Final[int] = lib.XS_DIRECTORY_PART
 
@@ -70,7 +45,6 @@ STORE_EVTCHN: Final[int] = lib.HVM_PARAM_STORE_EVTCHN
 DIRECTORY_MAX: Final = 1 << 24  # bytes of names; dom0 can make a directory this large, barely
 
 Result = TypeVar("Result")
-_TYPES: Final = frozenset(int(one) for one in XS)
 
 
 class Transaction:
@@ -84,32 +58,7 @@ class Transaction:
         self.expired = False
 
 
-class Watch:
-    """A registered watch: its events wake `task`, which is not told what changed.
-
-    Where `concerns` is given, only events of which it says so by their path. One that a
-    suspend made expire is never woken by an event again.
-    """
-
-    __slots__ = ("concerns", "expired", "id", "path", "task", "token")
-
-    def __init__(
-        self,
-        path: str,
-        token: bytes,
-        number: int,
-        task: Task,
-        concerns: Callable[[bytes], bool] | None = None,
-    ) -> None:
-        self.path = path
-        self.token = token
-        self.id = number
-        self.task = task
-        self.concerns = concerns
-        self.expired = False
-
-
-class StoreClient(Interface):
+class StoreClient(StoreTransport, Interface):
     """What our own drivers call of STORE. Paths without a leading / are relative to its home.
 
     Every request raises StoreError with the name that xenstored answered, `EIO` when no
@@ -129,35 +78,18 @@ class StoreClient(Interface):
         gnttab: Interface | None = None,
         watchdog: bool = False,
     ) -> None:
-        self.domain = domain
-        self.pfn = pfn
+        StoreTransport.__init__(self, domain, evtchn, pfn)
         self.suspend = suspend
         self.gnttab = gnttab
-        self.requests = 0
         self.barks = 0  # of the watchdog
-        self.broken = ""  # why nothing is read any more: xenstored's indices cannot be
-        self.dropped = 0  # replies and events that matched nothing
-        self._evtchn = evtchn
-        self._received = bytearray()
-        self._chunk = bytearray(RING_SIZE)
-        self._view = memoryview(self._chunk)
-        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
-        pointer = ffi.from_buffer(self._chunk)
-        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
-        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
-        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._transactions: list[Transaction] = []
         self._watches: dict[int, Watch] = {}
-        self._tokens: dict[bytes, Watch] = {}
-        self._req_id = 0
         self._watch_id = 0
-        self._waiting_for = -1
         self._handles: list[SuspendCallback] = []
         self._samples = (0, 0, 0, 0)
         self._watchdog: Timer | None = None
         self.has_watchdog = watchdog
         self._is_up = False
-        self.channel: Channel
         self._port = port  # of the first start; later ones ask for the HVM parameter
         self._start()
 
@@ -225,10 +157,6 @@ class StoreClient(Interface):
         for watch in self._watches.values():
             watch.task.wake()
 
-    def _indices(self) -> tuple[int, int, int, int]:
-        load, pfn = self.domain.load32, self.pfn
-        return load(pfn, REQ[3]), load(pfn, REQ[2]), load(pfn, RSP[3]), load(pfn, RSP[2])
-
     def _look(self) -> None:
         """The watchdog: a producer moved since the last look, and its consumer did not."""
         now, before = self._indices(), self._samples
@@ -244,125 +172,6 @@ class StoreClient(Interface):
             self.domain.trace.note(self.domain.domid, f"{text}, rsp {now[2]:#x}/{now[3]:#x}")
             self._evtchn.send(self.channel)
             self._event()
-
-    # transport
-
-    def _event(self) -> None:
-        """The channel's: what xenstored wrote must not stop the guest."""
-        if self.broken:
-            return
-        try:
-            self.pump()
-        except PeerProtocolError as error:
-            self.broken = str(error)
-
-    def pump(self) -> None:
-        """Read what is in the response ring: a reply is kept, watch events wake tasks."""
-        count = self._get()
-        received = self._received
-        if count < 0:
-            self.domain.fail(count, "xenstore ring")
-        elif received or count == RING_SIZE:
-            self._pump_on(count)
-        elif count:
-            # All there is: what is written after this look comes with an event of its own.
-            self._evtchn.send(self.channel)
-            done = self._parse(self._view, count)
-            if done < count:
-                received += self._view[done:count]
-
-    def _pump_on(self, count: int) -> None:
-        """`count` bytes are in the chunk, behind others or before others."""
-        received = self._received
-        moved = False
-        while count > 0:
-            moved = True
-            received += self._view[:count]
-            count = self._get() if count == RING_SIZE else 0
-        if count < 0:
-            self.domain.fail(count, "xenstore ring")
-        if moved:
-            self._evtchn.send(self.channel)
-            with memoryview(received) as view:
-                done = self._parse(view, len(received))
-            del received[:done]
-
-    def _parse(self, received: memoryview, end: int) -> int:
-        """Handle the whole messages in `end` bytes; the bytes that they take."""
-        at = 0
-        while end - at >= HEADER_SIZE:
-            kind, req_id, _tx_id, length = unpack(received, at)
-            if length > PAYLOAD_MAX:
-                # A reply that cannot be: the driver would overrun, this one stops listening.
-                self.dropped += 1
-                return end
-            start = at + HEADER_SIZE
-            if end - start < length:
-                break
-            at = start + length
-            if kind == WATCH_EVENT:
-                self._fire(bytes(received[start:at]))
-            elif req_id == self._waiting_for:
-                self._waiting_for = -1
-                self._replies.append((kind, bytes(received[start:at])))
-            else:
-                self.dropped += 1
-        return at
-
-    def _fire(self, payload: bytes) -> None:
-        """Wake the task of the watch that an event is for."""
-        parts = payload.split(b"\0", 2)
-        watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
-        if watch is None:
-            self.dropped += 1
-        elif watch.concerns is None or watch.concerns(parts[0]):
-            watch.task.wake()
-
-    def _send(self, message: bytes) -> None:
-        while True:
-            size = len(message)
-            count = self._put(message, size)
-            if count < 0:
-                self.domain.fail(count, "xenstore ring")
-            if count:
-                self._evtchn.send(self.channel)
-            if count == size:
-                return
-            message = message[count:]
-            self._spin()
-
-    def _spin(self) -> None:
-        """Let xenstored run until it said something."""
-        if not self._evtchn.poll(self.channel):
-            raise StoreError("EIO", "xenstored does not answer")
-        self.pump()
-
-    def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
-        """One request and its reply's payload, of any type; raises StoreError."""
-        size = len(payload)
-        if size > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"{size} bytes do not fit into one request")
-        self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
-        self.requests += 1
-        replies = self._replies
-        if replies:
-            replies.clear()
-        self._send(pack(kind, req_id, tx_id, size) + payload)
-        while not replies:
-            self._spin()
-        answer, body = replies.pop()
-        if answer == ERROR:
-            self._refuse(kind, payload, body)
-        return body
-
-    @staticmethod
-    def _refuse(kind: int, payload: bytes, body: bytes) -> NoReturn:
-        name = body.rstrip(b"\0").decode("ascii", "replace")
-        first = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
-        operation = XS(kind).name if kind in _TYPES else f"type {kind}"
-        if kind in (TRANSACTION_START, TRANSACTION_END):
-            first = ""
-        raise StoreError(name, operation=operation, path=first)
 
     @staticmethod
     def _tx_id(transaction: Transaction | None) -> int:

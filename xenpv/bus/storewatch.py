@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from xenpv.bus.store_client import StoreClient, Watch
+    from xenpv.bus.store_client import StoreClient
+    from xenpv.bus.store_transport import Watch
 
 EVENTS_MAX: Final = 4096  # that one watch queues; more are counted as dropped
 

@@ -13,11 +13,13 @@ from xenpv.errors import ConfigError
 from xenpv.store import storefile
 from xenpv.store.listener import Listener
 from xenpv.store.profile import PROFILES, named
+from xenpv.store.server import Xenstored
 
 DESCRIPTION: Final = """\
 Serve xenstored on a Unix socket, with mode 0600. Point libxenstore, the xenstore-* tools or
-any other client at it with XENSTORED_PATH=PATH. SIGTERM or Ctrl-C ends it and removes the
-socket; SIGUSR1 writes the --dump file at once.
+any other client at it with XENSTORED_PATH=PATH. SIGTERM, SIGHUP or Ctrl-C ends it and removes
+the socket; SIGUSR1 writes the --dump file at once. The exit status is 1 if the --dump file
+could not be written at the end, 2 if an option cannot be used.
 """
 EPILOG: Final = """\
 examples:
@@ -65,9 +67,12 @@ def _domid(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; 0 after a clean end. Raises ConfigError."""
-    if options.dump is not None and not options.dump.parent.is_dir():
-        raise ConfigError("its folder does not exist", file=str(options.dump))
+    """Serve until a signal ends it; 0, or 1 if the nodes could not be kept.
+
+    Raises ConfigError where it cannot begin, and then there is no socket.
+    """
+    if options.dump is not None:
+        storefile.check_target(options.dump)
     domains = storefile.KnownDomains(tuple(options.domain))
     server = domains.serve(named(options.profile))
     server.administration.files = LogFiles()
@@ -79,14 +84,25 @@ def run(options: argparse.Namespace) -> int:
         _say(options, f"xenstored serves {options.socket}; Ctrl-C ends it")
         while not asked.stop:
             listener.step()
-            if asked.dump and options.dump is not None:
+            if asked.dump:
                 asked.dump = False
-                storefile.dump(server, options.dump)
-    if options.dump is not None:
-        written = storefile.dump(server, options.dump)
-        _say(options, f"{written} nodes in {options.dump}")
+                _dump(options, server)
+    kept = _dump(options, server)
     _say(options, f"{listener.served} clients, {listener.dropped} of them sent away")
-    return 0
+    return 0 if kept else 1
+
+
+def _dump(options: argparse.Namespace, server: Xenstored) -> bool:
+    """Were the nodes kept, if they shall be? A disk that is full does not end the store."""
+    if options.dump is None:
+        return True
+    try:
+        written = storefile.dump(server, options.dump)
+    except ConfigError as error:
+        print(error, file=sys.stderr, flush=True)
+        return False
+    _say(options, f"{written} nodes in {options.dump}")
+    return True
 
 
 class LogFiles:
@@ -104,8 +120,9 @@ class _Signals:
         self.stop = False
         self.dump = False
         self._listener = listener
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
         if number == signal.SIGUSR1:

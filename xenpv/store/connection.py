@@ -8,16 +8,13 @@ reply of its WATCH.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
-from xenpv.store.eventqueue import EventQueue
-from xenpv.store.expiry import Backlog
-from xenpv.store.path import SPECIAL
+from xenpv.store.outbox import Outbox, Request
 from xenpv.store.request import SURE, is_absent, write_tree
 from xenpv.store.watch import drop_watches
 from xenpv.store.wire import HEADER, PAYLOAD_MAX, error_payload
@@ -33,6 +30,7 @@ XS_ERROR: Final = lib.XS_ERROR
 XS_READ: Final = lib.XS_READ
 XS_WRITE: Final = lib.XS_WRITE
 XS_WATCH_EVENT: Final = lib.XS_WATCH_EVENT
+WATCHING: Final = (lib.XS_WATCH, lib.XS_UNWATCH)
 WRITES: Final = (lib.XS_WRITE, lib.XS_MKDIR, lib.XS_RM, lib.XS_SET_PERMS)
 # Requests after which a domain may hold more than before.
 COUNTED: Final = (*WRITES, lib.XS_WATCH, lib.XS_TRANSACTION_START, lib.XS_TRANSACTION_END)
@@ -43,65 +41,30 @@ _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 
 
-class Wakeup(Protocol):
-    """Whoever is told that there is something to do: a task of the loop."""
-
-    def wake(self) -> None: ...
-
-
-class Request:
-    """One request of an unprivileged ring: outstanding until its reply and events are out."""
-
-    __slots__ = ("domain", "left")
-
-    def __init__(self, domain: Domain) -> None:
-        self.domain = domain
-        self.left = 1
-
-
-# A message to send: its bytes, its payload if a second one like it would be dropped, and
-# the request that it belongs to.
-Message = tuple[bytes, bytes | None, Request | None]
-
-
-class Connection:
+class Connection(Outbox):
     """The server's side of one client.
 
-    `local` clients find events in `events`, others in their output. `on_event` is woken when
-    a queue that was empty gets an event, or when a ring may be read again. `put`, where the
+    `put`, where the
     transport has one, takes bytes at once and says how many it took: a reply that nothing
     waits before goes there and not into the output. `fatal` is the XENSTORE_ERROR_ value of a
     connection that is served no more: a transport closes its socket or freezes its ring.
-    `waiting` is what a ring's transport noted of the output that it could not send.
     `home_prefix` is what relative paths are relative to.
     """
 
     __slots__ = (
-        "_answering",
-        "_held",
         "_request",
-        "_taken",
-        "_unsent",
         "age",
         "closed",
-        "domain",
-        "events",
+        "event_first",
         "fatal",
-        "first_event",
         "handlers",
         "home_prefix",
-        "local",
         "name",
         "next_transaction",
-        "on_event",
-        "output",
         "partial",
-        "privileged",
         "put",
-        "server",
         "stalled",
         "transactions",
-        "waiting",
         "watches",
     )
 
@@ -115,31 +78,20 @@ class Connection:
         *,
         local: bool,
     ) -> None:
-        self.server = server
+        super().__init__(server, domain, local=local)
         self.age = age
         self.name = name
-        self.domain = domain
         self.home_prefix = home_prefix
-        self.privileged = domain is server.owner
-        self.local = local
-        self.on_event: Wakeup | None = None
+        self.event_first = server.profile.event_first
         self.put: Callable[[bytes], int] | None = None
         self.fatal: int | None = None
         self.closed = False
-        self.events = EventQueue()
         self.handlers: Mapping[int, tuple[Handler, bool]] = {}  # what it may ask: server.OPEN
         self.watches: dict[tuple[bytes, bytes], Watch] = {}
         self.transactions: dict[int, Transaction] = {}
         self.next_transaction = 1
-        self.first_event: tuple[bytes, bytes] | None = None
         self.stalled = False
-        self._answering = False
-        self._held: list[tuple[bytes, bytes]] | None = None  # own events, until the reply is out
         self.partial = b""
-        self.output: deque[Message] = deque()
-        self._taken = 0
-        self.waiting = Backlog()
-        self._unsent: dict[bytes, None] = {}
         self._request: Request | None = None  # one that nothing refers to, for the next
 
     @property
@@ -157,12 +109,16 @@ class Connection:
         try:
             entry = self.handlers.get(op)
             if entry is None:
+                if tx_id and server.profile.numbered:
+                    tx = self._admit(tx_id)
                 _refuse(server, op)
             handler, takes_tx = entry
             if tx_id and takes_tx:
                 tx = self.transactions.get(tx_id)
                 if tx is None:
                     _unknown_transaction(server, tx_id)
+                if not tx.plain:
+                    self._admit(tx_id)
             reply = handler(server, self, tx, payload)
             if len(reply) > PAYLOAD_MAX and not (self.privileged and server.profile.long_replies):
                 _too_long(reply)
@@ -180,6 +136,16 @@ class Connection:
         if self.first_event is not None and not self._answering:
             self._send_first_event()
         return reply
+
+    def _admit(self, tx_id: int) -> Transaction:
+        """The transaction of a request that it may still have. Raises StoreError."""
+        tx = self.transactions.get(tx_id)
+        if tx is None:
+            _unknown_transaction(self.server, tx_id)
+        limit = self.server.profile.requests_max
+        if limit and tx.requests >= limit and not self.privileged:
+            raise StoreError("ENOSPC", f"{tx.requests} requests in transaction {tx_id}")
+        return tx
 
     # The same for what clients in this process ask most, without a message and a handler.
 
@@ -223,7 +189,10 @@ class Connection:
             self.call(XS_WRITE, payload, tx_id)
 
     def write_all(self, path: bytes, values: Mapping[str, str], tx_id: int) -> None:
-        """What a `call` of WRITE for each `path/key` does, in order."""
+        """What a `call` of WRITE for each `path/key` does, in order.
+
+        StoreError says which of them was refused.
+        """
         view = self.transactions.get(tx_id) if tx_id else self.server.tree
         if not self.privileged or self.server.profile.path_max:
             view = None
@@ -234,8 +203,15 @@ class Connection:
             self._trace_writes(pairs[at : at + done], tx_id)
             at += done
             if at < len(pairs):
-                self.write(*pairs[at], tx_id)
+                self._write_one(*pairs[at], tx_id)
                 at += 1
+
+    def _write_one(self, path: bytes, value: bytes, tx_id: int) -> None:
+        try:
+            self.write(path, value, tx_id)
+        except StoreError as error:
+            name = path.decode()
+            raise StoreError(error.name, error.reason, operation="WRITE", path=name) from error
 
     def _trace_writes(self, pairs: Sequence[tuple[bytes, bytes]], tx_id: int) -> None:
         trace = self.server.trace
@@ -248,6 +224,9 @@ class Connection:
 
     def feed(self, data: bytes) -> None:
         """Bytes from the client, split anywhere. Sets `fatal` on a request that is too long.
+
+        The replies to those before it stay in the output: whether they still go out is the
+        transport's matter, as it is when xenstored reads one request at a time.
 
         While `wants_input` is false requests wait here, to be answered by `take_output`. A
         transport does not read then, and looks again when it is woken.
@@ -265,7 +244,8 @@ class Connection:
         measured = not self.privileged
         while end - at >= HEADER_SIZE:
             if measured and (
-                0 < limits.outstanding <= domain.outstanding
+                self.blocked
+                or 0 < limits.outstanding <= domain.outstanding
                 or 0 < limits.memory <= domain.memory
                 or domain.credit < 0
             ):
@@ -274,7 +254,8 @@ class Connection:
             op, req_id, tx_id, length = _unpack(data, at)
             if length > PAYLOAD_MAX:
                 if not self.server.profile.clamps_length:
-                    self.freeze(ERROR_PROTO)
+                    self.fatal = ERROR_PROTO
+                    self.finish()
                     return
                 length = PAYLOAD_MAX
             stop = at + HEADER_SIZE + length
@@ -295,17 +276,40 @@ class Connection:
             self.feed(data)
             return b""
         op, req_id, tx_id, length = _unpack(data)
-        if length + HEADER_SIZE != size or length > PAYLOAD_MAX or self.closed:
+        entry = self.handlers.get(op)
+        server = self.server
+        if (
+            length + HEADER_SIZE != size
+            or length > PAYLOAD_MAX
+            or entry is None
+            or self.closed
+            or server.trace is not None
+        ):
             self.feed(data)
             return b""
+        handler, takes_tx = entry
+        tx = None
+        if tx_id and op in WATCHING and server.profile.numbered:
+            tx_id = 0  # and its reply says so
         self._answering = True
-        if not self.server.profile.event_first:
+        if not self.event_first:
             self._held = []
-        try:
-            reply = self.call(op, data[HEADER_SIZE:], tx_id)
+        try:  # `call`, spelt out
+            if tx_id and takes_tx:
+                tx = self.transactions.get(tx_id)
+                if tx is None:
+                    _unknown_transaction(server, tx_id)
+            payload = data[HEADER_SIZE:]
+            reply = handler(server, self, tx, payload)
+            if len(reply) > PAYLOAD_MAX and not server.profile.long_replies:
+                _too_long(reply)
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, reply)
         except StoreError as refusal:
+            if tx is not None and not tx.plain:
+                tx.note(op, payload, refusal.name)
             op = XS_ERROR
-            reply = error_payload(refusal.name)
+            reply = error_payload(server.profile.renamed.get(refusal.name, refusal.name))
         finally:
             self._answering = False
         message = _pack(op, req_id, tx_id, len(reply)) + reply
@@ -336,7 +340,8 @@ class Connection:
         domain = self.domain
         limits = domain.limits
         domain.stalled = (
-            0 < limits.outstanding <= domain.outstanding
+            self.blocked > 0
+            or 0 < limits.outstanding <= domain.outstanding
             or 0 < limits.memory <= domain.memory
             or (domain.credit < 0 and self.server.credit.blocked_ns(domain) > 0)
         )
@@ -349,16 +354,20 @@ class Connection:
 
     def answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         """One whole request, where `wants_input` and nothing of an earlier one waits."""
+        if tx_id and op in WATCHING and self.server.profile.numbered:
+            tx_id = 0  # and its reply says so
         self._answering = True
-        if not self.server.profile.event_first:
+        server = self.server
+        if not self.event_first:
             self._held = []
+            server.cause = self
         try:
             self._answer(op, req_id, tx_id, payload)
             self._send_held()
         finally:
             self._answering = False
             self._held = None
-            self.server.request = None
+            server.request = server.cause = None
 
     def _answer(self, op: int, req_id: int, tx_id: int, payload: bytes) -> None:
         server = self.server
@@ -367,7 +376,8 @@ class Connection:
         if not self.privileged:
             request = self._request or Request(domain)
             self._request = None
-            server.request = request
+            if self.overflow is None:  # there events are counted for themselves
+                server.request = request
         generation = server.tree.generation
         try:
             reply = self.call(op, payload, tx_id)
@@ -404,76 +414,11 @@ class Connection:
             domain.outstanding += 1
         self.output.append((message, None, request))
 
-    # bytes and events out
-
-    def send_event(self, path: bytes, token: bytes) -> None:
-        """Queues a watch event, unless it is too long (XSA-324) or waits there already."""
-        size = len(path) + len(token) + 2
-        if size > PAYLOAD_MAX:
-            return
-        if self.local:
-            on_event = self.on_event
-            if self.events.push((path, token)) and on_event is not None:
-                on_event.wake()
-            return
-        if self._held is not None:
-            self._held.append((path, token))
-            return
-        payload = b"\0".join((path, token, b""))
-        key = None
-        if path[0] != SPECIAL and self.server.profile.coalesces:
-            if payload in self._unsent:
-                return
-            key = payload
-        if not self.privileged:
-            domain = self.domain
-            memory = domain.memory + size + HEADER_SIZE
-            if 0 < domain.limits.memory <= memory:
-                return
-            domain.memory = memory
-        if key is not None:
-            self._unsent[key] = None
-        # A watch's first event belongs to no request: it follows the reply.
-        request = self.server.request
-        if request is not None:
-            request.left += 1
-        output = self.output
-        # First to wait, or first behind those of which it is noted since when they do.
-        first = len(output) == self.waiting.noted
-        output.append((_pack(XS_WATCH_EVENT, 0, 0, size) + payload, key, request))
-        if first and not self._answering:
-            self.wake()
-
-    def _send_held(self) -> None:
-        """The events that follow a reply: the caller's own, or a watch's first."""
-        held, self._held = self._held, None
-        for path, token in held or ():
-            self.send_event(path, token)
-        if self.first_event is not None:
-            self._send_first_event()
-
-    def answer_last(self) -> None:
-        """The rest of this request's events precede its reply, whatever the profile."""
-        self._held = None
-
-    def _send_first_event(self) -> None:
-        assert self.first_event is not None
-        path, token = self.first_event
-        self.first_event = None
-        self.send_event(path, token)
-
-    def wake(self) -> None:
-        if self.on_event is not None:
-            self.on_event.wake()
+    # bytes out
 
     @property
     def wants_output(self) -> bool:
         return bool(self.output) or (self.stalled and self.wants_input)
-
-    @property
-    def backlog(self) -> int:
-        """Messages that wait for the client to read."""
-        return len(self.output)
 
     def take_output(self, limit: int) -> bytes:
         """At most `limit` bytes for the client, which count as sent from now on."""
@@ -504,59 +449,25 @@ class Connection:
                 break
         return b"".join(chunks)
 
-    def sent(self, count: int) -> None:
-        """`count` bytes of the output are on their way."""
-        output = self.output
-        count += self._taken
-        released = 0
-        before = len(output)
-        while output:
-            data, key, request = output[0]
-            size = len(data)
-            if count < size:
-                break
-            count -= size
-            released += size
-            del output[0]
-            if key is not None:
-                del self._unsent[key]
-            if request is not None:
-                request.left -= 1
-                if not request.left:
-                    request.domain.answered()
-        self._taken = count
-        if self.waiting.noted:
-            self.waiting.left(before - len(output))
-        if not self.privileged:
-            self.domain.release(released)
-
-    @property
-    def is_partly_sent(self) -> bool:
-        """Has the client got some bytes of the first message that waits?"""
-        return self._taken > 0
-
-    def dropped(self, messages: Sequence[Message]) -> None:
-        """Messages of the output, none of them begun, will not be sent: let go of all they hold."""
-        for _, key, request in messages:
-            if key is not None:
-                del self._unsent[key]
-            if request is not None:
-                request.left -= 1
-                if not request.left:
-                    request.domain.answered()
-        if not self.privileged:
-            self.domain.release(sum(len(data) for data, _, _ in messages))
-
     # the end, or a new beginning
 
-    def reset(self) -> None:
-        """Drops watches, transactions and what waits in either direction; `fatal` stays."""
+    def finish(self) -> None:
+        """Nothing more is read: drops watches, transactions and what was not answered.
+
+        What waits to be sent stays.
+        """
         drop_watches(self.server, self)
         self.drop_transactions()
-        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
         self.partial = b""
         self.stalled = False
         self.first_event = None
+
+    def reset(self) -> None:
+        """`finish`, and what waits to be sent is dropped too; `fatal` stays."""
+        self.finish()
+        if self.overflow is not None:
+            self.domain.release(self.overflow.clear())
+        self.sent(sum(len(data) for data, _, _ in self.output) - self._taken)
         self.events.clear()
 
     def freeze(self, error: int) -> None:
@@ -571,7 +482,8 @@ class Connection:
     def close_transaction(self, tx: Transaction) -> None:
         del self.transactions[tx.id]
         self.server.credit.transactions -= 1
-        tx.settle()
+        if not tx.plain or not self.privileged:
+            tx.settle()
         if not self.privileged:
             self.domain.transactions -= 1
 

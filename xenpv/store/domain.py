@@ -58,6 +58,7 @@ class Domain:
     """
 
     __slots__ = (
+        "__weakref__",
         "accounted",
         "connection",
         "credit",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from xenpv.abi._kernel import lib
 
 if TYPE_CHECKING:
-    from xenpv.store.connection import Connection, Message
+    from xenpv.store.connection import Connection
+    from xenpv.store.outbox import Message
 
 XS_WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
 NEVER: Final = 0  # the deadline of replies that outlived the events around them

@@ -26,7 +26,8 @@ def introduce_domain(server: Xenstored, domid: int, unique_id: int) -> Connectio
         domain = server.meet(domid, unique_id)
     conn = domain.connection
     if conn is not None:
-        conn.reset()
+        if not server.profile.numbered:
+            conn.reset()
         return conn
     conn = server.connect(f"d{domid}", domain, HOME % domid, local=False)
     domain.connection = conn
@@ -72,6 +73,10 @@ def bury(server: Xenstored, domain: Domain) -> None:
         if target.lingering and not target.dead and not _is_held(target):
             bury(server, target)
     domain.held.clear()
+    if server.profile.numbered:  # a target holds nobody there, nor do its rights outlive it
+        for other in server.known.values():
+            if other.target is domain:
+                other.target = None
     server.keep_maxima(domain)
     if domain.accounted:
         server.credit.dismiss(domain)
@@ -87,9 +92,13 @@ def bury(server: Xenstored, domain: Domain) -> None:
 def remove_owned(server: Xenstored, domain: Domain) -> None:
     """Removes the nodes that `domain` owns, each with all below it, whoever owns that.
 
-    Top down in the order of the tree; only ancestors of such nodes are visited.
+    Top down in the order of the tree; only ancestors of such nodes are visited. oxenstored
+    makes the whole tree anew, and tells nobody.
     """
     tree = server.tree
+    silent = server.profile.numbered
+    if silent:
+        tree.rebuild()
     for node in (*tree.special.values(), tree.nodes[ROOT]):
         if node.perms.owner is domain:
             tree.set_perms(node, node.perms.with_owner(server.owner))
@@ -100,7 +109,7 @@ def remove_owned(server: Xenstored, domain: Domain) -> None:
     while paths:
         node = tree.nodes[paths.pop()]
         if node.perms.owner is domain:
-            remove(tree, tree.nodes[node.lineage[1]], node)
+            remove(tree, tree.nodes[node.lineage[1]], node, fired=silent)
             continue
         below = [node.child_path(name) for name in reversed(node.children)]
         paths += [path for path in below if path in on_the_way]
@@ -119,9 +128,9 @@ def introduce(
         raise StoreError("EINVAL", f"port {port}")
     known = server.known.get(domid)
     repeat = known is not None and known.introduced
+    if repeat and server.profile.introduce_again:
+        raise StoreError(server.profile.introduce_again, f"domain {domid} is introduced")
     frame = atoi(parts[1])
-    if repeat and server.profile.fixed_frame and known is not None and known.frame != frame:
-        raise StoreError("EINVAL", f"frame {frame:#x}, domain {domid} has {known.frame:#x}")
     platform = server.domains
     unique_id = 0
     if platform is not None:

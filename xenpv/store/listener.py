@@ -7,6 +7,7 @@ A wake-up costs one recv and, with replies, one send: xenstored itself needs sev
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -35,10 +36,14 @@ _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class SocketClient:
-    """One connected client: its socket, its connection, and what epoll waits for."""
+    """One connected client: its socket, its connection, and what epoll waits for.
+
+    `ended`: it sends nothing more, or may not; it goes when it has its replies.
+    """
 
     __slots__ = (
-        "conn", "descriptor", "listener", "mask", "recv", "send", "serve", "socket", "woken"
+        "conn", "descriptor", "ended", "listener", "mask", "recv", "send", "serve", "socket",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, sock: socket.socket, conn: Connection) -> None:
@@ -47,6 +52,7 @@ class SocketClient:
         self.descriptor = sock.fileno()
         self.conn = conn
         self.mask = _EPOLLIN
+        self.ended = False
         self.woken = False
         self.recv = sock.recv
         self.send = sock.send
@@ -180,9 +186,10 @@ class Listener:
         except BlockingIOError:
             return False
         except OSError:
-            data = b""
-        if not data:
             self._hang_up(client)
+            return False
+        if not data:
+            self._end(client)
             return False
         conn = client.conn
         answer = client.serve(data)
@@ -198,11 +205,21 @@ class Listener:
                 return True
             conn.unsent(answer, done)
             self._block(client)
+        elif conn.fatal is not None:
+            self._end(client)
         elif conn.wants_output:
             self._write(client)
-        elif conn.fatal is not None:
-            self._send_away(client)
         return False
+
+    def _end(self, client: SocketClient) -> None:
+        """Nothing more is read of it: it shut its side down, or broke the protocol.
+
+        It gets the replies that it has not read yet, as it would have from an xenstored that
+        reads and writes a message at a time.
+        """
+        client.ended = True
+        client.conn.finish()
+        self._write(client)
 
     def _read_on(self, client: SocketClient) -> None:
         """Look for the next request without epoll.
@@ -235,14 +252,16 @@ class Listener:
                 self._hang_up(client)
                 return
             conn.sent(done)
-        if conn.fatal is not None:
-            self._send_away(client)
+        if client.ended:
+            self.dropped += conn.fatal is not None
+            self._hang_up(client)
         elif client.mask != _EPOLLIN:
             self.blocked.pop(client.descriptor, None)
             self._wait_for(client, _EPOLLIN)
 
     def _block(self, client: SocketClient) -> None:
-        reading = _EPOLLIN if client.conn.backlog < UNREAD_MESSAGES_PAUSE else 0
+        reads = not client.ended and client.conn.backlog < UNREAD_MESSAGES_PAUSE
+        reading = _EPOLLIN if reads else 0
         self._wait_for(client, _EPOLLOUT | reading)
         self.blocked[client.descriptor] = client
 
@@ -281,7 +300,20 @@ class Listener:
 def _listen(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise ConfigError(f"a socket's path has at most {PATH_BYTES_MAX} bytes", file=str(path))
-    _clear(path)
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", file=str(path)) from error
+    try:
+        # A socket that is bound and does not listen yet looks stale: one server at a time.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        _clear(path)
+        return _bind(path)
+    finally:
+        os.close(folder)
+
+
+def _bind(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     before = os.umask(0o777 & ~SOCKET_MODE)
@@ -303,11 +335,14 @@ def _clear(path: Path) -> None:
     if not path.is_socket():
         raise ConfigError("exists and is no socket", file=str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:  # as many as may wait for its server do
+            pass
         except OSError as error:
             raise ConfigError(f"cannot be used: {error.strerror}", file=str(path)) from error
     raise ConfigError("a store is served there already", file=str(path))

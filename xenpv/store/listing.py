@@ -30,11 +30,15 @@ _ESCAPED: Final = tuple(_escaped(byte) for byte in range(256))
 
 @attrs.frozen
 class Listed:
-    """One node of a dump; `perms` are texts like b"r1", the owner's first."""
+    """One node of a dump; `perms` are texts like b"r1", the owner's first.
+
+    `line` is where a text has it, from 1 on; 0 if it comes from a tree.
+    """
 
     path: bytes
     value: bytes
     perms: tuple[bytes, ...]
+    line: int = attrs.field(default=0, eq=False)
 
 
 def dump(tree: Tree, root: bytes = ROOT) -> list[Listed]:
@@ -94,6 +98,7 @@ def parse(text: bytes, file: str = "") -> Iterator[Listed]:
             found["path"],
             _unescaped(found["value"], file, number, found.start("value")),
             tuple(perms.split(b",")) if perms else (),
+            number,
         )
 
 

@@ -79,7 +79,20 @@ class OxWatchIndex(WatchIndex):
         for above in reversed(lineage):
             for watch in reversed(self.by_path.get(above, ())):
                 if _may_read(watch.connection, allowed):
-                    watch.connection.send_event(path[watch.prefix :], watch.token)
+                    watch.connection.send_event(path[watch.prefix :], watch.token, watch)
+
+    def fire_special(
+        self, tree: Tree, name: bytes, domid: int, *, plain: bool, named: bool
+    ) -> None:
+        """Sends `name`: to its watches, the newest of a connection first."""
+        del domid, named
+        if not plain:
+            return
+        allowed = perms_at(b"/" + name, (tree.read,))
+        watches = reversed(self.by_path.get(name, ()))
+        for watch in sorted(watches, key=lambda one: one.connection.age):
+            if _may_read(watch.connection, allowed):
+                watch.connection.send_event(name, watch.token, watch)
 
     def fire_removal(self, lineage: tuple[bytes, ...], before: Reader) -> None:
         """The events of a removal; `before` gives nodes as they were."""
@@ -92,7 +105,7 @@ class OxWatchIndex(WatchIndex):
                 allowed = perms_at(path, (before,))
                 for watch in reversed(watches):
                     if _may_read(watch.connection, allowed):
-                        watch.connection.send_event(path[watch.prefix :], watch.token)
+                        watch.connection.send_event(path[watch.prefix :], watch.token, watch)
             waiting += sorted(self.below.get(path, ()), reverse=True)
 
 

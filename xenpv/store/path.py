@@ -24,6 +24,7 @@ RELEASE_DOMAIN: Final = b"@releaseDomain"
 LEGAL_NAME: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_@"
 LEGAL: Final = LEGAL_NAME + b"/"
 # The domid field of a home is at most five characters wide, sign included (sscanf "%5u").
+_ANY_HOME: Final = re.compile(rb"/local/domain/[+-]?\d+/")
 _HOME_PREFIX: Final = re.compile(rb"/local/domain/(?:\d{1,5}|[+-]\d{1,4})/")
 
 
@@ -45,19 +46,30 @@ def canonicalise(
     """The absolute path that `text` means to `conn`.
 
     An unprivileged caller's paths are measured (quota path-max), everybody's only where the
-    profile has a limit besides, but for a watch's (`measured` False). Raises StoreError
-    EINVAL, or what the profile calls a breach.
+    profile has a limit besides, but for a watch's (`measured` False); then what follows a
+    home is. To oxenstored a special name is one of the root's children, but not to watches.
+    Raises StoreError EINVAL, or what the profile calls a breach.
     """
     path = text
     nodes = conn.server.nodes
+    profile = conn.server.profile
     if path not in nodes:  # the path of a node is well formed
-        if text[:1] not in (b"/", b"@"):
+        first = text[:1]
+        if first == b"@" and profile.numbered:
+            if measured:
+                path = b"/" + text
+                if b"/" in text:
+                    raise StoreError("EINVAL", f"special name {text!r} with a /")
+        elif first not in (b"/", b"@"):
             path = conn.home_prefix + text
         if path not in nodes:
-            _check(text, path, special=special)
-    profile = conn.server.profile
+            special = special and (conn.privileged or profile.guests_see_special)
+            _check(text, path, special=special or profile.numbered)
     if measured and len(path) > profile.path_max > 0:
-        raise StoreError("EINVAL", f"path of {len(path)} bytes; {profile.path_max} are allowed")
+        prefix = _ANY_HOME.match(path)
+        size = len(path) - (prefix.end() if prefix else 0)
+        if size > profile.path_max:
+            raise StoreError("EINVAL", f"path of {size} bytes; {profile.path_max} are allowed")
     if not conn.privileged:
         limit = conn.domain.limits.path_max
         if len(path) >= limit > 0 and counted_length(path) >= limit:

@@ -28,8 +28,8 @@ ALL: Final = READ | WRITE | OWNER
 DOMID_ANY: Final[int] = lib.DOMID_ANY
 FEATURE_DOMID_ANY: Final[int] = lib.XENSTORE_SERVER_FEATURE_DOMID_ANY
 
-_MASKS: Final = {b"n": 0, b"r": READ, b"w": WRITE, b"b": READ | WRITE}
-_LETTERS: Final = {mask: letter for letter, mask in _MASKS.items()}
+MASKS: Final = {b"n": 0, b"r": READ, b"w": WRITE, b"b": READ | WRITE}
+_LETTERS: Final = {mask: letter for letter, mask in MASKS.items()}
 
 # What strtol(..., 0) takes: blanks, a sign, then hexadecimal, octal or decimal.
 _DOMID: Final = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9]\d*))\Z")
@@ -73,9 +73,19 @@ class Permissions:
         target = domain.target
         if self.owner is domain or self.owner is target:
             return ALL
+        if target is not None and conn.server.profile.numbered:
+            # Both have their own, and who has dom0 for a target may do anything.
+            own = self._granted(domain) | self._granted(target)
+            return ALL if target is conn.server.owner else own
         for entry in self.entries:
             holder = entry.domain
             if entry.anyone or (holder is not None and (holder is domain or holder is target)):
+                return entry.mask
+        return self.default
+
+    def _granted(self, domain: Domain) -> int:
+        for entry in self.entries:
+            if entry.domain is domain:
                 return entry.mask
         return self.default
 
@@ -115,7 +125,7 @@ def parse(texts: list[bytes]) -> list[tuple[int, int]]:
 
 
 def _parse_one(text: bytes) -> tuple[int, int]:
-    mask = _MASKS.get(text[:1])
+    mask = MASKS.get(text[:1])
     number = _DOMID.match(text, 1)
     if mask is None or number is None:
         raise StoreError("EINVAL", f"permission {text!r}")

@@ -172,26 +172,6 @@ def write(server: Xenstored, conn: Connection, tx: Transaction | None, payload: 
     return OK
 
 
-def write_limited(
-    server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
-) -> bytes:
-    """WRITE where the profile limits values for everybody.
-
-    oxenstored looks at the path first, and at the rights to what misses parents.
-    """
-    text, nul, value = payload.partition(b"\0")
-    if nul and len(value) > server.profile.value_max:
-        path = canonicalise(conn, text)
-        view = tx or server.tree
-        above = parent = parent_of(path)
-        while (node := view.read(above)) is None:
-            above = parent_of(above)
-        if above != parent and not node.perms.mask(conn) & WRITE:
-            raise StoreError("EACCES", f"no right to write {above!r}")
-        raise StoreError("E2BIG", f"value of {len(value)} bytes")
-    return write(server, conn, tx, payload)
-
-
 # The writes that matter, and how they end, in less than the long way takes. Each of these
 # answers False, having changed nothing, where it is not sure: the long way then says why.
 
@@ -316,6 +296,7 @@ def _create_own(
     memory = domain.memory + own + len(path) + size + at - charged
     if (
         0 < limits.nodes <= domain.nodes + 1
+        or 0 < server.profile.nodes_total <= len(tree.nodes)
         or 0 < limits.node_size <= max(own, size)
         or 0 < limits.memory <= memory
     ):
@@ -400,6 +381,28 @@ def create(conn: Connection, tx: Transaction | None, view: View, path: bytes, va
     return node
 
 
+def _admit_count(conn: Connection, tx: Transaction | None, parent: Node, new: int) -> None:
+    """Quotas on the number of nodes, before `new` ones are made below `parent`.
+
+    Raises StoreError ENOSPC.
+    """
+    profile = conn.server.profile
+    domain = conn.domain
+    if profile.creator_owns:
+        nodes = domain.nodes
+        full = breach(domain.limits.nodes, nodes + 1)
+    else:  # the owner of what is above gets them, and the count is kept in a transaction too
+        owner = parent.perms.owner
+        nodes = owner.nodes + (0 if tx is None else tx.ownership.get(owner, 0))
+        full = owner.accounted and breach(owner.limits.nodes, nodes + new)
+        total = profile.nodes_total
+        if total and not full:
+            nodes = len(conn.server.nodes) + (0 if tx is None else sum(tx.ownership.values()))
+            full = nodes + new > total
+    if full:
+        raise StoreError("ENOSPC", f"{nodes} nodes")
+
+
 def _admit_new(
     conn: Connection,
     tx: Transaction | None,
@@ -411,14 +414,13 @@ def _admit_new(
 ) -> None:
     """Quotas on new nodes, deepest first, before anything is changed (XSA-414).
 
-    Each level is compared with the node count before the request, so a request that creates
-    several may pass it. In a transaction that is the committed count; the rest is checked
-    when it ends. `base` is the size of a new node without value and children.
+    In xenstored each level is compared with the node count before the request, so a request
+    that creates several may pass it. In a transaction that is the committed count; the rest
+    is checked when it ends. `base` is the size of a new node without value and children.
     """
     domain = conn.domain
     limits = domain.limits
-    if breach(limits.nodes, domain.nodes + 1):
-        raise StoreError("ENOSPC", f"{domain.nodes} nodes")
+    _admit_count(conn, tx, parent, len(missing))
     size = base + value_size
     memory = domain.memory
     error = None

@@ -218,7 +218,9 @@ class StoreRing:
             count = self._put(data)
             connection.sent(count)
             if count < len(data) or not connection.output:
-                return
+                break
+        if connection.fatal is not None:  # a request that waited is too long
+            self._freeze(connection.fatal)
 
     def _freeze(self, error: int) -> None:
         """The guest broke the ring: say why, answer nothing more; it stays introduced."""

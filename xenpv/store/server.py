@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
 from xenpv.store import control, lifecycle, quota, request, transaction, watch
 from xenpv.store import domain as domains_
-from xenpv.store.connection import Connection, Request
+from xenpv.store.conflict import ConflictCredit
+from xenpv.store.connection import Connection
 from xenpv.store.control import Administration
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
 from xenpv.store.permission import Permissions
-from xenpv.store.profile import C, Isolation, Profile
+from xenpv.store.profile import C, Isolation, Profile, Throttle
 from xenpv.store.quota import Limits
 from xenpv.store.snapshot import AnyChangeTransaction, MergeTransaction, SnapshotTree
-from xenpv.store.throttle import WriteCredit
+from xenpv.store.throttle import Credit, WriteCredit
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
 from xenpv.store.watch import WatchIndex
 
 if TYPE_CHECKING:
     from xenpv.store.listing import Listed
+    from xenpv.store.outbox import Request
 
 Handler = Callable[["Xenstored", Connection, Transaction | None, bytes], bytes]
 
@@ -70,21 +73,31 @@ TRANSACTIONS: Final[dict[Isolation, type[Transaction]]] = {
 
 
 @cache
-def _known(newest: int, *, limited: bool) -> dict[int, tuple[Handler, bool, bool]]:
-    """What a profile knows; `limited`: it measures everybody's values."""
-    known = {op: one for op, one in HANDLERS.items() if op <= newest}
-    if limited:
-        known[lib.XS_WRITE] = (request.write_limited, *known[lib.XS_WRITE][1:])
+def _known(
+    newest: int, unknown: tuple[int, ...], *, numbered: bool
+) -> dict[int, tuple[Handler, bool, bool]]:
+    """What a profile knows; `numbered`: as oxenstored has it."""
+    known = {op: one for op, one in HANDLERS.items() if op <= newest and op not in unknown}
+    if numbered:
+        from xenpv.store import oxrequest
+
+        for op, handler in oxrequest.HANDLERS.items():
+            # It tells who may not use CONTROL nothing, and says OK.
+            restricted = known[op][1] and op != lib.XS_CONTROL
+            known[op] = (handler, restricted, known[op][2])
     return known
 
 
 @cache
-def _open(newest: int, *, limited: bool) -> dict[bool, dict[int, tuple[Handler, bool]]]:
+def _open(
+    newest: int, unknown: tuple[int, ...], *, numbered: bool
+) -> dict[bool, dict[int, tuple[Handler, bool]]]:
     """What is open to the privileged domain (True) and to others: (handler, takes a tx id)."""
+    known = _known(newest, unknown, numbered=numbered)
     return {
         privileged: {
             op: (handler, takes_tx)
-            for op, (handler, restricted, takes_tx) in _known(newest, limited=limited).items()
+            for op, (handler, restricted, takes_tx) in known.items()
             if privileged or not restricted
         }
         for privileged in (False, True)
@@ -127,25 +140,37 @@ class Xenstored:
         self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
-        limited = profile.value_max > 0
-        self.handlers = _known(profile.newest, limited=limited)
-        self._open = _open(profile.newest, limited=limited)
+        kind = (profile.newest, profile.unknown)
+        self.handlers = _known(*kind, numbered=profile.numbered)
+        self._open = _open(*kind, numbered=profile.numbered)
         self.limits = Limits.of(profile)
-        self.credit = WriteCredit(clock)
         self.administration = Administration()
         self.high_water: dict[str, int] = {}  # of domains that are gone
         self.known: dict[int, Domain] = {}
+        # Those that permissions or targets name, and nothing else knows of (oxrequest).
+        self.strangers: WeakValueDictionary[int, Domain] = WeakValueDictionary()
         self.resolved: dict[tuple[bytes, ...], Permissions] = {}  # of SET_PERMS, by its texts
         self.connections: dict[int, Connection] = {}
         self.connected = 0
         self.request: Request | None = None  # the unprivileged one that is being answered
+        self.cause: Connection | None = None  # whose request it is that is being answered
         self.watches = OxWatchIndex() if profile.ox_watches else WatchIndex()
         plain = profile.isolation is Isolation.FIRST_ACCESS
         self.tree: Tree = Tree(self.watches) if plain else SnapshotTree(self.watches)
         self.nodes = self.tree.nodes
+        self.credit = self._credit(clock)
         self.owner = self.meet(domid, 0)
-        self.tree.populate(self.owner)
+        self.tree.populate(self.owner, profile)
         lifecycle.introduce_domain(self, domid, 0)
+
+    def _credit(self, clock: Callable[[], int] | None) -> Credit:
+        throttle = self.profile.throttle
+        if throttle is Throttle.WRITES:
+            return WriteCredit(clock)
+        if throttle is Throttle.NONE:
+            return Credit(clock)
+        assert isinstance(self.tree, SnapshotTree), "the tree that goes with this throttle"
+        return ConflictCredit(clock, self.tree)
 
     def connect_local(self, name: str) -> Connection:
         """A client in this process; it acts as the privileged domain.
@@ -175,7 +200,7 @@ class Xenstored:
         domain = self.known.get(domid)
         if domain is None or not domain.introduced or domain.shutdown or domain.lingering:
             return
-        domain.shutdown = True
+        domain.shutdown = not self.profile.numbered  # oxenstored tells each time
         lifecycle.fire_special(self, RELEASE_DOMAIN, domid, plain=False)
         lifecycle.fire_special(self, RELEASE_DOMAIN, domid, named=False)
 
@@ -229,11 +254,26 @@ class Xenstored:
 
     def meet(self, domid: int, unique_id: int) -> Domain:
         """A domain that xenstored has not seen before; it gets the quotas of this moment."""
-        domain = Domain(domid, unique_id, self.limits.copy(), accounted=domid != self.domid)
+        domain = self.strangers.pop(domid, None) or self._new_domain(domid)
+        domain.unique_id = unique_id
+        domain.limits = self.limits.copy()
         domain.features = self.profile.features
         self.known[domid] = domain
         if domain.accounted:
             self.credit.admit(domain)
+        return domain
+
+    def _new_domain(self, domid: int) -> Domain:
+        return Domain(domid, 0, self.limits, accounted=domid != self.domid)
+
+    def learn_any(self, domid: int) -> Domain:
+        """The domain of this number, whether there is one or not.
+
+        If nobody else knows it, it is forgotten with the last that names it.
+        """
+        domain = self.learn(domid) or self.strangers.get(domid)
+        if domain is None:
+            domain = self.strangers[domid] = self._new_domain(domid)
         return domain
 
     def learn(self, domid: int) -> Domain | None:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.xs import XS
 from xenpv.errors import StoreError
+from xenpv.store.conflict import ConflictCredit
 from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import ROOT, canonicalise, parent_of
 from xenpv.store.quota import breach
 from xenpv.store.transaction import ABSENT, Access, Transaction, unused_transaction
 from xenpv.store.tree import Tree
-from xenpv.store.watch import SUBTREE, WatchIndex
+from xenpv.store.watch import EXACT, SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Sequence
 
     from xenpv.store.connection import Connection
@@ -49,19 +51,20 @@ class Snapshot:
     """The store at one moment: what was there before each later change; None was absent.
 
     `rewritten` are paths that got the value that they had. Such a node is still the same to
-    oxenstored, but those above it are not.
+    oxenstored, but those above it are not. After a death all nodes are `rebuilt`.
     """
 
-    __slots__ = ("before", "rewritten")
+    __slots__ = ("before", "rebuilt", "rewritten")
 
     def __init__(self) -> None:
         self.before: dict[bytes, Node | None] = {}
         self.rewritten: dict[bytes, None] = {}
+        self.rebuilt = False
 
     @property
     def changed(self) -> bool:
         """Has anything been written since?"""
-        return bool(self.before or self.rewritten)
+        return bool(self.before or self.rewritten or self.rebuilt)
 
     def write(self, node: Node, value: bytes) -> None:
         """Called by the tree before `node` gets `value`."""
@@ -84,19 +87,29 @@ class Snapshot:
 class SnapshotTree(Tree):
     """A tree that keeps, for each open snapshot, what is about to change."""
 
-    __slots__ = ("snapshots",)
+    __slots__ = ("journal", "snapshots")
 
     def __init__(self, watches: WatchIndex) -> None:
         super().__init__(watches)
         self.snapshots: list[Snapshot] = []
+        # Each change while it is a deque (store.conflict), oldest first.
+        self.journal: deque[tuple[int, bytes, Node | None]] | None = None
+
+    def rebuild(self) -> None:
+        for snapshot in self.snapshots:
+            snapshot.rebuilt = True
 
     def _keep(self, path: bytes, node: Node | None) -> None:
         for snapshot in self.snapshots:
             snapshot.keep(path, node)
+        if self.journal is not None:
+            self.journal.append((self.generation, path, None if node is None else node.copy()))
 
     def write(self, node: Node, value: bytes) -> None:
         for snapshot in self.snapshots:
             snapshot.write(node, value)
+        if self.journal is not None and value != node.value:
+            self.journal.append((self.generation, node.path, node.copy()))
         super().write(node, value)
 
     def set_perms(self, node: Node, perms: Permissions) -> None:
@@ -170,9 +183,35 @@ class SnapshotTransaction(Transaction):
 
 
 class AnyChangeTransaction(SnapshotTransaction):
-    """Any change of the store since the start ends it with EAGAIN, even if it only read."""
+    """Any change of the store since the start ends it with EAGAIN, even if it only read.
 
-    __slots__ = ()
+    As QEMU has it, a commit tells of the topmost of what it removed, and of a node that was
+    removed and made again if it lost its value by that.
+    """
+
+    __slots__ = ("lost",)
+
+    def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
+        super().__init__(number, conn, tree)
+        self.lost: dict[bytes, None] = {}
+
+    def create(self, parent: Node, path: bytes, perms: Permissions) -> Node:
+        node = super().create(parent, path, perms)
+        self.accesses[path].match = SUBTREE if path in self.lost else 0
+        return node
+
+    def remove(self, node: Node) -> None:
+        if node.value:
+            self.lost[node.path] = None
+        super().remove(node)
+
+    def apply(self) -> None:
+        for access in self.accesses.values():
+            if access.node is None and access.generation != ABSENT and access.modified:
+                above = self.accesses.get(access.lineage[1]) if len(access.lineage) > 1 else None
+                topmost = above is None or above.node is not None
+                access.match = SUBTREE if topmost else EXACT
+        super().apply()
 
     def check(self) -> None:
         if self.snapshot.changed:
@@ -206,7 +245,7 @@ class MergeTransaction(SnapshotTransaction):
     hold all that was read, and all that was written; `fired` the events, one for each write.
     """
 
-    __slots__ = ("fired", "log", "noted", "reads", "writes")
+    __slots__ = ("fired", "log", "noted", "reads", "since", "writes")
 
     def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
         super().__init__(number, conn, tree)
@@ -215,6 +254,20 @@ class MergeTransaction(SnapshotTransaction):
         self.writes: bytes | None = None
         self.noted = 0  # of `fired`
         self.fired: list[tuple[tuple[bytes, ...], Change]] = []
+        self.since = tree.generation
+        credit = conn.server.credit
+        if isinstance(credit, ConflictCredit):
+            credit.began(self)
+
+    def settle(self) -> None:
+        super().settle()
+        credit = self.conn.server.credit
+        if isinstance(credit, ConflictCredit):
+            credit.ended(self)
+
+    @property
+    def requests(self) -> int:
+        return len(self.log)
 
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Remembers each event: none swallows another here."""
@@ -232,6 +285,8 @@ class MergeTransaction(SnapshotTransaction):
         Only what succeeded is a read or a write. A creation, MKDIR and RM count as a write of
         the nearest parent that was there.
         """
+        if self.requests >= self.conn.server.profile.requests_max and not self.conn.privileged:
+            return  # refused, and it can only be given up
         self.log.append((op, payload, reply))
         if isinstance(reply, str) or op not in READS + WRITES:
             return
@@ -302,10 +357,14 @@ class MergeTransaction(SnapshotTransaction):
         if now is None and then is None:
             return self.tree.read(parent_of(path)) is not None
         below = path if path == ROOT else path + b"/"
-        if path in snapshot.before or any(
-            changed != path and changed.startswith(below)
-            for changes in (snapshot.before, snapshot.rewritten)
-            for changed in changes
+        if (
+            path in snapshot.before
+            or snapshot.rebuilt
+            or any(
+                changed != path and changed.startswith(below)
+                for changes in (snapshot.before, snapshot.rewritten)
+                for changed in changes
+            )
         ):
             return False
         while path != ROOT:
@@ -327,15 +386,26 @@ class MergeTransaction(SnapshotTransaction):
         conn = self.conn
         conn.next_transaction = unused_transaction(conn) + 1
         again = SilentTransaction(self.id, conn, self.tree)
+        if not self._repeats(again):
+            credit = conn.server.credit
+            if isinstance(credit, ConflictCredit):
+                credit.blame(self)
+            raise StoreError("EAGAIN", "a request cannot be replayed, or has another answer now")
+        again.commit()
+
+    def fits(self, tree: Tree) -> bool:
+        """Would it be answered on `tree` as it was?"""
+        return self._repeats(SilentTransaction(self.id, self.conn, tree))
+
+    def _repeats(self, again: SilentTransaction) -> bool:
         try:
-            for op, payload, reply in self.log:
-                if op not in READS + WRITES and op != XS.GET_DOMAIN_PATH:
-                    raise StoreError("EAGAIN", f"request {op} cannot be replayed")
-                if _answer(conn.server, conn, again, op, payload) != reply:
-                    raise StoreError("EAGAIN", f"request {op} has another answer now")
+            return all(
+                (op in READS + WRITES or op == XS.GET_DOMAIN_PATH)
+                and _answer(self.conn.server, self.conn, again, op, payload) == reply
+                for op, payload, reply in self.log
+            )
         finally:
             again.settle()
-        again.commit()
 
 
 def _answer(

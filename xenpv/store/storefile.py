@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+from xenpv.abi._kernel import lib
 from xenpv.abi.xs import XS
 from xenpv.errors import ConfigError, StoreError
 from xenpv.store.connection import Connection
@@ -19,6 +20,7 @@ from xenpv.store.server import Xenstored
 from xenpv.store.wire import PAYLOAD_MAX
 
 FILE_BYTES_MAX: Final = 256 << 20
+DOMID_FIRST_RESERVED: Final[int] = lib.DOMID_FIRST_RESERVED
 XS_WRITE: Final = int(XS.WRITE)
 XS_SET_PERMS: Final = int(XS.SET_PERMS)
 
@@ -57,27 +59,27 @@ class KnownDomains:
 
 
 def load(server: Xenstored, domains: KnownDomains, path: Path) -> int:
-    """Write the nodes of a store file; their number.
+    """Write the nodes of a store file, or of a pipe; their number.
 
     The owners that it names exist from then on. Raises ConfigError with file and line, after
     which nothing may be served of it.
     """
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise ConfigError(
-                f"has {size} bytes; at most {FILE_BYTES_MAX} are read", file=str(path)
-            )
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=str(path)) from error
+    if len(text) > FILE_BYTES_MAX:
+        raise ConfigError(f"is too long; at most {FILE_BYTES_MAX} bytes are read", file=str(path))
     client = server.connect_local("store file")
     nodes = list(parse(text, str(path)))
     try:
         for node in nodes:
             _restore(client, domains, node)
     except StoreError as error:
-        raise ConfigError(f"{node.path.decode()}: {error}", file=str(path)) from error
+        raise ConfigError(
+            f"{node.path.decode()}: {error}", file=str(path), line=node.line
+        ) from error
     finally:
         server.disconnect(client)
     return len(nodes)
@@ -90,19 +92,48 @@ def _restore(client: Connection, domains: KnownDomains, node: Listed) -> None:
     client.call(XS_WRITE, payload)
     if node.perms:
         for perm in node.perms:
-            domains.add(int(perm[1:]))
+            if int(perm[1:]) < DOMID_FIRST_RESERVED:
+                domains.add(int(perm[1:]))
         client.call(XS_SET_PERMS, b"\0".join((node.path, *node.perms)) + b"\0")
 
 
+def check_target(path: Path) -> None:
+    """Raises ConfigError where `dump` could not write to `path`; nothing is left there."""
+    if not path.parent.is_dir():
+        raise ConfigError("its folder does not exist", file=str(path))
+    # What is no file, a device or a pipe say, would be replaced by one.
+    if path.exists() and not path.is_file():
+        raise ConfigError("exists and is no file", file=str(path))
+    _write_beside(path.resolve(), "").unlink()
+
+
 def dump(server: Xenstored, path: Path) -> int:
-    """Write all nodes to `path`, whole or not at all; their number. Raises ConfigError."""
+    """Write all nodes to `path`, whole or not at all; their number. Raises ConfigError.
+
+    The file is the owner's alone, as the socket is. Of a symbolic link the target is written.
+    """
     text = server.ls_fp()
+    target = path.resolve()
+    beside = _write_beside(target, text)
     try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(text)
-        Path(file.name).replace(path)
+        beside.replace(target)
     except OSError as error:
+        beside.unlink()
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(path)) from error
     return text.count("\n")
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    """A file of another name in the same folder. Raises ConfigError, and then there is none."""
+    name = None
+    try:
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False
+        ) as file:
+            name = Path(file.name)
+            file.write(text)
+    except OSError as error:
+        if name is not None:
+            name.unlink(missing_ok=True)
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(path)) from error
+    return name

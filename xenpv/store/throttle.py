@@ -24,21 +24,45 @@ NS_PER_MS: Final = 1_000_000
 MS_MAX: Final = 1_000_000_000
 
 
-class WriteCredit:
-    """Credit of all domains of one store; `clock` gives nanoseconds, None: nothing is limited.
+class Credit:
+    """No limit: what an implementation without one does.
 
-    `transactions` is how many are open, of any connection: with none, a write is free.
-    `domains` are those that the limit is for: one alone measured 200 writes a second.
+    `clock` gives nanoseconds, None: nothing is limited. `transactions` is how many are open,
+    of any connection: with none, a write is free.
     """
 
     def __init__(self, clock: Callable[[], int] | None) -> None:
         self.clock = clock
-        self.domains = 0
-        self.reserve = 0
         self.transactions = 0
 
     def admit(self, domain: Domain) -> None:
-        """A new domain: it starts with what the reserve, or its debt, can give."""
+        """A new domain."""
+
+    def dismiss(self, domain: Domain) -> None:
+        """A domain is gone."""
+
+    def debit(self, domain: Domain, nodes: int) -> None:
+        """`nodes` were written outside a transaction while one is open."""
+
+    def committed(self, domain: Domain, generation: int) -> None:
+        """A transaction is committed while another is open; before, `generation` was the tree's."""
+
+    def blocked_ns(self, domain: Domain) -> int:
+        """How long its ring is not read: 0 if it may be read now."""
+        del domain
+        return 0
+
+
+class WriteCredit(Credit):
+    """xenstored's: `domains` are those that it is for; one alone measured 200 writes a second."""
+
+    def __init__(self, clock: Callable[[], int] | None) -> None:
+        super().__init__(clock)
+        self.domains = 0
+        self.reserve = 0
+
+    def admit(self, domain: Domain) -> None:
+        """It starts with what the reserve, or its debt, can give."""
         self.domains += 1
         domain.credited_ms = self._now_ms()
         gift = min(self.reserve + NEW_DOMAINS_DEBT, DOMAIN_BURST)
@@ -47,20 +71,22 @@ class WriteCredit:
             domain.credit = gift
 
     def dismiss(self, domain: Domain) -> None:
-        """A domain is gone: what it had goes to the reserve."""
+        """What it had goes to the reserve."""
         self.domains -= 1
         gift = min(domain.credit, DOMAIN_BURST - self.reserve)
         if gift > 0:
             self.reserve += gift
 
     def debit(self, domain: Domain, nodes: int) -> None:
-        """`nodes` were written outside a transaction while one is open, or one was committed."""
         if self.clock is not None:
             self._update(domain)
             domain.credit -= nodes * COST
 
+    def committed(self, domain: Domain, generation: int) -> None:
+        del generation
+        self.debit(domain, 1)
+
     def blocked_ns(self, domain: Domain) -> int:
-        """How long its ring is not read: 0 if it may be read now."""
         if domain.credit >= 0:
             return 0
         self._update(domain)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ABSENT: Final = -1
 U32_MAX: Final = 0xFFFFFFFF
 
+_new = object.__new__
+
 
 class Access:
     """What a transaction knows of one path.
@@ -60,6 +62,11 @@ class Transaction:
 
     __slots__ = ("accesses", "conn", "created", "failed", "id", "ownership", "tree")
 
+    @property
+    def requests(self) -> int:
+        """How many it had, of those that the profile counts."""
+        return 0
+
     plain = True  # the copies are of the live tree, and events are remembered in them
 
     def __init__(self, number: int, conn: Connection, tree: Tree) -> None:
@@ -87,12 +94,18 @@ class Transaction:
             raise StoreError("ENOSPC", f"{len(self.accesses)} nodes in a transaction")
         node = self.tree.read(path)
         if node is None:
-            access = Access((path,), ABSENT, None, None)
-        else:
-            access = Access(node.lineage, node.generation, node.copy(), node.perms)
-            if not conn.privileged:
-                self._charge(access)
-        self.accesses[path] = access
+            access = self.accesses[path] = Access((path,), ABSENT, None, None)
+            return access
+        # As `Node.copy` is made, and for the same reason.
+        access = self.accesses[path] = _new(Access)
+        access.lineage = node.lineage
+        access.generation = node.generation
+        access.node = node.copy()
+        access.old = node.perms
+        access.modified = False
+        access.match = access.charged = 0
+        if not conn.privileged:
+            self._charge(access)
         return access
 
     def _charge(self, access: Access) -> None:
@@ -246,7 +259,8 @@ class Transaction:
         """
         if self.failed:
             raise StoreError("ENOMEM", "an operation in the transaction failed")
-        self.check_ownership()
+        if self.ownership:
+            self.check_ownership()
         self.check()
         self.apply()
 
@@ -291,7 +305,10 @@ class Transaction:
                 watches.fire(tree, access.lineage, copy, access.match, access.old)
 
     def check_ownership(self) -> None:
-        check_quota = self.created and not self.conn.privileged
+        """Raises StoreError: an owner is gone, or owns too much if nobody looked before."""
+        check_quota = (
+            self.created and self.conn.server.profile.creator_owns and not self.conn.privileged
+        )
         for owner, change in self.ownership.items():
             if owner.dead:
                 raise StoreError("ENOMEM", f"owner domain {owner.domid} is gone")
@@ -312,7 +329,9 @@ def transaction_start(
         domain.transactions += 1
     server.tree.generation += 1
     server.credit.transactions += 1
-    number = unused_transaction(conn)
+    number = conn.next_transaction
+    if number == 0 or number in conn.transactions:
+        number = unused_transaction(conn)
     conn.next_transaction = (number + 1) & U32_MAX
     conn.transactions[number] = server.transaction_type(number, conn, server.tree)
     return b"%d\0" % number
@@ -330,14 +349,16 @@ def transaction_end(
     server: Xenstored, conn: Connection, tx: Transaction | None, payload: bytes
 ) -> bytes:
     """TRANSACTION_END: T commits, F drops; the id is spent unless the argument is wrong."""
-    if payload not in (b"T\0", b"F\0"):
+    commits = payload == b"T\0"
+    if not commits and payload != b"F\0":
         raise StoreError("EINVAL", f"transaction end {payload!r}")
     if tx is None:
         raise StoreError("ENOENT", "no transaction")
     conn.close_transaction(tx)
-    if payload == b"T\0":
+    if commits:
+        generation = server.tree.generation
         tx.commit()
         # Others' transactions may fail by it.
         if not conn.privileged and server.credit.transactions:
-            server.credit.debit(conn.domain, 1)
+            server.credit.committed(conn.domain, generation)
     return OK

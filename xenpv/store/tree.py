@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from xenpv.store.node import HEADER_SIZE, PERMISSION_SIZE, Node
 from xenpv.store.oxwatch import OxWatchIndex
-from xenpv.store.path import INTRODUCE_DOMAIN, LEGAL_NAME, RELEASE_DOMAIN, ROOT, SPECIAL
+from xenpv.store.path import INTRODUCE_DOMAIN, LEGAL_NAME, RELEASE_DOMAIN, ROOT, SPECIAL, parent_of
 from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xenpv.store.domain import Domain
+    from xenpv.store.profile import Profile
 
 
 class View(Protocol):
@@ -72,14 +73,16 @@ class Tree:
         self.special: dict[bytes, Node] = {}
         self.generation = 0
 
-    def populate(self, owner: Domain) -> None:
-        """What a store holds at its start: the root, /tool/xenstored, the special nodes."""
+    def populate(self, owner: Domain, profile: Profile) -> None:
+        """What a store holds at its start, the special nodes too if they are not below the root."""
         hidden = Permissions(owner, 0)
         root = Node((ROOT,), b"", hidden, self.next_generation())
         self.nodes[ROOT] = root
         self._own(root)
-        tool = self.create(root, b"/tool", hidden)
-        self.create(tool, b"/tool/xenstored", hidden)
+        for path in profile.start:
+            self.create(self.nodes[parent_of(path)], path, hidden)
+        if profile.numbered:
+            return
         everybody = Permissions(owner, 0, (Entry(DOMID_ANY, READ, None, anyone=True),))
         for name, perms in ((INTRODUCE_DOMAIN, hidden), (RELEASE_DOMAIN, everybody)):
             node = Node((name,), b"", perms, self.next_generation())
@@ -215,6 +218,9 @@ class Tree:
         old = self.read(path)
         if old is not None:
             self.remove(old)
+
+    def rebuild(self) -> None:
+        """From now on each node is another one to whoever remembers it."""
 
     def fire(self, node: Node, match: int = SUBTREE, old: Permissions | None = None) -> None:
         """Queues the events of a change to `node`, whose permissions were `old` before."""

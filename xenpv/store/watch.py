@@ -235,7 +235,7 @@ def unwatch(server: Xenstored, conn: Connection, _tx: Transaction | None, payloa
     if found is None:
         raise StoreError("ENOENT", f"no watch on {key[0]!r} with token {key[1]!r}")
     del conn.watches[key]
-    _forget(server, conn, found)
+    forget(server, conn, found)
     return OK
 
 
@@ -250,11 +250,11 @@ def reset_watches(
 
 def drop_watches(server: Xenstored, conn: Connection) -> None:
     for found in conn.watches.values():
-        _forget(server, conn, found)
+        forget(server, conn, found)
     conn.watches.clear()
 
 
-def _forget(server: Xenstored, conn: Connection, found: Watch) -> None:
+def forget(server: Xenstored, conn: Connection, found: Watch) -> None:
     server.watches.discard(found)
     if not conn.privileged:
         conn.domain.watches -= 1

@@ -1,0 +1,220 @@
+"""Requests of a guest to xenstored over the shared ring page (win-xenbus store.c).
+
+A request is written to the ring, the port is notified, and the guest spins: xenstored's
+upcall, and nothing else, runs until the reply is there. Watch events that arrive meanwhile
+wake the task of their watch; no callback runs inside a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NoReturn
+
+from xenpv.abi._kernel import ffi, lib
+from xenpv.abi.layout import offsetof, packer
+from xenpv.abi.xs import XS
+from xenpv.bus.channel import Channel
+from xenpv.bus.evtchn import EvtchnInterface
+from xenpv.errors import PeerProtocolError, StoreError
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import Task
+
+HEADER: Final = packer("xsd_sockmsg")
+HEADER_SIZE: Final = HEADER.size
+pack: Final = HEADER.pack
+unpack: Final = HEADER.unpack_from
+PAGE: Final = "xenstore_domain_interface"
+RING_SIZE: Final[int] = lib.XENSTORE_RING_SIZE
+REQ: Final = (
+    offsetof(PAGE, "req"),
+    RING_SIZE,
+    offsetof(PAGE, "req_cons"),
+    offsetof(PAGE, "req_prod"),
+)
+RSP: Final = (
+    offsetof(PAGE, "rsp"),
+    RING_SIZE,
+    offsetof(PAGE, "rsp_cons"),
+    offsetof(PAGE, "rsp_prod"),
+)
+PAYLOAD_MAX: Final[int] = lib.XENSTORE_PAYLOAD_MAX
+TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
+TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
+WATCH_EVENT: Final[int] = lib.XS_WATCH_EVENT
+ERROR: Final[int] = lib.XS_ERROR
+_TYPES: Final = frozenset(int(one) for one in XS)
+
+
+class Watch:
+    """A registered watch: its events wake `task`, which is not told what changed.
+
+    Where `concerns` is given, only events of which it says so by their path. One that a
+    suspend made expire is never woken by an event again.
+    """
+
+    __slots__ = ("concerns", "expired", "id", "path", "task", "token")
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        number: int,
+        task: Task,
+        concerns: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.id = number
+        self.task = task
+        self.concerns = concerns
+        self.expired = False
+
+
+class StoreTransport:
+    """The ring page `pfn` of `domain`, and its channel once that is open."""
+
+    channel: Channel
+
+    def __init__(self, domain: Domain, evtchn: EvtchnInterface, pfn: int) -> None:
+        self.domain = domain
+        self.pfn = pfn
+        self.requests = 0
+        self.broken = ""  # why nothing is read any more: xenstored's indices cannot be
+        self.dropped = 0  # replies and events that matched nothing
+        self._evtchn = evtchn
+        self._received = bytearray()
+        self._chunk = bytearray(RING_SIZE)
+        self._view = memoryview(self._chunk)
+        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
+        pointer = ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
+        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
+        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
+        self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
+        self._req_id = 0
+        self._waiting_for = -1
+
+    def _indices(self) -> tuple[int, int, int, int]:
+        """req_prod, req_cons, rsp_prod, rsp_cons."""
+        load, pfn = self.domain.load32, self.pfn
+        return load(pfn, REQ[3]), load(pfn, REQ[2]), load(pfn, RSP[3]), load(pfn, RSP[2])
+
+    def _event(self) -> None:
+        """The channel's: what xenstored wrote must not stop the guest."""
+        if self.broken:
+            return
+        try:
+            self.pump()
+        except PeerProtocolError as error:
+            self.broken = str(error)
+
+    def pump(self) -> None:
+        """Read what is in the response ring: a reply is kept, watch events wake tasks."""
+        count = self._get()
+        received = self._received
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        elif received or count == RING_SIZE:
+            self._pump_on(count)
+        elif count:
+            # All there is: what is written after this look comes with an event of its own.
+            self._evtchn.send(self.channel)
+            done = self._parse(self._view, count)
+            if done < count:
+                received += self._view[done:count]
+
+    def _pump_on(self, count: int) -> None:
+        """`count` bytes are in the chunk, behind others or before others."""
+        received = self._received
+        moved = False
+        while count > 0:
+            moved = True
+            received += self._view[:count]
+            count = self._get() if count == RING_SIZE else 0
+        if count < 0:
+            self.domain.fail(count, "xenstore ring")
+        if moved:
+            self._evtchn.send(self.channel)
+            with memoryview(received) as view:
+                done = self._parse(view, len(received))
+            del received[:done]
+
+    def _parse(self, received: memoryview, end: int) -> int:
+        """Handle the whole messages in `end` bytes; the bytes that they take."""
+        at = 0
+        while end - at >= HEADER_SIZE:
+            kind, req_id, _tx_id, length = unpack(received, at)
+            if length > PAYLOAD_MAX:
+                # A reply that cannot be: the driver would overrun, this one stops listening.
+                self.dropped += 1
+                return end
+            start = at + HEADER_SIZE
+            if end - start < length:
+                break
+            at = start + length
+            if kind == WATCH_EVENT:
+                self._fire(bytes(received[start:at]))
+            elif req_id == self._waiting_for:
+                self._waiting_for = -1
+                self._replies.append((kind, bytes(received[start:at])))
+            else:
+                self.dropped += 1
+        return at
+
+    def _fire(self, payload: bytes) -> None:
+        """Wake the task of the watch that an event is for."""
+        parts = payload.split(b"\0", 2)
+        watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
+        if watch is None:
+            self.dropped += 1
+        elif watch.concerns is None or watch.concerns(parts[0]):
+            watch.task.wake()
+
+    def _send(self, message: bytes) -> None:
+        while True:
+            size = len(message)
+            count = self._put(message, size)
+            if count < 0:
+                self.domain.fail(count, "xenstore ring")
+            if count:
+                self._evtchn.send(self.channel)
+            if count == size:
+                return
+            message = message[count:]
+            self._spin()
+
+    def _spin(self) -> None:
+        """Let xenstored run until it said something."""
+        if not self._evtchn.poll(self.channel):
+            raise StoreError("EIO", "xenstored does not answer")
+        self.pump()
+
+    def request(self, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
+        """One request and its reply's payload, of any type; raises StoreError."""
+        size = len(payload)
+        if size > PAYLOAD_MAX:
+            self._refuse(kind, payload, "E2BIG", f"{size} bytes; a request has at most 4096")
+        self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
+        self.requests += 1
+        replies = self._replies
+        if replies:
+            replies.clear()
+        try:
+            self._send(pack(kind, req_id, tx_id, size) + payload)
+            while not replies:
+                self._spin()
+        except StoreError as error:
+            self._refuse(kind, payload, error.name, error.reason)
+        answer, body = replies.pop()
+        if answer == ERROR:
+            self._refuse(kind, payload, body.rstrip(b"\0").decode("ascii", "replace"))
+        return body
+
+    @staticmethod
+    def _refuse(kind: int, payload: bytes, name: str, reason: str = "") -> NoReturn:
+        first = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
+        operation = XS(kind).name if kind in _TYPES else f"type {kind}"
+        if kind in (TRANSACTION_START, TRANSACTION_END):
+            first = ""
+        raise StoreError(name, reason, operation=operation, path=first)
