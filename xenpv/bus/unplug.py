@@ -56,11 +56,10 @@ def take_request(registry: Registry, kind: UnplugType) -> bool:
     asked = _dword(registry, inf.UNPLUG, kind)
     if forced is not None or asked is not None:
         registry.delete_value(inf.UNPLUG, kind.name)
-    if forced:
-        return True
+    if forced or not asked:
+        return bool(forced)
     needle = TYPES[kind][2]
-    keys = registry.subkeys(inf.ENUM_XENBUS) or ()
-    return bool(asked) and any(needle in name for name in keys)
+    return any(needle in name for name in registry.subkeys(inf.ENUM_XENBUS) or ())
 
 
 def _dword(registry: Registry, path: str, kind: UnplugType) -> int | None:
