@@ -51,6 +51,10 @@ class Lines:
     def dbg_print(self, text: str) -> None:
         self.lines.append(text)
 
+    def printf(self, level: int, text: str) -> None:
+        assert level
+        self.lines.append(text)
+
 
 def make(
     ports: Ports | None = None,

@@ -40,6 +40,10 @@ class Lines:
     def dbg_print(self, text: str) -> None:
         self.lines.append(text)
 
+    def printf(self, level: int, text: str) -> None:
+        assert level
+        self.lines.append(text)
+
 
 class Unplug:
     """Counts; `then` is what happens to the hardware."""

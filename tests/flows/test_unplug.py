@@ -266,3 +266,17 @@ def test_equal_seeds_boot_alike() -> None:
             create(xen, fresh()).start().reboot()
             digests.append(xen.digest)
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(("cancelled", "again"), [(False, True), (True, False)])
+def test_a_resume_in_a_new_domain_unplugs_again(cancelled: bool, again: bool) -> None:
+    with Platform() as xen:
+        guest = create(xen).start()
+        guest.bus.suspend.trigger()
+        xen.run()
+        domain = guest.created.domain
+        assert domain.is_shutdown
+        domain.suspend_result = int(cancelled)
+        domain.resume()
+        xen.run()
+        assert masks(guest) == [0x0009, 0x0002] * (1 + again)

@@ -105,3 +105,17 @@ def test_buses_have_what_every_attached_model_has(guest: Domain) -> None:
     guest.ioport.attach(two)
     assert guest.ioport.functions() == one.functions() + two.functions()
     assert guest.io_read(0x10, 1) == 0xFF, "attached is not claimed"
+
+
+def test_port_0xe9_is_xens_own_console() -> None:
+    world = make()
+    domain, model = world.guest, Model()
+    domain.ioport.claim(model, 0xE0, 16)
+    for byte in b"hi\n":
+        domain.io_write(0xE9, 1, byte)
+    domain.ioport.write_string(0xE9, b"there\n")
+    domain.io_write(0xE9, 2, 0x4141)
+    assert world.hypervisor.console.of(domain.domid) == "hi\nthere\n"
+    assert model.log == [("out", 0xE9, 2, 0x4141)], "only bytes are text"
+    assert domain.io_read(0xE9, 1) == 0x44
+    world.hypervisor.close()

@@ -26,6 +26,7 @@ from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
 ROOT_ID: Final = "HTREE\\ROOT"
+CLASSES: Final = "Control\\Class\\"
 CHILDREN_MAX: Final = 4096  # of one bus; those beyond are not seen
 
 
@@ -317,7 +318,7 @@ class DeviceTree:
             node.stack.append(node.driver)
         if not inf.class_guid or not self.filters:
             return
-        key = f"Control\\Class\\{inf.class_guid}"
+        key = CLASSES + inf.class_guid
         for name in self.registry.strings(key, "UpperFilters") or ():
             add = self.filters.get(name.upper())
             found = None if add is None else add(self, node)

@@ -20,7 +20,7 @@ from xenpv.bus.debug import DebugCallback
 from xenpv.bus.evtchn import Channel, ChannelType
 from xenpv.bus.handshake import Do, Handshake, Seen
 from xenpv.bus.ring import FrontRing, RingIndices
-from xenpv.bus.store import REQ, RING_SIZE, RSP
+from xenpv.bus.store_client import REQ, RING_SIZE, RSP
 from xenpv.errors import HypercallError
 from xenpv.xen.domain import PAGE_SIZE
 from xenpv.xen.loop import Task

@@ -11,6 +11,7 @@ from typing import Final
 
 from xenpv.abi.unplug import PORT_LOG
 from xenpv.bus import inf
+from xenpv.bus.log import Log, LogLevel
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.registry import Registry
 from xenpv.bus.startoptions import StartOptions
@@ -41,9 +42,9 @@ class QemuLog:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
 
-    def dbg_print(self, text: str) -> None:
-        """A line, its newline included."""
-        self.domain.ioport.write_string(PORT_LOG, text.encode("ascii", "replace"))
+    def write(self, data: bytes) -> None:
+        """A line, or a part of one."""
+        self.domain.ioport.write_string(PORT_LOG, data)
 
 
 def hypercall_instruction(domain: Domain) -> str:
@@ -75,10 +76,12 @@ class XenSystem:
         self.domain = domain
         self.registry = registry
         self.build = build
-        self.log = QemuLog(domain)
         self.options = StartOptions.of(registry)
+        self.log = Log(
+            domain, registry, qemu=QemuLog(domain).write, dbg_print=self.options.dbg_print
+        )
         for warning in self.options.warnings:
-            self.log.dbg_print(f"xen|{warning}\n")
+            self.log.printf(LogLevel.WARNING, f"xen|{warning}\n")
         self.instruction = hypercall_instruction(domain)
         self.unplug = Unplug(
             domain, registry, self.log, build=build, boot_emulated=self.options.boot_emulated
@@ -92,7 +95,9 @@ class XenSystem:
         version = self.build.version_of(service)
         if version != self.build.version:
             ours, theirs = (".".join(map(str, one)) for one in (self.build.version, version))
-            self.log.dbg_print(f"xen|{service} {theirs} IS NOT COMPATIBLE WITH {ours}\n")
+            self.log.printf(
+                LogLevel.ERROR, f"xen|{service} {theirs} IS NOT COMPATIBLE WITH {ours}\n"
+            )
             raise NtStatusError(
                 NTSTATUS.INCOMPATIBLE_DRIVER_BLOCKED, f"{theirs}, not {ours}", operation=service
             )
@@ -104,7 +109,8 @@ class XenSystem:
         assert isinstance(version, int)
         assert isinstance(extra, bytes)
         text = extra.partition(b"\0")[0].decode("ascii", "replace")
-        self.log.dbg_print(
+        self.log.printf(
+            LogLevel.INFO,
             f"xen|XEN: {version >> 16}.{version & 0xFFFF}{text} "
-            f"(__XEN_INTERFACE_VERSION__ = {INTERFACE_VERSION:08x})\n"
+            f"(__XEN_INTERFACE_VERSION__ = {INTERFACE_VERSION:08x})\n",
         )

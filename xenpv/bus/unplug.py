@@ -9,11 +9,12 @@ the devices unplugged.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from xenpv.abi import unplug as ports
 from xenpv.bus import inf
 from xenpv.bus.interface import Interface
+from xenpv.bus.log import Log, LogLevel
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.registry import Registry
 from xenpv.xen.domain import Domain
@@ -23,13 +24,6 @@ DWORD_MAX: Final = 0xFFFF_FFFF
 LONG_MAX: Final = 0x7FFF_FFFF
 
 _U = ports.Unplug
-
-
-class Log(Protocol):
-    """Where drivers print to."""
-
-    def dbg_print(self, text: str) -> None:
-        """A line, its newline included."""
 
 
 class UnplugType(enum.IntEnum):
@@ -56,11 +50,10 @@ def take_request(registry: Registry, kind: UnplugType) -> bool:
     asked = _dword(registry, inf.UNPLUG, kind)
     if forced is not None or asked is not None:
         registry.delete_value(inf.UNPLUG, kind.name)
-    if forced:
-        return True
+    if forced or not asked:
+        return bool(forced)
     needle = TYPES[kind][2]
-    keys = registry.subkeys(inf.ENUM_XENBUS) or ()
-    return bool(asked) and any(needle in name for name in keys)
+    return any(needle in name for name in registry.subkeys(inf.ENUM_XENBUS) or ())
 
 
 def _dword(registry: Registry, path: str, kind: UnplugType) -> int | None:
@@ -104,7 +97,7 @@ class Unplug:
             wanted = emulated if self.boot_emulated else mask
             self.domain.io_write(ports.PORT, 2, wanted)
             aux = "AUX " if wanted is _U.AUX_DISKS else ""
-            self.log.dbg_print(f"xen|UNPLUG: {aux}{kind.name}\n")
+            self.log.printf(LogLevel.WARNING, f"xen|UNPLUG: {aux}{kind.name}\n")
 
     def _preamble(self) -> None:
         domain = self.domain
@@ -116,10 +109,11 @@ class Unplug:
             magic = domain.io_read(ports.PORT, 2)
         self.blacklisted = self.blacklisted or magic == ports.MAGIC_BLACKLISTED
         if not self.supported:
-            self.log.dbg_print(f"xen|UNPLUG: PRE-AMBLE: no protocol, magic {magic:#06x}\n")
+            text = f"xen|UNPLUG: PRE-AMBLE: no protocol, magic {magic:#06x}\n"
+            self.log.printf(LogLevel.ERROR, text)
             return
         blacklisted = "BLACKLISTED" if self.blacklisted else "NOT BLACKLISTED"
-        self.log.dbg_print(f"xen|UNPLUG: PRE-AMBLE (DRIVERS {blacklisted})\n")
+        self.log.printf(LogLevel.WARNING, f"xen|UNPLUG: PRE-AMBLE (DRIVERS {blacklisted})\n")
 
     def increment(self, kind: UnplugType) -> int:
         """One more driver asks; the count, which wraps at 32 bits. From nothing it is 1."""

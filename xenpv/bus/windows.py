@@ -107,10 +107,12 @@ class Windows:
             fifo=self.fifo,
             registry=self.registry,
             device_id=device.device_id,
+            logs=self.system.log,
         )
         bus.vendor_prefix = self.build.vendor_prefix
         bus.vendor_name, bus.name = device.vendor_name, device.name
         bus.unplug = UnplugInterface(self.system.unplug)
+        bus.suspend.unplug = self.system.unplug.devices
         if device.emulated is not None:
             bus.below = (device.emulated.interface,)
         return bus

@@ -79,7 +79,8 @@ class XenBus:
     and whose kernel answers control/shutdown itself. `fifo` asks for the FIFO event channel
     ABI; None leaves it to the registry (UseEvtchnFifoAbi), and to the 2-level one in Linux.
     `registry` is the machine's; XENBUS is installed into it if it never was.
-    `device_id` is the platform device's, which names the vendor: XP0001.
+    `device_id` is the platform device's, which names the vendor: XP0001. `logs` is xen.sys',
+    which logs before there is a bus.
     """
 
     def __init__(
@@ -91,19 +92,14 @@ class XenBus:
         fifo: bool | None = None,
         registry: Registry | None = None,
         device_id: int = 0x0001,
+        logs: Log | None = None,
     ) -> None:
         self.domain = domain
         self.drivers = drivers
         self.registry = Registry() if registry is None else registry
         self.personality = personality
         self.options = StartOptions.of(self.registry)
-        self.logs = Log(
-            domain,
-            self.registry,
-            personality=personality,
-            qemu=partial(domain.ioport.write_string, QEMU_LOG_PORT),
-            dbg_print=self.options.dbg_print,
-        )
+        self.logs = self._make_logs() if logs is None else logs
         self.debug = DebugInterface(self.logs)
         self.crash = Crash(domain, self.logs, self.debug)
         self.bugcheck = self.crash.bugcheck
@@ -164,6 +160,15 @@ class XenBus:
         self._polls = 0
         self._then: Then | None = None
         self._reason = 0
+
+    def _make_logs(self) -> Log:
+        return Log(
+            self.domain,
+            self.registry,
+            personality=self.personality,
+            qemu=partial(self.domain.ioport.write_string, QEMU_LOG_PORT),
+            dbg_print=self.options.dbg_print,
+        )
 
     def _make_evtchn(self, fifo: bool | None) -> EvtchnInterface:
         windows = self.personality == "windows"

@@ -214,15 +214,16 @@ class Xenfilt:
         self.emulated = EmulatedInterface()
         self.buses: list[BusFilter] = []
         self._hidden: list[DeviceNode] = []  # buses that reported nothing
+        values = registry.values(inf.XENFILT_PARAMETERS)
         self._kinds = {  # by id in upper case
             name.upper(): BusType[value]
-            for name, value in registry.values(inf.XENFILT_PARAMETERS).items()
+            for name, value in values.items()
             if isinstance(value, str) and value in BusType.__members__
         }
-        string = registry.string
-        self.active_device_id = string(inf.XENFILT_PARAMETERS, "ActiveDeviceID")
-        self.active_instance_id = string(inf.XENFILT_PARAMETERS, "ActiveInstanceID")
-        self.active_location = string(inf.XENFILT_PARAMETERS, "ActiveLocationInformation")
+        strings = {name.lower(): one for name, one in values.items() if isinstance(one, str)}
+        self.active_device_id = strings.get("activedeviceid")
+        self.active_instance_id = strings.get("activeinstanceid")
+        self.active_location = strings.get("activelocationinformation")
 
     def add_device(self, tree: DeviceTree, node: DeviceNode) -> DeviceObject | None:
         """Filter a device whose ids the parameters call a bus; leave others alone."""

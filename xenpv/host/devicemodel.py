@@ -8,7 +8,7 @@ the store as that does; the domain reaches it by its I/O ports alone.
 from __future__ import annotations
 
 from collections import deque
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -144,7 +144,7 @@ class DeviceModel:
         listed = [one for one in self.hardware if isinstance(one, PciFunction)]
         slots = range(FIRST_DEVFN, FIRST_DEVFN + 8 * len(listed), 8)
         placed = zip(listed, slots, strict=True)
-        return [IDE_CONTROLLER, *(attrs.evolve(one, devfn=devfn) for one, devfn in placed)]
+        return [IDE_CONTROLLER, *(_place(one, devfn) for one, devfn in placed)]
 
     def unplug(self, mask: Unplug) -> None:
         """Take away what the mask names; what was passed through and CD-ROM drives stay."""
@@ -191,6 +191,11 @@ class DeviceModel:
         except StoreError:
             return  # such as EINVAL: the names of products 4 and 5 are no paths
         self.blacklisted = self.blacklisted or found is not None
+
+
+@lru_cache(256)
+def _place(function: PciFunction, devfn: int) -> PciFunction:
+    return attrs.evolve(function, devfn=devfn)
 
 
 def _goes(function: PciFunction, mask: Unplug) -> bool:

@@ -6,6 +6,7 @@ controller for those named sd, a network card for each vif, and the Xen platform
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.pci import (
@@ -39,6 +40,7 @@ _NVMES: Final = {"intel": (0x8086, 0x5845), "redhat": (0x1B36, 0x0010)}  # QEMU 
 _QEMU: Final = (0x1AF4, 0x1100)  # subsystem of its devices
 
 
+@cache
 def platform_device(device_id: int = 0x0001) -> PciFunction:
     """xen-platform: 5853:0001, or 5853:0002 of some XenServer builds."""
     if device_id not in PLATFORM_IDS:
@@ -90,6 +92,7 @@ def nvme(model: str = "redhat") -> PciFunction:
     return _qemu(_NVMES[model], CLASS_NVME, revision=2)
 
 
+@cache
 def nic(model: str = "rtl8139") -> PciFunction:
     """A network card: "rtl8139" or "e1000"."""
     return _qemu(_NICS[model], CLASS_ETHERNET, revision=0x20)

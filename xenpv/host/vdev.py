@@ -6,6 +6,7 @@ The number is what a disk's directory is called: `device/vbd/51712` is xvda.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from xenpv.host.position import NOWHERE, Position, shown
 
@@ -39,6 +40,7 @@ def number(name: str, position: Position = NOWHERE) -> int:
     return found
 
 
+@lru_cache(1024)
 def _number(name: str) -> int | None:
     if re.match(_PLAIN, name):
         base = 16 if name[1:2] in {"x", "X"} else 8 if name.startswith("0") else 10

@@ -1,7 +1,8 @@
 """I/O ports of a domain: an access goes to the device model that has the port, if any.
 
-hvm_process_io_intercept and ioreq servers, arch/x86/hvm. The vcpu waits for its device model,
-so an access is complete when the call returns; a device model may not raise.
+hvm_process_io_intercept and ioreq servers, arch/x86/hvm; Xen itself has port 0xE9. The vcpu
+waits for its device model, so an access is complete when the call returns; a device model may
+not raise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from xenpv.abi.pci import IdeDrive, PciFunction
 from xenpv.errors import LocalProtocolError
+from xenpv.xen.console import DEBUGCONS_PORT
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
@@ -79,6 +81,9 @@ class IoPorts:
         self._check(port, size)
         if not 0 <= value < 1 << 8 * size:
             raise LocalProtocolError(f"port {port:#x}: {value:#x} does not fit {size} bytes")
+        if port == DEBUGCONS_PORT and size == 1:
+            self.domain.debugcons(bytes((value,)))
+            return
         model = self.find(port)
         if model is not None:
             model.io_write(port, size, value)
@@ -86,6 +91,9 @@ class IoPorts:
     def write_string(self, port: int, data: bytes) -> None:
         """REP OUTSB."""
         self._check(port, 1)
+        if port == DEBUGCONS_PORT:
+            self.domain.debugcons(data)
+            return
         model = self.find(port)
         if model is not None:
             model.io_write_string(port, data)
