@@ -6,8 +6,7 @@ block; an owner of a wakeup is told of every event of the port.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 import attrs
 
@@ -18,6 +17,7 @@ from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
+from xenpv.bus.suspend import SuspendInterface, SuspendPhase
 from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE
@@ -35,15 +35,6 @@ OUT: Final = (
 )
 BACKLOG_MAX: Final = 65536
 U32: Final = 0xFFFF_FFFF
-SUSPEND_LATE: Final = 2  # SuspendPhase.LATE
-
-
-class Suspend(Protocol):
-    """What of the SUSPEND interface is used."""
-
-    def register(self, phase: int, callback: Callable[[], object], owner: str = "") -> object: ...
-
-    def deregister(self, handle: object) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -71,7 +62,7 @@ class ConsoleInterface(Interface):
         domain: Domain,
         evtchn: EvtchnInterface,
         gnttab: GnttabInterface,
-        suspend: Suspend | None = None,
+        suspend: SuspendInterface | None = None,
     ) -> None:
         self.domain = domain
         self.pfn = 0
@@ -84,7 +75,7 @@ class ConsoleInterface(Interface):
         self._evtchn = evtchn
         self._gnttab = gnttab
         self._suspend = suspend
-        self._late: object = None
+        self._late: SuspendCallback | None = None
 
     # life
 
@@ -94,10 +85,10 @@ class ConsoleInterface(Interface):
         self.pfn, _readonly = self._gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
         self._enable()
         if self._suspend is not None:
-            self._late = self._suspend.register(SUSPEND_LATE, self.suspend_late, self.NAME)
+            self._late = self._suspend.register(SuspendPhase.LATE, self.suspend_late, self.NAME)
 
     def _stop(self) -> None:
-        if self._suspend is not None:
+        if self._suspend is not None and self._late is not None:
             self._suspend.deregister(self._late)
             self._late = None
         self._disable()

@@ -20,7 +20,8 @@ from xenpv.bus.debug import DebugCallback
 from xenpv.bus.evtchn import Channel, ChannelType
 from xenpv.bus.handshake import Do, Handshake, Seen
 from xenpv.bus.ring import FrontRing, RingIndices
-from xenpv.bus.store_client import REQ, RING_SIZE, RSP
+from xenpv.bus.store_transport import REQ, RING_SIZE, RSP
+from xenpv.bus.suspend import SuspendPhase
 from xenpv.errors import HypercallError
 from xenpv.xen.domain import PAGE_SIZE
 from xenpv.xen.loop import Task
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 U32: Final = 0xFFFF_FFFF
 OWNER: Final = "XENBUS"
 
-SUSPEND_EARLY: Final = 1  # SuspendPhase
-SUSPEND_LATE: Final = 2
 RANGES_MAX: Final = 9
 U64: Final = (1 << 64) - 1
 # By is_32bit, in shared_info: the pending words, the mask words, the bytes of either.
@@ -88,7 +87,7 @@ def suspend(bus: XenBus, _crashing: bool) -> Iterator[str]:
     """The count; EARLY, then LATE callbacks."""
     interface = part(bus, "suspend")
     yield f"Count = {interface.count}"
-    for phase, name in ((SUSPEND_EARLY, "EARLY"), (SUSPEND_LATE, "LATE")):
+    for phase, name in ((SuspendPhase.EARLY, "EARLY"), (SuspendPhase.LATE, "LATE")):
         for handle in interface.callbacks(phase):
             yield f"{name}: {module_of(handle.function)} ({handle.owner})"
 

@@ -15,6 +15,7 @@ from xenpv.bus.devicetree import Irp
 from xenpv.bus.interface import InterfaceVersion
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.pnpstate import Life, PnpState
+from xenpv.bus.suspend import SuspendCallback
 from xenpv.errors import GrantError, HypercallError, StoreError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Pdo:
         self.pending: Irp | None = None
         self.problem = ""  # why START_DEVICE failed last
         self.is_d0 = False
-        self._suspend_late: object | None = None
+        self._suspend_late: list[SuspendCallback] | None = None
 
     def __repr__(self) -> str:
         return f"<Pdo {self.device_id} {self.state.value}>"

@@ -14,6 +14,7 @@ import attrs
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof
+from xenpv.bus.hole import Holes
 from xenpv.bus.interface import Interface
 from xenpv.bus.registry import Registry
 from xenpv.bus.suspend import SuspendCallback, SuspendInterface, SuspendPhase
@@ -214,8 +215,10 @@ class SharedInfoInterface(Interface):
         *,
         suspend: SuspendInterface | None = None,
         registry: Registry | None = None,
+        holes: Holes | None = None,
     ) -> None:
         self.domain = domain
+        self.holes = Holes(domain, ram=False) if holes is None else holes
         self.suspend = suspend
         self.registry = registry
         self.page: SharedInfo | None = None
@@ -228,13 +231,13 @@ class SharedInfoInterface(Interface):
         if self.suspend is not None:
             self.suspend.acquire()
             self._early = self.suspend.register(SuspendPhase.EARLY, self._map, "XENBUS SHARED_INFO")
-        self.page = SharedInfo(self.domain, self.domain.holes.alloc())
+        self.page = SharedInfo(self.domain, self.holes.alloc())
         self._map()
 
     def _stop(self) -> None:
         page = self._page()
         self.domain.memory.remove_from_physmap(self.domain.DOMID_SELF, page.pfn)
-        self.domain.holes.free(page.pfn)
+        self.holes.free(page.pfn)
         self.page = None
         if self.suspend is not None and self._early is not None:
             self.suspend.deregister(self._early)

@@ -114,12 +114,14 @@ class XenBus:
         self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
         self.unplug: UnplugInterface | None = None  # of Windows: xen.sys' requests
-        # Made in this order, for each registers its callbacks of a suspend then.
-        self.suspend = SuspendInterface(domain)
-        self.shared_info = SharedInfoInterface(domain, suspend=self.suspend, registry=self.registry)
-        self.evtchn = self._make_evtchn(fifo)
         hole_of_ram = bool(self.registry.dword(PARAMETERS, "UseMemoryHole", 1))
         self.holes = Holes(domain, ram=hole_of_ram, bugcheck=self._bug)
+        # Made in this order, for each registers its callbacks of a suspend then.
+        self.suspend = SuspendInterface(domain)
+        self.shared_info = SharedInfoInterface(
+            domain, suspend=self.suspend, registry=self.registry, holes=self.holes
+        )
+        self.evtchn = self._make_evtchn(fifo)
         self.cache = CacheInterface(domain)
         self.range_set = RangeSetInterface()
         self.gnttab = GnttabInterface(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
+from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.errors import StoreError
 from xenpv.vbd.disk import Disk
@@ -75,7 +76,7 @@ class Vbd:
         self._ejecting: list[Target] = []
         self._watch: Watch | None = None
         self._debug: DebugCallback | None = None
-        self._callbacks: object | None = None
+        self._callbacks: list[SuspendCallback] | None = None
         self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
         self._eject_task: Task = bus.domain.task("xenvbd eject", self._eject)
 

@@ -10,6 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
+from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
@@ -121,7 +122,7 @@ class Vif(Generic[M]):
         self._task = bus.domain.task("xenvif scan", self.scan)
         self._eject_task = bus.domain.task("xenvif eject", self._eject)
         self._watch: Watch | None = None
-        self._callbacks: object | None = None
+        self._callbacks: list[SuspendCallback] | None = None
         self._debug: DebugCallback | None = None
 
     def start(self) -> None:
