@@ -17,7 +17,7 @@ from xenpv.bus.evtchn import Channel, EvtchnInterface
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
-from xenpv.bus.suspend import SuspendInterface, SuspendPhase
+from xenpv.bus.suspend import SuspendCallback, SuspendInterface, SuspendPhase
 from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError
 from xenpv.xen.domain import Domain
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE
