@@ -96,7 +96,11 @@ def test_a_stop_ends_sessions_and_a_start_begins_anew(scene: Scene) -> None:
     scene.iface.stop()
     assert scene.iface.stopped
     assert scene.guest.wmi.sessions == []
-    assert [one.path for one in scene.guest.bus.store.watches()] == ["device"]
+    assert [one.path for one in scene.guest.bus.store.watches()] == [
+        "device",
+        "control/shutdown",
+        "memory/target",
+    ]  # XENBUS' own
     scene.iface.start()
     assert scene.guest.wmi.add_session("x").SessionId == 0
 

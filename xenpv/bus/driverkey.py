@@ -56,10 +56,11 @@ def _read(store: StoreInterface, key: str) -> str | None:
         return None
 
 
-def clear(store: StoreInterface, product: str) -> None:
+def clear(store: StoreInterface, product: str, *, exact: bool = False) -> None:
     """Remove every entry whose first two words are our vendor's and the product's.
 
-    The vendor as a prefix, the product in any case; failures are ignored.
+    The vendor as a prefix, or `exact` as XENIFACE compares it; the product in any case.
+    Failures are ignored.
     """
     try:
         names = store.directory("drivers")
@@ -67,6 +68,6 @@ def clear(store: StoreInterface, product: str) -> None:
         return
     for name in names:
         words = (store.get(f"drivers/{name}") or "").split(" ")
-        ours = len(words) > 1 and words[0].startswith(VENDOR)
-        if ours and words[1].upper() == product.upper():
+        ours = words[0] == VENDOR if exact else words[0].startswith(VENDOR)
+        if ours and len(words) > 1 and words[1].upper() == product.upper():
             store.discard(f"drivers/{name}")

@@ -255,21 +255,9 @@ class XenBus:
         """Write `drivers/<first free of 0-255>`; None if all are taken or it may not be written."""
         return driverkey.claim(self.store, product)
 
-    def clear_driver_key(self, product: str) -> None:
-        """Remove every entry of the product."""
-        driverkey.clear(self.store, product)
-
-    def release_driver_key(self, key: str | None) -> None:
-        if key is not None:
-            self.store.discard(key)
-
-    def request_unplug(self, kind: UnplugType, *, make: bool) -> None:
-        """A driver of PV devices wants their emulated like gone from the next boot on, or not.
-
-        Nothing is withdrawn by a system that goes down.
-        """
-        if self.unplug is not None and (make or not self.powers_down):
-            self.unplug.request(kind, make)
+    def clear_driver_key(self, product: str, *, exact: bool = False) -> None:
+        """Remove every entry of the product; see driverkey.clear."""
+        driverkey.clear(self.store, product, exact=exact)
 
     # requests of the PnP manager
 

@@ -157,14 +157,14 @@ class XenIface:
             self.wmi.sessions.suspend_all()
         self.cleanup(None)
         self.power = PowerState.D3
-        self.bus.clear_driver_key(PRODUCT)
+        self.bus.clear_driver_key(PRODUCT, exact=True)
         callback, self._callback = self._callback, None
         if callback is not None:
             self.bus.suspend.deregister(callback)
 
     def _resumed(self) -> None:
         """The late callback: a restore made the domain's part of the store anew."""
-        self.bus.clear_driver_key(PRODUCT)
+        self.bus.clear_driver_key(PRODUCT, exact=True)
         self.bus.claim_driver_key(PRODUCT)
         if "wmi" in vars(self):
             self.wmi.fire_suspend_event()
