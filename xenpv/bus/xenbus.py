@@ -259,6 +259,14 @@ class XenBus:
         """Remove every entry of the product; see driverkey.clear."""
         driverkey.clear(self.store, product, exact=exact)
 
+    def request_unplug(self, kind: UnplugType, *, make: bool) -> None:
+        """A driver of PV devices wants their emulated like gone from the next boot on, or not.
+
+        Nothing is withdrawn by a system that goes down.
+        """
+        if self.unplug is not None and (make or not self.powers_down):
+            self.unplug.request(kind, make)
+
     # requests of the PnP manager
 
     def start(self) -> NTSTATUS:
