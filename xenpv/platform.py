@@ -35,9 +35,13 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
-    from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.bus.xenbus import ClassDriver, ClassDriverFactory, XenBus
     from xenpv.host.domainconfig import DomainConfig
     from xenpv.host.responder import Responder
+    from xenpv.iface.device import XenIface
+    from xenpv.iface.security import Principal
+    from xenpv.iface.wmi_classes import WmiNamespace
+    from xenpv.iface.xencontrol import XenControl
     from xenpv.net.adapter import Adapter
     from xenpv.vbd.adapter import Vbd
     from xenpv.vbd.disk import Disk as GuestDisk
@@ -53,15 +57,21 @@ def drivers() -> dict[str, ClassDriverFactory]:
     They are a quarter of what there is to import, and raw ends need none of them.
     """
     from xenpv.iface.agent import Agent
+    from xenpv.iface.device import XenIface
     from xenpv.net.adapter import Adapter
     from xenpv.vbd.adapter import Vbd
     from xenpv.vif.adapter import Vif as XenVif
+
+    def xeniface(bus: XenBus) -> ClassDriver:
+        """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""
+        agent = Agent(bus)
+        return XenIface(bus, agent) if bus.personality == "windows" else agent
 
     def xennet(bus: XenBus) -> XenVif[Adapter]:
         """XenVif with XenNet above it."""
         return XenVif(bus, Adapter)
 
-    return {"VBD": Vbd, "VIF": xennet, "IFACE": Agent}
+    return {"VBD": Vbd, "VIF": xennet, "IFACE": xeniface}
 
 
 @attrs.frozen
@@ -208,6 +218,34 @@ class Guest:
     def nets(self) -> list[Adapter]:
         """The guest's network adapters, by device number."""
         return [] if self._vif is None else self._vif.adapters()
+
+    @property
+    def iface(self) -> XenIface:
+        """Its XENIFACE device. LocalProtocolError where it has none: not booted, or Linux."""
+        from xenpv.iface.device import XenIface
+
+        driver = self._driver("IFACE")
+        if not isinstance(driver, XenIface):
+            raise LocalProtocolError(f"guest {self.name!r} has no XENIFACE")
+        return driver
+
+    @property
+    def wmi(self) -> WmiNamespace:
+        """XENIFACE's part of root\\wmi, as an administrator sees it."""
+        from xenpv.iface.wmi_classes import WmiNamespace
+
+        return WmiNamespace(self.iface)
+
+    def xencontrol(self, principal: Principal | None = None) -> XenControl:
+        """A new process of the guest with XENIFACE open, by default an administrator's.
+
+        Raises Win32Error: 5 (access denied) for a principal that may not open it.
+        """
+        from xenpv.iface.security import Principal
+        from xenpv.iface.xencontrol import XenControl
+
+        process = self.iface.process("xencontrol", principal or Principal.ADMINISTRATORS)
+        return XenControl(self.iface, process)
 
     @property
     def console(self) -> Console | None:

@@ -99,7 +99,8 @@ def test_features_are_advertised_while_it_runs(xen: Platform, personality: str) 
     # What is not there yet is not advertised.
     assert read(f"{HOME}/control/feature-suspend") == ""
     assert guest.bus is not None
-    agent = guest.bus.pdos["IFACE"].driver
+    driver = guest.bus.pdos["IFACE"].driver
+    agent = driver if personality == "linux" else driver.agent
     assert isinstance(agent, Agent)
     agent.stop()
     agent.stop()

@@ -50,7 +50,7 @@ REQUESTS: Final[dict[str, Requests]] = {
 
 
 class Agent:
-    """The IFACE class driver of a guest (XenIface with its agent, or Linux' manage.c)."""
+    """Windows' service above XENIFACE, or in Linux manage.c, in the place of that driver."""
 
     def __init__(self, bus: XenBus) -> None:
         self.bus = bus
@@ -59,12 +59,9 @@ class Agent:
         self.stopped = True
         self._task: Task = bus.domain.task("agent", self._look)
         self._watch: Watch | None = None
-        self._driver_key: str | None = None
 
     def start(self) -> None:
         self.stopped = False
-        if self.bus.personality == "windows":
-            self._driver_key = self.bus.claim_driver_key("XENIFACE")
         self._watch = self.bus.store.watch_add(KEY, self._task)
         self._advertise("1")
 
@@ -75,7 +72,6 @@ class Agent:
         if self._watch is not None:
             self.bus.store.watch_remove(self._watch)
             self._watch = None
-        self.bus.release_driver_key(self._driver_key)
         self.stopped = True
 
     def _advertise(self, value: str) -> None:
