@@ -157,25 +157,22 @@ def size_needed(node: bytes) -> int:
 def all_data(guid: bytes, instances: list[tuple[str, bytes]], time: int) -> bytes:
     """WNODE_ALL_DATA of dynamic instances: (name, data) each."""
     count = len(instances)
-    start = ALL_DATA_SIZE + 8 * count
-    names_at = start
-    data_at = -(-(start + 4 * count) // 8) * 8
-    blocks, places, at = bytearray(), bytearray(), data_at
+    names_at = ALL_DATA_SIZE + 8 * count
+    data_at = names_at + 4 * count
+    blocks, places = bytearray(), bytearray()
     for _name, data in instances:
-        padded = data + bytes(-len(data) % 8)
-        places += struct.pack("<II", at, len(data))
-        blocks += padded
-        at += len(padded)
+        blocks += bytes(-len(blocks) % 4)
+        places += struct.pack("<II", data_at + len(blocks), len(data))
+        blocks += data
     names, offsets = bytearray(), bytearray()
     for name, _data in instances:
-        offsets += U32.pack(at + len(names))
+        offsets += U32.pack(data_at + len(blocks) + len(names))
         names += utf16(name)
-    size = at + len(names)
+    size = data_at + len(blocks) + len(names)
     node = bytearray(header(size, guid, WNODE_FLAG_ALL_DATA, time))
     node += ALL_DATA.pack(data_at, count, names_at) + places
     node += bytes(names_at - len(node)) + offsets
-    node += bytes(data_at - len(node)) + blocks + names
-    return bytes(node)
+    return bytes(node + blocks + names)
 
 
 def parse_all_data(node: bytes) -> list[tuple[str, bytes]]:

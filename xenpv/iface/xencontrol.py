@@ -101,7 +101,6 @@ class XenControl:
         self.process = process
         self.log_level = LEVEL_INFO
         self._logger: Callable[[int, str], object] | None = None
-        self._irps: list[Irp] = []  # of the grants and maps that are there
         try:
             self.handle = open_device(device, process)
         except NtStatusError as error:
@@ -210,7 +209,6 @@ class XenControl:
         name = "GNTTAB_PERMIT_FOREIGN_ACCESS_V2"
         irp = self._control(name, buffer, 8 + 4 * nr_pages, thread)
         base, *refs = struct.unpack(f"<Q{nr_pages}I", irp.output)
-        self._irps.append(irp)
         return base, refs
 
     def gnttab_revoke_foreign_access(self, address: int) -> None:
@@ -226,7 +224,6 @@ class XenControl:
         )
         buffer += b"".join(map(ioctl_gnttab.REFERENCE.pack, references))
         irp = self._control("GNTTAB_MAP_FOREIGN_PAGES_V2", buffer, 8, thread)
-        self._irps.append(irp)
         return int.from_bytes(irp.output, "little")
 
     def gnttab_unmap_foreign_pages(self, address: int) -> None:
