@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from tests.iface.conftest import HOME, Scene, make
+from tests.iface.conftest import Scene, make
 from xenpv.iface import ioctl
 from xenpv.iface.ioctl import Access, Irp, device_io_control, open_device
 from xenpv.iface.process import Process
@@ -178,7 +178,8 @@ def test_a_string_is_needed(call: Caller, function: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"data/a", b"data/\x01a\0", b"data/\x7f\0", b"d\xc3\xa9\0", b"data/a\n\0", b"data/a\t\0"]
+    "text",
+    [b"data/a", b"data/\x01a\0", b"data/\x7f\0", b"d\xc3\xa9\0", b"data/a\n\0", b"data/a\t\0"],
 )
 @pytest.mark.parametrize("function", [0x800, 0x801, 0x802, 0x803])
 def test_a_string_must_be_printable_and_end(call: Caller, function: int, text: bytes) -> None:
@@ -192,7 +193,11 @@ def test_what_follows_the_nul_is_not_looked_at(call: Caller) -> None:
 
 @pytest.mark.parametrize(
     ("function", "path", "answer"),
-    [(0x800, b"data/a\0", b"value\0"), (0x802, b"data\0", b"a\0\0"), (0x800, b"data/empty\0", b"\0")],
+    [
+        (0x800, b"data/a\0", b"value\0"),
+        (0x802, b"data\0", b"a\0\0"),
+        (0x800, b"data/empty\0", b"\0"),
+    ],
 )
 def test_the_two_call_protocol(call: Caller, function: int, path: bytes, answer: bytes) -> None:
     call.scene.guest.wmi.session(0).SetValue("data/empty", "")
@@ -289,14 +294,16 @@ def test_what_the_store_says(
         (3072, [(1, 0)], SUCCESS),
     ],
 )
-def test_set_permissions(call: Caller, length: int, entries: list[tuple[int, int]], expected: int) -> None:
+def test_set_permissions(
+    call: Caller, length: int, entries: list[tuple[int, int]], expected: int
+) -> None:
     address = call.text(b"data/a\0".ljust(4096, b"x"))
     data = struct.pack("<QII", address, length, len(entries))
     data += b"".join(struct.pack("<HHI", domid, 0xDEAD, mask) for domid, mask in entries)
     assert call(0x804, data).status == expected
     if len(entries) == 4:
-        xs = call.scene.xen.toolstack.xs
-        assert xs.get_permissions(f"{HOME}/data/a") == ["n1", "b0", "r2", "w3"]
+        permissions = call.scene.guest.bus.store.get_permissions("data/a")
+        assert permissions == ["n1", "b0", "r2", "w3"]
 
 
 @pytest.mark.parametrize("function", [0x804, 0x805])
@@ -376,7 +383,9 @@ def test_ports_of_another_file_are_unknown(call: Caller) -> None:
     assert call(0x812, store).status == NOT_FOUND
 
 
-@pytest.mark.parametrize(("domid", "port"), [(2, 0xFFFF_FFFF), (2, 4000), (99, 1), (0x7FF0, 1), (2, 0)])
+@pytest.mark.parametrize(
+    ("domid", "port"), [(2, 0xFFFF_FFFF), (2, 4000), (99, 1), (0x7FF0, 1), (2, 0)]
+)
 def test_a_channel_that_cannot_be_opened(call: Caller, domid: int, port: int) -> None:
     data = struct.pack("<H2xIB7xQ", domid, port, 0, call.event())
     before = len(call.scene.guest.created.domain.tasks)
@@ -517,7 +526,9 @@ def test_map(
     ("domid", "ref", "flags", "expected"),
     [(2, 60, 0, UNSUCCESSFUL), (77, 60, 0, UNSUCCESSFUL), (2, 1 << 20, 0, UNSUCCESSFUL)],
 )
-def test_a_map_that_fails_maps_nothing(call: Caller, domid: int, ref: int, flags: int, expected: int) -> None:
+def test_a_map_that_fails_maps_nothing(
+    call: Caller, domid: int, ref: int, flags: int, expected: int
+) -> None:
     peer = call.scene.xen.guests[1].xencontrol()
     _, granted = peer.gnttab_permit_foreign_access(1, 1)
     data = struct.pack("<H2x6I", domid, 2, flags, 0, 0, granted[0], ref)

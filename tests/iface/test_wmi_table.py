@@ -117,10 +117,26 @@ def test_a_suspended_session_is_as_unknown(ready: Scene, method: int) -> None:
 @pytest.mark.parametrize("method", TAKES_TEXT)
 @pytest.mark.parametrize(
     "block",
-    [b"", b"\x01", b"\x04\x00a\x00", b"\xff\xff" + bytes(64), b"\x01\x00a\x00", b"\x02\x00\x00\xd8"],
-    ids=["nothing", "half a count", "one character short", "64 of 65535", "odd", "a lone surrogate"],
+    [
+        b"",
+        b"\x01",
+        b"\x04\x00a\x00",
+        b"\xff\xff" + bytes(64),
+        b"\x01\x00a\x00",
+        b"\x02\x00\x00\xd8",
+    ],
+    ids=[
+        "nothing",
+        "half a count",
+        "one character short",
+        "64 of 65535",
+        "odd",
+        "a lone surrogate",
+    ],
 )
-def test_a_malformed_input_buffer_comes_before_all_else(ready: Scene, method: int, block: bytes) -> None:
+def test_a_malformed_input_buffer_comes_before_all_else(
+    ready: Scene, method: int, block: bytes
+) -> None:
     guid = wmi.SESSION.guid
     ready.iface.to_d3()
     buffer = wnode.MethodItem("no such", method, 0, block, 0).emit(guid.bytes_le)
@@ -139,7 +155,9 @@ def test_a_second_string_may_be_malformed_too(ready: Scene) -> None:
 )
 def test_a_node_that_points_outside_is_malformed(ready: Scene, field: int, value: int) -> None:
     guid = wmi.SESSION.guid
-    buffer = bytearray(wnode.MethodItem(SESSION, 1, 0, wnode.utf16("data/a"), 0).emit(guid.bytes_le))
+    buffer = bytearray(
+        wnode.MethodItem(SESSION, 1, 0, wnode.utf16("data/a"), 0).emit(guid.bytes_le)
+    )
     struct.pack_into("<I", buffer, 48 + 4 * field, value)
     assert ready.iface.wmi.request(9, guid, bytes(buffer), 512)[0] == INVALID_DEVICE_REQUEST
 
@@ -153,7 +171,9 @@ def test_a_node_that_is_too_short_is_malformed(ready: Scene, size: int) -> None:
 
 
 @pytest.mark.parametrize(("method", "size"), [(1, 4), (2, 18), (12, 14), (13, 2)])
-def test_an_answer_that_does_not_fit_is_a_node_that_says_so(ready: Scene, method: int, size: int) -> None:
+def test_an_answer_that_does_not_fit_is_a_node_that_says_so(
+    ready: Scene, method: int, size: int
+) -> None:
     """Of the whole node: 72 bytes, the name, and the answer where the arguments were."""
     ready.guest.wmi.session(0).SetValue("data/a", "1")
     offset = -(-(72 + 2 + 2 * len(SESSION)) // 8) * 8
@@ -220,7 +240,9 @@ def test_other_classes(ready: Scene, minor: int) -> None:
 def test_the_base_has_one_instance(ready: Scene, index: int, expected: int) -> None:
     buffer = bytes(48) + struct.pack("<4I", 0, index, 64, 0)
     assert ready.iface.wmi.request(1, wmi.BASE.guid, buffer, 72)[0] == expected
-    status, node = ready.iface.wmi.request(1, wmi.BASE.guid, bytes(48) + struct.pack("<4I", 0, 0, 64, 0), 71)
+    status, node = ready.iface.wmi.request(
+        1, wmi.BASE.guid, bytes(48) + struct.pack("<4I", 0, 0, 64, 0), 71
+    )
     assert (status, wnode.size_needed(node)) == (SUCCESS, 72)
 
 
@@ -277,7 +299,9 @@ def test_a_watch_that_the_store_refuses_is_insufficient_resources(
         (7, ("data/none/none",), NAME_NOT_FOUND),
     ],
 )  # fmt: skip
-def test_what_xenstored_really_says(ready: Scene, method: int, arguments: tuple[str, ...], expected: int) -> None:
+def test_what_xenstored_really_says(
+    ready: Scene, method: int, arguments: tuple[str, ...], expected: int
+) -> None:
     assert ready.wmi(method, *arguments)[0] == expected
 
 
@@ -396,8 +420,14 @@ def test_ids_go_round_at_65536(ready: Scene) -> None:
 def test_a_session_added_in_d3_starts_suspended(ready: Scene) -> None:
     ready.iface.to_d3()
     assert ready.guest.wmi.base.AddSession("late") == 1
-    assert ready.wmi(1, "data/a", instance=r"XP0001 XENBUS IFACE\Session_late_0")[0] == INSUFFICIENT_RESOURCES
-    assert ready.wmi(5, "data", instance=r"XP0001 XENBUS IFACE\Session_late_0")[0] == INSTANCE_NOT_FOUND
+    assert (
+        ready.wmi(1, "data/a", instance=r"XP0001 XENBUS IFACE\Session_late_0")[0]
+        == INSUFFICIENT_RESOURCES
+    )
+    assert (
+        ready.wmi(5, "data", instance=r"XP0001 XENBUS IFACE\Session_late_0")[0]
+        == INSTANCE_NOT_FOUND
+    )
     assert ready.guest.wmi.base.XenTime == 0
     ready.iface.to_d0()
     assert ready.guest.wmi.session(1).GetValue("data/a") == "1"
