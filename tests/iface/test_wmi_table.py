@@ -405,7 +405,7 @@ def test_ids_and_names_of_sessions(ready: Scene) -> None:
     # Suspended sessions keep their ids and names: the driver gives them out again.
     ready.iface.to_d3()
     assert ready.guest.wmi.base.AddSession("test") == 4
-    assert [one.InstanceName[20:] for one in wmi_.sessions][0] == "Session_test_2"
+    assert wmi_.sessions[0].InstanceName[20:] == "Session_test_2"
 
 
 def test_ids_go_round_at_65536(ready: Scene) -> None:
