@@ -209,18 +209,8 @@ def test_a_transaction_across_a_suspend_is_unsuccessful(
     assert caught.value.status is NTSTATUS.UNSUCCESSFUL
 
 
-def _knows_suspends(scene: Scene) -> bool:
-    """Whether XenBus' STORE has callbacks of its own."""
-    return hasattr(scene.guest.bus.store, "register") or any(
-        one.owner.upper().endswith("STORE")
-        for one in scene.guest.bus.suspend.callbacks(SuspendPhase.LATE)
-    )
-
-
 @pytest.mark.parametrize("end", ["CommitTransaction", "AbortTransaction"])
 def test_ending_a_transaction_across_a_suspend_is_retry(scene: Scene, end: str) -> None:
-    if not _knows_suspends(scene):
-        pytest.skip("STORE has no suspend callbacks")
     session = scene.guest.wmi.add_session("x")
     session.StartTransaction()
     resume(scene)
@@ -240,10 +230,6 @@ def test_a_sessions_watches_are_registered_again_and_fire_once(scene: Scene) -> 
     session.SetWatch("data/a")
     scene.xen.run()
     events.take()
-    if not _knows_suspends(scene):
-        tasks = [one.task for one in scene.guest.bus.store.watches()]
-        late = scene.guest.bus.suspend.register
-        late(SuspendPhase.LATE, lambda: [task.wake() for task in tasks])
     resume(scene)
     assert sorted(one.EventId for one in events.take()) == ["data", "data/a"]
     scene.write("data/a", "1")
@@ -254,8 +240,6 @@ def test_a_sessions_watches_are_registered_again_and_fire_once(scene: Scene) -> 
 
 
 def test_a_handles_watch_fires_once_more_and_is_dead(scene: Scene) -> None:
-    if not _knows_suspends(scene):
-        pytest.skip("STORE has no suspend callbacks")
     xc = scene.guest.xencontrol()
     event = xc.create_event(auto_reset=False)
     watch = xc.store_add_watch("data", event)

@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from xenpv.abi._kernel import lib
-from xenpv.bus.shared_info import SharedInfo, filetime
 from xenpv.bus.suspend import SuspendCallback, SuspendPhase
 from xenpv.errors import StoreError
 from xenpv.iface.security import Principal
@@ -55,7 +53,6 @@ class XenIface:
         self.stopped = True
         self._context = FIRST_CONTEXT
         self._callback: SuspendCallback | None = None
-        self._shared_info: SharedInfo | None = None
 
     # what it has for its users: made when first asked for
 
@@ -208,17 +205,7 @@ class XenIface:
 
     def get_time(self) -> tuple[int, bool]:
         """SHARED_INFO GetTime: a FILETIME, and whether it is local time."""
-        interface = getattr(self.bus, "shared_info", None)
-        if interface is not None:
-            time, local = interface.get_time()
-            return int(time), bool(local)
-        if self._shared_info is None:
-            domain = self.bus.domain
-            pfn = domain.holes.alloc()
-            space = lib.XENMAPSPACE_shared_info
-            domain.memory.add_to_physmap(domain.DOMID_SELF, space, 0, pfn)
-            self._shared_info = SharedInfo(domain, pfn)
-        return filetime(self._shared_info.time()), False
+        return self.bus.shared_info.get_time()
 
     def log(self, text: str) -> None:
         """A line of the guest's log."""
