@@ -623,6 +623,24 @@ def test_a_pending_request_is_cancelled(call: Caller, how: str) -> None:
     assert other.status == (CANCELLED if how == "process" else PENDING)
 
 
+def test_pages_and_ports_come_back(call: Caller) -> None:
+    """More than the guest has, one after the other."""
+    for _ in range(30):
+        irp = call(0x824, permit(pages=1000), 8 + 4 * 1000)
+        assert irp.status == PENDING
+        assert call(0x825, irp.output[:8]).status == SUCCESS
+    assert call.scene.guest.bus.gnttab.permitted == 0
+    channels = len(call.scene.guest.bus.evtchn.channels())
+    ports = set()
+    for _ in range(30):
+        port = call(0x811, *_with_event(call, 0x811, call.event())).output
+        assert call(0x812, port).status == SUCCESS
+        call.scene.xen.run()
+        ports.add(port)
+    assert len(ports) == 1
+    assert len(call.scene.guest.bus.evtchn.channels()) == channels
+
+
 def test_closing_the_file_leaves_the_grant(call: Caller) -> None:
     irp = call(0x824, permit(), 12)
     call.process.close_handle(call.handle)
