@@ -114,7 +114,7 @@ def test_driver_keys_take_the_first_that_is_free(world: World) -> None:
     bus, _ = start(world)
     assert world.read("/local/domain/1/drivers/1") == "Xen_Project XENBUS 9.1.0.0 "
     assert bus.claim_driver_key("XENVIF") == "drivers/2"
-    bus.release_driver_key("drivers/2")
+    bus.clear_driver_key("XENVIF")
     assert bus.claim_driver_key("XENVBD") == "drivers/2"
 
 

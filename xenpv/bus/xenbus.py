@@ -114,6 +114,17 @@ class XenBus:
         self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
         self.unplug: UnplugInterface | None = None  # of Windows: xen.sys' requests
+        self._make_interfaces(fifo)
+        self.children = Children(self)
+        self.power = Power(self)
+        self._settle_task: Task = domain.task("xenbus settle", self._settle)
+        self._settle_timer: Timer = domain.timer(self._settle_task)
+        self._polls = 0
+        self._then: Then | None = None
+        self._reason = 0
+
+    def _make_interfaces(self, fifo: bool | None) -> None:
+        domain = self.domain
         hole_of_ram = bool(self.registry.dword(PARAMETERS, "UseMemoryHole", 1))
         self.holes = Holes(domain, ram=hole_of_ram, bugcheck=self._bug)
         # Made in this order, for each registers its callbacks of a suspend then.
@@ -155,13 +166,6 @@ class XenBus:
                 bugcheck=self._bug,
                 windows=self.is_windows,
             )
-        self.children = Children(self)
-        self.power = Power(self)
-        self._settle_task: Task = domain.task("xenbus settle", self._settle)
-        self._settle_timer: Timer = domain.timer(self._settle_task)
-        self._polls = 0
-        self._then: Then | None = None
-        self._reason = 0
 
     def _make_logs(self) -> Log:
         return Log(
