@@ -11,7 +11,7 @@ from xenpv.abi.sched import SHUTDOWN
 from xenpv.bus.suspend import SuspendCallback, SuspendPhase
 from xenpv.errors import StoreError
 from xenpv.iface import shutdown
-from xenpv.iface.feature import advertise
+from xenpv.iface.feature import advertise, unwatch
 from xenpv.iface.shutdown import REQUESTS, Act
 from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
@@ -76,7 +76,7 @@ class Manage:
     def stop(self) -> None:
         """The kernel goes down."""
         for watch in self._watches:
-            self.bus.store.watch_remove(watch)
+            unwatch(self.bus, "manage", watch)
         self._watches.clear()
         advertise(self.bus, "manage", self.requests.features, "")
         if self._suspend is not None:
@@ -93,7 +93,7 @@ class Manage:
         """timekeeping_resume, then xs_resume registers every watch again, so each fires."""
         self.clock.set_system_time(self.bus.shared_info.get_time()[0])
         for watch in self._watches:
-            self.bus.store.watch_remove(watch)
+            unwatch(self.bus, "manage", watch)
         self._listen()
 
     def _look(self) -> None:

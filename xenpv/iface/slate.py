@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from xenpv.errors import StoreError
-from xenpv.iface.feature import advertise
+from xenpv.iface.feature import advertise, unwatch
 from xenpv.xen.loop import NS_PER_S, Task, Timer
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SlateMode:
         self.wanted = None
         if self._timer is not None:
             self._timer.cancel()
-        self.bus.store.watch_remove(watch)
+        unwatch(self.bus, "agent", watch)
         try:
             self.bus.store.discard(f"control/{FEATURE}")
         except StoreError as error:

@@ -15,7 +15,7 @@ from xenpv.abi.sched import SHUTDOWN
 from xenpv.bus.suspend import SuspendCallback, SuspendPhase
 from xenpv.errors import StoreError
 from xenpv.iface import shutdown
-from xenpv.iface.feature import advertise
+from xenpv.iface.feature import advertise, unwatch
 from xenpv.iface.shutdown import REQUESTS, Act
 from xenpv.iface.slate import SlateMode
 from xenpv.iface.timesync import TimeSync, boot_clock
@@ -113,7 +113,7 @@ class XenAgent:
         self.slate.stop()
         watch, self._watch = self._watch, None
         if watch is not None:
-            self.bus.store.watch_remove(watch)
+            unwatch(self.bus, "agent", watch)
 
     # what the loop wakes up for
 
