@@ -135,10 +135,8 @@ class XenAgent:
         self._act(act)
 
     def _act(self, act: Act) -> None:
-        if act is Act.SLEEP:
-            self.bus.sleep()
-        elif act is Act.HIBERNATE:
-            self.bus.hibernate()
+        if act in (Act.SLEEP, Act.HIBERNATE):
+            self.bus.sleep(s4=act is Act.HIBERNATE)
         else:
             self.ended = True
             self.bus.power_off(SHUTDOWN.reboot if act is Act.REBOOT else SHUTDOWN.poweroff)
