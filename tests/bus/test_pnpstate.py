@@ -251,9 +251,7 @@ def test_a_bus_with_a_balloon_is_not_let_go(world: World, irp: Irp) -> None:
     assert on.request(irp) is NTSTATUS.SUCCESS
 
 
-INTERFACES = attrgetter(
-    "debug", "suspend", "range_set", "evtchn", "store", "console", "gnttab"
-)
+INTERFACES = attrgetter("debug", "suspend", "range_set", "evtchn", "store", "console", "gnttab")
 DEVICES = st.sampled_from(["fdo", "VIF", "IFACE", "CONS", "VBD"])
 STEP = st.tuples(DEVICES, st.sampled_from(IRPS)) | st.sampled_from(
     ["run", "rest", "vbd", "no vif", "vif", "relations", "sleep", "wake"]

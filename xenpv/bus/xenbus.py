@@ -383,7 +383,7 @@ class XenBus:
         if then in (Then.SLEEP, Then.HIBERNATE):
             self._down()
             self.is_asleep = True
-            if then is Then.HIBERNATE:
+            if then is Then.HIBERNATE and not self.crash.crashed:
                 self._hibernate()
         elif then is not None:
             self._complete(Irp(then.value))
