@@ -13,6 +13,7 @@ from tests.bus.handshake_scene import Honest, Mute, Scene, scene
 from tests.vbd.rawback import read10
 from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device
+from xenpv.bus.evtchn import ChannelType
 from xenpv.bus.suspend import SuspendPhase
 from xenpv.platform import Disk, Guest, Platform, Vif
 from xenpv.vbd.frontend import FrontendState as VbdState
@@ -310,11 +311,11 @@ def test_the_driver_says_that_it_can_hotplug(kind: str) -> None:
 # suspend
 
 
-def boot(xen: Platform) -> Guest:
+def boot(xen: Platform, *, fifo: bool | None = None) -> Guest:
     from xenpv.host.image import MemoryImage
 
     image = MemoryImage(bytearray(range(256)) * 2048)
-    return xen.create(name="g", disks=[Disk(image)], vifs=[Vif()]).start()
+    return xen.create(name="g", disks=[Disk(image)], vifs=[Vif()], fifo=fifo).start()
 
 
 def suspend(xen: Platform, guest: Guest) -> None:
@@ -328,10 +329,14 @@ def suspend(xen: Platform, guest: Guest) -> None:
 
 def resume(xen: Platform, guest: Guest) -> None:
     """In the new domain's store nobody knows of a watch, and Xen of no port of a device."""
-    domain = guest.created.domain
+    domain, bus = guest.created.domain, guest.bus
+    assert bus is not None
     assert domain.shutdown_code == 2
+    for channel in bus.evtchn.channels():
+        if channel.type is not ChannelType.FIXED and channel.active:
+            domain.evtchn.close(channel.port)
     for path, token in watches(guest):
-        guest.bus.store.request(XS.UNWATCH, path.encode() + b"\0" + token + b"\0")
+        bus.store.request(XS.UNWATCH, path.encode() + b"\0" + token + b"\0")
     domain.suspend_result = 0
     domain.resume()
     xen.run()
@@ -403,6 +408,37 @@ def test_requests_that_waited_at_a_suspend_run_after_it(comes_back: bool) -> Non
         assert statuses.count(SrbStatus.ERROR) == (40 - waiting if comes_back else 40)
         assert statuses.count(SrbStatus.PENDING) == (waiting if comes_back else 0)
         assert on.connected is comes_back
+
+
+@pytest.mark.parametrize("fifo", [True, False])
+def test_what_waited_for_a_slot_at_a_suspend_is_read_after_it(fifo: bool) -> None:
+    with Platform(seed=4) as xen:
+        guest = boot(xen, fifo=fifo)
+        domain, adapter = guest.created.domain, guest._vbd
+        assert adapter is not None
+        assert guest.bus is not None
+        (ring,) = adapter.targets[0].frontend.rings
+        assert ring.front is not None
+        free = ring.front.free
+        srbs = [
+            Srb(cdb=read10(at, 1), data=[(domain.pages.alloc(), 0, 512)]) for at in range(free + 8)
+        ]
+        for srb in srbs:
+            adapter.submit(srb)
+        ring.poll()
+        assert (len(ring.submitted), len(ring.queue) + len(ring.prepared)) == (free, 8)
+        waiting = [part.srb for part in ring.queue]
+        guest.bus.suspend.trigger()
+        xen.run()
+        resume(xen, guest)
+        for srb in srbs:
+            if srb in waiting:
+                assert srb.srb_status is SrbStatus.SUCCESS
+                assert domain.read(srb.data[0][0], 0, 512) == bytes(range(256)) * 2
+            else:
+                assert srb.srb_status is SrbStatus.ERROR
+        assert waiting
+        assert guest.bus.problem == ""
 
 
 def test_a_device_that_was_ejecting_at_the_suspend_goes() -> None:
