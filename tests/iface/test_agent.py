@@ -11,6 +11,7 @@ from xenpv.abi.xs import XS
 from xenpv.bus.ntstatus import NTSTATUS
 from xenpv.host.image import MemoryImage
 from xenpv.iface.agent import Agent
+from xenpv.iface.xenagent import EventId
 
 HOME = "/local/domain/1"
 KEY = f"{HOME}/control/shutdown"
@@ -118,6 +119,27 @@ def test_s3_is_acknowledged_and_all_is_asleep_until_it_wakes(xen: Platform) -> N
         assert len(xen.toolstack.xs.directory(f"{HOME}/drivers")) == 4
         assert guest.disks[0].read(0, 1) == bytes(range(256)) * 2
         assert guest.nets[0].link_up
+    assert guest.shutdown() == 0
+
+
+def test_a_sleep_between_two_suspends_makes_no_agent_deaf(xen: Platform) -> None:
+    guest = boot(xen, "windows")
+    domain, bus = guest.created.domain, guest.bus
+    assert bus is not None
+    for value in ("suspend", "s3", "suspend"):
+        xen.toolstack.xs.write(KEY, value)
+        xen.run()
+        assert xen.toolstack.xs.read(KEY) == ""
+        if value == "s3":
+            bus.wake()
+        else:
+            domain.suspend_result = 0
+            domain.resume()
+        xen.run()
+        assert bus.problem == ""
+        assert guest.iface.agent.xenagent.log[-1].event is (
+            EventId.S3 if value == "s3" else EventId.UNSUSPENDED
+        )
     assert guest.shutdown() == 0
 
 

@@ -133,9 +133,11 @@ class StoreClient(StoreTransport, Interface):
                 self.suspend.deregister(handle)
             self.suspend.release()
         self._is_up = False
-        if self.gnttab is not None:
-            self.gnttab.release()
-        self._evtchn.release()
+        try:
+            if self.gnttab is not None:
+                self.gnttab.release()
+        finally:
+            self._evtchn.release()
 
     def leftovers(self) -> list[str]:
         left = [f"transaction {one.id}" for one in self._transactions]

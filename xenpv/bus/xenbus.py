@@ -145,18 +145,8 @@ class XenBus:
         self.dump = Dump(self)
         self.debug_virq = DebugVirq(self.evtchn, self.debug)
         self.watchdog = Watchdog(domain, self.evtchn)
-        self.balloon: BalloonInterface | None = None
-        self.balloon_thread: BalloonThread | None = None
-        if self.options.balloon:
-            self.balloon = BalloonInterface(domain, self.store, self.range_set)
-            self.balloon_thread = BalloonThread(
-                self.balloon,
-                self.store,
-                self.suspend.mutex,
-                log=self.log,
-                bugcheck=self._bug,
-                windows=self.is_windows,
-            )
+        self.balloon = self._make_balloon()
+        self.balloon_thread = self._make_balloon_thread()
         self.children = Children(self)
         self.power = Power(self)
         self._settle_task: Task = domain.task("xenbus settle", self._settle)
@@ -172,6 +162,23 @@ class XenBus:
             personality=self.personality,
             qemu=partial(self.domain.ioport.write_string, QEMU_LOG_PORT),
             dbg_print=self.options.dbg_print,
+        )
+
+    def _make_balloon(self) -> BalloonInterface | None:
+        if not self.options.balloon:
+            return None
+        return BalloonInterface(self.domain, self.store, self.range_set)
+
+    def _make_balloon_thread(self) -> BalloonThread | None:
+        if self.balloon is None:
+            return None
+        return BalloonThread(
+            self.balloon,
+            self.store,
+            self.suspend.mutex,
+            log=self.log,
+            bugcheck=self._bug,
+            windows=self.is_windows,
         )
 
     def _make_evtchn(self, fifo: bool | None) -> EvtchnInterface:

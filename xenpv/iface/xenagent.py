@@ -88,6 +88,8 @@ class XenAgent:
         # The driver's event is set in its late callback; the service wakes some time after.
         register = self.bus.suspend.register
         self._suspend = register(SuspendPhase.LATE, self._resumed.wake, "xenagent")
+        # SUSPEND counts from 0 again after D3; the service, which keeps its number, goes deaf.
+        self._count = self.bus.suspend.get_count()
         self._listen()
         self.time.sync(forced=False)
         self._timer.arm(TIMEOUT_NS)
