@@ -13,6 +13,7 @@ from xenpv.bus.console import ConsoleInterface, Wakeup
 from xenpv.bus.evtchn import EvtchnInterface
 from xenpv.bus.interface import query_interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
+from xenpv.bus.suspend import SuspendInterface, SuspendPhase
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import CONSOLE_PFN
 from xenpv.xen.loop import Task
@@ -253,34 +254,19 @@ def test_without_a_port_it_does_not_start(world: World) -> None:
 # Suspend
 
 
-class Suspend:
-    """What of SUSPEND is used."""
-
-    def __init__(self) -> None:
-        self.late: list[object] = []
-
-    def register(self, phase: int, callback: object, owner: str = "") -> object:
-        assert (phase, owner) == (2, "CONSOLE")
-        self.late.append(callback)
-        return callback
-
-    def deregister(self, handle: object) -> None:
-        self.late.remove(handle)
-
-
 def test_after_a_suspend_it_listens_on_the_new_port(world: World, ends: Ends) -> None:
     del ends
-    suspend = Suspend()
+    suspend = SuspendInterface(world.guest)
     evtchn = EvtchnInterface(world.guest)
     console = ConsoleInterface(world.guest, evtchn, world.gnttab(), suspend)
     console.acquire()
-    (late,) = suspend.late
+    (late,) = suspend.callbacks(SuspendPhase.LATE)
     old = port_of(console)
     ran: list[int] = []
     console.wakeup_add(world.guest.task("xencons", lambda: ran.append(1)))
     fresh = world.guest.evtchn.alloc_unbound(0)
     world.dom0.hvm.set_param(1, HVM_PARAM.CONSOLE_EVTCHN, fresh)
-    late()  # type: ignore[operator]  # what was registered
+    late.function()
     world.loop.run()
     assert (port_of(console), old != fresh) == (fresh, True)
     assert ran == [1]  # a poll follows
@@ -291,7 +277,7 @@ def test_after_a_suspend_it_listens_on_the_new_port(world: World, ends: Ends) ->
     assert ran == [1, 1]
     console.wakeups.clear()
     console.release()
-    assert suspend.late == []
+    assert (suspend.leftovers(), suspend.references) == ([], 0)
 
 
 def test_a_new_domain_without_a_console_silences_it(world: World) -> None:

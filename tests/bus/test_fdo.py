@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from tests.world import World, make
+from xenpv.abi.hvm import HVM_PARAM
 from xenpv.abi.xs import XS
 from xenpv.bus import classes
 from xenpv.bus.console import ConsoleInterface
@@ -18,10 +19,13 @@ from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.pdo import BUS_INTERFACE_STANDARD, BusInterface, Pdo
 from xenpv.bus.pnpstate import PnpState
+from xenpv.bus.power import HELD
 from xenpv.bus.registry import Registry
 from xenpv.bus.store import StoreInterface
+from xenpv.bus.suspend import SuspendPhase
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import LocalProtocolError
+from xenpv.xen.loop import NS_PER_MS, NS_PER_S
 
 HOME = "/local/domain/1"
 OURS = "Xen_Project XENBUS 9.1.0.0 "
@@ -36,69 +40,19 @@ def world() -> Iterator[World]:
     for key in ("shutdown", "feature-suspend"):
         made.write(f"{HOME}/control/{key}", "")
         made.chmod(f"{HOME}/control/{key}", "n1")
+    # Somebody listens at the console: a port that nobody bound does not outlive a reset.
+    port = made.guest.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)
+    made.dom0.evtchn.bind_interdomain(1, port)
     yield made
     made.hypervisor.close()
 
 
-class Stub(Interface):
-    """An interface that says when it is started and stopped."""
-
-    OPERATIONS: ClassVar = {1: ()}
-
-    def __init__(self, name: str, log: list[str]) -> None:
-        self.NAME = name  # type: ignore[misc]  # one class for all of them
-        self.log = log
-
-    def _start(self) -> None:
-        self.log.append(f"+{self.NAME}")
-
-    def _stop(self) -> None:
-        self.log.append(f"-{self.NAME}")
-
-
-class Debug(Stub):
-    """DEBUG: its callbacks are of no interest here."""
-
-    def register(self, prefix: str, *_: object) -> object:
-        return prefix
-
-    def deregister(self, handle: object) -> None: ...
-
-
-class Suspend(Stub):
-    """SUSPEND without a domain that sleeps: `trigger` runs the callbacks."""
-
-    def __init__(self, log: list[str]) -> None:
-        super().__init__("suspend", log)
-        self.callbacks: list[tuple[int, Callable[[], object], str]] = []
-        self.triggered = 0
-
-    def register(
-        self, phase: int, callback: Callable[[], object], owner: str = ""
-    ) -> tuple[int, Callable[[], object], str]:
-        self.callbacks.append((phase, callback, owner))
-        self.log.append(f"+{('early', 'late')[phase - 1]} {owner}")
-        return self.callbacks[-1]
-
-    def deregister(self, handle: tuple[int, Callable[[], object], str]) -> None:
-        self.callbacks.remove(handle)
-        self.log.append(f"-{('early', 'late')[handle[0] - 1]} {handle[2]}")
-
-    def trigger(self) -> None:
-        self.triggered += 1
-
-    def resume(self) -> None:
-        for phase in (1, 2):
-            for which, callback, _ in list(self.callbacks):
-                if which == phase:
-                    callback()
-
-
-class Balloon(Stub):
-    is_active = False
-
-    def get_size(self) -> int:
-        return 0
+def resume(world: World, result: int = 0) -> None:
+    """The domain slept; the toolstack resumes it with that result of the hypercall."""
+    assert world.guest.shutdown_code == 2
+    world.guest.suspend_result = result
+    world.guest.resume()
+    world.loop.run()
 
 
 @attrs.define(eq=False)
@@ -122,12 +76,16 @@ class Sink:
 
 
 def bus(world: World, log: list[str], **options: object) -> XenBus:
-    """With stubs for the interfaces that it has not made itself, and their starts in the log."""
+    """Its interfaces as they are taken and given back by it, and its VIRQs, in the log."""
     on = XenBus(world.guest, {}, **options)  # type: ignore[arg-type]  # registry, personality
-    on.range_set = Stub("range_set", log)  # type: ignore[attr-defined]  # stands for RANGE_SET
-    on.debug = Debug("debug", log)  # type: ignore[assignment]  # stands for DEBUG
-    on.suspend = Suspend(log)  # type: ignore[attr-defined]  # stands for SUSPEND
-    on.balloon = Balloon("balloon", log)  # type: ignore[attr-defined]  # stands for BALLOON
+    recorder = Recorder(log)
+    for name in HELD:
+        one = on.interface(name)
+        if one is not None:
+            for sign, method in (("+", "acquire"), ("-", "release")):
+                recorder.wrap(one, method, f"{sign}{name}")
+    recorder.wrap(on.suspend, "register", "+late XENBUS")
+    recorder.wrap(on.suspend, "deregister", "-late XENBUS")
     open_virq, close = on.evtchn.open_virq, on.evtchn.close
 
     def opened(virq: int, callback: Callable[[], object], *, vcpu: int = 0) -> object:
@@ -145,15 +103,39 @@ def bus(world: World, log: list[str], **options: object) -> XenBus:
     return on
 
 
+@attrs.define(eq=False)
+class Recorder:
+    """Says what is called from outside; what the called ones call is their own."""
+
+    log: list[str]
+    depth: int = 0
+
+    def wrap(self, of: object, name: str, text: str) -> None:
+        method = getattr(of, name)
+
+        def recorded(*args: object, **kwargs: object) -> object:
+            if not self.depth:
+                self.log.append(text)
+            self.depth += 1
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.depth -= 1
+
+        setattr(of, name, recorded)
+
+
 INNER_UP = [
     f"drivers/0={OURS}",
     "+virq 1",
     "+watch device",
     "+watch control/shutdown",
     "control/feature-suspend=1",
+    "+watch memory/target",
     "control/feature-balloon=1 EACCES",  # libxl does not make that key
 ]
 INNER_DOWN = [
+    "-watch memory/target",
     "rm control/feature-balloon EACCES",
     "rm control/feature-suspend",
     "-watch control/shutdown",
@@ -161,8 +143,10 @@ INNER_DOWN = [
     "-virq",
     "rm drivers/0",
 ]
-UP = ["+debug", "+suspend", "+range_set", "+balloon", *INNER_UP, "+late XENBUS"]
-DOWN = ["-late XENBUS", *INNER_DOWN, "-balloon", "-range_set", "-suspend", "-debug"]
+HELD_UP = ["+debug", "+suspend", "+range_set", "+evtchn", "+store", "+console", "+balloon"]
+HELD_DOWN = ["-balloon", "-console", "-store", "-evtchn", "-range_set", "-suspend", "-debug"]
+UP = [*HELD_UP, *INNER_UP, "+late XENBUS"]
+DOWN = ["-late XENBUS", *INNER_DOWN, *HELD_DOWN]
 
 
 def test_d3_to_d0_and_back_are_the_same_steps(world: World) -> None:
@@ -176,30 +160,53 @@ def test_d3_to_d0_and_back_are_the_same_steps(world: World) -> None:
     assert log == DOWN
 
 
+# Late in a new domain: xenstored knows of no watch that could be removed.
+AGAIN_DOWN = [one for one in INNER_DOWN if "-watch" not in one]
+# The removed key cannot be made again under libxl's read-only `control`.
+AGAIN_UP = [
+    *INNER_UP[:4], "control/feature-suspend=1 EACCES", "+watch memory/target", INNER_UP[6],
+]  # fmt: skip
+
+
 def test_a_migration_does_the_inner_steps_again(world: World) -> None:
     log: list[str] = []
     on = bus(world, log)
     on.start()
+    world.loop.run()
     log.clear()
-    on.suspend.resume()  # type: ignore[attr-defined]  # the stub
-    # The removed key cannot be made again under libxl's read-only `control`.
-    again = [*INNER_UP[:4], "control/feature-suspend=1 EACCES", INNER_UP[5]]
-    assert log == [*INNER_DOWN, *again]
+    world.write(f"{HOME}/control/shutdown", "suspend")
+    world.loop.run()
+    assert log == ["control/shutdown="]
+    resume(world)
+    assert log == ["control/shutdown=", *AGAIN_DOWN, *AGAIN_UP]
+    assert (on.problem, on.suspend.get_count()) == ("", 1)
+
+
+def test_a_cancelled_suspend_does_nothing_again(world: World) -> None:
+    log: list[str] = []
+    on = bus(world, log)
+    on.start()
+    for _ in range(2):  # the second shows that the mutex was given back
+        world.write(f"{HOME}/control/shutdown", "suspend")
+        log.clear()
+        world.loop.run()
+        resume(world, result=1)
+        assert log == ["control/shutdown="]
+    assert on.suspend.get_count() == 0
 
 
 def test_a_step_that_fails_at_a_resume_does_not_take_the_others_along(world: World) -> None:
     log: list[str] = []
     on = bus(world, log)
+    # Before XENBUS' own late callback another has taken the VIRQ.
+    on.suspend.register(SuspendPhase.LATE, lambda: world.guest.evtchn.bind_virq(1, 0))
     on.start()
-    (channel,) = [one for one in on.evtchn.channels() if one.type.name == "VIRQ"]
-    on.evtchn.close(channel)
-    world.guest.evtchn.bind_virq(1, 0)  # as where the old channel is bound still
+    world.loop.run()
+    on.suspend.trigger()
     log.clear()
-    on.suspend.resume()  # type: ignore[attr-defined]  # the stub
+    resume(world)
     assert "EEXIST" in on.problem
-    again = [one for one in log if one[0] == "+" or "=" in one]
-    assert again == [INNER_UP[0], "+virq 1", "+watch device", "+watch control/shutdown",
-                     "control/feature-suspend=1 EACCES", INNER_UP[5]]  # fmt: skip
+    assert log == [*AGAIN_DOWN, *AGAIN_UP]
 
 
 @pytest.mark.parametrize("broken", ["device", "control/shutdown", "virq"])
@@ -232,57 +239,100 @@ def test_what_cannot_be_taken_is_given_back(
         assert on.start() is NTSTATUS.SUCCESS
 
 
-@pytest.mark.parametrize(("value", "left", "triggers"), [
-    ("suspend", "", 1), ("poweroff", "poweroff", 0), ("s3", "s3", 0), ("Suspend", "Suspend", 0),
-    ("suspend ", "suspend ", 0), ("", "", 0),
+@pytest.mark.parametrize(("value", "left", "sleeps"), [
+    ("suspend", "", True), ("poweroff", "poweroff", False), ("s3", "s3", False),
+    ("Suspend", "Suspend", False), ("suspend ", "suspend ", False), ("", "", False),
 ])  # fmt: skip
 def test_suspend_is_acknowledged_and_nothing_else(
-    world: World, value: str, left: str, triggers: int
+    world: World, value: str, left: str, sleeps: bool
 ) -> None:
     on = bus(world, [])
     on.start()
     world.write(f"{HOME}/control/shutdown", value)
     world.loop.run()
     assert world.read(f"{HOME}/control/shutdown") == left
-    assert on.suspend.triggered == triggers  # type: ignore[attr-defined]  # the stub
+    assert world.guest.shutdown_code == (2 if sleeps else None)
+    assert on.suspend.mutex.owner == ("suspend" if sleeps else "")
 
 
 def test_a_suspend_waits_for_the_balloon(world: World) -> None:
     on = bus(world, [])
+    assert on.balloon is not None
     on.start()
-    on.balloon.is_active = True  # type: ignore[attr-defined]  # the stub
+    world.loop.run()
+    # It finds pages so slowly that an adjustment takes its time.
+    on.balloon.mm.ns_per_page = 10 * NS_PER_MS
+    for key, value in (("static-max", "4096"), ("target", "3996")):
+        world.write(f"{HOME}/memory/{key}", value)
+    world.loop.advance(NS_PER_MS)
+    assert on.balloon.is_active
     world.write(f"{HOME}/control/shutdown", "suspend")
-    world.loop.run()
+    world.loop.advance(NS_PER_MS)
     assert world.read(f"{HOME}/control/shutdown") == "suspend"
-    on.balloon.is_active = False  # type: ignore[attr-defined]  # the stub
-    on.power.look_for_suspend()
-    world.loop.run()
+    world.loop.advance(2 * NS_PER_S)
+    assert (on.balloon.size, on.balloon.is_active) == (25, False)
     assert world.read(f"{HOME}/control/shutdown") == ""
-    assert on.suspend.triggered == 1  # type: ignore[attr-defined]  # the stub
+    assert world.guest.shutdown_code == 2
 
 
 def test_a_linux_guest_advertises_nothing_here(world: World) -> None:
     log: list[str] = []
     on = bus(world, log, personality="linux")
     on.power.up()
-    assert [one for one in log if "=" in one or "watch" in one] == ["+watch device"]
+    assert [one for one in log if "=" in one or "watch" in one] == [
+        "+watch device", "+watch memory/target",
+    ]  # fmt: skip
     on.power.down()
 
 
-@pytest.mark.parametrize("holder", ["suspend", "balloon"])
-def test_hibernating_with_something_held_is_a_bugcheck(world: World, holder: str) -> None:
+HOLDERS = ["suspend", "shared_info", "evtchn", "store", "console", "gnttab", "balloon"]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_hibernating_with_something_held_is_an_error(world: World, holder: str) -> None:
     on = bus(world, [])
     on.start()
     world.loop.run()
-    with pytest.raises(LocalProtocolError, match="S4 is entered with"):
-        on.hibernate()
-    assert on.sleep() is NTSTATUS.SUCCESS
-    on.hibernate()
     getattr(on, holder).acquire()
-    with pytest.raises(LocalProtocolError, match=f"S4 is entered with {holder} held"):
-        on.hibernate()
+    with pytest.raises(LocalProtocolError, match=f"S4 is entered with .*{holder}.* held"):
+        on.sleep(s4=True)
+    assert not world.guest.is_shutdown
+    assert (on.is_asleep, on.is_hibernated) == (True, False)
+    world.loop.run()
     assert on.wake() is NTSTATUS.SUCCESS
     assert on.is_running
+
+
+def test_hibernating_in_a_handler_with_something_held_is_a_bugcheck(world: World) -> None:
+    on = bus(world, [])
+    on.start()
+    world.loop.run()
+    on.store.acquire()
+    world.guest.task("falls asleep", lambda: on.sleep(s4=True)).wake()
+    world.loop.run()
+    assert world.guest.shutdown_code == 3
+    assert (
+        on.crash.parameters[0]
+        == "S4 is entered with suspend, shared_info, evtchn, store, gnttab held"
+    )
+
+
+def test_a_system_that_hibernates_powers_off(world: World) -> None:
+    on = bus(world, [])
+    on.start()
+    world.loop.run()
+    assert on.sleep(s4=True) is NTSTATUS.SUCCESS
+    assert (on.is_asleep, on.is_hibernated, on.power.is_d0) == (True, True, False)
+    assert world.guest.shutdown_code == 0
+
+
+def test_only_a_system_that_is_awake_goes_to_sleep(world: World) -> None:
+    on = bus(world, [])
+    on.start()
+    world.loop.run()
+    on.sleep()
+    assert on.sleep(s4=True) is NTSTATUS.SUCCESS
+    assert (on.is_hibernated, world.guest.is_shutdown) == (False, False)
 
 
 @pytest.mark.parametrize("irp", [Irp.STOP_DEVICE, Irp.REMOVE_DEVICE])
@@ -296,24 +346,67 @@ def test_what_was_stopped_in_its_sleep_does_not_wake(world: World, irp: Irp) -> 
     assert (on.power.is_d0, on.store.watches()) == (False, [])
 
 
-class Leaky(Stub):
-    def leftovers(self) -> list[str]:
-        return ["a channel"]
-
-
 def test_what_is_left_open_is_an_error_at_a_stop_and_none_at_power_off(world: World) -> None:
     log: list[str] = []
     on = bus(world, log)
-    on.range_set = Leaky("range_set", log)  # type: ignore[attr-defined]  # stands for RANGE_SET
     on.start()
-    with pytest.raises(LocalProtocolError, match="range_set is released with a channel"):
+    on.store.watch_add("data", world.guest.task("leaks", list))
+    with pytest.raises(LocalProtocolError, match="STORE is released with a watch of data"):
         on.request(Irp.STOP_DEVICE)
-    assert log[-4:] == ["-balloon", "-range_set", "-suspend", "-debug"]
+    assert [one for one in log if one in HELD_DOWN] == HELD_DOWN
+    assert not any(on.interface(name).references for name in HELD)
     on.start()
+    log.clear()
+    on.store.watch_add("data", world.guest.task("leaks", list))
     on.power_off(0)
     world.loop.run()
-    assert log[-4:] == ["-balloon", "-range_set", "-suspend", "-debug"]
+    assert [one for one in log if one in HELD_DOWN] == HELD_DOWN
     assert world.guest.shutdown_code == 0
+
+
+@pytest.mark.parametrize("way", ["request", "sleep", "hibernate"])
+def test_what_is_left_open_in_a_handler_is_a_bugcheck(world: World, way: str) -> None:
+    on = bus(world, [])
+    on.start()
+    world.loop.run()
+    on.store.watch_add("data", world.guest.task("leaks", list))
+    ways: dict[str, Callable[[], object]] = {
+        "request": lambda: on.request(Irp.STOP_DEVICE),
+        "sleep": on.sleep,
+        "hibernate": lambda: on.sleep(s4=True),
+    }
+    world.guest.task("stops", ways[way]).wake()
+    world.loop.run()
+    assert (world.guest.shutdown_code, on.crash.code) == (3, 0xDEAD)
+    assert on.crash.parameters[0] == "STORE is released with a watch of data"
+    assert not on.is_hibernated
+
+
+class Slow:
+    """A driver that never comes to rest, and has a watch."""
+
+    stopped = False
+
+    def __init__(self, bus: XenBus) -> None:
+        self.bus = bus
+
+    def start(self) -> None:
+        self.bus.store.watch_add("data", self.bus.domain.task("slow", list))
+
+    def stop(self) -> None: ...
+
+
+def test_a_driver_that_is_given_up_after_60_s_left_its_things_open(world: World) -> None:
+    world.write(f"{HOME}/device/vif/0/state", "1")
+    on = XenBus(world.guest, {"VIF": Slow})
+    on.start()
+    world.loop.run()
+    assert on.request(Irp.STOP_DEVICE) is NTSTATUS.PENDING
+    world.loop.advance(59 * NS_PER_S)
+    assert not world.guest.is_shutdown
+    world.loop.advance(2 * NS_PER_S)
+    assert world.guest.shutdown_code == 3
+    assert on.crash.parameters[0] == "STORE is released with a watch of data"
 
 
 # driver keys
@@ -474,7 +567,10 @@ def test_capabilities_have_one_version(world: World) -> None:
         Pdo(XenBus(world.guest, {}), "VIF").capabilities(2)
 
 
-class Emulated(Stub):
+class Emulated(Interface):
+    """EMULATED, without a device behind it."""
+
+    NAME = "EMULATED"
     GUID = "959027A1-FCCE-4E78-BCF4-637384F499C5"
     OPERATIONS: ClassVar = {1: (), 2: ()}
 
@@ -497,7 +593,7 @@ def test_what_a_child_may_ask_for(
     world: World, guid: str, version: int, size: int | None, answer: str
 ) -> None:
     on = XenBus(world.guest, {})
-    on.below = (Emulated("emulated", []),)
+    on.below = (Emulated(),)
     pdo = Pdo(on, "VIF")
     if answer.isupper():
         with pytest.raises(NtStatusError, match=answer):

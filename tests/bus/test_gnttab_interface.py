@@ -18,6 +18,7 @@ from xenpv.bus.gnttab import GnttabInterface, GrantCache, GrantEntry
 from xenpv.bus.hole import Holes
 from xenpv.bus.interface import InterfaceVersion, query_interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
+from xenpv.bus.suspend import SuspendInterface, SuspendPhase
 from xenpv.errors import GrantError, LocalProtocolError
 from xenpv.xen.loop import NS_PER_S
 
@@ -351,23 +352,8 @@ def test_references_that_are_out_at_the_last_release_keep_their_table(world: Wor
     assert ref not in gnttab.reserve(479)
 
 
-@attrs.define
-class Suspend:
-    """What GNTTAB needs of the SUSPEND interface."""
-
-    callbacks: list[tuple[int, Any]] = attrs.field(factory=list)
-
-    def register(self, phase: int, callback: Any, owner: str = "") -> Any:
-        assert owner == "XENBUS"
-        self.callbacks.append((phase, callback))
-        return self.callbacks[-1]
-
-    def deregister(self, handle: Any) -> None:
-        self.callbacks.remove(handle)
-
-
 def test_after_a_suspend_the_frames_are_back_and_grants_are_made_anew(world: World) -> None:
-    suspend = Suspend()
+    suspend = SuspendInterface(world.guest)
     gnttab = GnttabInterface(world.guest, suspend=suspend)
     version = query_interface([gnttab], GUID, 4)
     version.acquire()
@@ -379,9 +365,9 @@ def test_after_a_suspend_the_frames_are_back_and_grants_are_made_anew(world: Wor
     for frame in gnttab.frame_pfns:
         world.guest.write(frame, 0, bytes(4096))
         world.guest.memory.remove_from_physmap(0x7FF0, frame)
-    ((phase, callback),) = suspend.callbacks
-    assert phase == 1
-    callback()
+    (callback,) = suspend.callbacks(SuspendPhase.EARLY)
+    assert suspend.callbacks(SuspendPhase.LATE) == []
+    callback.function()
     here = world.dom0.holes.alloc()
     with pytest.raises(GrantError):
         world.dom0.gnttab.map(1, entry.ref, here)
@@ -392,7 +378,7 @@ def test_after_a_suspend_the_frames_are_back_and_grants_are_made_anew(world: Wor
     gnttab.references = 1
     with pytest.raises(LocalProtocolError):
         version.release()
-    assert suspend.callbacks == []
+    assert (suspend.leftovers(), suspend.references) == ([], 0)
 
 
 def test_the_monitor_gives_the_references_of_empty_slabs_back(world: World) -> None:

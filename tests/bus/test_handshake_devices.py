@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bus.handshake_scene import Honest, Mute, Scene, scene
-from tests.bus.test_fdo import Suspend
 from tests.vbd.rawback import read10
 from xenpv.abi.xs import XS
 from xenpv.back.xenbus import Device
-from xenpv.bus.xenbus import XenBus
+from xenpv.bus.evtchn import ChannelType
+from xenpv.bus.suspend import SuspendPhase
 from xenpv.platform import Disk, Guest, Platform, Vif
 from xenpv.vbd.frontend import FrontendState as VbdState
 from xenpv.vbd.srb import Srb, SrbStatus
@@ -311,27 +311,43 @@ def test_the_driver_says_that_it_can_hotplug(kind: str) -> None:
 # suspend
 
 
-def boot(xen: Platform) -> Guest:
+def boot(xen: Platform, *, fifo: bool | None = None) -> Guest:
     from xenpv.host.image import MemoryImage
 
     image = MemoryImage(bytearray(range(256)) * 2048)
-    return xen.create(name="g", disks=[Disk(image)], vifs=[Vif()]).start()
+    return xen.create(name="g", disks=[Disk(image)], vifs=[Vif()], fifo=fifo).start()
 
 
-def void_watches(guest: Guest) -> None:
-    """In the new domain's store nobody knows of a watch."""
+def suspend(xen: Platform, guest: Guest) -> None:
+    """As `xl save` and a restore: asked for in the store, resumed with 0 in a new domain."""
+    key = f"/local/domain/{guest.domid}/control/shutdown"
+    xen.toolstack.xs.write(key, "suspend")
+    xen.run()
+    assert xen.toolstack.xs.read(key) == ""
+    resume(xen, guest)
+
+
+def resume(xen: Platform, guest: Guest) -> None:
+    """In the new domain's store nobody knows of a watch, and Xen of no port of a device."""
+    domain, bus = guest.created.domain, guest.bus
+    assert bus is not None
+    assert domain.shutdown_code == 2
+    for channel in bus.evtchn.channels():
+        if channel.type is not ChannelType.FIXED and channel.active:
+            domain.evtchn.close(channel.port)
+    for path, token in watches(guest):
+        bus.store.request(XS.UNWATCH, path.encode() + b"\0" + token + b"\0")
+    domain.suspend_result = 0
+    domain.resume()
+    xen.run()
+
+
+def watches(guest: Guest) -> list[tuple[str, bytes]]:
     assert guest.bus is not None
-    store = guest.bus.store
-    mine = [
-        one for one in store.watches() if one.path != "control/shutdown"
-    ]  # the agent has its own
-    for watch in mine:
-        store.request(XS.UNWATCH, watch.path.encode() + b"\0" + watch.token + b"\0")
+    return [(one.path, one.token) for one in guest.bus.store.watches()]
 
 
-def test_after_a_suspend_every_device_is_connected_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    suspend = Suspend([])
-    monkeypatch.setattr(XenBus, "suspend", suspend, raising=False)
+def test_after_a_suspend_every_device_is_connected_again() -> None:
     with Platform(seed=4) as xen:
         guest = boot(xen)
         states: dict[str, list[int]] = {"vif": [], "vbd": []}
@@ -345,17 +361,19 @@ def test_after_a_suspend_every_device_is_connected_again(monkeypatch: pytest.Mon
                     states[path.split(b"/")[1].decode()].append(int(value))
 
         xen.xenstored.trace = Sink()
-        # The interfaces' own callbacks, which void ports and watches, are not these.
-        owners = [(phase, owner) for phase, _, owner in suspend.callbacks]
-        assert owners.count((2, "XENBUS")) == 1 + len(
-            [p for p in guest.bus.pdos.values() if p.is_d0]
-        )
-        assert sorted(one for one in owners if one[1] != "XENBUS") == [
-            (1, "XENVIF"), (2, "XENVBD"), (2, "XENVIF"),
+        owners = {
+            phase.name: [one.owner for one in guest.bus.suspend.callbacks(phase)]
+            for phase in SuspendPhase
+        }
+        # The interfaces' own first, then the bus and its three children, and their drivers.
+        assert owners["EARLY"] == [
+            "XENBUS EVTCHN", "XENBUS SHARED_INFO", "XENBUS", "XENBUS STORE", "XENVIF",
         ]  # fmt: skip
-        void_watches(guest)
-        suspend.resume()
-        xen.run()
+        assert owners["LATE"][:4] == ["XENBUS EVTCHN", "XENBUS STORE", "CONSOLE", "XENBUS"]
+        assert sorted(owners["LATE"][4:]) == [
+            "XENBUS", "XENBUS", "XENBUS", "XENIFACE", "XENVBD", "XENVIF", "xenagent",
+        ]  # fmt: skip
+        suspend(xen, guest)
         assert states["vbd"] == [5, 6, 1, 3, 4]
         # The early callback only keeps it from shaking hands with the old backend.
         assert states["vif"] == [5, 6, 1, 5, 6, 1, 4]
@@ -372,11 +390,7 @@ def test_after_a_suspend_every_device_is_connected_again(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_requests_that_waited_at_a_suspend_run_after_it(
-    monkeypatch: pytest.MonkeyPatch, comes_back: bool
-) -> None:
-    suspend = Suspend([])
-    monkeypatch.setattr(XenBus, "suspend", suspend, raising=False)
+def test_requests_that_waited_at_a_suspend_run_after_it(comes_back: bool) -> None:
     with scene("vbd", "2", driver=Honest) as on:  # it connects, and answers no request
         assert on.guest._vbd is not None
         target = on.guest._vbd.targets[0]
@@ -389,20 +403,50 @@ def test_requests_that_waited_at_a_suspend_run_after_it(
         assert (submitted, submitted + waiting + len(ring.prepared)) == (32, 40)
         if not comes_back:
             rm_backend(on)
-        suspend.resume()
-        on.xen.run()
+        suspend(on.xen, on.guest)
         statuses = [srb.srb_status for srb in srbs]
         assert statuses.count(SrbStatus.ERROR) == (40 - waiting if comes_back else 40)
         assert statuses.count(SrbStatus.PENDING) == (waiting if comes_back else 0)
         assert on.connected is comes_back
 
 
-def test_a_device_that_was_ejecting_at_the_suspend_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    suspend = Suspend([])
-    monkeypatch.setattr(XenBus, "suspend", suspend, raising=False)
+@pytest.mark.parametrize("fifo", [True, False])
+def test_what_waited_for_a_slot_at_a_suspend_is_read_after_it(fifo: bool) -> None:
+    with Platform(seed=4) as xen:
+        guest = boot(xen, fifo=fifo)
+        domain, adapter = guest.created.domain, guest._vbd
+        assert adapter is not None
+        assert guest.bus is not None
+        (ring,) = adapter.targets[0].frontend.rings
+        assert ring.front is not None
+        free = ring.front.free
+        srbs = [
+            Srb(cdb=read10(at, 1), data=[(domain.pages.alloc(), 0, 512)]) for at in range(free + 8)
+        ]
+        for srb in srbs:
+            adapter.submit(srb)
+        ring.poll()
+        assert (len(ring.submitted), len(ring.queue) + len(ring.prepared)) == (free, 8)
+        waiting = [part.srb for part in ring.queue]
+        guest.bus.suspend.trigger()
+        xen.run()
+        resume(xen, guest)
+        for srb in srbs:
+            if srb in waiting:
+                assert srb.srb_status is SrbStatus.SUCCESS
+                assert domain.read(srb.data[0][0], 0, 512) == bytes(range(256)) * 2
+            else:
+                assert srb.srb_status is SrbStatus.ERROR
+        assert waiting
+        assert guest.bus.problem == ""
+
+
+def test_a_device_that_was_ejecting_at_the_suspend_goes() -> None:
     with scene("vif", "2", driver=Honest) as on:
+        assert on.guest.bus is not None
         device(on).eject()
-        suspend.resume()
+        on.guest.bus.suspend.trigger()
         on.xen.run()
+        resume(on.xen, on.guest)
         assert on.guest.nets == []
         assert on.leftovers() == (0, 0, [])

@@ -163,6 +163,7 @@ def test_at_d3_timers_and_watchdog_are_gone(world: World) -> None:
     assert watchdog.id == 1
     watchdog.stop()
     assert (watchdog.timers, watchdog.id) == ([], 0)
+    world.loop.run()  # ports are closed by a DPC
     assert [guest.evtchn.virq_port(VIRQ.TIMER, vcpu) for vcpu in range(2)] == [0, 0]
     assert [vcpu.period_ns for vcpu in guest.vcpu] == [0, 0]
     assert not any(one.in_use for one in guest.sched.watchdogs)
@@ -228,6 +229,7 @@ def test_virq_debug_triggers_every_callback_and_is_counted(world: World) -> None
         assert virq.virq is not None
         assert (virq.virq.count, debug.triggers, debug.last) == (count, count, ["a: x"])
     virq.stop()
+    world.loop.run()  # ports are closed by a DPC
     assert guest.evtchn.virq_port(VIRQ.DEBUG, 0) == 0
     world.dom0.domctl.debug_keys("q")
     world.loop.run()

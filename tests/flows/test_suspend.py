@@ -66,28 +66,56 @@ def test_a_new_domain_begins_with_nothing_but_its_memory(fifo: bool) -> None:
         domain = guest.created.domain
         before = [one for one in bus.evtchn.channels() if one is not bus.store.channel]
         watches = bus.store.watches()
-        heard: list[bool] = []
+        heard: list[object] = []
         bus.suspend.register(
             SuspendPhase.EARLY, lambda: heard.append(any(one.active for one in before))
         )
         bus.suspend.register(
-            SuspendPhase.LATE, lambda: heard.append(bus.store.read("device/vbd/51712/state") == "4")
+            SuspendPhase.LATE, lambda: heard.append(bus.store.read("device/vbd/51712/device-type"))
         )
         bus.suspend.trigger()
         domain.memory.remove_from_physmap(domain.DOMID_SELF, bus.shared_info._page().pfn)
+        for one in before:
+            if one is not bus.console.channel:
+                domain.evtchn.close(one.port)
         resume(xen, guest, 0)
         xen.run()
-        assert heard == [False, True]  # and the store serves the late callbacks
-        assert bus.suspend.get_count() == 1
-        assert all(one.expired for one in watches if one in bus.store.watches())
+        assert heard == [False, "disk"]  # and the store serves the late callbacks
+        assert (bus.suspend.get_count(), bus.problem) == (1, "")
+        assert not any(one in bus.store.watches() for one in watches)
+        assert not any(one.expired for one in bus.store.watches())
+        assert sorted(one.path for one in bus.store.watches()) == sorted(
+            one.path for one in watches
+        )
         assert bus.store.channel.active
         assert bus.store.channel.port == domain.hvm_param(2)
         assert bus.evtchn.is_fifo == domain.evtchn.fifo == fifo
         clock = xen.hypervisor.clock
         time = bus.shared_info.get_time()[0] - 11_644_473_600 * 10_000_000
         assert time == pytest.approx(clock.wc_sec * 10_000_000 + xen.loop.now // 100, abs=1)
+        devices_are_back(xen, guest)
         xen.advance(60)
         assert xen.loop.now >= 60 * NS_PER_S
+        assert guest.shutdown() == 0
+
+
+def devices_are_back(xen: Platform, guest: Guest) -> None:
+    """Disk and interface carry data, the agent tells of itself, nothing is there twice."""
+    assert all(up for _, _, up in guest._connections())
+    assert guest.disks[0].read(8, 8) == IMAGE[4096:8192]
+    guest.disks[0].write(0, bytes(4096))
+    assert guest.disks[0].read(0, 8) == bytes(4096)
+    seen = len(xen.bridge("xenbr0").frames)
+    guest.nets[0].send(b"\xff" * 6 + guest.nets[0].mac + b"\x88\xb5" + bytes(50))
+    xen.run()
+    assert len(xen.bridge("xenbr0").frames) == seen + 1
+    assert guest.nets[0].in_flight == 0
+    xs, home = xen.toolstack.xs, f"/local/domain/{guest.domid}"
+    for name in ("poweroff", "reboot", "s3", "s4"):
+        assert xs.read(f"{home}/control/feature-{name}") == "1"
+    products = [(xs.read(f"{home}/drivers/{one}") or "").split()[1] for one in range(4)]
+    assert sorted(products) == ["XENBUS", "XENIFACE", "XENVBD", "XENVIF"]
+    assert [pdo.state.value for pdo in guest.bus.pdos.values() if pdo.driver] == ["started"] * 3
 
 
 ABIS = [

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from xenpv import Guest, Platform
+from xenpv import Disk, Guest, Platform, Vif
 from xenpv.abi.xs import XS
+from xenpv.bus.ntstatus import NTSTATUS
+from xenpv.host.image import MemoryImage
 from xenpv.iface.agent import Agent
+from xenpv.iface.xenagent import EventId
 
 HOME = "/local/domain/1"
 KEY = f"{HOME}/control/shutdown"
@@ -80,6 +83,79 @@ def test_what_is_not_understood_is_left_in_place(
     assert guest.running
 
 
+def states(xen: Platform, guest: Guest) -> list[str | None]:
+    """Of the frontends and their backends."""
+    paths = [
+        path for one in guest.created.devices for path in (one.frontend_path, one.backend_path)
+    ]
+    return [xen.toolstack.xs.read(f"{path}/state") for path in paths]
+
+
+def boot_devices(xen: Platform) -> Guest:
+    disk = Disk(MemoryImage(bytearray(range(256)) * 256))
+    return xen.create(name="g", disks=[disk], vifs=[Vif()]).start()
+
+
+def test_s3_is_acknowledged_and_all_is_asleep_until_it_wakes(xen: Platform) -> None:
+    guest = boot_devices(xen)
+    bus = guest.bus
+    assert bus is not None
+    for _ in range(2):
+        assert states(xen, guest) == ["4"] * 4
+        xen.toolstack.xs.write(KEY, "s3")
+        xen.run()
+        assert xen.toolstack.xs.read(KEY) == ""
+        assert states(xen, guest) == ["6"] * 4
+        assert (bus.is_asleep, bus.power.is_d0, bus.store.watches()) == (True, False, [])
+        assert xen.toolstack.xs.directory(f"{HOME}/drivers") == []
+        assert guest.running
+        xen.toolstack.xs.write(KEY, "poweroff")  # nobody hears it
+        xen.run()
+        assert guest.running
+        xen.toolstack.xs.write(KEY, "")
+        assert bus.wake() is NTSTATUS.SUCCESS
+        xen.run()
+        assert xen.toolstack.xs.read(f"{HOME}/control/feature-s3") == "1"
+        assert len(xen.toolstack.xs.directory(f"{HOME}/drivers")) == 4
+        assert guest.disks[0].read(0, 1) == bytes(range(256)) * 2
+        assert guest.nets[0].link_up
+    assert guest.shutdown() == 0
+
+
+def test_a_sleep_between_two_suspends_makes_no_agent_deaf(xen: Platform) -> None:
+    guest = boot(xen, "windows")
+    domain, bus = guest.created.domain, guest.bus
+    assert bus is not None
+    for value in ("suspend", "s3", "suspend"):
+        xen.toolstack.xs.write(KEY, value)
+        xen.run()
+        assert xen.toolstack.xs.read(KEY) == ""
+        if value == "s3":
+            bus.wake()
+        else:
+            domain.suspend_result = 0
+            domain.resume()
+        xen.run()
+        assert bus.problem == ""
+        assert guest.iface.agent.xenagent.log[-1].event is (
+            EventId.S3 if value == "s3" else EventId.UNSUSPENDED
+        )
+    assert guest.shutdown() == 0
+
+
+@pytest.mark.parametrize("value", ["s4", "hibernate"])
+def test_s4_is_acknowledged_and_the_domain_powers_off(xen: Platform, value: str) -> None:
+    guest = boot_devices(xen)
+    bus = guest.bus
+    assert bus is not None
+    xen.toolstack.xs.write(KEY, value)
+    xen.run()
+    assert xen.toolstack.xs.read(KEY) == ""
+    assert guest.created.domain.shutdown_code == 0
+    assert bus.is_hibernated
+    assert states(xen, guest) == ["6"] * 4
+
+
 def test_a_second_request_while_going_down_changes_nothing(xen: Platform) -> None:
     guest = boot(xen, "windows")
     xen.toolstack.xs.write(KEY, "reboot")
@@ -107,9 +183,9 @@ def test_features_are_advertised_while_it_runs(xen: Platform, personality: str) 
     agent.stop()
     assert [read(key) for key in keys] == ["", ""]
     assert agent.stopped
-    # What is left is XENBUS' own.
-    left = [watch for watch in guest.bus.store.watches() if "shutdown" in watch.path]
-    assert len(left) == (personality == "windows")
+    left = [watch.path for watch in guest.bus.store.watches() if "shutdown" in watch.path]
+    # XENBUS has its own, for `suspend`.
+    assert left == (["control/shutdown"] if personality == "windows" else [])
 
 
 def test_windows_names_its_drivers_in_the_first_free_keys(xen: Platform) -> None:

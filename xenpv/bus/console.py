@@ -83,17 +83,25 @@ class ConsoleInterface(Interface):
         """NtStatusError UNSUCCESSFUL: HVM param 18 names no port. HypercallError: it has one
         that cannot be opened."""
         self.pfn, _readonly = self._gnttab.query_reference(GNTTAB_RESERVED_CONSOLE)
-        self._enable()
+        self._evtchn.acquire()
+        try:
+            self._enable()
+        except BaseException:
+            self._evtchn.release()
+            raise
         if self._suspend is not None:
+            self._suspend.acquire()
             self._late = self._suspend.register(SuspendPhase.LATE, self.suspend_late, self.NAME)
 
     def _stop(self) -> None:
         if self._suspend is not None and self._late is not None:
             self._suspend.deregister(self._late)
             self._late = None
+            self._suspend.release()
         self._disable()
         self.wakeups.clear()
         self._backlog.clear()
+        self._evtchn.release()
 
     def _enable(self) -> None:
         port = self.domain.hvm_param(HVM_PARAM.CONSOLE_EVTCHN)

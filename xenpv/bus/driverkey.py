@@ -6,6 +6,7 @@ keeps the space before them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from xenpv.bus.store import StoreInterface
@@ -67,7 +68,8 @@ def clear(store: StoreInterface, product: str, *, exact: bool = False) -> None:
     except StoreError:
         return
     for name in names:
-        words = (store.get(f"drivers/{name}") or "").split(" ")
-        ours = words[0] == VENDOR if exact else words[0].startswith(VENDOR)
-        if ours and len(words) > 1 and words[1].upper() == product.upper():
-            store.discard(f"drivers/{name}")
+        with suppress(StoreError):
+            words = (store.get(f"drivers/{name}") or "").split(" ")
+            ours = words[0] == VENDOR if exact else words[0].startswith(VENDOR)
+            if ours and len(words) > 1 and words[1].upper() == product.upper():
+                store.discard(f"drivers/{name}")

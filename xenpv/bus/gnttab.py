@@ -32,6 +32,8 @@ EARLY: Final = 1  # SUSPEND_CALLBACK_EARLY
 class Suspend(Protocol):
     """What this needs of the SUSPEND interface."""
 
+    def acquire(self) -> None: ...
+    def release(self) -> None: ...
     def register(self, phase: int, callback: Any, owner: str = "") -> Any: ...
     def deregister(self, handle: Any) -> None: ...
 
@@ -131,12 +133,14 @@ class GnttabInterface(Interface):
             self._expand()
         self._cache.acquire()
         if self.suspend is not None:
+            self.suspend.acquire()
             self._early = self.suspend.register(EARLY, self.resume, owner="XENBUS")
 
     def _stop(self) -> None:
         if self.suspend is not None:
             self.suspend.deregister(self._early)
             self._early = None
+            self.suspend.release()
         # A reference that is out keeps the table: it must not be given out a second time.
         if not self._permitted and not self.caches:
             self._contract()

@@ -181,7 +181,10 @@ class Power:
 
     def _withdraw_suspend(self) -> None:
         if self._windows:
-            self.bus.store.discard(SUSPEND_FEATURE)
+            try:
+                self.bus.store.discard(SUSPEND_FEATURE)
+            except StoreError as error:
+                self.bus.log(f"xenbus: {SUSPEND_FEATURE}: {error.name}\n")
 
     def _start_balloon(self) -> None:
         """The first time the bus' start waits until it is idle: the scan does."""

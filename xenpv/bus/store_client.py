@@ -63,8 +63,8 @@ class StoreClient(StoreTransport, Interface):
 
     Every request raises StoreError with the name that xenstored answered, `EIO` when no
     answer comes, `ESTALE` in a transaction that expired in a suspend. It works from its
-    making on, before the first reference. `gnttab` is acquired with it, as the driver finds
-    the page through it; `watchdog` looks at the ring every 15 s of virtual time.
+    making on, before the first reference. EVTCHN is acquired with it, and `gnttab`, as the
+    driver finds the page through that; `watchdog` looks at the ring every 15 s of virtual time.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class StoreClient(StoreTransport, Interface):
             return
         if self.gnttab is not None:
             self.gnttab.acquire()
+        self._evtchn.acquire()
         suspend = self.suspend
         if suspend is not None:
             suspend.acquire()
@@ -131,9 +132,12 @@ class StoreClient(StoreTransport, Interface):
             for handle in self._handles:
                 self.suspend.deregister(handle)
             self.suspend.release()
-        if self.gnttab is not None:
-            self.gnttab.release()
         self._is_up = False
+        try:
+            if self.gnttab is not None:
+                self.gnttab.release()
+        finally:
+            self._evtchn.release()
 
     def leftovers(self) -> list[str]:
         left = [f"transaction {one.id}" for one in self._transactions]

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from xenpv.abi._kernel import lib
+from xenpv.abi.sched import SHUTDOWN
 from xenpv.bus import classes, driverkey, pnpstate
 from xenpv.bus.balloon import BalloonInterface
 from xenpv.bus.balloon_thread import BalloonThread
@@ -69,6 +70,7 @@ class Then(enum.Enum):
     STOP = Irp.STOP_DEVICE
     REMOVE = Irp.REMOVE_DEVICE
     SLEEP = "sleep"
+    HIBERNATE = "hibernate"
     POWER_OFF = "power off"
 
 
@@ -154,18 +156,8 @@ class XenBus:
         self.dump = Dump(self)
         self.debug_virq = DebugVirq(self.evtchn, self.debug)
         self.watchdog = Watchdog(domain, self.evtchn)
-        self.balloon: BalloonInterface | None = None
-        self.balloon_thread: BalloonThread | None = None
-        if self.options.balloon:
-            self.balloon = BalloonInterface(domain, self.store, self.range_set)
-            self.balloon_thread = BalloonThread(
-                self.balloon,
-                self.store,
-                self.suspend.mutex,
-                log=self.log,
-                bugcheck=self._bug,
-                windows=self.is_windows,
-            )
+        self.balloon = self._make_balloon()
+        self.balloon_thread = self._make_balloon_thread()
 
     def _make_logs(self) -> Log:
         return Log(
@@ -174,6 +166,23 @@ class XenBus:
             personality=self.personality,
             qemu=partial(self.domain.ioport.write_string, QEMU_LOG_PORT),
             dbg_print=self.options.dbg_print,
+        )
+
+    def _make_balloon(self) -> BalloonInterface | None:
+        if not self.options.balloon:
+            return None
+        return BalloonInterface(self.domain, self.store, self.range_set)
+
+    def _make_balloon_thread(self) -> BalloonThread | None:
+        if self.balloon is None:
+            return None
+        return BalloonThread(
+            self.balloon,
+            self.store,
+            self.suspend.mutex,
+            log=self.log,
+            bugcheck=self._bug,
+            windows=self.is_windows,
         )
 
     def _make_evtchn(self, fifo: bool | None) -> EvtchnInterface:
@@ -210,7 +219,7 @@ class XenBus:
     @property
     def powers_down(self) -> bool:
         """The system goes to sleep or off: its devices stay what they are."""
-        return self._then in (Then.SLEEP, Then.POWER_OFF)
+        return self._then in (Then.SLEEP, Then.HIBERNATE, Then.POWER_OFF)
 
     # interfaces
 
@@ -320,7 +329,18 @@ class XenBus:
     def _down(self) -> None:
         if self.power.is_d0:
             self.log("xenbus: down\n")
-            self.power.down()
+            try:
+                self.power.down()
+            except LocalProtocolError as error:
+                self._leaked(error)
+
+    def _leaked(self, error: LocalProtocolError) -> None:
+        """Somebody did not give back what is the bus': a caller hears of it, and a bugcheck is
+        what follows where the guest itself runs.
+        """
+        if not self.domain.loop.is_running:
+            raise error
+        self._bug(str(error))
 
     def _complete(self, irp: Irp) -> None:
         if irp in pnpstate.POWERS_DOWN:
@@ -364,42 +384,53 @@ class XenBus:
     def _rested(self) -> None:
         then = self._then
         if then is Then.POWER_OFF:
-            try:
-                self._down()
-            except LocalProtocolError as error:
-                # A system that goes off does not look at what its drivers left.
-                self.domain.trace.note(self.domain.domid, f"xenbus: {error}")
-            self.domain.shutdown(self._reason)
+            self._go_off()
             return
         self._then = None
-        if then is Then.SLEEP:
+        if then in (Then.SLEEP, Then.HIBERNATE):
             self._down()
             self.is_asleep = True
+            if then is Then.HIBERNATE and not self.crash.crashed:
+                self._hibernate()
         elif then is not None:
-            self._complete(then.value)
+            self._complete(Irp(then.value))
+
+    def _go_off(self) -> None:
+        try:
+            if self.power.is_d0:
+                self.log("xenbus: down\n")
+                self.power.down()
+        except LocalProtocolError as error:
+            # A system that goes off does not look at what its drivers left.
+            self.domain.trace.note(self.domain.domid, f"xenbus: {error}")
+        self.domain.shutdown(self._reason)
+
+    def _hibernate(self) -> None:
+        """At rest in D3: nobody may hold an interface now; then memory is on disk, and all off."""
+        named = ((name, self.interface(name)) for name in RELEASED_IN_S4)
+        held = [name for name, one in named if one is not None and one.references]
+        if held:
+            self._leaked(LocalProtocolError(f"S4 is entered with {', '.join(held)} held"))
+            return
+        self.is_hibernated = True
+        self.domain.shutdown(SHUTDOWN.poweroff)
 
     # system power
 
-    def sleep(self) -> NTSTATUS:
-        """To S3: children and bus go to D3. PENDING while devices close."""
-        return NTSTATUS.SUCCESS if not self.is_running else self._rest(Then.SLEEP)
+    def sleep(self, *, s4: bool = False) -> NTSTATUS:
+        """To S3, or S4: children and bus go to D3. PENDING while devices close.
 
-    def hibernate(self) -> None:
-        """From S3 to S4. LocalProtocolError, a bugcheck, if somebody still holds an interface."""
-        held = [
-            name
-            for name, one in ((name, self.interface(name)) for name in RELEASED_IN_S4)
-            if one is not None and one.references
-        ]
-        if self.power.is_d0 or held:
-            why = ", ".join(held) or "the bus in D0"
-            raise LocalProtocolError(f"S4 is entered with {why} held")
-        self.is_hibernated = True
+        S4 is a domain that powers off then. An interface that somebody holds still is a
+        bugcheck there, and a LocalProtocolError to a caller outside the loop.
+        """
+        if not self.is_running:
+            return NTSTATUS.SUCCESS
+        return self._rest(Then.HIBERNATE if s4 else Then.SLEEP)
 
     def wake(self) -> NTSTATUS:
         """Back to S0: the bus goes to D0, and its children after it.
 
-        From S4 it was another boot, which found the emulated devices plugged in again.
+        From S4 it was another domain's boot, which found the emulated devices plugged in again.
         """
         if self.is_hibernated:
             self.is_hibernated = False

@@ -88,6 +88,8 @@ class XenAgent:
         # The driver's event is set in its late callback; the service wakes some time after.
         register = self.bus.suspend.register
         self._suspend = register(SuspendPhase.LATE, self._resumed.wake, "xenagent")
+        # SUSPEND counts from 0 again after D3; the service, which keeps its number, goes deaf.
+        self._count = self.bus.suspend.get_count()
         self._listen()
         self.time.sync(forced=False)
         self._timer.arm(TIMEOUT_NS)
@@ -135,10 +137,8 @@ class XenAgent:
         self._act(act)
 
     def _act(self, act: Act) -> None:
-        if act is Act.SLEEP:
-            self.bus.sleep()
-        elif act is Act.HIBERNATE:
-            self.bus.hibernate()
+        if act in (Act.SLEEP, Act.HIBERNATE):
+            self.bus.sleep(s4=act is Act.HIBERNATE)
         else:
             self.ended = True
             self.bus.power_off(SHUTDOWN.reboot if act is Act.REBOOT else SHUTDOWN.poweroff)

@@ -187,6 +187,7 @@ class Frontend:
     def _await_backend(self) -> None:
         """The rings are mapped until the backend is Closed, and cannot be taken back before."""
         self._watch_backend("state")
+        self._task.wake()  # a watch that was there has told of it already
 
     def _finish(self) -> None:
         self.handshake.stop()

@@ -220,6 +220,11 @@ class Loop:
         """`now`, for whoever asks a clock."""
         return self.trace.clock
 
+    @property
+    def is_running(self) -> bool:
+        """Whether this is in a handler of one of its tasks."""
+        return self._running
+
     def push_timer(self, timer: Timer, after_ns: int) -> int:
         self._sequence += 1
         heapq.heappush(self._timers, (self.now + max(0, after_ns), self._sequence, timer))
