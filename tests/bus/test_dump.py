@@ -10,18 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.world import World, make
+from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.dump import address, handshake_lines, module_of, ring_lines, stream
 from xenpv.bus.handshake import Goal, Handshake
 from xenpv.bus.registry import Registry
 from xenpv.bus.ring import FrontRing
+from xenpv.bus.store_transport import RSP
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
+from xenpv.platform import Platform
 from xenpv.vif.frontend import WINDOWS
 from xenpv.xen.domain import CONSOLE_PFN, XENSTORE_PFN, Domain
+from xenpv.xen.loop import NS_PER_S
 
 XEN = "Services\\XEN\\Parameters"
-SECTIONS = ["EVTCHN", "GNTTAB", "STORE", "CONSOLE", "FDO"]
+SECTIONS = [
+    "SUSPEND", "RANGE_SET", "EVTCHN", "SHARED_INFO", "CACHE", "GNTTAB", "STORE", "CONSOLE", "FDO",
+]  # fmt: skip
 
 
 class Idle:
@@ -81,8 +87,8 @@ def test_evtchn(world: World, bus: XenBus) -> None:
     channel = bus.evtchn.open_unbound(0, world.guest.task("vif0-q0 dpc", list).wake, mask=True)
     far = bus.evtchn.open_inter_domain(0, world.dom0.evtchn.alloc_unbound(1), print)
     assert section(bus, "EVTCHN") == [
-        "EVENT CHANNELS (2-level):",
-        "- (0002) BY bus.store + StoreInterface.pump ACTIVE",
+        "EVENT CHANNELS (FIFO):",
+        "- (0002) BY bus.store_transport + StoreTransport._event ACTIVE",
         "  FIXED: RemoteDomain = 0 RemotePort = 2, CPU = 0, Count = 0",
         "- (0001) BY bus.console + ConsoleInterface._event ACTIVE",
         "  FIXED: RemoteDomain = 0, nobody bound it, CPU = 0, Count = 0",
@@ -109,6 +115,14 @@ def test_evtchn(world: World, bus: XenBus) -> None:
     assert after[10] == "  UNBOUND: closed at Xen, CPU = 0, Count = 0"
 
 
+def test_evtchn_says_which_abi_it_is(world: World) -> None:
+    for path in ("device", "drivers"):
+        world.write(f"/local/domain/1/{path}", "")
+    bus = XenBus(world.guest, {}, fifo=False)
+    bus.start()
+    assert section(bus, "EVTCHN")[0] == "EVENT CHANNELS (2-level):"
+
+
 def test_evtchn_of_a_crash_reads_no_bits(bus: XenBus) -> None:
     bus.evtchn.open_unbound(0, print)
     assert "- (0005) BY builtins + print ACTIVE" in section(bus, "EVTCHN", crashing=True)
@@ -116,17 +130,17 @@ def test_evtchn_of_a_crash_reads_no_bits(bus: XenBus) -> None:
 
 
 def test_gnttab(world: World, bus: XenBus) -> None:
-    assert section(bus, "GNTTAB") == ["FRAME[0]: Address = 00000001.00000000", "REFERENCES: 0 out"]
+    assert section(bus, "GNTTAB") == ["FRAME[0]: Address = 00000000.00102000", "REFERENCES: 0 out"]
     bus.gnttab.reserve(600)
     assert section(bus, "GNTTAB") == [
-        "FRAME[0]: Address = 00000001.00000000",
-        "FRAME[1]: Address = 00000001.00001000",
+        "FRAME[0]: Address = 00000000.00102000",
+        "FRAME[1]: Address = 00000000.00104000",
         "REFERENCES: 600 out",
     ]
 
 
 def test_store(world: World, bus: XenBus) -> None:
-    bus.store.watch_add("control/shutdown", world.guest.task("suspend", list)).task.wake()
+    bus.store.watch_add("data", world.guest.task("mine", list)).task.wake()
     guest = world.guest
     index = {at: guest.load32(XENSTORE_PFN, at) for at in (2048, 2052, 2056, 2060)}
     whose = next(module_of(one.task.run) for one in bus.store.watches() if one.path == "device")
@@ -137,7 +151,9 @@ def test_store(world: World, bus: XenBus) -> None:
         f"Events = {bus.store.channel.count} Requests = {bus.store.requests} Dropped = 0",
         "WATCHES:",
         f"- (0001) ON device BY {whose} ACTIVE",
-        "- (0002) ON control/shutdown BY builtins + list ACTIVE DUE",
+        "- (0002) ON control/shutdown BY bus.power + Power._shutdown_requested ACTIVE",
+        "- (0003) ON memory/target BY bus.balloon_thread + BalloonThread._run ACTIVE",
+        "- (0004) ON data BY builtins + list ACTIVE DUE",
     ]
     guest.store32(XENSTORE_PFN, 2052, index[2048] + 100)
     guest.store32(XENSTORE_PFN, 2060, index[2056] + 1025)
@@ -151,16 +167,36 @@ def test_store(world: World, bus: XenBus) -> None:
     ]
 
 
+def test_store_with_buffers_and_what_a_suspend_ends(world: World, bus: XenBus) -> None:
+    view = bus.query_interface(bus.store.GUID, 2)
+    view.acquire()
+    world.write("/local/domain/1/data", "value")
+    world.chmod("/local/domain/1/data", "n1")
+    view.read(None, None, "data")
+    transaction = bus.store.transaction_start()
+    bus.store._suspend_early()
+    lines = section(bus, "STORE")
+    assert lines[lines.index("BUFFERS:") + 1] == "- 6 bytes"
+    whose = "bus.power + Power._shutdown_requested"
+    assert f"- (0002) ON control/shutdown BY {whose} EXPIRED" in lines
+    assert f"- ({transaction.id:08X}) EXPIRED" in lines
+    assert not [line for line in lines if line.endswith(" ACTIVE")]
+
+
+def test_store_that_is_broken_says_why(world: World, bus: XenBus) -> None:
+    world.guest.store32(XENSTORE_PFN, 2060, world.guest.load32(XENSTORE_PFN, 2056) + 1025)
+    bus.store._event()
+    assert f"BROKEN: {bus.store.broken}" in section(bus, "STORE")
+
+
 def test_store_with_a_transaction(bus: XenBus) -> None:
     one, two = bus.store.transaction_start(), bus.store.transaction_start()
-    assert section(bus, "STORE")[6:] == [
+    lines = section(bus, "STORE")
+    assert lines[lines.index("TRANSACTIONS:") :] == [
         "TRANSACTIONS:",
         f"- ({one.id:08X}) ACTIVE",
         f"- ({two.id:08X}) ACTIVE",
     ]
-    two.active = False  # what a suspend does
-    assert section(bus, "STORE")[8] == f"- ({two.id:08X}) EXPIRED"
-    two.active = True
     bus.store.transaction_end(one, commit=False)
     bus.store.transaction_end(two, commit=True)
     assert "TRANSACTIONS:" not in section(bus, "STORE")
@@ -215,52 +251,59 @@ def test_fdo(world: World, bus: XenBus) -> None:
     ]
 
 
-# Interfaces as their owners make them
-
-
-class Parts:
-    """What the sections read of interfaces, with values of the test's."""
-
-    def __init__(self, **values: object) -> None:
-        vars(self).update(values)
-
-
-def restarted(bus: XenBus, **parts: object) -> XenBus:
-    bus.dump.stop()
-    vars(bus).update(parts)
-    bus.dump.start()
-    return bus
-
-
-def test_suspend(bus: XenBus) -> None:
-    handles = {
-        1: [
-            Parts(function=bus.power_off, owner="XENBUS EVTCHN"),
-            Parts(function=print, owner="XENVIF"),
-        ],
-        2: [Parts(function=partial(bus.power_off), owner="CONSOLE")],
-    }
-    restarted(bus, suspend=Parts(count=3, callbacks=handles.__getitem__))
-    assert section(bus, "SUSPEND") == [
-        "Count = 3",
-        "EARLY: bus.xenbus + XenBus.power_off (XENBUS EVTCHN)",
-        "EARLY: builtins + print (XENVIF)",
-        "LATE: bus.xenbus + XenBus.power_off (CONSOLE)",
+def test_fdo_with_a_balloon_and_who_keeps_it_from_a_suspend(world: World, bus: XenBus) -> None:
+    balloon, thread = bus.balloon, bus.balloon_thread
+    assert balloon is not None
+    assert thread is not None
+    assert section(bus, "FDO")[3:5] == [
+        "BALLOON: IDLE Size = 0 Target = 0",
+        "BALLOON/SUSPEND: held by NOBODY",
     ]
+    balloon.adjust(64)
+    assert bus.suspend.mutex.try_acquire("suspend", thread.task)
+    assert section(bus, "FDO")[3:5] == [
+        "BALLOON: IDLE Size = 64 Target = 64",
+        "BALLOON/SUSPEND: held by suspend",
+    ]
+    bus.suspend.mutex.release("suspend")
+    bus.balloon = bus.balloon_thread = None  # XEN:BALLOON=OFF
+    assert section(bus, "FDO")[3] == "BALLOON/SUSPEND: held by NOBODY"
+
+
+def test_suspend(world: World, bus: XenBus) -> None:
+    bus.suspend.register(1, print, "XENVIF")
+    bus.suspend.register(2, partial(bus.power_off), "CLIENT")
+    assert section(bus, "SUSPEND") == [
+        "Count = 0",
+        "EARLY: bus.evtchn_channels + EvtchnChannels._suspend_early (XENBUS EVTCHN)",
+        "EARLY: bus.shared_info + SharedInfoInterface._map (XENBUS SHARED_INFO)",
+        "EARLY: bus.gnttab + GnttabInterface.resume (XENBUS)",
+        "EARLY: bus.store_client + StoreClient._suspend_early (XENBUS STORE)",
+        "EARLY: builtins + print (XENVIF)",
+        "LATE: bus.evtchn_channels + EvtchnChannels._suspend_late (XENBUS EVTCHN)",
+        "LATE: bus.store_client + StoreClient._suspend_late (XENBUS STORE)",
+        "LATE: bus.console + ConsoleInterface.suspend_late (CONSOLE)",
+        "LATE: bus.power + Power.resume (XENBUS)",
+        "LATE: bus.pdo + Pdo._resumed (XENBUS)",
+        "LATE: bus.xenbus + XenBus.power_off (CLIENT)",
+    ]
+    bus.suspend.count = 3
+    assert section(bus, "SUSPEND", crashing=True)[0] == "Count = 3"
 
 
 def test_range_set(bus: XenBus) -> None:
-    many = [(16 * at, 16 * at + 3) for at in range(12)]
-    sets = [
-        Parts(name="balloon", cursor=1, ranges=lambda: many),
-        Parts(name="empty", cursor=0, ranges=list),
-        Parts(name="signed", cursor=0, ranges=lambda: [(-2, -1)]),
-    ]
-    restarted(bus, range_set=Parts(sets=sets))
+    sets = bus.range_set
+    many = sets.create("many")
+    for at in range(12):
+        sets.put(many, 16 * at, 4)
+    sets.get(many, 16, 1)
+    sets.create("empty")
+    sets.put(sets.create("signed"), -2, 2)
     assert section(bus, "RANGE_SET") == [
-        "- balloon: 12",
+        "- balloon: EMPTY",
+        "- many: 12",
         "  {0000000000000000 - 0000000000000003}",
-        "  {0000000000000010 - 0000000000000013}*",
+        "  {0000000000000011 - 0000000000000013}*",
         *(f"  {{{16 * at:016x} - {16 * at + 3:016x}}}" for at in range(2, 9)),
         "- empty: EMPTY",
         "- signed: 1",
@@ -269,28 +312,26 @@ def test_range_set(bus: XenBus) -> None:
 
 
 def test_cache(bus: XenBus) -> None:
-    one = Parts(
-        name="xenvif_gnttab",
-        total=253,
-        reservation=0,
-        objects=2,
-        objects_max=9,
-        slabs=[1],
-        slabs_max=2,
+    bus.cache.acquire()
+    cache = bus.cache.create("mine", 16, 10)
+    objects = [bus.cache.get(cache, False) for _ in range(300)]
+    for one in objects[20:]:
+        assert one is not None
+        bus.cache.put(cache, one, False)
+    # 20 are out, 6 in the magazine of their processor; two slabs of 253 were needed.
+    assert section(bus, "CACHE")[-1] == (
+        "- mine: Total = 506 Reservation = 10 Objects = 26/300 Slabs = 2/2"
     )
-    restarted(bus, cache=Parts(caches=[one]))
-    assert section(bus, "CACHE") == [
-        "- xenvif_gnttab: Total = 253 Reservation = 0 Objects = 2/9 Slabs = 1/2"
-    ]
 
 
 def test_shared_info(world: World, bus: XenBus) -> None:
-    guest = world.guest
-    pfn = guest.holes.alloc()
-    guest.memory.add_to_physmap(guest.DOMID_SELF, 0, 0, pfn)  # XENMAPSPACE_shared_info
-    guest.write(pfn, 0xA00, b"\xff" * 512)
-    page = Parts(pfn=pfn, vcpu_info_at=lambda vcpu: (pfn, 64 * vcpu))
-    restarted(bus, shared_info=Parts(page=page))
+    guest, page = world.guest, bus.shared_info.page
+    assert page is not None
+    pfn = page.pfn
+    guest.store32(pfn, 0, 0)
+    guest.store32(pfn, 8, 0)
+    guest.store32(pfn, 12, 0)
+    guest.write(pfn, 0x800, bytes(512))
     assert section(bus, "SHARED_INFO") == [
         f"Address = {address(pfn)}",
         "CPU 0: PENDING = 00 SELECTOR = 0000000000000000",
@@ -307,40 +348,54 @@ def test_shared_info(world: World, bus: XenBus) -> None:
         "WORD[3f]: PENDING = 0000000000000000 UNMASKED = 00000000ffffffff",
     ]
     assert section(bus, "SHARED_INFO", crashing=True) == [f"Address = {address(pfn)}"]
-    restarted(bus, shared_info=Parts(page=None))
+
+
+def test_a_page_that_nobody_acquired_has_no_words(world: World, bus: XenBus) -> None:
+    page, bus.shared_info.page = bus.shared_info.page, None
     assert section(bus, "SHARED_INFO") == ["NONE"]
+    bus.shared_info.page = page
+
+
+def test_vcpus_beyond_the_page_have_words_once_they_registered_some() -> None:
+    with Platform(seed=1) as xen:
+        bus = xen.create(name="wide", vcpus=33).start().bus
+        assert bus is not None
+        assert section(bus, "SHARED_INFO")[33:34] == ["CPU 32: no vcpu_info"]
 
 
 def test_gnttab_with_caches(bus: XenBus) -> None:
-    bus.gnttab.caches = [Parts(cache=Parts(name="mine_gnttab", objects=4))]  # type: ignore[attr-defined]  # as its owner has them
-    assert section(bus, "GNTTAB")[-1] == "- mine_gnttab: 4 out or kept"
+    bus.gnttab.acquire()
+    cache = bus.gnttab.create_cache("mine", 0, 506)
+    bus.gnttab.permit_entry(cache, False, 0, 5, True)
+    assert section(bus, "GNTTAB")[-1] == "- mine_gnttab: 1 out or kept"
 
 
-def test_with_every_interface_the_order_is_the_drivers(bus: XenBus) -> None:
-    restarted(
-        bus,
-        suspend=Parts(count=0, callbacks=lambda phase: []),
-        range_set=Parts(sets=[Parts(name="x", cursor=0, ranges=list)]),
-        shared_info=Parts(page=None),
-        cache=Parts(
-            caches=[
-                Parts(
-                    name="x",
-                    total=0,
-                    reservation=0,
-                    objects=0,
-                    objects_max=0,
-                    slabs=[],
-                    slabs_max=0,
-                )
-            ]
-        ),
-    )
-    bus.debug.trigger()
-    names = [line.split(":", 1)[0].removeprefix("xenbus|") for line in bus.debug.last]
-    assert list(dict.fromkeys(names)) == [
-        "SUSPEND", "RANGE_SET", "EVTCHN", "SHARED_INFO", "CACHE", "GNTTAB", "STORE", "CONSOLE", "FDO",
-    ]  # fmt: skip
+# The watchdog of the store
+
+
+def test_the_watchdog_of_the_store_dumps_its_section_before_it_reads(
+    world: World, bus: XenBus
+) -> None:
+    bus.logs.dispositions.clear()
+    ring = world.daemon.rings[1]
+    world.loop.advance(16 * NS_PER_S)
+    data = b"\x02\0\0\0\x63\0\0\0\0\0\0\0\x01\0\0\0z"
+    lib.stream_put(world.dom0.kernel, ring.pfn, *RSP, ffi.from_buffer(data), len(data))
+    triggers = bus.debug.triggers
+    world.loop.advance(15 * NS_PER_S)
+    assert bus.store.barks == 1
+    assert bus.debug.triggers == triggers + 1
+    assert {line.split(":", 1)[0] for line in bus.debug.last} == {"xenbus|STORE"}
+    (said,) = [line for line in bus.debug.last if "rsp_cons" in line]
+    assert said.endswith("(17 not taken)")
+    assert bus.store.dropped == 1
+
+
+def test_in_d3_the_watchdog_of_the_store_dumps_nothing(bus: XenBus) -> None:
+    bus.dump.stop()
+    triggers = bus.debug.triggers
+    bus.dump.print_store()
+    assert bus.debug.triggers == triggers
 
 
 # Small things
@@ -589,7 +644,8 @@ def test_whatever_is_in_the_pages_a_dump_is_made_and_the_crash_reaches_xen(
         world.write(f"/local/domain/1/{path}", "")
     bus = XenBus(world.guest, {}, registry=Registry({XEN: {"XenLogLevel": ("INFO", "CRITICAL")}}))
     bus.start()
-    ring = ring_of(world.guest, 5)
+    ring, info = ring_of(world.guest, 5), bus.shared_info.page
+    assert info is not None
     bus.debug.register(
         "ring",
         lambda crashing: [bus.debug.printf(line) for line in ring_lines("r", ring, crashing)],
@@ -598,6 +654,8 @@ def test_whatever_is_in_the_pages_a_dump_is_made_and_the_crash_reaches_xen(
         (ring.pfns[0], 0, ring_words),
         (XENSTORE_PFN, 2048, store_words),
         (CONSOLE_PFN, 3072, console_words),
+        (info.pfn, 0x800, ring_words),
+        (info.pfn, 0xA00, store_words),
     ):
         for at, word in enumerate(words):
             world.guest.store32(pfn, first + 4 * at, word)

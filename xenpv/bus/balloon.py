@@ -54,14 +54,13 @@ class BalloonInterface(Interface):
         self.domain = domain
         self.mm = Mm(domain)
         self.size = 0
+        self.target = 0  # pages, of the latest adjustment
         self.is_active = False  # as its thread says: no suspend now
         self.took_ns = 0  # virtual time that the last chunk took, which its caller lets pass
         self._store = store
         self._range_set = range_set
         self._pfns: RangeSet | None = None
-        # An adjustment under way: where it goes, and the first chunk's checks are to come.
-        self._target = 0
-        self._fresh = False
+        self._fresh = False  # of an adjustment under way: its first chunk's checks are to come
         self._inflation_fault = self._deflation_fault = False
 
     def _start(self) -> None:
@@ -98,7 +97,7 @@ class BalloonInterface(Interface):
 
     def begin(self, pages: int) -> None:
         """Start an adjustment, of which each `step` is a chunk. Reads the fault keys."""
-        self._target = max(0, pages)
+        self.target = max(0, pages)
         self._fresh = True
         self._inflation_fault = self._fault(INFLATION_KEY)
         self._deflation_fault = self._fault(DEFLATION_KEY)
@@ -107,22 +106,22 @@ class BalloonInterface(Interface):
         """One chunk; None while more are to come, else how the adjustment ended."""
         fresh, self._fresh = self._fresh, False
         self.took_ns = 0
-        if self._target > self.size:
+        if self.target > self.size:
             if self._inflation_fault:
                 return NTSTATUS.UNSUCCESSFUL
             if fresh and self.mm.low_memory:
                 return NTSTATUS.NO_MEMORY
-            return self._ended(self._inflate(min(self._target - self.size, CHUNK_PAGES)))
-        if self._target < self.size:
+            return self._ended(self._inflate(min(self.target - self.size, CHUNK_PAGES)))
+        if self.target < self.size:
             if self._deflation_fault:
                 return NTSTATUS.UNSUCCESSFUL
-            return self._ended(self._deflate(min(self.size - self._target, CHUNK_PAGES)))
+            return self._ended(self._deflate(min(self.size - self.target, CHUNK_PAGES)))
         return NTSTATUS.SUCCESS
 
     def _ended(self, going: bool) -> NTSTATUS | None:
         if not going:
             return NTSTATUS.RETRY
-        return NTSTATUS.SUCCESS if self.size == self._target else None
+        return NTSTATUS.SUCCESS if self.size == self.target else None
 
     def _fault(self, key: str) -> bool:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.evtchn import EVTCHNSTAT
@@ -69,11 +69,6 @@ def module_of(callback: object) -> str:
     return f"{module.removeprefix('xenpv.')} + {name}"
 
 
-def part(bus: XenBus, name: str) -> Any:
-    """One of the bus' interfaces; None: this bus has none of that name."""
-    return getattr(bus, name, None)
-
-
 def stream(prod: int, cons: int, size: int) -> str:
     """Bytes of a ring that its consumer has not taken."""
     there = (prod - cons) & U32
@@ -85,16 +80,17 @@ def stream(prod: int, cons: int, size: int) -> str:
 
 def suspend(bus: XenBus, _crashing: bool) -> Iterator[str]:
     """The count; EARLY, then LATE callbacks."""
-    interface = part(bus, "suspend")
-    yield f"Count = {interface.count}"
-    for phase, name in ((SuspendPhase.EARLY, "EARLY"), (SuspendPhase.LATE, "LATE")):
-        for handle in interface.callbacks(phase):
-            yield f"{name}: {module_of(handle.function)} ({handle.owner})"
+    yield f"Count = {bus.suspend.count}"
+    for phase in SuspendPhase:
+        for handle in bus.suspend.callbacks(phase):
+            yield f"{phase.name}: {module_of(handle.function)} ({handle.owner})"
 
 
 def range_set(bus: XenBus, _crashing: bool) -> Iterator[str]:
     """Per set its name and first ranges, `*` at the one last looked at."""
-    for one in part(bus, "range_set").sets:
+    if not bus.range_set.sets:
+        yield "NONE"
+    for one in bus.range_set.sets:
         ranges = one.ranges()
         yield f"- {one.name}: {len(ranges) or 'EMPTY'}"
         for at, (first, last) in enumerate(ranges[:RANGES_MAX]):
@@ -104,7 +100,7 @@ def range_set(bus: XenBus, _crashing: bool) -> Iterator[str]:
 
 def shared_info(bus: XenBus, crashing: bool) -> Iterator[str]:
     """Address; per CPU its upcall; words that have a bit which is pending, or not masked."""
-    page = part(bus, "shared_info").page
+    page = bus.shared_info.page
     if page is None:
         yield "NONE"
         return
@@ -113,6 +109,9 @@ def shared_info(bus: XenBus, crashing: bool) -> Iterator[str]:
         return
     domain, is_32bit = bus.domain, bus.domain.is_32bit
     for vcpu in range(domain.vcpus):
+        if not page.has_vcpu_info(vcpu):
+            yield f"CPU {vcpu}: no vcpu_info"
+            continue
         pfn, at = page.vcpu_info_at(vcpu)
         pending = domain.load32(pfn, at) & 0xFF
         selector = _word(bus, pfn, at + SELECTOR[is_32bit], 4 if is_32bit else 8)
@@ -134,7 +133,9 @@ def _word(bus: XenBus, pfn: int, offset: int, width: int) -> int:
 
 def cache(bus: XenBus, _crashing: bool) -> Iterator[str]:
     """Per cache: how much there is, and the most that there was."""
-    for one in part(bus, "cache").caches:
+    if not bus.cache.caches:
+        yield "NONE"
+    for one in bus.cache.caches:
         yield (
             f"- {one.name}: Total = {one.total} Reservation = {one.reservation}"
             f" Objects = {one.objects}/{one.objects_max}"
@@ -187,7 +188,7 @@ def gnttab(bus: XenBus, _crashing: bool) -> Iterator[str]:
     for index, pfn in enumerate(table.frame_pfns):
         yield f"FRAME[{index}]: Address = {address(pfn)}"
     yield f"REFERENCES: {table.permitted} out"
-    for one in getattr(table, "caches", ()):
+    for one in table.caches:
         yield f"- {one.cache.name}: {one.cache.objects} out or kept"
 
 
@@ -206,22 +207,29 @@ def store(bus: XenBus, crashing: bool) -> Iterator[str]:
         yield f"rsp_cons = {rsp_cons:08x} rsp_prod = {rsp_prod:08x} ({taken})"
     events = interface.channel.count
     yield f"Events = {events} Requests = {interface.requests} Dropped = {interface.dropped}"
+    if interface.broken:
+        yield f"BROKEN: {interface.broken}"
     yield from _open_in_store(bus)
 
 
 def _open_in_store(bus: XenBus) -> Iterator[str]:
+    buffers = bus.store.buffers()
+    if buffers:
+        yield "BUFFERS:"
+    for buffer in buffers:
+        yield f"- {len(buffer.data)} bytes"
     watches = bus.store.watches()
     if watches:
         yield "WATCHES:"
     for watch in watches:
-        state = "ACTIVE" if getattr(watch, "active", True) else "EXPIRED"
+        state = "EXPIRED" if watch.expired else "ACTIVE"
         due = " DUE" if watch.task.queued or watch.task.due else ""
         yield f"- ({watch.id:04X}) ON {watch.path} BY {module_of(watch.task.run)} {state}{due}"
     transactions = bus.store.transactions()
     if transactions:
         yield "TRANSACTIONS:"
     for transaction in transactions:
-        yield f"- ({transaction.id:08X}) {'ACTIVE' if transaction.active else 'EXPIRED'}"
+        yield f"- ({transaction.id:08X}) {'EXPIRED' if transaction.expired else 'ACTIVE'}"
 
 
 def console(bus: XenBus, crashing: bool) -> Iterator[str]:
@@ -247,27 +255,32 @@ def console(bus: XenBus, crashing: bool) -> Iterator[str]:
 
 
 def fdo(bus: XenBus, _crashing: bool) -> Iterator[str]:
-    """Per VIRQ: name, CPU, count; then the watchdog and the child devices."""
+    """Per VIRQ: name, CPU, count; then watchdog, balloon, who keeps it from a suspend, children."""
     virq = bus.debug_virq.virq
     for one in [*([] if virq is None else [virq]), *bus.watchdog.timers]:
         yield f"VIRQ {one.name}: CPU = {one.vcpu} Count = {one.count}"
     if bus.watchdog.id:
         yield f"WATCHDOG: {bus.watchdog.timeout_s} s, Pats = {bus.watchdog.pats}"
+    balloon, thread = bus.balloon, bus.balloon_thread
+    if balloon is not None and thread is not None:
+        yield f"BALLOON: {thread.state.name} Size = {balloon.size} Target = {balloon.target}"
+    yield f"BALLOON/SUSPEND: held by {bus.suspend.mutex.owner or 'NOBODY'}"
     for name, pdo in bus.pdos.items():
         yield f"PDO {name}: {pdo.state.name}"
 
 
-# The prefix, what the bus calls the interface ("" for its own), the section.
-SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
-    ("xenbus|SUSPEND", "suspend", suspend),
-    ("xenbus|RANGE_SET", "range_set", range_set),
-    ("xenbus|EVTCHN", "evtchn", evtchn),
-    ("xenbus|SHARED_INFO", "shared_info", shared_info),
-    ("xenbus|CACHE", "cache", cache),
-    ("xenbus|GNTTAB", "gnttab", gnttab),
-    ("xenbus|STORE", "store", store),
-    ("xenbus|CONSOLE", "console", console),
-    ("xenbus|FDO", "", fdo),
+STORE: Final = "xenbus|STORE"
+# The prefix, the section.
+SECTIONS: Final[Sequence[tuple[str, Section]]] = (
+    ("xenbus|SUSPEND", suspend),
+    ("xenbus|RANGE_SET", range_set),
+    ("xenbus|EVTCHN", evtchn),
+    ("xenbus|SHARED_INFO", shared_info),
+    ("xenbus|CACHE", cache),
+    ("xenbus|GNTTAB", gnttab),
+    (STORE, store),
+    ("xenbus|CONSOLE", console),
+    ("xenbus|FDO", fdo),
 )
 
 
@@ -280,9 +293,7 @@ class Dump:
 
     def start(self) -> None:
         """D0: before any driver registers."""
-        for prefix, name, section in SECTIONS:
-            if name and part(self.bus, name) is None:
-                continue
+        for prefix, section in SECTIONS:
             callback = partial(self._print, section)
             self.handles.append(self.bus.debug.register(prefix, callback, OWNER))
 
@@ -291,6 +302,12 @@ class Dump:
         for handle in self.handles:
             self.bus.debug.deregister(handle)
         self.handles.clear()
+
+    def print_store(self) -> None:
+        """STORE's section alone, as the store's watchdog wants it. Nothing in D3."""
+        for handle in self.handles:
+            if handle.prefix == STORE:
+                self.bus.debug.trigger(handle)
 
     def _print(self, section: Section, crashing: bool) -> None:
         print_lines(self.bus, section(self.bus, crashing))

@@ -101,6 +101,10 @@ class StoreInterface(StoreClient):
         self._buffers[buffer] = None
         return buffer
 
+    def buffers(self) -> list[Buffer]:
+        """Those that nobody freed, in the order of their making; for dumps."""
+        return list(self._buffers)
+
     @staticmethod
     def _path(prefix: str | None, node: str) -> bytes:
         """With its NUL. INVALID_BUFFER_SIZE if it is too long."""

@@ -82,6 +82,7 @@ class StoreClient(StoreTransport, Interface):
         self.suspend = suspend
         self.gnttab = gnttab
         self.barks = 0  # of the watchdog
+        self.bark: Callable[[], object] | None = None  # told of each: XENBUS dumps its STORE
         self._transactions: list[Transaction] = []
         self._watches: dict[int, Watch] = {}
         self._watch_id = 0
@@ -174,6 +175,8 @@ class StoreClient(StoreTransport, Interface):
             self.barks += 1
             text = f"store: {' and '.join(stuck)} are not consumed: req {now[0]:#x}/{now[1]:#x}"
             self.domain.trace.note(self.domain.domid, f"{text}, rsp {now[2]:#x}/{now[3]:#x}")
+            if self.bark is not None:
+                self.bark()
             self._evtchn.send(self.channel)
             self._event()
 

@@ -154,6 +154,7 @@ class XenBus:
         )
         self.console = ConsoleInterface(domain, self.evtchn, self.gnttab, suspend=self.suspend)
         self.dump = Dump(self)
+        self.store.bark = self.dump.print_store
         self.debug_virq = DebugVirq(self.evtchn, self.debug)
         self.watchdog = Watchdog(domain, self.evtchn)
         self.balloon = self._make_balloon()
