@@ -94,10 +94,12 @@ class TimeRecord:
 class SharedInfo:
     """The shared_info page of `domain`, which its kernel has mapped at `pfn`."""
 
-    def __init__(self, domain: Domain, pfn: int) -> None:
+    def __init__(
+        self, domain: Domain, pfn: int, registered: dict[int, tuple[int, int]] | None = None
+    ) -> None:
         self.domain = domain
         self.pfn = pfn
-        self._vcpu_info: dict[int, tuple[int, int]] = {}
+        self._vcpu_info = {} if registered is None else registered
 
     def moved_vcpu_info(self, vcpu: int, pfn: int, offset: int) -> None:
         """That vcpu's vcpu_info is there since VCPUOP_register_vcpu_info."""
@@ -222,6 +224,7 @@ class SharedInfoInterface(Interface):
         self.suspend = suspend
         self.registry = registry
         self.page: SharedInfo | None = None
+        self.registered: dict[int, tuple[int, int]] = {}  # vcpu_info by vcpu: pfn, offset
         self._early: SuspendCallback | None = None
         self._cursors = [0] * domain.vcpus
         self._width = 32 if domain.is_32bit else 64
@@ -231,7 +234,7 @@ class SharedInfoInterface(Interface):
         if self.suspend is not None:
             self.suspend.acquire()
             self._early = self.suspend.register(SuspendPhase.EARLY, self._map, "XENBUS SHARED_INFO")
-        self.page = SharedInfo(self.domain, self.holes.alloc())
+        self.page = SharedInfo(self.domain, self.holes.alloc(), self.registered)
         self._map()
 
     def _stop(self) -> None:
@@ -257,7 +260,7 @@ class SharedInfoInterface(Interface):
 
     def moved_vcpu_info(self, vcpu: int, pfn: int, offset: int) -> None:
         """That vcpu's vcpu_info is there since VCPUOP_register_vcpu_info."""
-        self._page().moved_vcpu_info(vcpu, pfn, offset)
+        self.registered[vcpu] = pfn, offset
 
     def upcall_supported(self, cpu: int) -> bool:
         """Whether that CPU has a vcpu_info of its own: one of the first 32, or registered."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.sched import SHUTDOWN
-from xenpv.bus import classes, driverkey, pnpstate
+from xenpv.bus import classes, driverkey, pnpstate, vcpuinfo
 from xenpv.bus.balloon import BalloonInterface
 from xenpv.bus.balloon_thread import BalloonThread
 from xenpv.bus.cache import CacheInterface
@@ -134,6 +134,7 @@ class XenBus:
         self.shared_info = SharedInfoInterface(
             domain, suspend=self.suspend, registry=self.registry, holes=self.holes
         )
+        self._register_vcpu_info()
         self.evtchn = self._make_evtchn(fifo)
         self.cache = CacheInterface(domain)
         self.range_set = RangeSetInterface()
@@ -159,6 +160,13 @@ class XenBus:
         self.watchdog = Watchdog(domain, self.evtchn)
         self.balloon = self._make_balloon()
         self.balloon_thread = self._make_balloon_thread()
+
+    def _register_vcpu_info(self) -> None:
+        """Before the event channels, which ask for the upcalls of every vcpu."""
+        if self.is_windows and vcpuinfo.wanted(self.registry, self.domain.vcpus):
+            pages = vcpuinfo.VcpuInfoPages(self.domain, self.shared_info)
+            pages.register_all()
+            self.suspend.on_every_cpu = pages.register
 
     def _make_logs(self) -> Log:
         return Log(
