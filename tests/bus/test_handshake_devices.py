@@ -367,9 +367,9 @@ def test_after_a_suspend_every_device_is_connected_again() -> None:
         }
         # The interfaces' own first, then the bus and its three children, and their drivers.
         assert owners["EARLY"] == [
-            "XENBUS EVTCHN", "XENBUS SHARED_INFO", "XENBUS", "XENBUS STORE", "XENVIF",
+            "XENBUS EVTCHN", "XENBUS SHARED_INFO", "XENBUS GNTTAB", "XENBUS STORE", "XENVIF",
         ]  # fmt: skip
-        assert owners["LATE"][:4] == ["XENBUS EVTCHN", "XENBUS STORE", "CONSOLE", "XENBUS"]
+        assert owners["LATE"][:4] == ["XENBUS EVTCHN", "XENBUS STORE", "XENBUS CONSOLE", "XENBUS"]
         assert sorted(owners["LATE"][4:]) == [
             "XENBUS", "XENBUS", "XENBUS", "XENIFACE", "XENVBD", "XENVIF", "xenagent",
         ]  # fmt: skip

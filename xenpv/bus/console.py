@@ -91,7 +91,9 @@ class ConsoleInterface(Interface):
             raise
         if self._suspend is not None:
             self._suspend.acquire()
-            self._late = self._suspend.register(SuspendPhase.LATE, self.suspend_late, self.NAME)
+            self._late = self._suspend.register(
+                SuspendPhase.LATE, self.suspend_late, "XENBUS CONSOLE"
+            )
 
     def _stop(self) -> None:
         if self._suspend is not None and self._late is not None:

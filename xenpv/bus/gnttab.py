@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from errno import EBUSY, ENOSPC
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.bus.cache import Cache, CacheInterface, CacheObject, Lock
 from xenpv.bus.hole import Holes
 from xenpv.bus.interface import Interface
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
+from xenpv.bus.suspend import SuspendCallback, SuspendInterface, SuspendPhase
 from xenpv.errors import GrantError, HypercallError, LocalProtocolError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.gnttab import ENTRIES_PER_FRAME, GTF_permit_access, GTF_readonly
@@ -26,16 +27,6 @@ RESERVED_REFS: Final = 32
 ENTRY_SIZE: Final = 16  # bytes of what a cache keeps of a reference: 253 in a slab
 REVOKE_ATTEMPTS: Final = 100
 PFN_MAX: Final = (1 << 32) - 1
-EARLY: Final = 1  # SUSPEND_CALLBACK_EARLY
-
-
-class Suspend(Protocol):
-    """What this needs of the SUSPEND interface."""
-
-    def acquire(self) -> None: ...
-    def release(self) -> None: ...
-    def register(self, phase: int, callback: Any, owner: str = "") -> Any: ...
-    def deregister(self, handle: Any) -> None: ...
 
 
 class GrantEntry:
@@ -113,7 +104,7 @@ class GnttabInterface(Interface):
         *,
         holes: Holes | None = None,
         cache: CacheInterface | None = None,
-        suspend: Suspend | None = None,
+        suspend: SuspendInterface | None = None,
     ) -> None:
         self.domain = domain
         self.holes = Holes(domain) if holes is None else holes
@@ -125,7 +116,7 @@ class GnttabInterface(Interface):
         self._permitted = 0
         # Mapped pages of others by their address: first pfn and handles.
         self._mapped: dict[int, tuple[int, list[int]]] = {}
-        self._early: Any = None
+        self._early: SuspendCallback | None = None
         self._expand()
 
     def _start(self) -> None:
@@ -134,12 +125,14 @@ class GnttabInterface(Interface):
         self._cache.acquire()
         if self.suspend is not None:
             self.suspend.acquire()
-            self._early = self.suspend.register(EARLY, self.resume, owner="XENBUS")
+            self._early = self.suspend.register(
+                SuspendPhase.EARLY, self.resume, owner="XENBUS GNTTAB"
+            )
 
     def _stop(self) -> None:
-        if self.suspend is not None:
-            self.suspend.deregister(self._early)
-            self._early = None
+        early, self._early = self._early, None
+        if self.suspend is not None and early is not None:
+            self.suspend.deregister(early)
             self.suspend.release()
         # A reference that is out keeps the table: it must not be given out a second time.
         if not self._permitted and not self.caches:
