@@ -6,23 +6,19 @@ as supported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from xenpv.bus import inf
 from xenpv.bus.registry import Registry
 
-PARAMETERS: Final = "Services\\XENBUS\\Parameters"
-# xenbus.inf
-INSTALLED: Final[Mapping[str, tuple[str, ...]]] = {
-    "SupportedClasses": ("VIF", "VBD", "VKBD", "IFACE", "CONS"),
-    "SyntheticClasses": ("IFACE", "CONS"),
-}
+PARAMETERS: Final = inf.XENBUS_PARAMETERS
 
 
 def install(registry: Registry) -> None:
     """The values of the INF, in a registry where the driver was never installed."""
     if registry.find(PARAMETERS) is None:
-        for name, value in INSTALLED.items():
+        for name, value in inf.INF[PARAMETERS].items():
             registry.set(PARAMETERS, name, value)
 
 

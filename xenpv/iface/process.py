@@ -20,7 +20,6 @@ FIRST_HANDLE: Final = 0x40
 FIRST_ADDRESS: Final = 0x1_0000_0000
 GUARD_PAGES: Final = 1  # between two regions: running over an end is a fault
 HANDLES_MAX: Final = 1 << 24  # of one process
-MAIN_THREAD: Final = 0
 
 
 class Event:
