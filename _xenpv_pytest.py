@@ -92,7 +92,7 @@ def _seed(text: str) -> int:
 @pytest.fixture(scope="session")
 def worlds(request: pytest.FixtureRequest) -> Iterator[Worlds]:
     """A factory of platforms, `worlds(seed=..., **create)`, which goes well with @given."""
-    from xenpv.platform import drivers
+    from xenpv.guest import drivers
 
     drivers()  # imported now, not in the time of an example, which Hypothesis limits
     factory = Worlds(request.config.getoption("--xenpv-seed"))

@@ -23,7 +23,25 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "iface": ("bus", "abi"),
     "host": ("store", "abi"),
     "back": ("host", "store.connection", "xen.domain", "abi"),
-    "platform": ("abi", "xen", "store", "bus", "vif", "net", "vbd", "iface", "back", "host"),
+    # What sees both ends: the composition root, its guests, and what moves a whole guest.
+    **dict.fromkeys(
+        ("platform", "guest", "migration"),
+        (
+            "abi",
+            "xen",
+            "store",
+            "bus",
+            "vif",
+            "net",
+            "vbd",
+            "iface",
+            "back",
+            "host",
+            "platform",
+            "guest",
+            "migration",
+        ),
+    ),
     "testing": ("",),
     "bench": ("",),
     "cli": ("",),
@@ -32,8 +50,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 DOMAIN_MODULES = (
     "xen.domain", "xen.domctl", "xen.loop", "xen.trace", "xen.upcall", "xen.evtchn", "xen.gnttab",
 )  # fmt: skip
-# The toolstack creates domains, so it alone of `host` sees them.
-TOOLSTACK = ("host.toolstack",)
+# The toolstack creates domains, so of `host` its parts alone see them.
+TOOLSTACK = (
+    "host.toolstack", "host.libxl", "host.creation", "host.hotplug", "host.domsuspend",
+    "host.monitor", "host.listing", "host.runtime", "host.domid", "host.ddomain",
+)  # fmt: skip
 # Rooms that live in top-level modules of their own.
 CLI_MODULES = ("cli", "job", "report", "__main__", "__init__")
 # Only these import the test kit, and lazily.

@@ -12,10 +12,11 @@ from xenpv.errors import (
     StoreError,
     XenpvError,
 )
+from xenpv.guest import Guest
 from xenpv.host.image import MemoryImage, RawImage
+from xenpv.host.libxl import ToolstackError
 from xenpv.host.network import Bridge, Frame
-from xenpv.host.toolstack import ToolstackError
-from xenpv.platform import Disk, Guest, Platform, Vif
+from xenpv.platform import Disk, Platform, Vif
 
 __all__ = [
     "Bridge",

@@ -12,21 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
 from xenpv.back.blkback import BlkbackFactory
-from xenpv.back.console import Console, ConsoleDaemon
+from xenpv.back.console import ConsoleDaemon
 from xenpv.back.netback import NetbackFactory
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
+from xenpv.guest import Guest
 from xenpv.host import vdev
 from xenpv.host.image import Image, ImageProvider
 from xenpv.host.network import Bridge
 from xenpv.host.packet import mac_bytes
-from xenpv.host.toolstack import Created, Toolstack, ToolstackError
+from xenpv.host.toolstack import Toolstack
 from xenpv.store.ring import StoreDaemon
 from xenpv.store.server import Xenstored
 from xenpv.xen.hypervisor import FRAMES_DEFAULT, Hypervisor
@@ -34,54 +35,12 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
-    from xenpv.bus.devicetree import DeviceTree
-    from xenpv.bus.inf import Build
     from xenpv.bus.registry import Registry
-    from xenpv.bus.windows import Windows
-    from xenpv.bus.xenbus import ClassDriver, ClassDriverFactory, XenBus
-    from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.domainconfig import DomainConfig
     from xenpv.host.hardware import Hardware
     from xenpv.host.responder import Responder
-    from xenpv.iface.device import XenIface
-    from xenpv.iface.operatingsystem import OperatingSystem
-    from xenpv.iface.security import Principal
-    from xenpv.iface.wmi_classes import WmiNamespace
-    from xenpv.iface.xencontrol import XenControl
-    from xenpv.net.adapter import Adapter
-    from xenpv.vbd.adapter import Vbd
-    from xenpv.vbd.disk import Disk as GuestDisk
-    from xenpv.vif.adapter import Vif as XenVif
 
 DOM0_PAGES: Final = 16_384
-MANUALLY_INITIATED_CRASH: Final = 0xE2
-
-# What differs from the drivers' defaults in a guest's registry: its log is on its console.
-CONSOLE_LOG_LEVEL: Final = ("Services\\XENBUS\\Parameters", "ConsoleLogLevel")
-LEVELS: Final = ("INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFactory]:
-    """The class drivers of a guest, imported when the first one boots.
-
-    They are a quarter of what there is to import, and raw ends need none of them.
-    """
-    from xenpv.iface.agent import Agent
-    from xenpv.iface.device import XenIface
-    from xenpv.net.adapter import Adapter
-    from xenpv.vbd.adapter import Vbd
-    from xenpv.vif.adapter import Vif as XenVif
-
-    def xeniface(bus: XenBus) -> ClassDriver:
-        """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""
-        agent = Agent(bus, system)
-        return XenIface(bus, agent) if bus.personality == "windows" else agent
-
-    def xennet(bus: XenBus) -> XenVif[Adapter]:
-        """XenVif with XenNet above it."""
-        return XenVif(bus, Adapter)
-
-    return {"VBD": Vbd, "VIF": xennet, "IFACE": xeniface}
 
 
 @attrs.frozen
@@ -147,280 +106,25 @@ class Station:
         self.responder.poll(self.platform.loop.now)
 
 
-class Guest:
-    """One guest: its configuration, and while it runs its kernel's bus and devices."""
-
-    def __init__(
-        self,
-        platform: Platform,
-        created: Created,
-        *,
-        fifo: bool | None = None,
-        registry: Registry | None = None,
-    ) -> None:
-        self.platform = platform
-        self.created = created
-        self.fifo = fifo
-        self.build: Build | None = None  # of its drivers; the one of this package
-        self.windows: Windows | None = None
-        self._registry = registry
-        self._os: OperatingSystem | None = None
-        self._bus: XenBus | None = None
-        self._arm()
-
-    def _arm(self) -> None:
-        domain = self.created.domain
-        boot = domain.task("boot", self._boot)
-        boot.wake()  # the domain is paused: this runs when it is unpaused
-
-    def _boot(self) -> None:
-        config, domain = self.created.config, self.created.domain
-        if self.registry.get(*CONSOLE_LOG_LEVEL) is None:
-            self.registry.set(*CONSOLE_LOG_LEVEL, LEVELS)
-        if config.is_hvm and config.personality.value == "windows":
-            from xenpv.bus.windows import Windows
-
-            windows = Windows(
-                domain, drivers(self.os), self.registry, build=self.build, fifo=self.fifo
-            )
-            self.windows = windows
-            windows.boot()
-            return
-        # Without a platform device the kernel has the bus from its first day.
-        from xenpv.bus.xenbus import XenBus
-
-        personality = config.personality.value
-        self._bus = XenBus(
-            domain,
-            drivers(self.os),
-            personality=personality,
-            fifo=self.fifo,
-            registry=self.registry,
-        )
-        self._bus.start()
-
-    @property
-    def bus(self) -> XenBus | None:
-        """XENBUS, once it was found."""
-        return self._bus if self.windows is None else self.windows.bus
-
-    @property
-    def device_tree(self) -> DeviceTree | None:
-        """The devices that Windows' PnP manager knows, while it runs."""
-        return None if self.windows is None else self.windows.tree
-
-    @property
-    def registry(self) -> Registry:
-        """Windows' registry, which outlives its reboots."""
-        if self._registry is None:
-            from xenpv.bus import inf
-
-            device = None if self.device_model is None else self.device_model.platform_device
-            self._registry = inf.installed(*device) if device else inf.installed()
-        return self._registry
-
-    @property
-    def os(self) -> OperatingSystem:
-        """What its agent reports and what a user inside would change; it outlives reboots."""
-        if self._os is None:
-            from xenpv.iface.operatingsystem import operating_system
-
-            self._os = operating_system(self.created.config.personality.value)
-        return self._os
-
-    @property
-    def device_model(self) -> DeviceModel | None:
-        """QEMU's side of it: emulated devices, unplug ports, its log. None unless it is HVM."""
-        return self.created.device_model
-
-    @property
-    def reboot_requests(self) -> list[str]:
-        """Drivers that wait for a reboot: the monitor service prompts for the first."""
-        from xenpv.bus.unplug import reboot_requests
-
-        return reboot_requests(self.registry)
-
-    @property
-    def name(self) -> str:
-        return self.created.config.name
-
-    @property
-    def domid(self) -> int:
-        return self.created.domid
-
-    @property
-    def running(self) -> bool:
-        domain = self.created.domain
-        return not (domain.dying or domain.is_shutdown or domain.pause_count)
-
-    def start(self) -> Guest:
-        """Unpause and let the guest boot until nothing more happens; returns itself.
-
-        Raises ToolstackError if a device did not connect; `devices()` says which.
-        """
-        self.platform.toolstack.unpause(self.created)
-        self.platform.run()
-        lost = [f"{kind} {devid}" for kind, devid, up in self._connections() if not up]
-        if lost:
-            raise ToolstackError(f"guest {self.name!r}: not connected: {', '.join(lost)}")
-        return self
-
-    def _connections(self) -> list[tuple[str, int, bool]]:
-        vbd, vif = self._vbd, self._vif
-        result: list[tuple[str, int, bool]] = []
-        for device in self.created.devices:
-            if device.kind == "vbd" and device.back["device-type"] == "disk":
-                up = vbd is not None and vbd.connected(device.devid)
-            elif device.kind == "vif":
-                up = vif is not None and vif.connected(device.devid)
-            else:
-                continue
-            result.append((device.kind, device.devid, up))
-        return result
-
-    def _driver(self, name: str) -> object:
-        pdo = None if self.bus is None else self.bus.pdos.get(name)
-        return None if pdo is None else pdo.driver
-
-    @property
-    def _vbd(self) -> Vbd | None:
-        return cast("Vbd | None", self._driver("VBD"))
-
-    @property
-    def _vif(self) -> XenVif[Adapter] | None:
-        return cast("XenVif[Adapter] | None", self._driver("VIF"))
-
-    @property
-    def disks(self) -> list[GuestDisk]:
-        """The guest's disks, by TargetId."""
-        return [] if self._vbd is None else self._vbd.disks()
-
-    @property
-    def nets(self) -> list[Adapter]:
-        """The guest's network adapters, by device number."""
-        return [] if self._vif is None else self._vif.adapters()
-
-    @property
-    def iface(self) -> XenIface:
-        """Its XENIFACE device. LocalProtocolError where it has none: not booted, or Linux."""
-        from xenpv.iface.device import XenIface
-
-        driver = self._driver("IFACE")
-        if not isinstance(driver, XenIface):
-            raise LocalProtocolError(f"guest {self.name!r} has no XENIFACE")
-        return driver
-
-    @property
-    def wmi(self) -> WmiNamespace:
-        """XENIFACE's part of root\\wmi, as an administrator sees it."""
-        from xenpv.iface.wmi_classes import WmiNamespace
-
-        return WmiNamespace(self.iface)
-
-    def xencontrol(self, principal: Principal | None = None) -> XenControl:
-        """A new process of the guest with XENIFACE open, by default an administrator's.
-
-        Raises Win32Error: 5 (access denied) for a principal that may not open it.
-        """
-        from xenpv.iface.security import Principal
-        from xenpv.iface.xencontrol import XenControl
-
-        process = self.iface.process("xencontrol", principal or Principal.ADMINISTRATORS)
-        return XenControl(self.iface, process)
-
-    @property
-    def console(self) -> Console | None:
-        """What it printed on its PV console, also after its end."""
-        daemon = self.platform.console_daemon
-        return daemon.consoles.get(self.domid) or daemon.finished.get(self.domid)
-
-    @property
-    def xen_log(self) -> str:
-        """What its drivers wrote to Xen's console (port 0xE9): of Windows' levels, CRITICAL."""
-        return self.platform.hypervisor.console.of(self.domid)
-
-    def debug_keys(self, keys: str = "q") -> str:
-        """`xl debug-keys`: press keys on Xen's console; what Xen itself says to them.
-
-        `q` raises VIRQ_DEBUG in every guest; each prints its dump to its log.
-        """
-        return self.platform.debug_keys(keys)
-
-    def dump(self) -> str:
-        """What its drivers know, by VIRQ_DEBUG: the lines of every DEBUG callback.
-
-        A guest that does not take the interrupt is read as by a debugger, from outside; the
-        first line says so. Not for handlers: the platform runs meanwhile.
-        """
-        bus = self.bus
-        if bus is None:
-            return f"guest {self.name!r} has not booted\n"
-        before = bus.debug.triggers
-        self.platform.debug_keys("q")
-        if bus.debug.triggers != before:
-            return bus.debug.text
-        domain = self.created.domain
-        if domain.dead:
-            return f"guest {self.name!r} is dead\n"
-        bus.debug.trigger()
-        return f"guest {self.name!r} does not take VIRQ_DEBUG; from outside:\n{bus.debug.text}"
-
-    def crash(self, code: int = MANUALLY_INITIATED_CRASH, *parameters: int | str) -> int:
-        """Its kernel bug-checks, with up to four parameters; the reason code the domain gave.
-
-        That is 3 unless another was latched before. What is left of the guest can be looked
-        at until `destroy`. LocalProtocolError unless it has booted and runs.
-        """
-        bus = self.bus
-        if bus is None or not self.running:
-            raise LocalProtocolError(f"guest {self.name!r} does not run")
-        bus.crash.bugcheck(code, *parameters)
-        self.platform.run()
-        reason = self.created.domain.shutdown_code
-        assert reason is not None
-        return reason
-
-    def shutdown(self) -> int:
-        """Ask by control/shutdown, wait, destroy; the reason code the domain gave.
-
-        Raises ToolstackError if it is not acknowledged within 60 s of virtual time; the
-        guest is left as it is then.
-        """
-        return self._down("poweroff")
-
-    def reboot(self) -> Guest:
-        """Ask for a reboot; then, as on_reboot="restart" does, a new domain is started."""
-        self._down("reboot")
-        self.created = self.platform.toolstack.create(self.created.config)
-        self.windows = self._bus = None
-        self.registry.reboot()
-        self._arm()
-        return self.start()
-
-    def _down(self, request: str) -> int:
-        toolstack = self.platform.toolstack
-        toolstack.request(self.created, request)
-        reason = toolstack.wait_shutdown(self.created)
-        toolstack.destroy(self.created)
-        return reason
-
-    def destroy(self) -> None:
-        """Pull the plug."""
-        self.platform.toolstack.destroy(self.created)
-
-
 class Platform:
     """Hypervisor, xenstored, dom0 with its backends, and a toolstack.
 
     `seed` decides every choice; equal seeds give equal traces. `chooser` replaces the
-    seeded picks. `nr_frames` is the machine's memory in 4 KiB frames (sparse).
+    seeded picks. `nr_frames` is the machine's memory in 4 KiB frames (sparse). `loop`: that of
+    another platform, for two machines between which guests migrate: they share its clock and
+    its chooser, and `run` of either lets both go on.
     """
 
     def __init__(
-        self, *, seed: int = 0, chooser: Chooser | None = None, nr_frames: int = FRAMES_DEFAULT
+        self,
+        *,
+        seed: int = 0,
+        chooser: Chooser | None = None,
+        nr_frames: int = FRAMES_DEFAULT,
+        loop: Loop | None = None,
     ) -> None:
         self.seed = seed
-        self.loop = Loop(seed=seed, chooser=chooser)
+        self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
         self.dom0 = self.hypervisor.create_domain(0, vcpus=1, max_pages=DOM0_PAGES)
         self.dom0.populate(DOM0_PAGES)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from xenpv import Disk, Platform, Vif
+from xenpv import Disk, Guest, Platform, Vif
 from xenpv.bus.registry import Registry
 from xenpv.bus.suspend import SuspendPhase
 from xenpv.bus.xenbus import XenBus
 from xenpv.host.image import MemoryImage
-from xenpv.platform import Guest
 from xenpv.xen.loop import NS_PER_S
 
 IMAGE = bytes(range(256)) * 256

@@ -9,12 +9,12 @@ from struct import pack, unpack
 import attrs
 import pytest
 
+from xenpv import Guest, Platform, Vif
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.bus.ring import FrontRing
 from xenpv.net.adapter import Adapter
-from xenpv.platform import Guest, Platform, Vif
 from xenpv.vif import receiver, transmitter
 from xenpv.vif.adapter import Pdo
 from xenpv.xen.domain import Domain

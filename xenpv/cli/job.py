@@ -22,11 +22,12 @@ from xenpv.cli.hostfile import HostFile, Progress
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
 from xenpv.cli.vif import VifCheck
 from xenpv.errors import ConfigError, Livelock, XenpvError
+from xenpv.guest import Guest
 from xenpv.host.device import Device
 from xenpv.host.domainconfig import DomainConfig
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.host.responder import Responder
-from xenpv.platform import Guest, Platform
+from xenpv.platform import Platform
 
 # The host on each bridge, and the net of the guests' addresses: 10.0.0.2 and up.
 HOST_IPV4: Final = bytes((10, 0, 0, 1))

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from xenpv.back.xenbus import Device, Driver
+from xenpv.guest import Guest
 from xenpv.host.image import MemoryImage
 from xenpv.net.adapter import Adapter
-from xenpv.platform import Disk, Guest, Platform, Vif
+from xenpv.platform import Disk, Platform, Vif
 from xenpv.testing.raw_back import RawBlkBack, RawNetBack
 from xenpv.testing.world import World
 from xenpv.vbd.disk import Disk as GuestDisk
