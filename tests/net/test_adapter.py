@@ -210,3 +210,26 @@ def test_frames_arrive_once_and_in_order_under_any_schedule(
         assert list(ends[0].received) == sent[1]
         assert list(ends[1].received) == sent[0]
         assert [end.in_flight for end in ends] == [0, 0]
+
+
+class Sent:
+    """A protocol that keeps what comes back, in order."""
+
+    def __init__(self) -> None:
+        self.completions: list[tuple[int, int]] = []
+
+    def sent(self, completions: Sequence[tuple[int, int, int, int]]) -> None:
+        self.completions += [(number, status) for number, status, _, _ in completions]
+
+
+def test_each_frame_comes_back_once_by_its_number() -> None:
+    with Platform(seed=3) as xen:
+        one, other = pair(xen)
+        one.sender = sent = Sent()
+        first = one.send(frame(one, other, 100))
+        rest = one.send_many([frame(one, other, 100)] * 300)
+        assert (first, list(rest)) == (0, list(range(1, 301)))
+        assert one.in_flight > 0
+        xen.run()
+        assert sorted(sent.completions) == [(number, 2) for number in range(301)]
+        assert one.in_flight == 0

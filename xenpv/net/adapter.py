@@ -38,6 +38,15 @@ class Receiver(Protocol):
         """Frames that arrived, in order. Runs inside a handler of the guest: it may send."""
 
 
+class Sender(Protocol):
+    """A protocol that wants its frames back (NDIS' SendNetBufferListsComplete)."""
+
+    def sent(self, completions: Sequence[Completion]) -> None:
+        """Frames whose numbers `send_many` returned, each exactly once. Runs inside a handler
+        of the guest, or inside `send_many` for what is dropped at once.
+        """
+
+
 @attrs.frozen(kw_only=True)
 class Link:
     """A link indication (NDIS_STATUS_LINK_STATE): speeds in bit/s, both ways alike."""
@@ -72,6 +81,7 @@ class Adapter:
         self.state = AdapterState.INITIALISED
         self.received: deque[bytes] = deque(maxlen=RECEIVED_MAX)
         self.receiver: Receiver | None = None
+        self.sender: Sender | None = None
         self.links: deque[Link] = deque(
             [Link(up=True, speed=LINK_SPEED, full_duplex=True)], maxlen=64
         )
@@ -149,12 +159,16 @@ class Adapter:
             + query(Statistic.RECEIVER_FRONTEND_ERRORS),
         )
 
-    def send(self, frame: bytes) -> None:
-        """Send one Ethernet frame, without FCS; see send_many."""
-        self.send_many((frame,))
+    def send(self, frame: bytes) -> int:
+        """Send one Ethernet frame, without FCS; its number. See send_many."""
+        return self.send_many((frame,))[0]
 
-    def send_many(self, frames: Sequence[bytes]) -> None:
+    def send_many(self, frames: Sequence[bytes]) -> range:
         """Send frames in order. They are with the backend when the platform has run.
+
+        Their numbers, by which `sender` hears of each: OK, the backend has taken it; DROPPED,
+        it was not sent, or was on the ring when the device was closed, and then the backend may
+        have taken it all the same; ERROR, the backend refused it or cannot be believed.
 
         LocalProtocolError: the link is down, or a frame is shorter than its header or longer
         than the MTU allows; then none is sent.
@@ -170,7 +184,9 @@ class Adapter:
         first = self._cookie
         self._cookie += len(frames)
         self.in_flight += len(frames)
-        self._vif.transmitter_queue_packets(frames, range(first, self._cookie))
+        numbers = range(first, self._cookie)
+        self._vif.transmitter_queue_packets(frames, numbers)
+        return numbers
 
     def query(self, number: int) -> bytes:
         """An OID's value, as bytes of NDIS' layout; OidError carries its NDIS status."""
@@ -185,6 +201,8 @@ class Adapter:
     def transmitter_return_packets(self, completions: Sequence[Completion]) -> None:
         """Completions of packets that were queued."""
         self.in_flight -= len(completions)
+        if self.sender is not None:
+            self.sender.sent(completions)
 
     def receiver_queue_packets(self, _index: int, frames: Sequence[bytes]) -> None:
         """Frames that arrived on one queue."""

@@ -1,8 +1,8 @@
 """A disk as an application of the guest sees it: blocks by SCSI commands.
 
-Called from outside the loop: every method lets it run until the answer is there. What
-stands in for the class driver splits transfers to what the adapter takes and keeps several
-of them in flight.
+Called from outside the loop: every method lets it run until the answer is there, but for
+those that begin with `start_`. What stands in for the class driver splits transfers to what
+the adapter takes and keeps several of them in flight. Unlike disk.sys it repeats nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from xenpv.vbd.srb import ScsiStatus, Srb, SrbFunction, SrbStatus
 from xenpv.xen.domain import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from xenpv.vbd.pending import Pending
     from xenpv.vbd.target import Target
 
 TRANSFER_MAX: Final = 4 << 20
@@ -61,6 +62,7 @@ class Disk:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._idle: list[Buffer] = []  # kept from transfer to transfer, smallest first
+        self._held: list[Buffer] = []  # the backend had a page of it when its transfer ended
         self._scratch = bytearray()
 
     def __repr__(self) -> str:
@@ -130,6 +132,59 @@ class Disk:
         """`data`, a multiple of the sector size, from sector `lba` on."""
         self._transfer(lba, data, writes=True)
 
+    # commands that nobody waits for
+
+    def start_read(self, lba: int, count: int) -> Pending:
+        """Submit a read of `count` sectors and return; it goes on when the platform runs."""
+        if count < 0:
+            raise LocalProtocolError(f"a read of {count} sectors")
+        return self._start(lba, count * self.target.sector_size, None)
+
+    def start_write(self, lba: int, data: bytes | bytearray | memoryview) -> Pending:
+        """Submit a write of `data`, which is copied, and return."""
+        view = memoryview(data).cast("B")
+        return self._start(lba, view.nbytes, view)
+
+    def start_flush(self) -> Pending:
+        """Submit SYNCHRONIZE CACHE and return."""
+        from xenpv.vbd.pending import Pending, Piece
+
+        pending = Pending(self, "flush", 0, reads=False)
+        srb = self._srb(bytes((SYNCHRONIZE_CACHE_10,)).ljust(10, b"\0"), [])
+        pending.pieces.append(Piece(pending, 0, None, srb))
+        self.target.submit(srb)
+        return pending
+
+    def _start(self, lba: int, nr_bytes: int, data: memoryview | None) -> Pending:
+        """The whole command is on its way, or LocalProtocolError and none of it is."""
+        from xenpv.vbd.pending import Pending, Piece
+
+        domain, size = self.target.domain, self.target.sector_size
+        if nr_bytes % size or not 0 <= lba <= (1 << 64) - nr_bytes // size:
+            raise LocalProtocolError(
+                f"{nr_bytes} bytes at sector {lba}: expected whole sectors of {size}"
+            )
+        what = f"{'read' if data is None else 'write'} at sector {lba}"
+        pending = Pending(self, what, nr_bytes, reads=data is None)
+        at = 0
+        while at < nr_bytes:
+            buffer = self._buffer(nr_bytes - at, optional=True)
+            if buffer is None:
+                for piece in pending.pieces:
+                    assert piece.buffer is not None
+                    self.put(piece.buffer)
+                raise LocalProtocolError(f"{what}: the guest has no memory for {nr_bytes} bytes")
+            length = min(nr_bytes - at, buffer.pages * PAGE_SIZE)
+            if data is not None:
+                domain.write(buffer.pfn, 0, data[at : at + length])
+            cdb = _cdb(lba + at // size, length // size, data is not None)
+            srb = self._srb(cdb, [(buffer.pfn, 0, length)])
+            pending.pieces.append(Piece(pending, at, buffer, srb))
+            at += length
+        for piece in list(pending.pieces):
+            self.target.submit(piece.srb)
+        return pending
+
     # transfers
 
     def _transfer(self, lba: int, data: bytes | bytearray | memoryview, *, writes: bool) -> None:
@@ -167,7 +222,7 @@ class Disk:
             if not writes and srb.srb_status is SrbStatus.SUCCESS:
                 done = lib.page_read(domain.kernel, buffer.pfn, 0, memory + start, length)
                 domain.check(done)
-            self._put(buffer)
+            self.put(buffer)
         for start, _length, _buffer, srb in flying:
             self._check(f"{'write' if writes else 'read'} at sector {lba + start // size}", srb)
         return at
@@ -204,6 +259,10 @@ class Disk:
 
         A guest without that much memory in one piece gets smaller transfers.
         """
+        if self._held:
+            held, self._held = self._held, []
+            for buffer in held:
+                self.put(buffer)
         # Powers of two, so that the pool of pages does not fill with runs of every length.
         pages = 1 << (-(-min(nr_bytes, TRANSFER_MAX) // PAGE_SIZE) - 1).bit_length()
         if self._idle and self._idle[-1].pages >= pages:
@@ -219,9 +278,10 @@ class Disk:
                 pages //= 2
         raise LocalProtocolError("the guest has no page left for a transfer")
 
-    def _put(self, buffer: Buffer) -> None:
-        """Keep it for the next transfer, unless the backend still holds a page of it."""
+    def put(self, buffer: Buffer) -> None:
+        """Keep it for the next transfer, but not while the backend still holds a page of it."""
         if self.target.frontend.granter.holds(buffer.pfn, buffer.pages):
+            self._held.append(buffer)
             return
         if len(self._idle) < IN_FLIGHT_MAX and all(buffer.pages >= one.pages for one in self._idle):
             self._idle.append(buffer)
