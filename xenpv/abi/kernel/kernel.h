@@ -83,6 +83,8 @@ int physmap_remove(domain *, uint64_t gpfn);
 int64_t p2m_lookup(domain *, uint32_t pfn, int populate);
 int64_t p2m_next_touched(domain *, const uint32_t *pfns, uint32_t from, uint32_t count);
 int p2m_type(domain *, uint32_t pfn);
+uint32_t p2m_run(domain *, uint32_t pfn, uint32_t count);
+uint32_t p2m_touched(domain *, uint32_t from, uint32_t *pfns, uint32_t max);
 uint32_t p2m_tables(domain *);
 
 /* page.c */

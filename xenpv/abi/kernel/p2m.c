@@ -165,6 +165,36 @@ static int p2m_type(domain *d, uint32_t pfn)
     return type == P2M_LAZY ? P2M_RAM : (int)type;
 }
 
+/* How many of the `count` pfns from `pfn` on have the type of the first. */
+static uint32_t p2m_run(domain *d, uint32_t pfn, uint32_t count)
+{
+    uint32_t n = 1;
+
+    while (n < count && p2m_type(d, pfn + n) == p2m_type(d, pfn))
+        n++;
+    return n;
+}
+
+/* Up to `max` pfns from `from` on, ascending, of RAM that has a frame. */
+static uint32_t p2m_touched(domain *d, uint32_t from, uint32_t *pfns, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (uint32_t leaf = from / P2M_LEAF; leaf < d->nr_leaves && n < max; leaf++) {
+        const uint32_t *entries = d->leaves[leaf];
+
+        if (!entries || entries == leaf_untouched)
+            continue;
+        for (uint32_t i = leaf == from / P2M_LEAF ? from % P2M_LEAF : 0; i < P2M_LEAF; i++) {
+            if (n == max)
+                break;
+            if (entries[i] >> P2M_TYPE_SHIFT == P2M_RAM)
+                pfns[n++] = leaf * P2M_LEAF + i;
+        }
+    }
+    return n;
+}
+
 /* Leaf tables in use: shared and own. */
 static uint32_t p2m_tables(domain *d) { return d->nr_tables; }
 
