@@ -247,7 +247,7 @@ def test_digest_is_blake2b_of_its_little_endian_words() -> None:
     loop = Loop()
     loop.trace.record(3, 7, 11)
     loop.trace.record(5, 1, 70000, 2)
-    loop.trace.timer(2, 9, 1 << 40)
+    loop.trace.timer(1 << 56 | 2 << 40 | 9, 1 << 40)
     words = (
         3 << 56 | 7 << 40 | 11,
         5 << 56 | 1 << 40 | 70000 << 16 | 2,
@@ -264,7 +264,7 @@ def test_tail_reads_across_a_flush() -> None:
     loop = Loop()
     loop.trace.record(3, 1, 1028)
     loop.trace.flush()
-    loop.trace.timer(2, 9, 1_500_000_000)
+    loop.trace.timer(1 << 56 | 2 << 40 | 9, 1_500_000_000)
     loop.trace.record(2, 0, 5, 3)
     assert loop.trace.tail(3) == (
         "d1 sends on port 1028",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.xen.domain import Domain
-from xenpv.xen.trace import Event, mark
+from xenpv.xen.trace import Event
 
 back_final_check: Final = lib.back_final_check  # looked up once: every pass ends with it
 
@@ -31,7 +31,7 @@ class BackRing:
         self.req_size = req_size
         self.rsp_size = rsp_size
         # The trace's record of a publication; the number of slots is OR'ed in.
-        self.publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        self.publication = domain.trace.mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)

@@ -14,7 +14,7 @@ import attrs
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import Domain
-from xenpv.xen.trace import Event, mark
+from xenpv.xen.trace import Event
 
 # Looked up once: each is called for every batch.
 front_push: Final = lib.front_push
@@ -90,7 +90,7 @@ class FrontRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
-        self._publication = mark(Event.PUBLISH, domain.domid, self.pfns[0])
+        self._publication = domain.trace.mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
         self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
         self.size: int = lib.ring_size(self._handle)

@@ -39,7 +39,9 @@ class Toolstack:
         self.creation = Creation(self.ctx)
         self.hotplug = Hotplug(self.ctx, scripts)
         self.created: dict[int, Created] = {}
-        self._seed = f"xenpv toolstack {seed}"
+        # Machines of one loop often have one seed; their guests shall not have one MAC.
+        machine = f" machine {control.machine}" if control.machine else ""
+        self._seed = f"xenpv toolstack {seed}{machine}"
 
     @property
     def xs(self) -> XsHandle:

@@ -78,10 +78,13 @@ class DoubleFetch:
 
 
 class LoggedOrder:
-    """The loop's own order, with each delivery told to the log."""
+    """The loop's own order, with each delivery told to the log of its machine.
 
-    def __init__(self, machine: Any) -> None:
-        self._machine = machine
+    `logged` are the kernel's machines that have one, by their number on the loop.
+    """
+
+    def __init__(self) -> None:
+        self.logged: dict[int, Any] = {}
 
     def drain(self, loop: Loop, limit: int) -> int:
         """As Loop does it."""
@@ -101,17 +104,22 @@ class LoggedOrder:
 
     def _run(self, loop: Loop, task: Task) -> None:
         loop.start(task)
-        lib.log_delivery(self._machine, task.domid)
+        self._tell(task)
         task.run()
         if len(loop.trace.words) >= CHUNK_WORDS:
             loop.trace.flush()
+
+    def _tell(self, task: Task) -> None:
+        machine = self.logged.get(task.machine)
+        if machine is not None:
+            lib.log_delivery(machine, task.domid)
 
     def pump(self, loop: Loop, task: Task) -> bool:
         """As Loop.pump; a delivery of its own."""
         if not task.queued:
             return False
         loop.start(task)
-        lib.log_delivery(self._machine, task.domid)
+        self._tell(task)
         task.run()
         return True
 
@@ -151,8 +159,11 @@ class AccessLog:
             raise LocalProtocolError(
                 f"an access log of {self.capacity} entries: {error}"
             ) from error
-        if self.platform.loop.scheduler is None:
-            self.platform.loop.scheduler = LoggedOrder(self._machine)
+        loop = self.platform.loop
+        if loop.scheduler is None:
+            loop.scheduler = LoggedOrder()
+        if isinstance(loop.scheduler, LoggedOrder):
+            loop.scheduler.logged[self._hypervisor.number] = self._machine
             self._seated = True
 
     def close(self) -> None:
@@ -174,9 +185,12 @@ class AccessLog:
     def _end(self) -> None:
         if not self._hypervisor.closed:
             lib.machine_unlog(self._machine)
-        if self._seated:
-            self.platform.loop.scheduler = None
-            self._seated = False
+        order = self.platform.loop.scheduler
+        if self._seated and isinstance(order, LoggedOrder):
+            del order.logged[self._hypervisor.number]
+            if not order.logged:
+                self.platform.loop.scheduler = None
+        self._seated = False
 
     @property
     def total(self) -> int:

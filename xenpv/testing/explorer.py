@@ -30,7 +30,7 @@ from xenpv.testing import reports
 from xenpv.testing.access import AccessLog, DoubleFetch
 from xenpv.testing.adversary import Adversary, Load
 from xenpv.testing.checkers import CheckFailed, check_all
-from xenpv.testing.interleave import Handler, Interleaver, Runnable
+from xenpv.testing.interleave import Handler, Interleaver, Runnable, name
 from xenpv.testing.schedule import Action, Point, Schedule, Step
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
@@ -55,6 +55,8 @@ class Explored:
     platform: Platform
     log: AccessLog
     adversary: Adversary
+    victims: list[int] = attrs.field(factory=list)  # domids
+    hostile: list[int] = attrs.field(factory=list)
 
 
 class Explorer:
@@ -74,8 +76,6 @@ class Explorer:
         self._checks: list[Callable[[], object]] = []
         self._armed = False
         self._accesses = 0
-        self._victims: list[int] = []
-        self._hostile: list[int] = []
         self._allow_double_fetches = False
 
     # what a scenario calls
@@ -117,10 +117,13 @@ class Explorer:
         The domains that would do that (`hostile`; None: every other) are not held to what
         they wrote.
         """
-        self._victims.append(victim.domid)
         for world in self._worlds:
-            domids = [one for one in world.platform.hypervisor.domains if one != victim.domid]
-            self._hostile += domids if hostile is None else [hostile.domid]
+            domains = world.platform.hypervisor.domains
+            if domains.get(victim.domid) is not victim:
+                continue  # a domain of that number on another machine
+            world.victims.append(victim.domid)
+            domids = [one for one in domains if one != victim.domid]
+            world.hostile += domids if hostile is None else [hostile.domid]
 
     def allow_double_fetches(self) -> None:
         """Do not fail for what is fetched twice; `log_of` still tells it."""
@@ -156,7 +159,7 @@ class Explorer:
         self._armed = True
         for world in self._worlds:
             world.log.open()
-            world.adversary.victims = self._victims
+            world.adversary.victims = world.victims
             world.adversary.refresh()
             world.platform.loop.scheduler = self._interleaver
             world.platform.hypervisor.set_hook(_Hook(self, world))
@@ -176,7 +179,7 @@ class Explorer:
         armed, self._armed = self._armed, False
         try:
             for world in self._worlds:
-                check_all(world.platform, quiescent=quiescent, hostile=self._hostile)
+                check_all(world.platform, quiescent=quiescent, hostile=world.hostile)
                 if armed and not self._allow_double_fetches:
                     twice = [one for one in world.log.double_fetches() if one.in_slot]
                     self.fetched += twice
@@ -191,7 +194,7 @@ class Explorer:
         if not self._armed:
             return 0
         return self._pick(
-            len(options), lambda index: f"run {_name(options[index])} before {_name(options[0])}"
+            len(options), lambda index: f"run {name(options[index])} before {name(options[0])}"
         )
 
     def _pick(self, count: int, words: Callable[[int], str], *place: str) -> int:
@@ -213,8 +216,9 @@ class Explorer:
 
     def _deliver(self, task: Task) -> None:
         for world in self._worlds:
-            if world.platform.loop is task.loop:
-                lib.log_delivery(world.platform.hypervisor.machine, task.domid)
+            hypervisor = world.platform.hypervisor
+            if hypervisor.loop is task.loop and hypervisor.number == task.machine:
+                lib.log_delivery(hypervisor.machine, task.domid)
 
     def _point(self, point: Point) -> int:
         self.points.append(point)
@@ -242,7 +246,7 @@ class Explorer:
         ):
             targets = self._interleaver.targets()
         pokes = 0
-        if self._victims and not kind & 3:
+        if world.victims and not kind & 3:
             pokes = adversary.count(actor, load)
         at = self._point(Point(False, len(targets), pokes, (actor, kind, load.frame)))
         for step in self._steps.get(at, ()):
@@ -266,11 +270,11 @@ class Explorer:
         elif step.action is Action.PREEMPT and targets:
             step = attrs.evolve(step, argument=step.argument % len(targets))
             target = targets[step.argument]
-            place = adversary.name(load.frame, load.offset)
+            where = adversary.name(load.frame, load.offset)
             self._took(
                 step,
-                f"preempt {self._interleaver.current} before it {VERBS[kind & 3]} {place}, "
-                f"{'resume' if isinstance(target, Handler) else 'run'} {_name(target)}",
+                f"preempt {self._interleaver.current} before it {VERBS[kind & 3]} {where}, "
+                f"{'resume' if isinstance(target, Handler) else 'run'} {name(target)}",
             )
             self._interleaver.preempt(target)
 
@@ -320,7 +324,3 @@ class _Hook:
 
     def __call__(self, actor: int, kind: int, frame: int, offset: int, size: int) -> None:
         self._explorer.access(self._world, actor, kind, Load(frame, offset, size))
-
-
-def _name(one: Runnable) -> str:
-    return str(one) if isinstance(one, Handler) else f"d{one.domid} {one.name}"

@@ -36,7 +36,7 @@ class Handler:
     greenlet: Any
 
     def __str__(self) -> str:
-        return f"d{self.task.domid} {self.task.name}"
+        return name(self.task)
 
 
 Runnable = Task | Handler
@@ -94,7 +94,7 @@ class Interleaver:
 
     def pump(self, loop: Loop, task: Task) -> bool:
         """Run a due task inline, after what its domain had begun."""
-        finished = self._finish(loop, task.domid)
+        finished = self._finish(loop, _domain(task))
         if not task.queued:
             return finished
         loop.start(task)
@@ -110,9 +110,9 @@ class Interleaver:
         if not self.stopped:
             return list(loop.ready)
         stopped = [one for one in self.stopped if one.task.loop is loop]
-        busy = [one.task.domid for one in stopped if one.task.held < RETIRED]
+        busy = [_domain(one.task) for one in stopped if one.task.held < RETIRED]
         resumable: list[Runnable] = [one for one in stopped[::-1] if not one.task.held]
-        return resumable + [task for task in loop.ready if task.domid not in busy]
+        return resumable + [task for task in loop.ready if _domain(task) not in busy]
 
     def _go(self, loop: Loop, chosen: Runnable) -> int:
         """Run one handler, then what it was stopped for, until one ends; how many ran."""
@@ -150,10 +150,11 @@ class Interleaver:
         except BaseException as error:  # noqa: BLE001 - raised again in the hub, as the loop would
             self.failure = self.failure or error
 
-    def _finish(self, loop: Loop, domid: int) -> bool:
+    def _finish(self, loop: Loop, domain: tuple[int, int]) -> bool:
         """Run the stopped handler of a domain to its end, from inside another's."""
         for handler in self.stopped:
-            if handler.task.domid == domid and handler.task.loop is loop and not handler.task.held:
+            task = handler.task
+            if _domain(task) == domain and task.loop is loop and not task.held:
                 break
         else:
             return False
@@ -180,10 +181,10 @@ class Interleaver:
         running = self.current
         if running is None or self._inline or getcurrent() is not running.greenlet:
             return []
-        loop, domid = running.task.loop, running.task.domid
+        loop, domain = running.task.loop, _domain(running)
         if not loop.ready and not self.stopped:
             return []
-        return [one for one in self._options(loop) if _domid(one) != domid]
+        return [one for one in self._options(loop) if _domain(one) != domain]
 
     def preempt(self, target: Runnable) -> None:
         """Stop the running handler here; returns when it is chosen again."""
@@ -207,5 +208,14 @@ class Interleaver:
             return
 
 
-def _domid(one: Runnable) -> int:
-    return one.task.domid if isinstance(one, Handler) else one.domid
+def name(one: Runnable) -> str:
+    """`d1 upcall0`, of another machine than the loop's first `m1 d1 upcall0`."""
+    task = one.task if isinstance(one, Handler) else one
+    machine = f"m{task.machine} " if task.machine else ""
+    return f"{machine}d{task.domid} {task.name}"
+
+
+def _domain(one: Runnable) -> tuple[int, int]:
+    """Whose it is: the machine's number on the loop, and the domid there."""
+    task = one.task if isinstance(one, Handler) else one
+    return task.machine, task.domid

@@ -8,10 +8,13 @@ gives is a fresh stamp. No clock of the host is read: the wall clock starts at E
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.xen.loop import NS_PER_S, Loop, Task, Timer
+
+if TYPE_CHECKING:
+    from xenpv.xen.domain import Domain
 
 TSC_KHZ: Final = 1_000_000  # 1 GHz: a tick is a nanosecond, and the scale is exact
 EPOCH: Final = 1_767_225_600  # 2026-01-01 00:00:00 UTC, in seconds since 1970
@@ -57,11 +60,10 @@ class Softirq(Task):
             self.run()
 
 
-def xen_timer(
-    loop: Loop, domid: int, name: str, run: Callable[[], object], period_ns: int = 0
-) -> Timer:
-    """A timer of Xen's; with a period it does not keep Loop.run from ending."""
-    return Timer(loop, Softirq(loop, domid, name, run), period_ns)
+def xen_timer(domain: Domain, name: str, run: Callable[[], object], period_ns: int = 0) -> Timer:
+    """A timer of Xen's for a domain; with a period it does not keep Loop.run from ending."""
+    task = Softirq(domain.loop, domain.domid, name, run, domain.machine)
+    return Timer(domain.loop, task, period_ns)
 
 
 def retire_timer(timer: Timer) -> None:

@@ -89,7 +89,8 @@ class Domain(Pages, Life):
         self.is_32bit = config.has_32bit_shinfo
         self.max_grant_version = config.max_grant_version
         self.loop: Loop = hypervisor.loop
-        self.trace: Trace = hypervisor.loop.trace
+        self.machine = hypervisor.number
+        self.trace: Trace = hypervisor.trace
         self.global_virqs: GlobalVirqs = hypervisor.global_virqs
         kernel = lib.domain_new(hypervisor.machine, domid, self.is_32bit)
         if kernel == ffi.NULL:
@@ -174,7 +175,7 @@ class Domain(Pages, Life):
     def task(self, name: str, run: Callable[[], object], kind: type[T]) -> T: ...
     def task(self, name: str, run: Callable[[], object], kind: type[Task] = Task) -> Task:
         """Something of this domain that can be woken; it goes when the domain goes."""
-        task = kind(self.loop, self.domid, name, run)
+        task = kind(self.loop, self.domid, name, run, self.machine)
         if self.dying:
             task.retire()
             return task

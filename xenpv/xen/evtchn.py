@@ -36,7 +36,7 @@ from xenpv.xen.evtchn_port import (
     PortTable,
 )  # fmt: skip
 from xenpv.xen.poll import Pollers
-from xenpv.xen.trace import Event, mark
+from xenpv.xen.trace import Event
 from xenpv.xen.virq import CLASS_OF, VirqClass
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class EventChannels:
         self._pirqs: dict[int, int] = {}
         self._resetting = False
         self._record = domain.trace.words.append
-        self._sends = mark(Event.SEND, domain.domid)
+        self._sends = domain.trace.mark(Event.SEND, domain.domid)
 
     @property
     def fifo(self) -> bool:

@@ -19,7 +19,7 @@ from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, Domi
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.evtchn_port import Port
 from xenpv.xen.loop import Loop
-from xenpv.xen.trace import Event
+from xenpv.xen.trace import Event, of_machine
 from xenpv.xen.version import XEN, XenVersion
 from xenpv.xen.virq import GlobalVirqs
 
@@ -38,7 +38,8 @@ class Hypervisor:
     """Machine memory and domains. `close` gives the memory back; nothing works after it.
 
     `domains` holds whoever can be named by domid, ascending by age: also the dead that
-    something still refers to. `version` is what XENVER_* say.
+    something still refers to. `version` is what XENVER_* say. `number`: which machine of its
+    loop it is; its records in the trace say so.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Hypervisor:
         first_reserved: int = DOMID_FIRST_RESERVED,
     ) -> None:
         self.loop = loop
+        self.number = loop.join()
+        self.trace = of_machine(loop.trace, self.number)
         self.clock = Clock(loop, tsc_khz)
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
@@ -85,7 +88,7 @@ class Hypervisor:
         self.domains[found] = domain
         if found == 0:
             self.global_virqs.hardware_domain = domain
-        self.loop.trace.record(Event.DOMAIN, found, 1)
+        self.trace.record(Event.DOMAIN, found, 1)
         domain.pause()
         self._changed[found] = None
         return domain
@@ -155,7 +158,7 @@ class Hypervisor:
         domain.evtchn.close_all()
         domain.memory.relinquish()
         domain.dead = True
-        self.loop.trace.record(Event.DOMAIN, domain.domid, 3)
+        self.trace.record(Event.DOMAIN, domain.domid, 3)
         self.raise_dom_exc(domain.domid)
         self.vanish(domain)
 
@@ -167,7 +170,7 @@ class Hypervisor:
         self._domids.free(domain.domid)
         self.console.forget(domain.domid)
         lib.domain_release(domain.kernel)
-        self.loop.trace.record(Event.DOMAIN, domain.domid, 5)
+        self.trace.record(Event.DOMAIN, domain.domid, 5)
         if self._handler_port() is None:
             self._changed.pop(domain.domid, None)  # there was nobody to keep it for
         self.raise_dom_exc(domain.domid)

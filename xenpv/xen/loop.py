@@ -13,7 +13,15 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xenpv.errors import Livelock, LocalProtocolError
-from xenpv.xen.trace import CHUNK_WORDS, DOMID_SHIFT, Event, Trace, mark
+from xenpv.xen.trace import (
+    CHUNK_WORDS,
+    DOMID_SHIFT,
+    MACHINE_SHIFT,
+    MACHINES_MAX,
+    Event,
+    Trace,
+    mark,
+)
 
 TASKS_PER_RUN: Final = 5_000_000
 STALE_TIMERS_MAX: Final = 64
@@ -79,14 +87,18 @@ class Task:
     """One thing that can be runnable: an upcall, a kernel thread, a process of a domain.
 
     `run` takes no argument. A held task (its domain is paused) stays due until released.
+    `machine` is the number of its hypervisor on this loop.
     """
 
-    __slots__ = ("_enqueue", "alarm", "delivery", "domid", "due", "held", "idle", "loop", "name",
-                 "number", "run")  # fmt: skip
+    __slots__ = ("_enqueue", "alarm", "delivery", "domid", "due", "held", "idle", "loop",
+                 "machine", "name", "number", "run")  # fmt: skip
 
-    def __init__(self, loop: Loop, domid: int, name: str, run: Callable[[], object]) -> None:
+    def __init__(
+        self, loop: Loop, domid: int, name: str, run: Callable[[], object], machine: int = 0
+    ) -> None:
         self.loop = loop
         self.domid = domid
+        self.machine = machine
         self.name = name
         self.run = run
         self.alarm: Timer | None = None  # what it sleeps on, if somebody may spin for it
@@ -95,7 +107,9 @@ class Task:
         self.due = False
         self._enqueue = loop.enqueue
         self.number = loop.tasks_made
-        self.delivery = _DELIVER | domid << DOMID_SHIFT | self.number  # its record in the trace
+        # Its record in the trace.
+        whose = machine << MACHINE_SHIFT | domid << DOMID_SHIFT
+        self.delivery = _DELIVER | whose | self.number
         loop.tasks_made += 1
 
     @property
@@ -134,7 +148,8 @@ class Task:
         self.run = _retired  # what it ran may be freed
 
     def __repr__(self) -> str:
-        return f"<Task {self.number} d{self.domid} {self.name}>"
+        machine = f"m{self.machine} " if self.machine else ""
+        return f"<Task {self.number} {machine}d{self.domid} {self.name}>"
 
 
 def _retired() -> None:
@@ -194,8 +209,8 @@ class Timer:
 class Loop:
     """Run queue and clock of one or more platforms."""
 
-    __slots__ = ("_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser", "enqueue",
-                 "ready", "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
+    __slots__ = ("_machines", "_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser",
+                 "enqueue", "ready", "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
 
     def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
         self.seed = seed
@@ -205,6 +220,7 @@ class Loop:
         self.ready: list[Task] = []  # always this list: tasks keep its `append`
         self.enqueue = self.ready.append
         self.tasks_made = 0
+        self._machines = 0
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = 0
         self._stale = 0
@@ -224,6 +240,16 @@ class Loop:
     def is_running(self) -> bool:
         """Whether this is in a handler of one of its tasks."""
         return self._running
+
+    def join(self) -> int:
+        """The number of a machine that is going to run on this loop; LocalProtocolError: none left.
+
+        A machine that was closed keeps its number.
+        """
+        if self._machines == MACHINES_MAX:
+            raise LocalProtocolError(f"a loop carries {MACHINES_MAX} machines in its life")
+        self._machines += 1
+        return self._machines - 1
 
     def push_timer(self, timer: Timer, after_ns: int) -> int:
         self._sequence += 1
@@ -322,7 +348,7 @@ class Loop:
             if until is not None and deadline > until:
                 return False
             heapq.heappop(self._timers)
-            self.trace.timer(timer.task.domid, timer.task.number, max(self.now, deadline))
+            self.trace.timer(timer.task.delivery, max(self.now, deadline))
             timer.expire()
             if timer.period_ns:
                 timer.arm(timer.period_ns)
@@ -360,7 +386,7 @@ class Loop:
         alarm = task.alarm
         if alarm is None or not alarm.armed or task.held or self.scheduler is not None:
             return False
-        self.trace.timer(task.domid, task.number, max(self.now, alarm.deadline))
+        self.trace.timer(task.delivery, max(self.now, alarm.deadline))
         alarm.cancel()
         return self.pump(task, due=True)
 

@@ -36,7 +36,7 @@ class Watchdog:
         self.domain = domain
         self.in_use = False
         name = f"watchdog{number}"
-        self.timer: Timer = xen_timer(domain.loop, domain.domid, name, self._expire, NS_PER_S)
+        self.timer: Timer = xen_timer(domain, name, self._expire, NS_PER_S)
 
     def arm(self, timeout_s: int) -> None:
         self.timer.cancel()

@@ -1,9 +1,10 @@
 """What happened, in order: a digest over all of it and a tail to read.
 
-A record is one u64: event in bits 63-56, domid in 55-40, and 40 bits of operands that EVENTS
-says how to split; a TIMER is followed by a second word, the new virtual time. Equal seeds
-give equal digests across processes, hash seeds and versions of Python; the digest is what
-`xenpv run` prints and what replays compare.
+A record is one u64: machine in bits 63-60, event in 59-56, domid in 55-40, and 40 bits of
+operands that EVENTS says how to split; a TIMER is followed by a second word, the new virtual
+time. Machines that share a loop share its trace; the first is number 0. Equal seeds give equal
+digests across processes, hash seeds and versions of Python; the digest is what `xenpv run`
+prints and what replays compare.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK_WORDS: Final = 4096
 NOTES_MAX: Final = 10_000
 
+MACHINE_SHIFT: Final = 60
+MACHINES_MAX: Final = 16
 EVENT_SHIFT: Final = 56
 DOMID_SHIFT: Final = 40
 OPERAND_MASK: Final = (1 << DOMID_SHIFT) - 1
@@ -70,13 +73,15 @@ class Note:
     time_ns: int
     domid: int
     text: str
+    machine: int = 0
 
 
 _STORE: Final = mark(Event.STORE, 0)
+_TIMER_FOR_DELIVER: Final = Event.TIMER - Event.DELIVER << EVENT_SHIFT
 
 
 class Trace:
-    """Records of one platform. Nothing here influences the model.
+    """Records of one loop. Nothing here influences the model.
 
     `words` are the records since the last flush; the list stays the same object, so a hot
     path may keep its `append`. The loop flushes.
@@ -97,10 +102,14 @@ class Trace:
         operand = (a << bits | b & ((1 << bits) - 1)) & OPERAND_MASK
         self.words.append(event << EVENT_SHIFT | domid << DOMID_SHIFT | operand)
 
-    def timer(self, domid: int, task: int, now: int) -> None:
-        """Time jumped to `now` for a timer of that task."""
+    def mark(self, event: int, domid: int, a: int = 0) -> int:
+        """As `mark`, of this machine."""
+        return mark(event, domid, a)
+
+    def timer(self, delivery: int, now: int) -> None:
+        """Time jumped to `now` for a timer of the task with that record."""
         self.clock = now
-        self.words += (mark(Event.TIMER, domid) | task, now)
+        self.words += (delivery + _TIMER_FOR_DELIVER, now)
 
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -142,12 +151,62 @@ class Trace:
         return tuple(_lines([*self._previous, *self.words])[-count:])
 
 
+class MachineTrace(Trace):
+    """The trace of a loop as its second machine writes it, or a later one: marked records."""
+
+    __slots__ = ("_bits", "machine", "whole")
+
+    def __init__(self, whole: Trace, machine: int) -> None:
+        self.whole = whole
+        self.machine = machine
+        self._bits = machine << MACHINE_SHIFT
+        self.words = whole.words
+        self.notes = whole.notes
+
+    @property
+    def clock(self) -> int:  # type: ignore[override]  # the loop writes that of the whole
+        return self.whole.clock
+
+    def mark(self, event: int, domid: int, a: int = 0) -> int:
+        return self._bits | mark(event, domid, a)
+
+    def record(self, event: int, domid: int, a: int, b: int = 0) -> None:
+        super().record(event, domid, a, b)
+        self.words[-1] |= self._bits
+
+    def note(self, domid: int, text: str) -> None:
+        if len(self.notes) < NOTES_MAX:
+            self.notes.append(Note(self.clock, domid, text, self.machine))
+        self.record(Event.NOTE, domid, crc32(text.encode()))
+
+    def store_op(
+        self, domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
+    ) -> None:
+        super().store_op(domid, op, tx_id, payload, error)
+        self.words[-1] |= self._bits
+
+    def flush(self) -> None:
+        self.whole.flush()
+
+    def hexdigest(self) -> str:
+        return self.whole.hexdigest()
+
+    def tail(self, count: int = 20) -> tuple[str, ...]:
+        return self.whole.tail(count)
+
+
+def of_machine(trace: Trace, machine: int) -> Trace:
+    """What a machine writes to: the trace itself, unless it is not the loop's first."""
+    return MachineTrace(trace, machine) if machine else trace
+
+
 def _lines(words: Sequence[int]) -> list[str]:
     lines = []
     at = 0
     while at < len(words):
         word = words[at]
-        event = word >> EVENT_SHIFT
+        event = word >> EVENT_SHIFT & 0xF
+        machine = word >> MACHINE_SHIFT
         bits, text = EVENTS[event]
         operand = word & OPERAND_MASK
         line = text.format(a=operand >> bits, b=operand & ((1 << bits) - 1))
@@ -155,7 +214,8 @@ def _lines(words: Sequence[int]) -> list[str]:
         if event == Event.TIMER:
             line += f" at {words[at] / 1e9:.9f} s"
             at += 1
-        lines.append(f"d{word >> DOMID_SHIFT & 0xFFFF} {line}")
+        where = f"m{machine} " if machine else ""
+        lines.append(f"{where}d{word >> DOMID_SHIFT & 0xFFFF} {line}")
     return lines
 
 

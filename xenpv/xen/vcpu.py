@@ -241,9 +241,7 @@ class Vcpu:
             return
         if timer is None:
             domain = self.domain
-            timer = xen_timer(
-                domain.loop, domain.domid, f"periodic{self.id}", self._tick, period_ns
-            )
+            timer = xen_timer(domain, f"periodic{self.id}", self._tick, period_ns)
             self._periodic = timer
         timer.period_ns = period_ns
         self._tick()
@@ -262,7 +260,7 @@ class Vcpu:
             return
         if self._singleshot is None:
             name = f"singleshot{self.id}"
-            self._singleshot = xen_timer(domain.loop, domain.domid, name, self._timer_event)
+            self._singleshot = xen_timer(domain, name, self._timer_event)
         self._singleshot.arm(after)
 
     def stop_singleshot(self) -> None:
