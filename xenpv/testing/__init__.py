@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from xenpv.testing.access import Access, AccessLog, DoubleFetch
     from xenpv.testing.back_world import BackWorld, world_back
+    from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
         CheckFailed,
         check_all,
@@ -35,6 +36,7 @@ _HOME: Final = {
     "AccessLog": "access",
     "Action": "schedule",
     "BackWorld": "back_world",
+    "Census": "census",
     "CheckFailed": "checkers",
     "DoubleFetch": "access",
     "ExplorationFailed": "exploration",
@@ -59,9 +61,11 @@ _HOME: Final = {
     "check_slots": "checkers",
     "check_wakeups": "checkers",
     "explore": "exploration",
+    "leaks": "census",
     "load_replay": "replay",
     "rings_of": "rings",
     "run_schedule": "run",
+    "take_census": "census",
     "world_back": "back_world",
     "world_raw": "raw_world",
 }
@@ -71,6 +75,7 @@ __all__ = [
     "AccessLog",
     "Action",
     "BackWorld",
+    "Census",
     "CheckFailed",
     "DoubleFetch",
     "ExplorationFailed",
@@ -95,10 +100,12 @@ __all__ = [
     "check_slots",
     "check_wakeups",
     "explore",
+    "leaks",
     "load_replay",
     "rings_of",
     "run_schedule",
     "scenarios",
+    "take_census",
     "world_back",
     "world_raw",
     "zoo",
