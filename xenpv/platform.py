@@ -24,6 +24,7 @@ from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
 from xenpv.guest import Guest
 from xenpv.host import vdev
+from xenpv.host.domid import Domid, checked
 from xenpv.host.image import Image, ImageProvider
 from xenpv.host.network import Bridge
 from xenpv.host.packet import mac_bytes
@@ -182,6 +183,7 @@ class Platform:
         fifo: bool | None = None,
         hardware: Sequence[Hardware] | None = None,
         registry: Registry | None = None,
+        domid: Domid = None,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
@@ -190,6 +192,7 @@ class Platform:
         `hardware`: its emulated devices (xenpv.host.hardware), instead of those that libxl gives
         it for its disks and vifs. `registry`: Windows'; without one, that of a guest whose PV
         drivers ran before. `Registry(inf.INF)` is one where they were only just installed.
+        `domid` None: the next free one; "RANDOM": any that is free.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.diskspec import DiskSpec
@@ -223,7 +226,7 @@ class Platform:
                 for nic in vifs
             ),
         )
-        return self.create_from(config, fifo=fifo, registry=registry)
+        return self.create_from(config, fifo=fifo, registry=registry, domid=domid)
 
     def _target(self, image: str | Path | Image) -> str:
         if isinstance(image, str | Path):
@@ -234,12 +237,18 @@ class Platform:
         return name
 
     def create_from(
-        self, config: DomainConfig, *, fifo: bool | None = None, registry: Registry | None = None
+        self,
+        config: DomainConfig,
+        *,
+        fifo: bool | None = None,
+        registry: Registry | None = None,
+        domid: Domid = None,
     ) -> Guest:
-        """A guest from a configuration, created and paused. Raises ToolstackError."""
+        """A guest from a configuration, created and paused. Raises ConfigError, ToolstackError."""
         if self.hypervisor.closed:
             raise LocalProtocolError("this platform is closed")
-        guest = Guest(self, self.toolstack.create(config), fifo=fifo, registry=registry)
+        made = self.toolstack.create(config, domid=checked(domid))
+        guest = Guest(self, made, fifo=fifo, registry=registry)
         self.guests.append(guest)
         return guest
 

@@ -268,12 +268,12 @@ def test_without_fifo_in_xen_the_guest_resets_and_stays_2_level(world: World) ->
     store = guest.hvm_param(2)
     far = guest.evtchn.status(store).remote_port
     guest.pages.alloc(guest.pages.end - guest.pages.start - 1)  # one page left, and then none
-    guest.vcpus, before = 2, guest.vcpus
+    guest.processors, before = 2, guest.processors
     upcall = guest.task("upcall1", lambda: None, Upcall)
     guest.upcalls.append(upcall)
     guest.vcpu.append(Vcpu(guest, 1, upcall))
     interface = EvtchnInterface(guest, fifo=True)
-    guest.vcpus = before
+    guest.processors = before
     assert not interface.is_fifo
     assert not guest.evtchn.fifo
     status = guest.evtchn.status(guest.hvm_param(2))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from xenpv import Disk, Guest, MemoryImage, Platform, ToolstackError, Vif
-from xenpv.errors import LocalProtocolError
 
 MIB = 1 << 20
 
@@ -170,8 +169,9 @@ def test_destroy_leaves_no_node(xen: Platform, guest: Guest) -> None:
 
 def test_names_are_unique(xen: Platform, guest: Guest) -> None:
     del guest
-    with pytest.raises(LocalProtocolError, match="^a domain named 'g' exists$"):
+    with pytest.raises(ToolstackError, match="^a domain named 'g' exists$") as caught:
         xen.create(name="g")
+    assert caught.value.code == -6  # ERROR_INVAL
 
 
 def test_a_missing_image_undoes_the_creation(xen: Platform) -> None:

@@ -108,7 +108,7 @@ def shared_info(bus: XenBus, crashing: bool) -> Iterator[str]:
     if crashing:
         return
     domain, is_32bit = bus.domain, bus.domain.is_32bit
-    for vcpu in range(domain.vcpus):
+    for vcpu in range(domain.processors):
         if not page.has_vcpu_info(vcpu):
             yield f"CPU {vcpu}: no vcpu_info"
             continue

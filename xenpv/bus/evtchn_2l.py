@@ -75,7 +75,7 @@ class Evtchn2L:
         self, domain: Domain, channels: dict[int, Channel], drain: Callable[[Channel], None]
     ) -> None:
         self.processors = [
-            Processor2L(domain, vcpu, channels, drain) for vcpu in range(domain.vcpus)
+            Processor2L(domain, vcpu, channels, drain) for vcpu in range(domain.processors)
         ]
 
     def upcall(self, vcpu: int) -> Callable[[], None]:

@@ -100,7 +100,7 @@ class EvtchnChannels(Interface):
 
     def _up(self) -> None:
         self.abi = evtchn_abi.acquire(self.domain, self._channels, self._drain, fifo=self.fifo)
-        for vcpu in range(self.domain.vcpus):
+        for vcpu in range(self.domain.processors):
             self.domain.set_upcall(vcpu, self.abi.upcall(vcpu))
         self.domain.set_deliver(self._deliver)
         self._interrupts_on()
@@ -109,7 +109,7 @@ class EvtchnChannels(Interface):
         """Vectors, then the line; each may have been due before, so it is polled once."""
         hvm = self.domain.hvm
         self.vcpus_with_vector = []
-        for vcpu in range(self.domain.vcpus if self.vectors else 0):
+        for vcpu in range(self.domain.processors if self.vectors else 0):
             with suppress(HypercallError):  # that CPU goes without
                 hvm.set_evtchn_upcall_vector(vcpu, FIRST_VECTOR + vcpu)
                 self.vcpus_with_vector.append(vcpu)
@@ -133,7 +133,7 @@ class EvtchnChannels(Interface):
         self._dpcs.clear()
         self._interrupts_off()
         evtchn_abi.release(self.domain, self.abi)
-        for vcpu in range(self.domain.vcpus):
+        for vcpu in range(self.domain.processors):
             self.domain.set_upcall(vcpu, _nobody)
         self.domain.set_deliver(_nothing)
         if self.suspend is not None:

@@ -73,10 +73,10 @@ class EvtchnFifo:
         self._drain = drain
         self._blocks: list[int] = []  # pfns, one per vcpu
         self._pages: list[int] = []
-        self.processors = [ProcessorFifo(domain, v, self.event) for v in range(domain.vcpus)]
+        self.processors = [ProcessorFifo(domain, v, self.event) for v in range(domain.processors)]
 
     def acquire(self) -> None:
-        for vcpu in range(self._domain.vcpus):
+        for vcpu in range(self._domain.processors):
             pfn = self._domain.pages.alloc()
             self._blocks.append(pfn)
             self._domain.write(pfn, 0, bytes(PAGE_SIZE))

@@ -226,7 +226,7 @@ class SharedInfoInterface(Interface):
         self.page: SharedInfo | None = None
         self.registered: dict[int, tuple[int, int]] = {}  # vcpu_info by vcpu: pfn, offset
         self._early: SuspendCallback | None = None
-        self._cursors = [0] * domain.vcpus
+        self._cursors = [0] * domain.processors
         self._width = 32 if domain.is_32bit else 64
         self._words = EVTCHN_BITS[domain.is_32bit]
 
@@ -264,7 +264,7 @@ class SharedInfoInterface(Interface):
 
     def upcall_supported(self, cpu: int) -> bool:
         """Whether that CPU has a vcpu_info of its own: one of the first 32, or registered."""
-        return 0 <= cpu < self.domain.vcpus and self._page().has_vcpu_info(cpu)
+        return 0 <= cpu < self.domain.processors and self._page().has_vcpu_info(cpu)
 
     def upcall_pending(self, cpu: int) -> bool:
         """Exchange upcall_pending with 0. False for a CPU without vcpu_info."""

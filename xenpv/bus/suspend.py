@@ -148,7 +148,7 @@ class SuspendInterface(Interface):
     def _begin_anew(self) -> None:
         self.count = (self.count + 1) & 0xFFFFFFFF
         if self.on_every_cpu is not None:
-            for vcpu in range(self.domain.vcpus):
+            for vcpu in range(self.domain.processors):
                 self.on_every_cpu(vcpu)
         if self.unplug is not None:
             self.unplug()

@@ -30,11 +30,11 @@ class VcpuInfoPages:
     def __init__(self, domain: Domain, shared_info: SharedInfoInterface) -> None:
         self.domain = domain
         self.shared_info = shared_info
-        self.pfns = domain.pages.alloc_pages(domain.vcpus)
+        self.pfns = domain.pages.alloc_pages(domain.processors)
 
     def register_all(self) -> None:
         """At the start of day."""
-        for vcpu in range(self.domain.vcpus):
+        for vcpu in range(self.domain.processors):
             self.register(vcpu)
 
     def register(self, vcpu: int) -> None:

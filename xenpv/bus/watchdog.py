@@ -43,7 +43,7 @@ class Watchdog:
         self.timeout_s = timeout_s
         if not timeout_s:
             return
-        for vcpu in range(self.domain.vcpus):
+        for vcpu in range(self.domain.processors):
             self._open(vcpu, timeout_s // 2)
         if self.timers:
             try:

@@ -163,7 +163,7 @@ class XenBus:
 
     def _register_vcpu_info(self) -> None:
         """Before the event channels, which ask for the upcalls of every vcpu."""
-        if self.is_windows and vcpuinfo.wanted(self.registry, self.domain.vcpus):
+        if self.is_windows and vcpuinfo.wanted(self.registry, self.domain.processors):
             pages = vcpuinfo.VcpuInfoPages(self.domain, self.shared_info)
             pages.register_all()
             self.suspend.on_every_cpu = pages.register

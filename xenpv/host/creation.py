@@ -5,13 +5,14 @@ libxl_create.c, libxl_dom.c, libxl_console.c.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from xenpv.abi import unplug
 from xenpv.abi._kernel import lib
 from xenpv.host.hotplug import DEVICE_TIMEOUT_NS
 from xenpv.host.libxl import Created, LibxlCtx
-from xenpv.xen.domain import CONSOLE_PFN, XENSTORE_PFN
+from xenpv.xen.domain import CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_permit_access
 
 PAGES_PER_MIB: Final = 256
@@ -69,15 +70,25 @@ class Creation:
         self.ctx.xs.write_all(f"{home}/control", dict.fromkeys(PLATFORM_FEATURES, "1"), t)
         self.ctx.xs.write_all(libxl, {"type": kind, "dm-version": "qemu_xen"}, t)
 
-    def build(self, made: Created) -> None:
-        """Memory, special pages, store and console channels, then XS_INTRODUCE."""
-        config, domain = made.config, made.domain
-        # Up to maxmem a guest populates on demand what its balloon does not take first; here a
-        # page costs nothing until it is touched, so all of it is there.
-        domain.populate(config.maxmem_mib * PAGES_PER_MIB)
-        domain.populate_special()
-        store_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenstored"))
-        console_port = domain.evtchn.alloc_unbound(self._daemon_domid("xenconsoled"))
+    def build(self, made: Created, populate: Callable[[Created], None] | None) -> None:
+        """Memory, special pages, store and console channels, then XS_INTRODUCE.
+
+        `populate` replaces what fills memory; it owes every page, the special ones too.
+        """
+        domain = made.domain
+        if populate is None:
+            # Up to maxmem a guest populates on demand what its balloon does not take first; here
+            # a page costs nothing until it is touched, so all of it is there.
+            domain.populate(made.config.maxmem_mib * PAGES_PER_MIB)
+            domain.populate_special()
+        else:
+            populate(made)
+            # xc_clear_domain_page: what a store or console said to another domain is not here.
+            for pfn in (CONSOLE_PFN, XENSTORE_PFN):
+                domain.write(pfn, 0, bytes(PAGE_SIZE))
+        xenstored, xenconsoled = self._daemon_domid("xenstored"), self._daemon_domid("xenconsoled")
+        store_port = domain.evtchn.alloc_unbound(xenstored)
+        console_port = domain.evtchn.alloc_unbound(xenconsoled)
         for index, value in (
             (lib.HVM_PARAM_STORE_PFN, XENSTORE_PFN),
             (lib.HVM_PARAM_STORE_EVTCHN, store_port),
@@ -85,11 +96,11 @@ class Creation:
             (lib.HVM_PARAM_CONSOLE_EVTCHN, console_port),
         ):
             self.ctx.control.hvm.set_param(domain.domid, index, value)
-        for ref, pfn in (
-            (GNTTAB_RESERVED_CONSOLE, CONSOLE_PFN),
-            (GNTTAB_RESERVED_XENSTORE, XENSTORE_PFN),
+        for ref, whom, pfn in (
+            (GNTTAB_RESERVED_CONSOLE, xenconsoled, CONSOLE_PFN),
+            (GNTTAB_RESERVED_XENSTORE, xenstored, XENSTORE_PFN),
         ):
-            domain.check(lib.grant_entry_set(domain.kernel, ref, 0, pfn, GTF_permit_access))
+            domain.check(lib.grant_entry_set(domain.kernel, ref, whom, pfn, GTF_permit_access))
         self.ctx.xs.transaction(lambda t: self._write_build(made, store_port, t))
         self.ctx.xs.introduce_domain(domain.domid, XENSTORE_PFN, store_port)
 

@@ -7,16 +7,18 @@ then lets the loop run until what it waits for is there, or virtual time is up.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from xenpv.errors import LocalProtocolError, XenpvError
+from xenpv.errors import XenpvError
 from xenpv.host import device as devices
 from xenpv.host.creation import PAGES_PER_MIB, Creation
+from xenpv.host.domid import Domid, Domids
 from xenpv.host.hotplug import Hotplug, HotplugScripts
-from xenpv.host.libxl import Created, LibxlCtx, ToolstackError
+from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
 from xenpv.host.xs import XsHandle
 from xenpv.store.connection import Connection
 from xenpv.xen.domain import SPECIAL_NR_PAGES, Domain
@@ -38,6 +40,7 @@ class Toolstack:
         self.ctx = LibxlCtx(control, XsHandle(connection))
         self.creation = Creation(self.ctx)
         self.hotplug = Hotplug(self.ctx, scripts)
+        self.domids = Domids(self.ctx, lambda: self._random)
         self.created: dict[int, Created] = {}
         # Machines of one loop often have one seed; their guests shall not have one MAC.
         machine = f" machine {control.machine}" if control.machine else ""
@@ -49,37 +52,59 @@ class Toolstack:
 
     # creation
 
-    def create(self, config: DomainConfig) -> Created:
-        """Everything up to the moment before unpause. Raises ToolstackError, undone."""
-        if any(one.config.name == config.name for one in self.created.values()):
-            raise LocalProtocolError(f"a domain named {config.name!r} exists")
+    def create(
+        self,
+        config: DomainConfig,
+        *,
+        domid: Domid = None,
+        populate: Callable[[Created], None] | None = None,
+    ) -> Created:
+        """Everything up to the moment before unpause. Raises ToolstackError, undone.
+
+        `domid` None: the next free one; "RANDOM": any. `populate(made)` replaces what fills
+        memory, as a restore does: called once the domain has vcpus and max_mem, before it has
+        channels; it owes every page, the special ones too. The store and console pages are
+        cleared after it, grants 0 and 1 are seeded, all ports are new.
+        """
+        self._free_name(config.name)
         config = self._completed(config)
-        domain = self.ctx.control.domctl.create_domain(
-            vcpus=config.vcpus,
-            max_pages=config.maxmem_mib * PAGES_PER_MIB + SLACK_PAGES + SPECIAL_NR_PAGES,
-            max_grant_frames=config.max_grant_frames,
-            max_maptrack_frames=config.max_maptrack_frames,
-            max_event_channels=config.max_event_channels,
-            max_grant_version=config.max_grant_version,
-            handle=bytes.fromhex((config.uuid or "").replace("-", "")),
-        )
-        made = Created(config=config, domain=domain)
-        self.created[domain.domid] = made
+        made = Created(config=config, domain=self._domain_make(config, domid))
+        self.created[made.domid] = made
         try:
             self.xs.transaction(lambda t: self.creation.write_tree(made, t))
-            self.creation.build(made)
+            self.creation.build(made, populate)
             if config.is_hvm:
                 self.creation.add_device_model(made)
             for disk in made.config.disks:
-                self.hotplug.add_disk(made, devices.vbd(disk, domain.domid))
+                self.hotplug.add_disk(made, devices.vbd(disk, made.domid))
             self.creation.add_console(made)
             for nic in made.config.vifs:
-                hvm = config.is_hvm
-                self.hotplug.add_nic(made, devices.vif(nic, domain.domid, hvm=hvm))
+                self.hotplug.add_nic(made, devices.vif(nic, made.domid, hvm=config.is_hvm))
         except XenpvError:
             self.destroy(made)
             raise
         return made
+
+    def _free_name(self, name: str) -> None:
+        """ToolstackError(INVAL) if a domain has it."""
+        if any(one.config.name == name for one in self.created.values()):
+            raise ToolstackError(f"a domain named {name!r} exists", LIBXL.INVAL)
+
+    def _domain_make(self, config: DomainConfig, domid: Domid) -> Domain:
+        """libxl__domain_make, and of libxl__build_pre what limits it: paused, without a page."""
+        domain = self.domids.create(
+            domid,
+            max_vcpus=config.maxvcpus,
+            max_grant_frames=config.max_grant_frames,
+            max_maptrack_frames=config.max_maptrack_frames,
+            max_evtchn_port=config.max_event_channels,
+            max_grant_version=config.max_grant_version,
+            handle=bytes.fromhex((config.uuid or "").replace("-", "")),
+        )
+        domain.set_vcpus(config.maxvcpus)
+        domain.set_processors(config.vcpus)
+        domain.set_max_pages(config.maxmem_mib * PAGES_PER_MIB + SLACK_PAGES + SPECIAL_NR_PAGES)
+        return domain
 
     def _completed(self, config: DomainConfig) -> DomainConfig:
         """The configuration with what creation makes up, as a restart has to find it again."""
@@ -144,6 +169,7 @@ class Toolstack:
         self.xs.rm_empty_parents(
             f"/local/domain/0/backend/console/{domid}/0", "/local/domain/0/backend"
         )
+        self.domids.note_destroyed(domid)
         self.ctx.control.domctl.destroy_domain(made.domain)
         self.ctx.loop.run()
 

@@ -295,7 +295,7 @@ class Frontend:
             self.bus.log(f"xenvbd: {self.path}: {error}\n")
 
     def _connect(self) -> None:
-        backend, personality, vcpus = self.backend, self.personality, self.domain.vcpus
+        backend, personality, vcpus = self.backend, self.personality, self.domain.processors
         self.granter.backend_domid = self.handshake.backend_domid
         queues = min(vcpus, personality.queues_max or vcpus, backend.max_queues)
         order = min(

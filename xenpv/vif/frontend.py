@@ -369,7 +369,7 @@ class Frontend:
         offered = int(maximum) if maximum.isdecimal() and len(maximum) < 10 else 0
         if not offered:
             raise LocalProtocolError(f"the backend offers {maximum!r} queues")
-        return min(offered, self.bus.domain.vcpus, QUEUES_MAX)
+        return min(offered, self.bus.domain.processors, QUEUES_MAX)
 
     def _home(self, queue: Queue) -> str:
         return f"queue-{queue.index}/" if len(self.queues) > 1 else ""

@@ -86,6 +86,7 @@ class Domain(Pages, Life):
         self.handle = config.handle
         self.max_vcpus = config.max_vcpus
         self.vcpus = 0  # until XEN_DOMCTL_max_vcpus
+        self.processors = 0  # those that its kernel starts: set_processors
         self.is_32bit = config.has_32bit_shinfo
         self.max_grant_version = config.max_grant_version
         self.loop: Loop = hypervisor.loop
@@ -148,9 +149,16 @@ class Domain(Pages, Life):
 
     # vcpus and time
 
+    def set_processors(self, count: int) -> None:
+        """vcpu_online of hvm_info_table, a PV domain's cpu/I/availability: the first `count`.
+
+        Its builder says so; without a word there are as many as vcpus.
+        """
+        self.processors = min(count, self.vcpus)
+
     def start_vcpus(self) -> None:
-        """Bring up every vcpu, as the kernel of an HVM domain does on vcpu 0: INIT and SIPI."""
-        for vcpu in self.vcpu:
+        """Bring up its processors, as the kernel of an HVM domain does on vcpu 0: INIT and SIPI."""
+        for vcpu in self.vcpu[: self.processors]:
             vcpu.start()
 
     @property
@@ -300,7 +308,7 @@ class Domain(Pages, Life):
             raise self._refused(ENOMEM, "no memory for vcpu_info", "max_vcpus", max=count)
         self.check(attached)
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
-        self.vcpus = count
+        self.vcpus = self.processors = count
         for number in range(count):
             upcall = self.task(f"upcall{number}", no_upcall, Upcall)
             self.upcalls.append(upcall)
