@@ -3,6 +3,7 @@
 #include "p2m.c"
 #include "memory.c"
 #include "page.c"
+#include "dirty.c"
 #include "log.c"
 #include "ring.c"
 #include "grant_table.c"

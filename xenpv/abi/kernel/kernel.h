@@ -28,6 +28,7 @@ extern "Python" int kernel_hook(void *, uint32_t, uint32_t, uint32_t, uint32_t, 
 
 typedef struct machine machine;
 typedef struct domain domain;
+typedef struct dirty_log dirty_log;
 typedef struct ring ring;
 typedef struct evtchn evtchn;
 typedef struct upcall upcall;
@@ -97,6 +98,12 @@ int page_store32(domain *, uint32_t pfn, uint32_t offset, uint32_t value);
 int64_t page_update32(domain *, uint32_t pfn, uint32_t offset, int how, uint32_t value);
 int64_t page_gather(domain *, const uint32_t *pfn_offset_size, uint32_t n, void *out, uint32_t size);
 int64_t page_scatter(domain *, const uint32_t *pfn_offset_size, uint32_t n, const void *data, uint32_t size);
+
+/* dirty.c */
+dirty_log *dirty_log_new(domain *);
+void dirty_log_free(dirty_log *);
+int64_t dirty_log_sent(dirty_log *, const uint32_t *pfns, uint32_t count);
+int64_t dirty_log_read(dirty_log *, uint32_t from, uint32_t *pfns, uint32_t max);
 
 /* log.c */
 struct access_entry {
