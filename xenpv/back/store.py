@@ -1,4 +1,7 @@
-"""A backend domain's store client: in dom0 over a local connection of xenstored.
+"""A backend domain's store client, whatever connection it asks over.
+
+In dom0 that is a local connection of xenstored's, in a driver domain its ring page
+(ringstore.py).
 
 Paths are str here and bytes below. Watches wake tasks; their events queue in the
 connection and are handed out by `BackStore.deliver`, which is a task of its own.
@@ -12,6 +15,7 @@ from typing import Final, TypeVar
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.xs import XS
+from xenpv.back.ringstore import ABSENT, RingStore
 from xenpv.errors import StoreError
 from xenpv.store.connection import Connection
 from xenpv.xen.domain import Domain
@@ -63,7 +67,7 @@ class BackStore:
     hang up (libxenstore's xs_talkv).
     """
 
-    def __init__(self, domain: Domain, connection: Connection, name: str) -> None:
+    def __init__(self, domain: Domain, connection: Connection | RingStore, name: str) -> None:
         self.domain = domain
         self.connection = connection
         self._watches: dict[bytes, BackWatch] = {}
@@ -100,12 +104,12 @@ class BackStore:
         try:
             body = self._ask(XS_DIRECTORY, path, path.encode() + b"\0", tx_id)
         except StoreError as error:
-            if error.name == "ENOENT":
+            if error.name in ABSENT:
                 return []
             if error.name != "E2BIG":
                 raise
             return self._long_directory(path, tx_id)
-        return [name.decode() for name in body.split(b"\0")[:-1]]
+        return [name.decode("utf-8", "replace") for name in body.split(b"\0")[:-1]]
 
     def _long_directory(self, path: str, tx_id: int) -> list[str]:
         """By DIRECTORY_PART, from the first part again whenever the node changed between two."""
@@ -119,10 +123,12 @@ class BackStore:
                 first = first or generation
                 if generation != first:
                     break
+                if not names:
+                    raise StoreError("EIO", "an empty part", operation="DIRECTORY_PART", path=path)
                 complete = names[-2:] in (b"\0", b"\0\0")
                 found += names[:-1] if complete else names
             else:
-                return found.decode().split("\0")[:-1]
+                return found.decode("utf-8", "replace").split("\0")[:-1]
         raise StoreError("EAGAIN", "it keeps changing", operation="DIRECTORY_PART", path=path)
 
     def write(self, path: str, value: str, tx_id: int = 0) -> None:
@@ -149,16 +155,17 @@ class BackStore:
         self._ask(XS_MKDIR, path, path.encode() + b"\0", tx_id)
 
     def remove(self, path: str, tx_id: int = 0) -> None:
-        """Remove a subtree; nothing happens if it is not there."""
+        """Remove a subtree; nothing happens if it is not there, or not this domain's."""
         try:
             self._ask(XS_RM, path, path.encode() + b"\0", tx_id)
         except StoreError as error:
-            if error.name != "ENOENT":
+            if error.name not in ABSENT:
                 raise
 
     def get_permissions(self, path: str, tx_id: int = 0) -> list[str]:
         """Entries such as `n0`, `r5`; the first names the owner."""
-        return self._ask(XS_GET_PERMS, path, path.encode() + b"\0", tx_id).decode().split("\0")[:-1]
+        body = self._ask(XS_GET_PERMS, path, path.encode() + b"\0", tx_id)
+        return body.decode("utf-8", "replace").split("\0")[:-1]
 
     def set_permissions(self, path: str, entries: Sequence[str], tx_id: int = 0) -> None:
         """Entries such as `n0`, `r5`; the first names the owner."""
@@ -168,7 +175,10 @@ class BackStore:
     # transactions
 
     def _start(self) -> int:
-        return int(self._ask(XS_TRANSACTION_START, "", b"\0").rstrip(b"\0"))
+        text = self._ask(XS_TRANSACTION_START, "", b"\0").rstrip(b"\0")
+        if not text.isdigit() or int(text) >> 32:
+            raise StoreError("EIO", f"{text[:20]!r} is no id", operation="TRANSACTION_START")
+        return int(text)
 
     def _end(self, tx_id: int, how: bytes) -> None:
         self._ask(XS_TRANSACTION_END, "", how + b"\0", tx_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof, packer
@@ -71,6 +71,16 @@ class Watch:
         self.expired = False
 
 
+class Neighbour(Protocol):
+    """Another client on the same page: a kernel's backends have one, and no page of their own.
+
+    It sends whole messages by `send`, waits by `spin`, and numbers its requests above 16 bits.
+    """
+
+    def take(self, kind: int, req_id: int, payload: bytes) -> bool:
+        """A message that is not STORE's; False if it is not this one's either."""
+
+
 class StoreTransport:
     """The ring page `pfn` of `domain`, and its channel once that is open."""
 
@@ -82,34 +92,19 @@ class StoreTransport:
         self.requests = 0
         self.broken = ""  # why nothing is read any more: xenstored's indices cannot be
         self.dropped = 0  # replies and events that matched nothing
+        self.neighbour: Neighbour | None = None
         self._evtchn = evtchn
         self._received = bytearray()
-        self._attach()
-        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
-        self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
-        self._req_id = 0
-        self._waiting_for = -1
-
-    def _attach(self) -> None:
-        """To the kernel's copies of byte streams, over the page."""
-        kernel, pfn = self.domain.kernel, self.pfn
         self._chunk = bytearray(RING_SIZE)
         self._view = memoryview(self._chunk)
         # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
         pointer = ffi.from_buffer(self._chunk)
-        self._get = partial(lib.stream_get, kernel, pfn, *RSP, pointer, RING_SIZE)
-        self._put = partial(lib.stream_put, kernel, pfn, *REQ)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what `_attach` makes."""
-        state = vars(self).copy()
-        for name in ("_chunk", "_view", "_get", "_put"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._attach()
+        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
+        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
+        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
+        self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
+        self._req_id = 0
+        self._waiting_for = -1
 
     def _indices(self) -> tuple[int, int, int, int]:
         """req_prod, req_cons, rsp_prod, rsp_cons."""
@@ -175,19 +170,24 @@ class StoreTransport:
                 self._waiting_for = -1
                 self._replies.append((kind, bytes(received[start:at])))
             else:
-                self.dropped += 1
+                self._pass_on(kind, req_id, bytes(received[start:at]))
         return at
+
+    def _pass_on(self, kind: int, req_id: int, payload: bytes) -> None:
+        if self.neighbour is None or not self.neighbour.take(kind, req_id, payload):
+            self.dropped += 1
 
     def _fire(self, payload: bytes) -> None:
         """Wake the task of the watch that an event is for."""
         parts = payload.split(b"\0", 2)
         watch = self._tokens.get(parts[1]) if len(parts) == 3 else None
         if watch is None:
-            self.dropped += 1
+            self._pass_on(WATCH_EVENT, 0, payload)
         elif watch.concerns is None or watch.concerns(parts[0]):
             watch.task.wake()
 
-    def _send(self, message: bytes) -> None:
+    def send(self, message: bytes) -> None:
+        """A whole message into the ring; xenstored runs while there is no room. StoreError EIO."""
         while True:
             size = len(message)
             count = self._put(message, size)
@@ -198,10 +198,10 @@ class StoreTransport:
             if count == size:
                 return
             message = message[count:]
-            self._spin()
+            self.spin()
 
-    def _spin(self) -> None:
-        """Let xenstored run until it said something."""
+    def spin(self) -> None:
+        """Let xenstored run until it said something. StoreError EIO if it does not."""
         if not self._evtchn.poll(self.channel):
             raise StoreError("EIO", "xenstored does not answer")
         self.pump()
@@ -217,9 +217,9 @@ class StoreTransport:
         if replies:
             replies.clear()
         try:
-            self._send(pack(kind, req_id, tx_id, size) + payload)
+            self.send(pack(kind, req_id, tx_id, size) + payload)
             while not replies:
-                self._spin()
+                self.spin()
         except StoreError as error:
             self._refuse(kind, payload, error.name, error.reason)
         answer, body = replies.pop()
