@@ -232,7 +232,9 @@ class Platform:
         if isinstance(image, str | Path):
             return str(image)
         self._images_made += 1
-        name = f"image:{self._images_made}"
+        # A guest takes its images along to other machines of the loop.
+        machine = f"m{self.hypervisor.number}:" if self.hypervisor.number else ""
+        name = f"image:{machine}{self._images_made}"
         self.images.register(name, image)
         return name
 

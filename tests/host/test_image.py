@@ -312,3 +312,76 @@ def test_a_registered_image_may_not_be_written_against_its_will() -> None:
     images.open("ro", writable=False)
     with pytest.raises(ConfigError, match="'ro' is read-only"):
         images.open("ro", writable=True)
+
+
+def pair_with_file(tmp_path: Path) -> tuple[ImageProvider, ImageProvider, str]:
+    path = tmp_path / "shared.img"
+    path.write_bytes(bytes(4096))
+    return ImageProvider(), ImageProvider(), str(path)
+
+
+def test_two_hosts_have_a_file_open_only_by_a_loan(tmp_path: Path) -> None:
+    here, there, path = pair_with_file(tmp_path)
+    image = here.open(path, True)
+    with pytest.raises(ConfigError, match="is in use"):
+        there.check(path, True)
+    here.lend(path, there)
+    there.check(path, True)
+    assert there.open(path, True) is image
+    with pytest.raises(ConfigError, match="is in use"):
+        there.check(path, True)  # a second disk there is still one too many
+    with pytest.raises(ConfigError, match="is in use"):
+        here.check(path, True)
+
+
+@pytest.mark.parametrize("source_first", [True, False])
+def test_a_lent_file_is_closed_when_neither_has_it(tmp_path: Path, source_first: bool) -> None:
+    here, there, path = pair_with_file(tmp_path)
+    ours = here.open(path, True)
+    here.lend(f"raw:{path}", there)
+    theirs = there.open(f"raw:{path}", True)
+    order = [(here, ours), (there, theirs)][:: 1 if source_first else -1]
+    order[0][0].release(order[0][1])
+    theirs.write_from(memoryview(b"x" * 512), 0)  # still open
+    with pytest.raises(ConfigError, match="is in use"):
+        RawImage(path, True)
+    order[1][0].release(order[1][1])
+    RawImage(path, True).close()
+    again = there.open(path, True)  # of its own: the loan is over
+    assert again is not ours
+    there.release(again)
+
+
+def test_a_loan_is_of_the_file_not_of_its_name(tmp_path: Path) -> None:
+    here, there, path = pair_with_file(tmp_path)
+    ours = here.open(path, True)
+    here.lend(path, there)
+    Path(path).unlink()
+    with pytest.raises(ConfigError, match="does not exist"):
+        there.check(path, True)
+    Path(path).write_bytes(bytes(512))
+    other = there.open(path, True)
+    assert other is not ours
+    assert other.size_bytes == 512
+
+
+def test_a_loan_for_reading_is_none_for_writing(tmp_path: Path) -> None:
+    here, there, path = pair_with_file(tmp_path)
+    here.open(path, False)
+    here.lend(path, there)
+    there.check(path, False)
+    with pytest.raises(ConfigError, match="is in use"):
+        there.check(path, True)
+
+
+def test_a_registered_image_is_registered_there_too() -> None:
+    here, there = ImageProvider(), ImageProvider()
+    image = MemoryImage(bytes(512))
+    here.register("image:1", image)
+    here.lend("image:1", there)
+    here.lend("image:1", there)
+    assert there.open("image:1", True) is image
+    elsewhere = ImageProvider()
+    elsewhere.register("image:1", MemoryImage(bytes(512)))
+    with pytest.raises(ConfigError, match="another image is registered as 'image:1' there"):
+        here.lend("image:1", elsewhere)

@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from errno import EACCES, EAGAIN, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM
+from pathlib import Path
 from typing import Final, Protocol
 
 from xenpv.errors import ConfigError, LocalProtocolError, XenpvError
@@ -92,7 +93,8 @@ class RawImage:
 
     A writer excludes everybody else, readers exclude writers: by flock, and by the bytes
     that QEMU's tools lock. Raises ConfigError if the file is missing, not readable (or
-    writable), in use, empty, or not a multiple of the sector.
+    writable), in use, empty, or not a multiple of the sector. `holders` counts the disks that
+    it serves: each closes it, the last in earnest.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class RawImage:
         "_flush_failed",
         "_is_device",
         "buffer",
+        "holders",
         "path",
         "physical_sector_size",
         "sector_size",
@@ -119,6 +122,7 @@ class RawImage:
         self._is_device: bool = False
         self._flush_failed: str = ""
         self._discards: bool = True
+        self.holders = 1
         self._descriptor = _open(self.path, self.writable)
         try:
             self._lock()
@@ -235,8 +239,16 @@ class RawImage:
             raise ImageError(f"discard in {self.path} at {offset}: {error}") from error
         return True
 
+    def is_at(self, path: str) -> bool:
+        """Whether it is open, and the file that this path names."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), Path(path).stat())
+        except OSError:
+            return False
+
     def close(self) -> None:
-        if self._descriptor >= 0:
+        self.holders -= 1
+        if self.holders <= 0 and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -332,11 +344,26 @@ class MemoryImage:
         """Nothing to give back: the memory is its owner's."""
 
 
+class Loan:
+    """A file that another host has open, for the one disk here that takes it over."""
+
+    __slots__ = ("image", "taken")
+
+    def __init__(self, image: RawImage) -> None:
+        self.image = image
+        self.taken = False
+
+    def serves(self, path: str, writable: bool) -> bool:
+        return not self.taken and self.image.is_at(path) and self.image.writable >= writable
+
+
 class ImageProvider:
     """Images by the `params` of a backend directory: names registered here, else paths."""
 
     def __init__(self) -> None:
         self._registered: dict[str, Image] = {}
+        self._open: dict[str, list[RawImage]] = {}  # by path
+        self._loans: dict[str, Loan] = {}
 
     def register(self, name: str, image: Image) -> None:
         """Serve `image` to disks whose params are `name`; LocalProtocolError if it is taken.
@@ -351,15 +378,53 @@ class ImageProvider:
         """The image of these params; raises ConfigError."""
         image = self._registered.get(params)
         if image is None:
-            return RawImage(_path(params), writable)
+            return self._open_file(_path(params), writable)
         if writable and not image.writable:
             raise ConfigError(f"image {params!r} is read-only: give the disk access ro")
         return image
 
+    def _open_file(self, path: str, writable: bool) -> RawImage:
+        loan = self._loans.get(path)
+        if loan is not None and loan.serves(path, writable):
+            loan.taken = True
+            image = loan.image
+            image.holders += 1
+        else:
+            image = RawImage(path, writable)
+        self._open.setdefault(path, []).append(image)
+        return image
+
     def release(self, image: Image) -> None:
         """A disk is gone: close what `open` opened for it."""
-        if not any(image is one for one in self._registered.values()):
-            image.close()
+        if any(image is one for one in self._registered.values()):
+            return
+        if isinstance(image, RawImage):
+            opened = self._open.get(image.path, [])
+            if image in opened:
+                opened.remove(image)
+            if not opened:
+                self._open.pop(image.path, None)
+            loan = self._loans.get(image.path)
+            if loan is not None and loan.image is image:
+                loan.taken = False
+        image.close()
+
+    def lend(self, params: str, other: ImageProvider) -> None:
+        """Let another host have the image too: a guest whose disk it is moves there.
+
+        A registered one is registered there. A file that is open here for writing is not locked
+        against one disk there; it is closed when neither has it any more. ConfigError if another
+        image has that name there.
+        """
+        image = self._registered.get(params)
+        if image is None:
+            path = _path(params)
+            for opened in self._open.get(path, ()):
+                other._loans[path] = Loan(opened)
+            return
+        taken = other._registered.setdefault(params, image)
+        if taken is not image:
+            raise ConfigError(f"another image is registered as {params!r} there")
 
     def check(self, params: str, writable: bool) -> None:
         """Raise the ConfigError that `open` would raise now; nothing is written or kept."""
