@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xenpv.bus.inf import Build
     from xenpv.bus.registry import Registry
     from xenpv.bus.windows import Windows
-    from xenpv.bus.xenbus import ClassDriver, ClassDriverFactory, XenBus
+    from xenpv.bus.xenbus import ClassDriverFactory, XenBus
     from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.toolstack import Created
     from xenpv.iface.device import XenIface
@@ -43,22 +43,19 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
 
     They are a quarter of what there is to import, and raw ends need none of them.
     """
-    from xenpv.iface.agent import Agent
-    from xenpv.iface.device import XenIface
+    from functools import partial
+
+    from xenpv.iface.agent import class_driver
     from xenpv.net.adapter import Adapter
     from xenpv.vbd.adapter import Vbd
     from xenpv.vif.adapter import Vif as XenVif
 
-    def xeniface(bus: XenBus) -> ClassDriver:
-        """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""
-        agent = Agent(bus, system)
-        return XenIface(bus, agent) if bus.personality == "windows" else agent
-
-    def xennet(bus: XenBus) -> XenVif[Adapter]:
-        """XenVif with XenNet above it."""
-        return XenVif(bus, Adapter)
-
-    return {"VBD": Vbd, "VIF": xennet, "IFACE": xeniface}
+    # No closures: they are kept in the guest, which can be saved.
+    return {
+        "VBD": Vbd,
+        "VIF": partial(XenVif, miniport=Adapter),
+        "IFACE": partial(class_driver, system=system),
+    }
 
 
 class Guest:

@@ -30,13 +30,31 @@ class Processor2L:
         drain: Callable[[Channel], None],
     ) -> None:
         self._domain = domain
+        self._vcpu = vcpu
         self._channels = channels
         self._drain = drain
-        handle = lib.upcall_new(domain.kernel, vcpu, 0)  # 0: nothing is acknowledged unasked
+        self._attach()
+
+    def _attach(self) -> None:
+        """The kernel's upcall, over the ports of the channels that are there."""
+        vcpu = self._vcpu
+        handle = lib.upcall_new(self._domain.kernel, vcpu, 0)  # 0: nothing is acknowledged unasked
         if handle == ffi.NULL:
             raise MemoryError("no memory for an upcall")
         self.handle: Any = ffi.gc(handle, lib.upcall_free)
         self._ports = lib.upcall_ports(handle)
+        for port, channel in self._channels.items():
+            lib.upcall_port(handle, port, channel.vcpu == vcpu, channel.auto_mask)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kernel's."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("handle", "_ports")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._attach()
 
     def upcall(self) -> None:
         port = upcall_take(self.handle)

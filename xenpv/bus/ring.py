@@ -90,14 +90,33 @@ class FrontRing:
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
+        self._attach()
+        domain.check(lib.ring_init(self._handle))
+
+    def _attach(self) -> None:
+        """The kernel's handle, and room for a ring of responses."""
+        domain = self.domain
         self._publication = domain.trace.mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
-        self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
-        self.size: int = lib.ring_size(self._handle)
-        self._responses = bytearray(self.size * rsp_size)
+        handle = domain.ring(self.pfns, max(self.req_size, self.rsp_size), self.rsp_size)
+        self._handle: Any = handle
+        self.size: int = lib.ring_size(handle)
+        self._responses = bytearray(self.size * self.rsp_size)
         self._out = ffi.from_buffer(self._responses)
         self._view = memoryview(self._responses)
-        domain.check(lib.ring_init(self._handle))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is the frontend's own: the rest lies in the pages."""
+        names = ("domain", "pfns", "req_size", "rsp_size")
+        state = {name: getattr(self, name) for name in names}
+        return {**state, "req_prod": self.req_prod, "rsp_cons": self.rsp_cons}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """HypercallError(EFAULT) if a page is not there."""
+        req_prod, rsp_cons = state.pop("req_prod"), state.pop("rsp_cons")
+        vars(self).update(state)
+        self._attach()
+        lib.ring_seek(self._handle, req_prod, rsp_cons)
 
     @property
     def handle(self) -> Any:

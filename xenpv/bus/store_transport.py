@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import offsetof, packer
@@ -95,16 +95,32 @@ class StoreTransport:
         self.neighbour: Neighbour | None = None
         self._evtchn = evtchn
         self._received = bytearray()
-        self._chunk = bytearray(RING_SIZE)
-        self._view = memoryview(self._chunk)
-        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
-        pointer = ffi.from_buffer(self._chunk)
-        self._get = partial(lib.stream_get, domain.kernel, pfn, *RSP, pointer, RING_SIZE)
-        self._put = partial(lib.stream_put, domain.kernel, pfn, *REQ)
+        self._attach()
         self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
         self._req_id = 0
         self._waiting_for = -1
+
+    def _attach(self) -> None:
+        """To the kernel's copies of byte streams, over the page."""
+        kernel, pfn = self.domain.kernel, self.pfn
+        self._chunk = bytearray(RING_SIZE)
+        self._view = memoryview(self._chunk)
+        # Bytes to the front of the chunk, and bytes and their number into the ring; how many.
+        pointer = ffi.from_buffer(self._chunk)
+        self._get = partial(lib.stream_get, kernel, pfn, *RSP, pointer, RING_SIZE)
+        self._put = partial(lib.stream_put, kernel, pfn, *REQ)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `_attach` makes."""
+        state = vars(self).copy()
+        for name in ("_chunk", "_view", "_get", "_put"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._attach()
 
     def _indices(self) -> tuple[int, int, int, int]:
         """req_prod, req_cons, rsp_prod, rsp_cons."""

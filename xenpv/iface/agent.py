@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xenpv.iface.device import XenIface
 from xenpv.iface.manage import Manage
 from xenpv.iface.operatingsystem import OperatingSystem, operating_system
 from xenpv.iface.systemclock import SystemClock
@@ -15,7 +16,7 @@ from xenpv.iface.xedaemon import XeDaemon
 from xenpv.iface.xenagent import XenAgent
 
 if TYPE_CHECKING:
-    from xenpv.bus.xenbus import XenBus
+    from xenpv.bus.xenbus import ClassDriver, XenBus
 
 
 class Agent:
@@ -53,3 +54,9 @@ class Agent:
             self.daemon.stop()
             self.manage.stop()
         self.stopped = True
+
+
+def class_driver(bus: XenBus, system: OperatingSystem | None = None) -> ClassDriver:
+    """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""
+    agent = Agent(bus, system)
+    return XenIface(bus, agent) if bus.personality == "windows" else agent

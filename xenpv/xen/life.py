@@ -48,6 +48,7 @@ class Life:
         self.tasks: list[Task] = []
         self.timers: list[Timer] = []
         self._suspended: Task | None = None
+        self._is_restored = False  # and did not run yet
         self._deferring: list[int] = []
 
     def reschedule(self) -> None:
@@ -75,6 +76,8 @@ class Life:
             self.reschedule()
             for task in self.tasks:
                 task.release()
+            if self._is_restored:
+                self._go_on()
 
     def latch_shutdown_code(self, reason: int) -> None:
         """SCHEDOP_shutdown_code: the low 8 bits, if no code is latched."""
@@ -141,7 +144,7 @@ class Life:
 
         `waiter` is woken then, and `suspend_result` is what the call returned: 0 after an
         uncooperative resume, 1 if the toolstack set the return register first (cancelled).
-        In a domain restored from the image it is 0, and whoever restores wakes the waiter.
+        In a domain restored from the image it is 0, at its first unpause: see `restored`.
         """
         self._suspended = waiter
         self.suspend_result = 0
@@ -157,11 +160,31 @@ class Life:
         self.reschedule()
         for task in self.tasks:
             task.release()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The call that suspended it returns."""
+        self._is_restored = False
         for timer in self.timers:
             timer.thaw()
         waiter, self._suspended = self._suspended, None
         if waiter is not None:
             waiter.wake()
+
+    @property
+    def suspended(self) -> Task | None:
+        """The waiter of `suspend`, while it waits."""
+        return self._suspended
+
+    def restored(self, waiter: Task | None) -> None:
+        """What this paused domain goes on with was suspended elsewhere; `waiter` as in `suspend`.
+
+        When it is first unpaused its timers start with what they had left, and the call
+        returns 0.
+        """
+        self._suspended = waiter
+        self.suspend_result = 0
+        self._is_restored = True
 
     def stop(self) -> None:
         """At its death: nothing of it runs again, and nothing that ran is held on to."""

@@ -159,7 +159,7 @@ def _retired() -> None:
 class Timer:
     """Wakes a task at a virtual time; with a period, again and again."""
 
-    __slots__ = ("_armed", "_deadline", "_frozen", "loop", "period_ns", "task")
+    __slots__ = ("_armed", "_deadline", "_frozen", "_left", "loop", "period_ns", "task")
 
     def __init__(self, loop: Loop, task: Task, period_ns: int = 0) -> None:
         self.loop = loop
@@ -168,6 +168,7 @@ class Timer:
         self._armed = 0  # the sequence number of the heap entry that counts, 0 if none does
         self._deadline = 0
         self._frozen = False
+        self._left = 0  # ns, of one that was set aside
 
     @property
     def armed(self) -> bool:
@@ -195,9 +196,23 @@ class Timer:
         self.cancel()
 
     def thaw(self) -> None:
-        if self._frozen:
+        left = self.left
+        if self._frozen and left is not None:
             self._frozen = False
-            self.arm(self._deadline - self.loop.now)
+            self._left = 0
+            self.arm(left)
+
+    @property
+    def left(self) -> int | None:
+        """ns until it fires, 0 if that is overdue; None if it is neither armed nor frozen."""
+        if not (self._armed or self._frozen):
+            return None
+        return self._left or max(0, self._deadline - self.loop.now)
+
+    def set_aside(self, left_ns: int) -> None:
+        """Of a domain that did not run yet: `thaw` arms it with so much left, however late."""
+        self._frozen = True
+        self._left = left_ns
 
     def fires(self, sequence: int) -> bool:
         return self._armed == sequence

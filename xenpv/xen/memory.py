@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from errno import ENOMEM
-from typing import Final
+from typing import Any, Final
 
-from xenpv.errors import HypercallError
+from xenpv.errors import HypercallError, LocalProtocolError
 
 # Where a domain's kernel finds room: RAM from 1 MiB, then Xen's special pages of an HVM
 # guest (X86_HVM_END_SPECIAL_REGION 0xff000), then holes for what is mapped from elsewhere,
@@ -18,6 +18,7 @@ XENSTORE_PFN: Final = SPECIAL_FIRST_PFN + 4
 CONSOLE_PFN: Final = SPECIAL_FIRST_PFN + 7
 HOLE_FIRST_PFN: Final = 0x100000
 HOLE_END_PFN: Final = 0x200000
+PFN_END: Final = 1 << 28  # what the p2m can hold
 
 
 class PagePool:
@@ -34,6 +35,38 @@ class PagePool:
         self.size = end - start  # whoever has them
         self._next = start
         self._free: dict[int, list[int]] = {}
+
+    def save(self) -> dict[str, Any]:
+        """As plain data, for `restored`."""
+        free = [[count, list(runs)] for count, runs in self._free.items() if runs]
+        names = ("start", "end", "size", "next")
+        return {**dict(zip(names, self._words(), strict=True)), "free": free}
+
+    def _words(self) -> tuple[int, int, int, int]:
+        return self.start, self.end, self.size, self._next
+
+    @classmethod
+    def restored(cls, data: object, name: str) -> PagePool:
+        """From what `save` gave. LocalProtocolError, with `name`, if it is no such thing."""
+        wrong = f"{name}: expected start, end, size, next and free runs by their length"
+        if not isinstance(data, dict) or set(data) != {"start", "end", "size", "next", "free"}:
+            raise LocalProtocolError(wrong)
+        words = [data["start"], data["next"], data["end"], data["size"]]
+        if any(type(word) is not int for word in words) or not isinstance(data["free"], list):
+            raise LocalProtocolError(wrong)
+        start, first, end, size = words
+        if not 0 <= start <= first <= end < PFN_END or not 0 <= size < PFN_END:
+            raise LocalProtocolError(wrong)
+        pool = cls(start, end)
+        pool.size, pool._next = size, first
+        for entry in data["free"]:
+            count, runs = entry if isinstance(entry, list) and len(entry) == 2 else (0, None)
+            if type(count) is not int or count < 1 or not isinstance(runs, list):
+                raise LocalProtocolError(wrong)
+            if any(type(pfn) is not int or not 0 <= pfn < PFN_END for pfn in runs):
+                raise LocalProtocolError(wrong)
+            pool._free[count] = runs.copy()
+        return pool
 
     def add(self, pfn: int, count: int) -> None:
         """A run elsewhere; it is used when nothing else is left."""

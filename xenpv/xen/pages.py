@@ -56,6 +56,17 @@ class Pages:
         if low < nr_pages:
             self.pages.add(HOLE_END_PFN, nr_pages - low)
 
+    def populate_run(self, pfn: int, count: int) -> None:
+        """RAM at `count` pfns from `pfn` on; HypercallError(ENOMEM) if not all of it is there."""
+        done = self.check(lib.domain_populate(self.kernel, pfn, count))
+        if done != count:
+            raise HypercallError(
+                ENOMEM,
+                f"{done} of {count} pages at pfn {pfn:#x}",
+                operation="XENMEM_populate_physmap",
+                arguments={"domid": self.domid, "nr_extents": count},
+            )
+
     def populate_special(self) -> None:
         """The pages between a guest and its store, console and device model."""
         self.check(lib.domain_populate(self.kernel, SPECIAL_FIRST_PFN, SPECIAL_NR_PAGES))
