@@ -308,6 +308,24 @@ class Guest:
         self._arm()
         return self.start()
 
+    def suspend(self) -> None:
+        """`xl suspend`: until the domain is in shutdown(suspend), where it stays.
+
+        Raises ToolstackError: GUEST_TIMEDOUT after 60 s of virtual time without an answer or
+        without the end of it; the request is withdrawn then, and the guest runs on.
+        """
+        self.platform.toolstack.domsuspend.suspend(self.created)
+
+    def resume(self, *, fast: bool = True) -> None:
+        """`xl resume` of a suspended guest in its own domain, and until nothing more happens.
+
+        Fast: its suspend is cancelled, and it goes on where it was. Slow: it believes to be in
+        a new domain, and sets up all that it has anew. ToolstackError unless it is suspended
+        (fast) or where it is gone.
+        """
+        self.platform.toolstack.domsuspend.resume(self.created, fast=fast)
+        self.platform.run()
+
     def _down(self, request: str) -> int:
         toolstack = self.platform.toolstack
         toolstack.request(self.created, request)

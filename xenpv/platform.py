@@ -145,7 +145,11 @@ class Platform:
         self.console_daemon = ConsoleDaemon(self.dom0, consoles, self.dispatcher)
         scripts = Scripts(self.images, self.network)
         self.toolstack = Toolstack(
-            self.dom0, self.xenstored.connect_local("toolstack"), scripts, seed
+            self.dom0,
+            self.xenstored.connect_local("toolstack"),
+            scripts,
+            seed,
+            self.dispatcher,
         )
         self.guests: list[Guest] = []
         self.stations: list[Station] = []

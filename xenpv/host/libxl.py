@@ -15,6 +15,7 @@ from xenpv.host.device import Device
 from xenpv.host.xs import XsHandle
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Loop
+from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
     from xenpv.host.devicemodel import DeviceModel
@@ -70,10 +71,11 @@ class Created:
 class LibxlCtx:
     """libxl_ctx: the control domain it runs in, its store client, and how it waits."""
 
-    def __init__(self, control: Domain, xs: XsHandle) -> None:
+    def __init__(self, control: Domain, xs: XsHandle, dispatcher: Dispatcher | None = None) -> None:
         self.control = control
         self.loop: Loop = control.loop
         self.xs = xs
+        self.dispatcher = dispatcher  # of the control domain: its /dev/xen/evtchn
 
     def wait(
         self,
@@ -82,10 +84,13 @@ class LibxlCtx:
         what: str,
         code: LIBXL = LIBXL.TIMEDOUT,
     ) -> None:
-        """Let the loop run until `ready`; ToolstackError(code) when virtual time is up."""
-        self.loop.run()
+        """Let the loop run until `ready`; ToolstackError(code) when virtual time is up.
+
+        Not longer, whatever one-shot timers are armed: what comes later came too late.
+        """
         deadline = self.loop.now + timeout_ns
+        self.loop.advance(0)
         while not ready():
             if self.loop.now >= deadline:
                 raise ToolstackError(f"waited {timeout_ns // NS_PER_S} s for {what}", code)
-            self.loop.advance(STEP_NS)
+            self.loop.advance(min(STEP_NS, deadline - self.loop.now))

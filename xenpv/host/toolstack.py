@@ -17,12 +17,14 @@ from xenpv.errors import XenpvError
 from xenpv.host import device as devices
 from xenpv.host.creation import PAGES_PER_MIB, Creation
 from xenpv.host.domid import Domid, Domids
+from xenpv.host.domsuspend import DomSuspend
 from xenpv.host.hotplug import Hotplug, HotplugScripts
 from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
 from xenpv.host.xs import XsHandle
 from xenpv.store.connection import Connection
 from xenpv.xen.domain import SPECIAL_NR_PAGES, Domain
 from xenpv.xen.loop import NS_PER_S
+from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
     from xenpv.host.domainconfig import DomainConfig
@@ -35,11 +37,17 @@ class Toolstack:
     """libxl of one host, as a client of xenstored in the control domain."""
 
     def __init__(
-        self, control: Domain, connection: Connection, scripts: HotplugScripts, seed: int
+        self,
+        control: Domain,
+        connection: Connection,
+        scripts: HotplugScripts,
+        seed: int,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
-        self.ctx = LibxlCtx(control, XsHandle(connection))
+        self.ctx = LibxlCtx(control, XsHandle(connection), dispatcher)
         self.creation = Creation(self.ctx)
         self.hotplug = Hotplug(self.ctx, scripts)
+        self.domsuspend = DomSuspend(self.ctx)
         self.domids = Domids(self.ctx, lambda: self._random)
         self.created: dict[int, Created] = {}
         # Machines of one loop often have one seed; their guests shall not have one MAC.

@@ -13,6 +13,7 @@ from xenpv.store.connection import Connection
 XS_DIRECTORY: Final[int] = lib.XS_DIRECTORY
 XS_INTRODUCE: Final[int] = lib.XS_INTRODUCE
 XS_RELEASE: Final[int] = lib.XS_RELEASE
+XS_RESUME: Final[int] = lib.XS_RESUME
 XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
@@ -83,6 +84,10 @@ class XsHandle:
         except StoreError as error:
             if error.name != "ENOENT":
                 raise
+
+    def resume_domain(self, domid: int) -> None:
+        """Its next shutdown fires @releaseDomain again."""
+        self.connection.call(XS_RESUME, b"%d\0" % domid)
 
     def transaction(self, body: Callable[[int], object]) -> None:
         """Run `body(t)` and commit; all of it again after each EAGAIN."""
