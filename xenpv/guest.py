@@ -74,6 +74,7 @@ class Guest:
         self.fifo = fifo
         self.build: Build | None = None  # of its drivers; the one of this package
         self.windows: Windows | None = None
+        self.objects: list[object] = []  # of it, by their numbers, once it was saved or restored
         self._registry = registry
         self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None

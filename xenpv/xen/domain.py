@@ -219,6 +219,11 @@ class Domain(Pages, Life):
         """How a waiting peer makes this domain handle one port now; see EventChannels.poll."""
         self._deliver = deliver
 
+    @property
+    def deliverer(self) -> Callable[[int], bool] | None:
+        """What `set_deliver` was given."""
+        return self._deliver
+
     def deliver(self, port: int) -> bool:
         stopped = self.pause_count or self.is_shutting_down
         return self._deliver is not None and not stopped and self._deliver(port)
