@@ -37,7 +37,7 @@ class Scene:
             self.guest,
             fifo=fifo,
             vectors=vectors,
-            gsi=24,
+            via=24,
             suspend=self.suspend,
             shared_info=self.shared_info,
         )

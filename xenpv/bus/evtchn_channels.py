@@ -47,8 +47,9 @@ class EvtchnChannels(Interface):
     It takes the upcalls of all vcpus from its making on, before the first reference.
     `fifo` asks for the FIFO ABI (UseEvtchnFifoAbi); if Xen refuses, the guest resets and
     stays with the 2-level one: `is_fifo` says which it is. `vectors` gives every vcpu an
-    upcall vector of its own (UseEvtchnUpcall), `gsi` is the platform device's line: Xen raises
-    either as soon as it is set. Without both, upcalls come wherever they are taken.
+    upcall vector of its own (UseEvtchnUpcall), `via` is HVM_PARAM_CALLBACK_IRQ: the platform
+    device's line, or Linux' vector. Xen raises either as soon as it is set. Without both,
+    upcalls come wherever they are taken.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class EvtchnChannels(Interface):
         *,
         fifo: bool = False,
         vectors: bool = False,
-        gsi: int = 0,
+        via: int = 0,
         suspend: SuspendInterface | None = None,
         shared_info: SharedInfoInterface | None = None,
     ) -> None:
         self.domain = domain
         self.fifo = fifo
         self.vectors = vectors
-        self.gsi = gsi
+        self.via = via
         self.suspend = suspend
         self.shared_info = shared_info
         self.vcpus_with_vector: list[int] = []
@@ -114,13 +115,13 @@ class EvtchnChannels(Interface):
                 hvm.set_evtchn_upcall_vector(vcpu, FIRST_VECTOR + vcpu)
                 self.vcpus_with_vector.append(vcpu)
                 self.abi.upcall(vcpu)()
-        if self.gsi:
-            hvm.set_param(self.domain.DOMID_SELF, HVM_PARAM.CALLBACK_IRQ, self.gsi)
+        if self.via:
+            hvm.set_param(self.domain.DOMID_SELF, HVM_PARAM.CALLBACK_IRQ, self.via)
             self.abi.upcall(0)()
 
     def _interrupts_off(self) -> None:
         """The line only: Xen refuses the vector 0 that the driver gives, and keeps the old."""
-        if self.gsi:
+        if self.via:
             self.domain.hvm.set_param(self.domain.DOMID_SELF, HVM_PARAM.CALLBACK_IRQ, 0)
 
     def _stop(self) -> None:

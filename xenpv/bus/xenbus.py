@@ -62,6 +62,7 @@ EXPORTED: Final = (
 PARAMETERS: Final = "Services\\XENBUS\\Parameters"
 QEMU_LOG_PORT: Final = 0x12
 PLATFORM_GSI: Final = 24  # INTA of device 2 of the bus (hvm_pci_intx_gsi): xen-platform of QEMU
+CALLBACK_VECTOR: Final = 2 << 56 | 0xF3  # Linux' HYPERVISOR_CALLBACK_VECTOR, on every vcpu
 
 
 class Then(enum.Enum):
@@ -202,7 +203,7 @@ class XenBus:
             self.domain,
             fifo=fifo,
             vectors=windows and self.registry.dword(PARAMETERS, "UseEvtchnUpcall", 1) != 0,
-            gsi=PLATFORM_GSI if windows else 0,
+            via=PLATFORM_GSI if windows else CALLBACK_VECTOR,
             suspend=self.suspend,
             shared_info=self.shared_info,
         )

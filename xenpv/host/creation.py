@@ -6,38 +6,57 @@ libxl_create.c, libxl_dom.c, libxl_console.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xenpv.abi import unplug
 from xenpv.abi._kernel import lib
-from xenpv.host.hotplug import DEVICE_TIMEOUT_NS
 from xenpv.host.libxl import Created, LibxlCtx
 from xenpv.xen.domain import CONSOLE_PFN, PAGE_SIZE, XENSTORE_PFN
 from xenpv.xen.gnttab import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_permit_access
+from xenpv.xen.loop import NS_PER_S
+
+if TYPE_CHECKING:
+    from xenpv.host.domainconfig import DomainConfig
 
 PAGES_PER_MIB: Final = 256
 
-CONTROL_RW: Final = (
-    "shutdown",
-    "feature-poweroff",
-    "feature-reboot",
-    "feature-suspend",
-    "sysrq",
-)
-CONTROL_RW_HVM: Final = ("feature-s3", "feature-s4")
+CONSOLE_TIMEOUT_NS: Final = 10 * NS_PER_S  # LIBXL_INIT_TIMEOUT
+DM_VERSION: Final = "qemu_xen"
+
 PLATFORM_FEATURES: Final = (
     "platform-feature-multiprocessor-suspend",
     "platform-feature-xs_reset_watches",
 )
 GUEST_RO: Final = ("cpu", "memory", "device", "control")
+GUEST_RO_HVM: Final = ("hvmloader",)
 GUEST_RW: Final = (
-    "device/suspend/event-channel",
+    "control/shutdown",
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-suspend",
+    "control/sysrq",
     "data",
     "drivers",
     "feature",
     "attr",
     "error",
 )
+GUEST_RW_HVM: Final = ("control/feature-s3", "control/feature-s4")
+GUEST_RW_DRIVER_DOMAIN: Final = ("libxl", "device-model")
+SUSPEND_EVTCHN: Final = "device/suspend/event-channel"
+PLATFORM_FLAGS: Final = ("acpi", "acpi_s3", "acpi_s4", "acpi_laptop_slate")
+
+
+def writable_nodes(config: DomainConfig) -> tuple[str, ...]:
+    """Below its home, what a new domain owns: it writes, and nobody but dom0 reads."""
+    nodes: tuple[str, ...] = GUEST_RW
+    if config.is_hvm:
+        nodes += GUEST_RW_HVM
+    # xend's guests made event-channel themselves, so all of `device` is theirs.
+    nodes += ("device",) if config.xend_suspend_evtchn_compat else (SUSPEND_EVTCHN,)
+    if config.driver_domain:
+        nodes += GUEST_RW_DRIVER_DOMAIN
+    return nodes
 
 
 class Creation:
@@ -47,28 +66,26 @@ class Creation:
         self.ctx = ctx
 
     def write_tree(self, made: Created, t: int) -> None:
-        domid, uuid = made.domid, made.uuid
+        """libxl__domain_make: `~`, /vm/UUID and /libxl/N, whatever was there before."""
+        config, domid, uuid = made.config, made.domid, made.uuid
         home, vm, libxl = f"/local/domain/{domid}", f"/vm/{uuid}", f"/libxl/{domid}"
+        xs = self.ctx.xs
         readable, writable = ["n0", f"r{domid}"], [f"n{domid}"]
-        write, permit = self.ctx.xs.write, self.ctx.xs.set_permissions
-        hvm = made.config.is_hvm
-        control = CONTROL_RW + CONTROL_RW_HVM if hvm else CONTROL_RW
-        self.ctx.xs.rm(home, t)
-        # What is made below a node has that node's permissions.
+        # What dom0 makes below a node has that node's permissions.
         for path, permissions in ((home, readable), (vm, readable), (libxl, ["n0"])):
-            write(path, "", t)
-            permit(path, permissions, t)
-        self.ctx.xs.write_all(home, dict.fromkeys(GUEST_RO, ""), t)
-        write(f"{libxl}/device", "", t)
-        for name in (*GUEST_RW, *(f"control/{key}" for key in control)):
-            write(f"{home}/{name}", "", t)
-            permit(f"{home}/{name}", writable, t)
-        name = made.config.name
-        kind = made.config.type.value
-        self.ctx.xs.write_all(home, {"vm": vm, "name": name}, t)
-        self.ctx.xs.write_all(vm, {"name": name, "uuid": uuid}, t)
-        self.ctx.xs.write_all(f"{home}/control", dict.fromkeys(PLATFORM_FEATURES, "1"), t)
-        self.ctx.xs.write_all(libxl, {"type": kind, "dm-version": "qemu_xen"}, t)
+            xs.rm(path, t)
+            xs.write(path, "", t)
+            xs.set_permissions(path, permissions, t)
+        names = {"vm": vm, "name": config.name}
+        nodes = (*GUEST_RO, *GUEST_RO_HVM) if config.is_hvm else GUEST_RO
+        xs.write_all(home, names | dict.fromkeys(nodes, ""), t)
+        for name in writable_nodes(config):
+            xs.write(f"{home}/{name}", "", t)
+            xs.set_permissions(f"{home}/{name}", writable, t)
+        xs.write_all(f"{home}/control", dict.fromkeys(PLATFORM_FEATURES, "1"), t)
+        xs.write_all(vm, {"name": config.name, "uuid": uuid}, t)
+        kind = {"device": "", "type": config.type.value, "dm-version": DM_VERSION}
+        xs.write_all(libxl, kind, t)
 
     def build(self, made: Created, populate: Callable[[Created], None] | None) -> None:
         """Memory, special pages, store and console channels, then XS_INTRODUCE.
@@ -118,14 +135,11 @@ class Creation:
         return int(text) if text is not None and text.isdecimal() else 0
 
     def _write_build(self, made: Created, store_port: int, t: int) -> None:
+        """libxl__build_post: what only exists once memory and ports do."""
         config = made.config
-        home = f"/local/domain/{made.domid}"
-        target_kib = config.memory_mib * 1024 - config.videoram_kib
-        if config.is_hvm and config.maxmem_mib > config.memory_mib:
-            target_kib -= 1024
         values = {
             "memory/static-max": str(config.maxmem_mib * 1024),
-            "memory/target": str(target_kib),
+            "memory/target": str(config.target_kib),
             "memory/videoram": str(config.videoram_kib),
             "domid": str(made.domid),
             "store/port": str(store_port),
@@ -134,41 +148,70 @@ class Creation:
         for cpu in range(config.maxvcpus):
             values[f"cpu/{cpu}/availability"] = "online" if cpu < config.vcpus else "offline"
         if config.is_hvm:
-            for key in ("acpi", "acpi_s3", "acpi_s4", "acpi_laptop_slate"):
-                values[f"platform/{key}"] = str(int(getattr(config, key)))
-        self.ctx.xs.write_all(home, values, t)
-        self.ctx.xs.write(f"/vm/{made.uuid}/image/ostype", config.type.value, t)
+            values |= {f"platform/{key}": str(int(getattr(config, key))) for key in PLATFORM_FLAGS}
+            values["platform/device-model"] = DM_VERSION
+        self.ctx.xs.write_all(f"/local/domain/{made.domid}", values, t)
+        self.ctx.xs.write_all(f"/vm/{made.uuid}", self._vm_values(config), t)
+
+    def _vm_values(self, config: DomainConfig) -> dict[str, str]:
+        """Notes that nobody reads again, but for the start time."""
+        values = {"start_time": self._start_time()}
+        if config.is_hvm:
+            values |= {"image/ostype": "hvm", "rtc/timeoffset": ""}
+        elif config.type.value == "pv":
+            image = {"kernel": config.kernel, "ramdisk": config.ramdisk, "cmdline": config.cmdline}
+            values |= {f"image/{key}": text for key, text in image.items() if text is not None}
+            values["image/ostype"] = "linux"
+        return values
+
+    def _start_time(self) -> str:
+        """The host's wall clock: seconds since 1970, and two digits of hundredths."""
+        clock = self.ctx.control.clock
+        total_ns = clock.wc_sec * NS_PER_S + clock.wc_nsec + self.ctx.loop.now
+        return f"{total_ns // NS_PER_S}.{total_ns % NS_PER_S // 10_000_000:02d}"
+
+    def set_time_offset(self, made: Created) -> None:
+        """Of the domain's wall clock. The host's zone is UTC here, so localtime adds nothing."""
+        if made.config.rtc_timeoffset:
+            self.ctx.control.domctl.settimeoffset(made.domid, made.config.rtc_timeoffset)
 
     def add_console(self, made: Created) -> None:
         """Console 0 has no state: the daemon connects when it sees the domain."""
-        domid = made.domid
-        front, back = f"/local/domain/{domid}/console", f"/local/domain/0/backend/console/{domid}/0"
+        domid, backend_domid = made.domid, self._daemon_domid("xenconsoled")
+        front = f"/local/domain/{domid}/console"
+        back = f"/local/domain/{backend_domid}/backend/console/{domid}/0"
+        xs = self.ctx.xs
+        ours = {"frontend-id": str(domid), "online": "1", "state": "1", "protocol": "vt100"}
+        theirs = {
+            "backend": back,
+            "limit": "1048576",
+            "type": "xenconsoled",
+            "output": "pty",
+            "tty": "",
+            "port": str(made.domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)),
+            "ring-ref": str(CONSOLE_PFN),
+        }
 
         def write(t: int) -> None:
-            self.ctx.xs.write(back, "", t)
-            self.ctx.xs.set_permissions(back, ["n0", f"r{domid}"], t)
-            ours = {
-                "frontend": front,
-                "frontend-id": str(domid),
-                "online": "1",
-                "state": "1",
-                "protocol": "vt100",
-            }
-            self.ctx.xs.write_all(back, ours, t)
-            theirs = {
-                "backend": back,
-                "limit": "1048576",
-                "type": "xenconsoled",
-                "output": "pty",
-                "tty": "",
-                "port": str(made.domain.hvm_param(lib.HVM_PARAM_CONSOLE_EVTCHN)),
-                "ring-ref": str(CONSOLE_PFN),
-            }
-            self.ctx.xs.write_all(front, theirs, t)
-            self.ctx.xs.write(f"{front}/backend-id", "0", t)
-            self.ctx.xs.set_permissions(f"{front}/backend-id", [f"n{domid}", "r0"], t)
+            for path, values, permissions in (
+                (front, theirs, [f"n{backend_domid}", f"r{domid}"]),
+                (back, {"frontend": front, **ours}, [f"n{backend_domid}", f"r{domid}"]),
+                (
+                    f"/libxl/{domid}/device/console/0",
+                    {"frontend": front, "backend": back, **ours},
+                    ["n0"],
+                ),
+            ):
+                xs.rm(path, t)
+                xs.write(path, "", t)
+                xs.set_permissions(path, permissions, t)
+                xs.write_all(path, values, t)
+            xs.write(f"{front}/backend-id", str(backend_domid), t)
+            xs.set_permissions(f"{front}/backend-id", [f"n{domid}", f"r{backend_domid}"], t)
 
-        self.ctx.xs.transaction(write)
-        self.ctx.wait(
-            lambda: bool(self.ctx.xs.read(f"{front}/tty")), DEVICE_TIMEOUT_NS, f"{front}/tty"
-        )
+        xs.transaction(write)
+
+    def wait_console(self, made: Created) -> None:
+        """The last step: a domain whose console nobody serves is not created."""
+        path = f"/local/domain/{made.domid}/console/tty"
+        self.ctx.wait(lambda: bool(self.ctx.xs.read(path)), CONSOLE_TIMEOUT_NS, path)

@@ -86,6 +86,9 @@ class DomainConfig:
     vcpus: int = 1
     maxvcpus: int = attrs.field()
     hardware: tuple[Hardware, ...] | None = None
+    kernel: str | None = None  # these three only stand in the store: nothing boots from them yet
+    ramdisk: str | None = None
+    cmdline: str | None = None
     disks: tuple[DiskSpec, ...] = attrs.field(default=(), converter=_disks)
     vifs: tuple[VifSpec, ...] = attrs.field(default=(), converter=_numbered)
     on_poweroff: Action = Action.DESTROY
@@ -130,6 +133,12 @@ class DomainConfig:
     @property
     def is_hvm(self) -> bool:
         return self.type is DomainType.HVM
+
+    @property
+    def target_kib(self) -> int:
+        """memory/target at creation; HVM with maxmem above memory: 1 MiB less."""
+        slack = 1024 if self.is_hvm and self.maxmem_mib > self.memory_mib else 0
+        return self.memory_mib * 1024 - self.videoram_kib - slack
 
     def error(self, message: str, *keys: str) -> ConfigError:
         """An error that stands where the first of `keys` that was given does."""

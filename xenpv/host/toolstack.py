@@ -80,18 +80,25 @@ class Toolstack:
         self.created[made.domid] = made
         try:
             self.xs.transaction(lambda t: self.creation.write_tree(made, t))
+            self.creation.set_time_offset(made)
             self.creation.build(made, populate)
-            if config.is_hvm:
-                self.creation.add_device_model(made)
-            for disk in made.config.disks:
-                self.hotplug.add_disk(made, devices.vbd(disk, made.domid))
-            self.creation.add_console(made)
-            for nic in made.config.vifs:
-                self.hotplug.add_nic(made, devices.vif(nic, made.domid, hvm=config.is_hvm))
+            self._add_devices(made)
         except XenpvError:
             self.destroy(made)
             raise
         return made
+
+    def _add_devices(self, made: Created) -> None:
+        """Kind after kind, in libxl's order; the last step is the console's terminal."""
+        config = made.config
+        for disk in config.disks:
+            self.hotplug.add_disk(made, devices.vbd(disk, made.domid))
+        self.creation.add_console(made)
+        if config.is_hvm:
+            self.creation.add_device_model(made)
+        for nic in config.vifs:
+            self.hotplug.add_nic(made, devices.vif(nic, made.domid, hvm=config.is_hvm))
+        self.creation.wait_console(made)
 
     def _free_name(self, name: str) -> None:
         """ToolstackError(INVAL) if a domain has it."""
