@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.store.path import SPECIAL
 from xenpv.testing.rings import peek
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.evtchn_port import PortState
@@ -29,7 +28,12 @@ GTF_type_mask: Final[int] = lib.GTF_type_mask
 FREE: Final = (PortState.FREE, PortState.RESERVED)
 ENTRY_V1: Final = 4  # in u16: flags, domid, frame
 ENTRY_V2: Final = 8
-# The number is a domid, in names of tasks (`vif5.0`, `xenstored d5`, `vbd-3-768`).
+# Nodes that are there for more than one guest.
+_SHARED: Final = re.compile(rb"/local/domain/\d+/backend(/[^/]+)?|/vm|/libxl|/local(/domain)?|/")
+# Nodes whose children are named by a domain, and by what of it.
+_NAMED_BY: Final = {"/vm": "uuids", "/libxl": "names", "/local/domain": "names"}
+_BACKEND_KIND: Final = re.compile(r"/local/domain/[^/]+/backend/[^/]+")
+# The number is a domid, in names of tasks (`vif5.0`, `xenstored d5`).
 _TASK_DOMID: Final = re.compile(r"\b(vif|vbd|xenstored d|xenconsoled d|console d|d)(\d+)")
 
 
@@ -41,8 +45,8 @@ class Census:
 
     def of(self, name: str) -> Census:
         """The part that is that guest's, or that others hold because of it."""
-        mark = f"~{name}"
-        mine = {key: n for key, n in self.counts.items() if key[0] == name or mark in key[2]}
+        mark = _mark(name)
+        mine = {key: n for key, n in self.counts.items() if key[0] == name or mark.search(key[2])}
         return Census(mine)
 
     def without(self, *kinds: str) -> Census:
@@ -55,11 +59,16 @@ class Census:
 
     def renamed(self, old: str, new: str) -> Census:
         """As it would be if that guest had another name."""
-        mark = re.compile(rf"~{re.escape(old)}(?![\w.-])")
+        mark = _mark(old)
         counts: dict[Key, int] = {}
         for (owner, kind, item), n in self.counts.items():
             counts[new if owner == old else owner, kind, mark.sub(f"~{new}", item)] = n
         return Census(counts)
+
+
+def _mark(name: str) -> re.Pattern[str]:
+    """That guest in an item, and no other whose name begins so. A device number follows a dot."""
+    return re.compile(rf"~{re.escape(name)}(?![\w-])")
 
 
 # What is made with its first use, and kept: there may be one of each, and no more.
@@ -96,6 +105,7 @@ class _Counter:
         self.counts: dict[Key, int] = {}
         self.names: dict[str, str] = {"0": "dom0"}
         self.uuids: dict[str, str] = {}
+        self._paths: dict[bytes, str] = {}
         for guest in platform.guests:
             domain = guest.created.domain
             if platform.hypervisor.domains.get(guest.domid) is domain and not domain.dead:
@@ -168,8 +178,10 @@ class _Counter:
 
     def _store(self) -> None:
         server = self.platform.xenstored
-        for path in server.nodes:
-            self.add("store", "node", self._path(path))
+        for path, node in server.nodes.items():
+            # A parent that several guests' devices share counts when it is empty.
+            if not (node.children and _SHARED.fullmatch(path)):
+                self.add("store", "node", self._path(path))
         for connection in server.connections.values():
             owner = self._client(connection)
             for path, _token in connection.watches:
@@ -185,29 +197,29 @@ class _Counter:
         return connection.name if connection.domid == 0 else self.owner(connection.domid)
 
     def _path(self, raw: bytes) -> str:
-        """~web/device/vif/0, backend/vif/~web/0, /vm/~web, /libxl/~web"""
-        if raw[0] == SPECIAL:
-            return raw.decode()
-        path = raw.decode()
-        parts = path.split("/")
-        if len(parts) > 2:
-            for at, table in self._places(parts):
-                if len(parts) > at and parts[at] in table:
-                    parts[at] = f"~{table[parts[at]]}"
-                elif len(parts) > at and parts[at].isdecimal():
-                    parts[at] = f"~d{parts[at]}"
-        return "/".join(parts)
+        """/local/domain/~web/device/vif/0, /local/domain/~dom0/backend/vif/~web/0, /libxl/~web"""
+        found = self._paths.get(raw)
+        if found is None:
+            above, slash, name = raw.rpartition(b"/")
+            if not slash:
+                found = raw.decode()  # a special node
+            else:
+                parent = self._path(above) if above else ""
+                found = f"{parent}/{self._named(parent, name.decode())}"
+            self._paths[raw] = found
+        return found
 
-    def _places(self, parts: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-        """Where a path names a domain, and by what."""
-        if parts[1] == "vm":
-            yield 2, self.uuids
-        elif parts[1] == "libxl":
-            yield 2, self.names
-        elif parts[1:3] == ["local", "domain"]:
-            if len(parts) > 4 and parts[4] == "backend":
-                yield 6, self.names
-            yield 3, self.names
+    def _named(self, parent: str, name: str) -> str:
+        """A node's own name, where it is a domain's."""
+        table = _NAMED_BY.get(parent)
+        if table is None:
+            if parent.count("/") != 5 or not _BACKEND_KIND.fullmatch(parent):
+                return name
+            table = "names"
+        names: Mapping[str, str] = getattr(self, table)
+        if name in names:
+            return f"~{names[name]}"
+        return f"~d{name}" if table == "names" and name.isdecimal() else name
 
     # what serves guests
 

@@ -1,0 +1,188 @@
+"""What a toolstack may do to a guest at any moment: when it can, how, and what must come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from xenpv.abi.sched import SHUTDOWN
+from xenpv.platform import Disk, Vif
+from xenpv.testing.lifecycle import PERSONALITIES
+from xenpv.testing.tenant import State, Tenant
+
+if TYPE_CHECKING:
+    from xenpv.testing.lifecycle import Lifecycle
+
+When = Callable[["Lifecycle", Tenant], bool]
+Act = Callable[["Lifecycle", Tenant, int], None]
+
+FIRST_DISK: Final = 202 << 8
+
+
+def _running(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state is State.RUNNING
+
+
+def _paused(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state is State.PAUSED
+
+
+def _any(_life: Lifecycle, _one: Tenant) -> bool:
+    return True
+
+
+@attrs.frozen
+class Command:
+    """`act` does it to a guest for which `when` holds; `make` makes a guest. `disturbs`: its
+    devices may lose what is under way.
+    """
+
+    act: Act | None = None
+    when: When = _running
+    make: Callable[[Lifecycle, int], None] | None = attrs.field(default=None, kw_only=True)
+    disturbs: bool = attrs.field(default=True, kw_only=True)
+    weight: int = attrs.field(default=4, kw_only=True)
+
+
+# domains
+
+
+def create(life: Lifecycle, draw: int) -> None:
+    """A guest of either personality, with up to two disks and two interfaces."""
+    host, personality = draw % len(life.hosts), PERSONALITIES[draw // 2 % 2]
+    images = [life.image() for _ in range((draw // 4) % 3)]
+    macs = [life.mac() for _ in range((draw // 16) % 3)]
+    guest = life.hosts[host].create(
+        name=life.name(),
+        memory_mib=32,
+        disks=[Disk(name) for name, _ in images],
+        vifs=[Vif(mac=mac) for mac in macs],
+        personality=personality,
+    )
+    tenant = life.tenant(guest, host, personality)
+    for at, (_, traffic) in enumerate(images):
+        tenant.disks[FIRST_DISK + 16 * at] = traffic
+    for devid, mac in enumerate(macs):
+        life.station(tenant, devid, mac)
+    guest.start()
+
+
+def destroy(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    one.guest.destroy()
+    life.gone(one)
+
+
+def shutdown(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    _acknowledged(life, one, SHUTDOWN.poweroff, one.guest.shutdown)
+    life.gone(one)
+
+
+def reboot(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    before = one.guest.domid
+    acknowledged = life.acknowledged[one.host].domids
+    one.guest.reboot()
+    life.expect(before in acknowledged, f"d{before}: it rebooted without acknowledging that")
+    life.expect(before != one.guest.domid, f"d{before}: it has its domid after a reboot")
+    one.lose()
+    one.memory_mib = one.guest.created.config.memory_mib
+
+
+def _acknowledged(life: Lifecycle, one: Tenant, reason: int, act: Callable[[], int]) -> None:
+    """Ack precedes action."""
+    domid = one.guest.domid
+    found = act()
+    life.expect(found == reason, f"d{domid}: reason {found}, expected {reason}")
+    said = life.acknowledged[one.host].domids
+    life.expect(domid in said, f"d{domid}: it went without acknowledging the request")
+
+
+def pause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
+    one.guest.created.domain.pause()
+    one.state = State.PAUSED
+
+
+def unpause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
+    one.guest.created.domain.unpause()
+    one.state = State.RUNNING
+
+
+# requests
+
+
+def nonsense(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """What is no request is left where it is, and nothing comes of it."""
+    xs, path = one.platform.toolstack.xs, f"/local/domain/{one.guest.domid}/control/shutdown"
+    value = ("", "POWEROFF", "frobnicate", "poweroff ")[draw % 4]
+    xs.write(path, value)
+    one.platform.run()
+    life.expect(xs.read(path) == value, f"{path}: {value!r} was cleared")
+    life.expect(one.awake, f"{one.guest.name}: it did something about {value!r}")
+    xs.write(path, "")
+
+
+def balloon(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """mem-set, between a half and all of what it may have."""
+    one.memory_mib = 16 + draw % 17
+    home = f"/local/domain/{one.guest.domid}"
+    videoram = int(one.platform.toolstack.xs.read(f"{home}/memory/videoram") or 0)
+    one.platform.toolstack.xs.write(f"{home}/memory/target", str(one.memory_mib * 1024 - videoram))
+    one.platform.advance(10)
+    del life
+
+
+# suspend
+
+
+def _suspend(one: Tenant) -> None:
+    toolstack = one.platform.toolstack
+    toolstack.request(one.guest.created, "suspend")
+    toolstack.wait_shutdown(one.guest.created)
+
+
+def cancel(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """A suspend that the toolstack takes back: nothing of the guest is another afterwards."""
+    before = _identity(one)
+    _resume(life, one, 1)
+    life.expect(_identity(one) == before, f"{one.guest.name}: a cancelled suspend changed it")
+
+
+def slow(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """A resume in the same domain of which the guest believes that it is another."""
+    _resume(life, one, 0)
+
+
+def _resume(life: Lifecycle, one: Tenant, result: int) -> None:
+    guest, dom0 = one.guest, one.platform.dom0
+    _suspend(one)
+    said = life.acknowledged[one.host].domids
+    life.expect(guest.domid in said, f"{guest.name}: suspended without acknowledging the request")
+    dom0.domctl.setvcpucontext(guest.domid, 0, rax=result)
+    dom0.domctl.resumedomain(guest.domid)
+    one.platform.run()
+
+
+def _identity(one: Tenant) -> list[object]:
+    """Domid, ports and watches with their tokens."""
+    guest = one.guest
+    connections = one.platform.xenstored.connections.values()
+    ports = [
+        (port.number, port.state, port.remote_port) for port in guest.created.domain.evtchn.ports
+    ]
+    watches = [list(conn.watches) for conn in connections if conn.domid == guest.domid]
+    return [guest.domid, ports, watches]
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "create": Command(make=create, weight=12),
+    "destroy": Command(destroy, _any, weight=2),
+    "shutdown": Command(shutdown, weight=2),
+    "reboot": Command(reboot),
+    "pause": Command(pause, disturbs=False),
+    "unpause": Command(unpause, _paused, disturbs=False),
+    "nonsense": Command(nonsense, disturbs=False, weight=2),
+    "balloon": Command(balloon, disturbs=False),
+    "cancel": Command(cancel, disturbs=False),
+    "slow": Command(slow, weight=0),
+}
