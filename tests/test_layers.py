@@ -54,6 +54,7 @@ DOMAIN_MODULES = (
 TOOLSTACK = (
     "host.toolstack", "host.libxl", "host.creation", "host.hotplug", "host.domsuspend",
     "host.monitor", "host.listing", "host.runtime", "host.domid", "host.ddomain",
+    "host.aodevice", "host.xswatch",
 )  # fmt: skip
 # Rooms that live in top-level modules of their own.
 CLI_MODULES = ("cli", "job", "report", "__main__", "__init__")

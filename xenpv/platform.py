@@ -24,11 +24,13 @@ from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
 from xenpv.guest import Guest
 from xenpv.host import vdev
+from xenpv.host.device import stored
 from xenpv.host.domid import Domid, checked
 from xenpv.host.image import Image, ImageProvider
 from xenpv.host.network import Bridge
 from xenpv.host.packet import mac_bytes
-from xenpv.host.toolstack import Toolstack
+from xenpv.host.scripts import Scripts
+from xenpv.host.toolstack import Created, Toolstack
 from xenpv.store.ring import StoreDaemon
 from xenpv.store.server import Xenstored
 from xenpv.xen.hypervisor import FRAMES_DEFAULT, Hypervisor
@@ -37,9 +39,11 @@ from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
     from xenpv.bus.registry import Registry
+    from xenpv.host.diskspec import DiskSpec
     from xenpv.host.domainconfig import DomainConfig
     from xenpv.host.hardware import Hardware
     from xenpv.host.responder import Responder
+    from xenpv.host.vifspec import VifSpec
 
 DOM0_PAGES: Final = 16_384
 
@@ -77,21 +81,6 @@ class Network:
         if found is None:
             found = self.bridges[name] = Bridge(name)
         return found
-
-
-class Scripts:
-    """The host's hotplug scripts: what they check, without a shell."""
-
-    def __init__(self, images: ImageProvider, network: Network) -> None:
-        self.images = images
-        self.network = network
-
-    def block(self, params: str, *, writable: bool) -> str:
-        self.images.check(params, writable)
-        return params
-
-    def vif_bridge(self, bridge: str) -> None:
-        self.network.bridge(bridge)
 
 
 class Station:
@@ -199,12 +188,10 @@ class Platform:
         `domid` None: the next free one; "RANDOM": any that is free.
         """
         # As the drivers: when the first guest is made.
-        from xenpv.host.diskspec import DiskSpec
         from xenpv.host.domainconfig import DomainConfig, Personality
-        from xenpv.host.vifspec import VifSpec
 
         taken = [disk.vdev for disk in disks]
-        names = (vdev.name(202 << 8 | index << 4) for index in range(16))
+        names = (vdev.name(vdev.xvd(index)) for index in range(vdev.DISKS_MAX))
         free = (one for one in names if one not in taken)
         config = DomainConfig(
             name=name,
@@ -212,34 +199,52 @@ class Platform:
             vcpus=vcpus,
             personality=Personality(personality),
             hardware=None if hardware is None else tuple(hardware),
-            disks=tuple(
-                DiskSpec(
-                    target=self._target(disk.image),
-                    vdev=disk.vdev or next(free),
-                    readwrite=not disk.readonly,
-                )
-                for disk in disks
-            ),
-            vifs=tuple(
-                VifSpec(
-                    bridge=nic.bridge,
-                    mac=None if nic.mac is None else mac_bytes(nic.mac),
-                    mtu=nic.mtu,
-                    rate=nic.rate,
-                )
-                for nic in vifs
-            ),
+            disks=tuple(self.disk_spec(disk, disk.vdev or next(free)) for disk in disks),
+            vifs=tuple(self.vif_spec(nic) for nic in vifs),
         )
         return self.create_from(config, fifo=fifo, registry=registry, domid=domid)
+
+    def spec(self, device: Disk | Vif, made: Created) -> DiskSpec | VifSpec:
+        """What the toolstack makes of a device for a domain that is there."""
+        if isinstance(device, Vif):
+            return self.vif_spec(device)
+        return self.disk_spec(device, device.vdev or self._free_vdev(made))
+
+    def _free_vdev(self, made: Created) -> str:
+        """The first xvd name whose number, and in Windows whose target, no disk has."""
+        listed = stored(self.toolstack.xs, made.domid)
+        taken = [key.devid for key in listed if key.kind == "vbd"]
+        taken += [one.number for one in made.config.disks]
+        targets = [vdev.windows_target(one) for one in taken]
+        index = 0
+        while vdev.xvd(index) in taken or index in targets:
+            index += 1
+        return vdev.name(vdev.xvd(index))
+
+    def disk_spec(self, disk: Disk, vdev: str) -> DiskSpec:
+        """What the toolstack makes of a Disk."""
+        from xenpv.host.diskspec import DiskSpec
+
+        target, readwrite = self._target(disk.image), not disk.readonly
+        return DiskSpec(target=target, vdev=vdev, readwrite=readwrite)
+
+    def vif_spec(self, nic: Vif) -> VifSpec:
+        """What the toolstack makes of a Vif; `mac` None: it makes one up."""
+        from xenpv.host.vifspec import VifSpec
+
+        mac = None if nic.mac is None else mac_bytes(nic.mac)
+        return VifSpec(bridge=nic.bridge, mac=mac, mtu=nic.mtu, rate=nic.rate)
 
     def _target(self, image: str | Path | Image) -> str:
         if isinstance(image, str | Path):
             return str(image)
-        self._images_made += 1
-        # A guest takes its images along to other machines of the loop.
-        machine = f"m{self.hypervisor.number}:" if self.hypervisor.number else ""
-        name = f"image:{machine}{self._images_made}"
-        self.images.register(name, image)
+        name = self.images.name_of(image)
+        if name is None:
+            self._images_made += 1
+            # A guest takes its images along to other machines of the loop.
+            machine = f"m{self.hypervisor.number}:" if self.hypervisor.number else ""
+            name = f"image:{machine}{self._images_made}"
+            self.images.register(name, image)
         return name
 
     def create_from(

@@ -6,8 +6,9 @@ the toolstack trusts only `/libxl/<domid>/device`, which the guest cannot write.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -23,6 +24,11 @@ INIT_WAIT = "2"
 CLOSING = "5"
 CLOSED = "6"
 
+# libxl__parse_backend_path
+BACKEND_PATH: Final = (
+    r"/local/domain/([0-9]{1,5})/backend/([a-z0-9_]+)/([0-9]{1,5})/([0-9]{1,10})\Z"
+)
+
 
 def mac_text(mac: bytes) -> str:
     """00:16:3e:01:02:03"""
@@ -30,16 +36,18 @@ def mac_text(mac: bytes) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Device:
-    """What `add` writes: `back` and `front` keys, `front_ro` those that the guest only reads."""
+class DeviceKey:
+    """libxl__device: which device it is, and where its three directories are."""
 
     kind: str
     devid: int
     domid: int
     backend_domid: int
-    back: Mapping[str, str]
-    front: Mapping[str, str]
-    front_ro: Mapping[str, str] = attrs.field(factory=dict)
+    backend_kind: str = attrs.field()
+
+    @backend_kind.default
+    def _backend_kind(self) -> str:
+        return self.kind
 
     @property
     def frontend_path(self) -> str:
@@ -47,11 +55,65 @@ class Device:
 
     @property
     def backend_path(self) -> str:
-        return f"/local/domain/{self.backend_domid}/backend/{self.kind}/{self.domid}/{self.devid}"
+        return f"/local/domain/{self.backend_domid}/{self.xenbus_path}"
+
+    @property
+    def xenbus_path(self) -> str:
+        """That of the backend, as its own domain names it."""
+        return f"backend/{self.backend_kind}/{self.domid}/{self.devid}"
 
     @property
     def libxl_path(self) -> str:
         return f"/libxl/{self.domid}/device/{self.kind}/{self.devid}"
+
+    def destroy(self, xs: XsHandle, control_domid: int) -> None:
+        """libxl__device_destroy: the directories, with parents that are empty without them.
+
+        That of a backend in another domain is that domain's to remove.
+        """
+
+        def clean(t: int) -> None:
+            xs.rm_empty_parents(self.frontend_path, f"/local/domain/{self.domid}", t)
+            xs.rm_empty_parents(self.libxl_path, f"/libxl/{self.domid}", t)
+            if self.backend_domid == control_domid:
+                home = f"/local/domain/{self.backend_domid}"
+                xs.rm_empty_parents(self.backend_path, f"{home}/backend", t)
+
+        xs.transaction(clean)
+
+
+def stored(xs: XsHandle, domid: int) -> list[DeviceKey]:
+    """The devices of a domain that the toolstack's own copy lists, in its order."""
+    found = []
+    home = f"/libxl/{domid}/device"
+    for kind in xs.directory(home):
+        for name in xs.directory(f"{home}/{kind}"):
+            match = re.match(BACKEND_PATH, xs.read(f"{home}/{kind}/{name}/backend") or "")
+            if match is not None and name.isdecimal():
+                key = DeviceKey(
+                    kind=kind,
+                    devid=int(name),
+                    domid=domid,
+                    backend_domid=int(match[1]),
+                    backend_kind=match[2],
+                )
+                found.append(key)
+    return found
+
+
+def next_devid(xs: XsHandle, domid: int, kind: str) -> int:
+    """libxl__device_nextid: the last that is listed, and one."""
+    names = xs.directory(f"/libxl/{domid}/device/{kind}")
+    return int(names[-1]) + 1 if names and names[-1].isdecimal() else 0
+
+
+@attrs.frozen(kw_only=True)
+class Device(DeviceKey):
+    """What `add` writes: `back` and `front` keys, `front_ro` those that the guest only reads."""
+
+    back: Mapping[str, str]
+    front: Mapping[str, str]
+    front_ro: Mapping[str, str] = attrs.field(factory=dict)
 
     def add(self, xs: XsHandle) -> None:
         """One transaction; StoreError(EEXIST) if the toolstack has such a device already."""

@@ -7,8 +7,8 @@ domain was destroyed a moment ago is not given again: what still names it means 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from errno import EEXIST
+from functools import cached_property
 from typing import Final, Literal
 
 from xenpv.abi._kernel import lib
@@ -38,12 +38,23 @@ def checked(domid: Domid) -> Domid:
     return domid
 
 
+class Chance:
+    """A seeded generator, made when it is first needed: most worlds need none."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+
+    @cached_property
+    def generator(self) -> random.Random:
+        return random.Random(self.seed)
+
+
 class Domids:
     """Gives domids, and remembers those that were freed in the last 60 s of virtual time."""
 
-    def __init__(self, ctx: LibxlCtx, pick: Callable[[], random.Random]) -> None:
+    def __init__(self, ctx: LibxlCtx, chance: Chance) -> None:
         self.ctx = ctx
-        self._pick = pick  # the toolstack's own chance, made when it is first needed
+        self._chance = chance  # the toolstack's own
         self._destroyed: dict[int, int] = {}  # domid: the second in which it was destroyed
 
     @property
@@ -88,7 +99,7 @@ class Domids:
         if isinstance(domid, int):
             return domid
         while True:
-            value = self._pick().getrandbits(16) & DOMID_MASK
+            value = self._chance.generator.getrandbits(16) & DOMID_MASK
             if 0 < value < DOMID_FIRST_RESERVED:
                 return value
 

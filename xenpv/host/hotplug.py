@@ -1,26 +1,30 @@
-"""Devices that come and go: the store, the wait for the backend, the script (libxl_device.c)."""
+"""Devices that come and go: at creation, to a domain that is there, and at its end.
+
+libxl_device.c. The toolstack goes by its own copy of what there is, `/libxl/<domid>/device`;
+what a guest makes of its directories changes nothing here.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from xenpv.errors import StoreError, XenpvError
-from xenpv.host.device import CLOSED, CLOSING, INIT_WAIT, Device
-from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
-from xenpv.xen.loop import NS_PER_S
+import attrs
 
-DEVICE_TIMEOUT_NS: Final = 10 * NS_PER_S
-HOTPLUG_TIMEOUT_NS: Final = 40 * NS_PER_S
+from xenpv.errors import StoreError
+from xenpv.host import device as devices
+from xenpv.host.aodevice import DEVICE_TIMEOUT_NS, HOTPLUG_TIMEOUT_NS, AoDevice, Mode
+from xenpv.host.device import Device, DeviceKey
+from xenpv.host.hotplugscript import HotplugScripts, calls
+from xenpv.host.libxl import LIBXL, STEP_NS, Created, LibxlCtx, ToolstackError
 
+if TYPE_CHECKING:
+    from xenpv.host.diskspec import DiskSpec
+    from xenpv.host.vifspec import VifSpec
 
-class HotplugScripts(Protocol):
-    """What /etc/xen/scripts do on the backend's host. Raises XenpvError to refuse."""
+__all__ = ["DEVICE_TIMEOUT_NS", "HOTPLUG_TIMEOUT_NS", "Hotplug", "HotplugScripts", "Mode"]
 
-    def block(self, params: str, *, writable: bool) -> str:
-        """Check that a disk can be served; its path as `physical-device-path`."""
-
-    def vif_bridge(self, bridge: str) -> None:
-        """Check that an interface can join a bridge."""
+SCRIPT_KEYS = ("script", "params", "type", "gatewaydev")
 
 
 class Hotplug:
@@ -30,68 +34,150 @@ class Hotplug:
         self.ctx = ctx
         self.scripts = scripts
 
-    def add_disk(self, made: Created, disk: Device) -> None:
-        self._add(made, disk)
-        path = disk.backend_path
-        if not disk.back["params"]:
-            return  # a drive without a medium: there is nothing for a script to attach
-        try:
-            physical = self.scripts.block(disk.back["params"], writable=disk.back["mode"] == "w")
-        except XenpvError as error:
-            self._hotplug_failed(disk, str(error))
-        self.ctx.xs.write(f"{path}/physical-device-path", physical)
-        self.ctx.xs.write(f"{path}/hotplug-status", "connected")
+    # in
 
-    def add_nic(self, made: Created, nic: Device) -> None:
-        self._add(made, nic)
-        try:
-            self.scripts.vif_bridge(nic.back["bridge"])
-        except XenpvError as error:
-            self._hotplug_failed(nic, str(error))
-        self.ctx.xs.write(f"{nic.backend_path}/hotplug-status", "connected")
+    def add_all(self, made: Created, new: Sequence[Device], *, hot: bool = False) -> None:
+        """Devices of one kind, side by side. `hot`: the domain is there and may run.
 
-    def _hotplug_failed(self, device: Device, why: str) -> None:
-        self.ctx.xs.write(f"{device.backend_path}/hotplug-error", why)
-        self.ctx.xs.write(f"{device.backend_path}/hotplug-status", "error")
-        raise ToolstackError(f"{device.kind} {device.devid}: {why}")
+        ToolstackError: the first that failed; the nodes of every one stay, and so do those
+        that came up. What fails at creation goes with the domain.
+        """
+        coming = []
+        for device in new:
+            self._write(made, device)
+            one = AoDevice(self.ctx, self.scripts, device, calls(device, device.back, adds=True))
+            one.connect(watched=hot and not made.domain.pause_count)
+            coming.append(one)
+        self._finish(coming)
+        self._raise_first(coming)
 
-    def _add(self, made: Created, device: Device) -> None:
+    def _write(self, made: Created, device: Device) -> None:
         try:
             device.add(self.ctx.xs)
         except StoreError as error:
             if error.name != "EEXIST":
                 raise
-            text = f"device already exists in xenstore: {error}"
-            raise ToolstackError(text, LIBXL.DEVICE_EXISTS) from error
+            raise _exists(device) from error
         made.devices.append(device)
         if device.kind == "vif":
             self.ctx.control.trace.note(0, f"vif{made.domid}.{device.devid}: {device.back['mac']}")
-        self.ctx.wait(
-            lambda: self.ctx.xs.read(f"{device.backend_path}/state") == INIT_WAIT,
-            DEVICE_TIMEOUT_NS,
-            f"{device.backend_path} to reach state {INIT_WAIT}",
+
+    def attach(self, made: Created, spec: DiskSpec | VifSpec) -> int:
+        """Hot add; the devid. The configuration that a reboot goes by has it from then on.
+
+        ToolstackError: DEVICE_EXISTS, DOMAIN_NOTFOUND, or why it did not come up; its nodes
+        stay then, to be detached. ConfigError: a domain cannot have it beside what it has.
+        """
+        from xenpv.host.diskspec import DiskSpec
+
+        self._must_exist(made)
+        device = (
+            self._new_disk(made, spec) if isinstance(spec, DiskSpec) else self._new_nic(made, spec)
         )
+        self.add_all(made, [device], hot=True)
+        return device.devid
 
-    def remove(self, device: Device) -> None:
-        """Forced: the frontend goes at once; the backend gets 10 s to reach Closed."""
-        state = f"{device.backend_path}/state"
+    def _new_disk(self, made: Created, spec: DiskSpec) -> Device:
+        device = devices.vbd(spec, made.domid)
+        self._must_be_new(device)
+        made.config = attrs.evolve(made.config, disks=(*made.config.disks, spec))
+        return device
 
-        def ask(t: int) -> None:
-            if self.ctx.xs.read(state, t) is not None:
-                self.ctx.xs.write(f"{device.backend_path}/online", "0", t)
-                if self.ctx.xs.read(state, t) != CLOSED:
-                    self.ctx.xs.write(state, CLOSING, t)
-            self.ctx.xs.rm(device.frontend_path, t)
+    def _new_nic(self, made: Created, spec: VifSpec) -> Device:
+        from xenpv.host.vifspec import NicType
 
-        self.ctx.xs.transaction(ask)
-        try:
-            self.ctx.wait(
-                lambda: self.ctx.xs.read(state) in (None, CLOSED),
-                DEVICE_TIMEOUT_NS,
-                f"{device.backend_path} to close",
-            )
-        except ToolstackError as error:
-            # libxl reports it and deletes everything all the same.
+        if spec.devid is None:
+            spec = attrs.evolve(spec, devid=devices.next_devid(self.ctx.xs, made.domid, "vif"))
+        # What is plugged in while a domain runs has no emulated twin, unless it is asked for.
+        spec = attrs.evolve(spec, type=spec.type or NicType.VIF)
+        device = devices.vif(spec, made.domid, hvm=made.config.is_hvm)
+        self._must_be_new(device)
+        made.config = attrs.evolve(made.config, vifs=(*made.config.vifs, spec))
+        return device
+
+    def _must_exist(self, made: Created) -> None:
+        if made.domain.dying:
+            raise ToolstackError(f"domain {made.domid} does not exist", LIBXL.DOMAIN_NOTFOUND)
+
+    def _must_be_new(self, device: Device) -> None:
+        if self.ctx.xs.read(device.libxl_path) is not None:
+            raise _exists(device)
+
+    # out
+
+    def detach(self, made: Created, kind: str, devid: int, mode: Mode) -> None:
+        """Hot remove. ToolstackError: there is no such device, or its backend does not close.
+
+        SAFE leaves all as it is then; of the other two FORCED alone reports that it had to.
+        """
+        self._must_exist(made)
+        found = [
+            one
+            for one in devices.stored(self.ctx.xs, made.domid)
+            if (one.kind, one.devid) == (kind, devid)
+        ]
+        if not found:
+            why = f"domain {made.domid} has no {kind} {devid}"
+            raise ToolstackError(why, LIBXL.INVAL)
+        going = self._remove(made, found, mode)
+        if self.ctx.xs.read(found[0].libxl_path) is None:
+            self._forget(made, found[0])
+        self._raise_first(going)
+
+    def remove_all(self, made: Created) -> list[ToolstackError]:
+        """At the domain's end: by force, side by side; what went wrong on the way."""
+        known = devices.stored(self.ctx.xs, made.domid)
+        going = self._remove(made, known, Mode.FORCED)
+        made.devices.clear()
+        errors = [one.error for one in going if one.error is not None]
+        for error in errors:
             self.ctx.control.trace.note(0, str(error))
-        self.ctx.xs.rm_empty_parents(device.backend_path, "/local/domain/0/backend")
-        self.ctx.xs.rm(device.libxl_path)
+        return errors
+
+    def _remove(self, made: Created, known: Sequence[DeviceKey], mode: Mode) -> list[AoDevice]:
+        runs = not (made.domain.pause_count or made.domain.is_shutdown or made.domain.dying)
+        going = []
+        for key in known:
+            read = self.ctx.xs.read
+            keys = {name: read(f"{key.libxl_path}/{name}") for name in SCRIPT_KEYS}
+            one = AoDevice(self.ctx, self.scripts, key, calls(key, keys, adds=False), mode)
+            one.remove(runs=runs)
+            going.append(one)
+        self._finish(going)
+        return going
+
+    def _forget(self, made: Created, key: DeviceKey) -> None:
+        """A domain's configuration names what is in the store (retrieve_domain_configuration)."""
+        made.devices = [
+            one for one in made.devices if (one.kind, one.devid) != (key.kind, key.devid)
+        ]
+        config = made.config
+        if key.kind == "vbd":
+            disks = tuple(one for one in config.disks if one.number != key.devid)
+            made.config = attrs.evolve(config, disks=disks)
+        elif key.kind == "vif":
+            vifs = tuple(one for one in config.vifs if one.devid != key.devid)
+            made.config = attrs.evolve(config, vifs=vifs)
+
+    # waiting
+
+    def _finish(self, ops: Sequence[AoDevice]) -> None:
+        """Let the loop run until all of them are over: each has its deadlines."""
+        loop = self.ctx.loop
+        loop.run()
+        waiting = [one for one in ops if not one.poll()]
+        while waiting:
+            loop.advance(STEP_NS)
+            waiting = [one for one in waiting if not one.poll()]
+
+    def _raise_first(self, ops: Sequence[AoDevice]) -> None:
+        errors = [one.error for one in ops if one.error is not None]
+        for error in errors[1:]:
+            self.ctx.control.trace.note(0, str(error))
+        if errors:
+            raise errors[0]
+
+
+def _exists(device: Device) -> ToolstackError:
+    text = f"{device.kind} {device.devid} of domain {device.domid} already exists in xenstore"
+    return ToolstackError(text, LIBXL.DEVICE_EXISTS)

@@ -49,6 +49,10 @@ class ImageError(XenpvError):
     """The host could not do an I/O on an image: a short read, EIO, ENOSPC, or it is read-only."""
 
 
+class ImageBusyError(ConfigError):
+    """Somebody else has it, or it may not be written: what a block script calls `busy`."""
+
+
 class Image(Protocol):
     """What blkback needs of a disk. Every method but `close` raises ImageError.
 
@@ -185,8 +189,10 @@ class RawImage:
 
     def _in_use(self) -> ConfigError:
         wants = "write to it" if self.writable else "read a still image"
-        return ConfigError(f"disk image {self.path} is in use: another process holds it, or "
-                           f"another disk of a guest, and this one wants to {wants}")  # fmt: skip
+        return ImageBusyError(
+            f"disk image {self.path} is in use: another process holds it, or another disk of a "
+            f"guest, and this one wants to {wants}"
+        )
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         while buffer:
@@ -265,7 +271,8 @@ def _open(path: str, writable: bool) -> int:
             ) from None
         if error.errno in (EACCES, EPERM):
             wanted = "written" if writable else "read"
-            raise ConfigError(
+            kind = ImageBusyError if writable else ConfigError
+            raise kind(
                 f"disk image {path} may not be {wanted}: "
                 f"chmod it, or give the disk access {'ro' if writable else 'to its owner'}"
             ) from None
@@ -374,13 +381,21 @@ class ImageProvider:
             raise LocalProtocolError(f"an image is registered as {name!r}")
         self._registered[name] = image
 
+    def is_registered(self, params: str) -> bool:
+        """Whether it is an image of this process, and no file."""
+        return params in self._registered
+
+    def name_of(self, image: Image) -> str | None:
+        """What an image is registered as."""
+        return next((name for name, one in self._registered.items() if one is image), None)
+
     def open(self, params: str, writable: bool) -> Image:
         """The image of these params; raises ConfigError."""
         image = self._registered.get(params)
         if image is None:
             return self._open_file(_path(params), writable)
         if writable and not image.writable:
-            raise ConfigError(f"image {params!r} is read-only: give the disk access ro")
+            raise ImageBusyError(f"image {params!r} is read-only: give the disk access ro")
         return image
 
     def _open_file(self, path: str, writable: bool) -> RawImage:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from xenpv.errors import XenpvError
 from xenpv.host.device import Device
 from xenpv.host.xs import XsHandle
+from xenpv.host.xswatch import XsWatches
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Loop
 from xenpv.xen.upcall import Dispatcher
@@ -76,6 +78,11 @@ class LibxlCtx:
         self.loop: Loop = control.loop
         self.xs = xs
         self.dispatcher = dispatcher  # of the control domain: its /dev/xen/evtchn
+
+    @cached_property
+    def watches(self) -> XsWatches:
+        """For what does not stay as it is until the loop rests."""
+        return XsWatches(self.control, self.xs)
 
     def wait(
         self,

@@ -6,9 +6,7 @@ then lets the loop run until what it waits for is there, or virtual time is up.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -16,7 +14,7 @@ import attrs
 from xenpv.errors import XenpvError
 from xenpv.host import device as devices
 from xenpv.host.creation import PAGES_PER_MIB, Creation
-from xenpv.host.domid import Domid, Domids
+from xenpv.host.domid import Chance, Domid, Domids
 from xenpv.host.domsuspend import DomSuspend
 from xenpv.host.hotplug import Hotplug, HotplugScripts
 from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
@@ -27,7 +25,9 @@ from xenpv.xen.loop import NS_PER_S
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.host.diskspec import DiskSpec
     from xenpv.host.domainconfig import DomainConfig
+    from xenpv.host.vifspec import VifSpec
 
 SLACK_PAGES: Final = 256  # LIBXL_MAXMEM_CONSTANT: 1 MiB above maxmem
 SHUTDOWN_TIMEOUT_NS: Final = 60 * NS_PER_S
@@ -48,11 +48,11 @@ class Toolstack:
         self.creation = Creation(self.ctx)
         self.hotplug = Hotplug(self.ctx, scripts)
         self.domsuspend = DomSuspend(self.ctx)
-        self.domids = Domids(self.ctx, lambda: self._random)
         self.created: dict[int, Created] = {}
         # Machines of one loop often have one seed; their guests shall not have one MAC.
         machine = f" machine {control.machine}" if control.machine else ""
-        self._seed = f"xenpv toolstack {seed}{machine}"
+        self.chance = Chance(f"xenpv toolstack {seed}{machine}")
+        self.domids = Domids(self.ctx, self.chance)
 
     @property
     def xs(self) -> XsHandle:
@@ -90,14 +90,12 @@ class Toolstack:
 
     def _add_devices(self, made: Created) -> None:
         """Kind after kind, in libxl's order; the last step is the console's terminal."""
-        config = made.config
-        for disk in config.disks:
-            self.hotplug.add_disk(made, devices.vbd(disk, made.domid))
+        config, domid, hvm = made.config, made.domid, made.config.is_hvm
+        self.hotplug.add_all(made, [devices.vbd(one, domid) for one in config.disks])
         self.creation.add_console(made)
-        if config.is_hvm:
+        if hvm:
             self.creation.add_device_model(made)
-        for nic in config.vifs:
-            self.hotplug.add_nic(made, devices.vif(nic, made.domid, hvm=config.is_hvm))
+        self.hotplug.add_all(made, [devices.vif(one, domid, hvm=hvm) for one in config.vifs])
         self.creation.wait_console(made)
 
     def _free_name(self, name: str) -> None:
@@ -124,22 +122,17 @@ class Toolstack:
     def _completed(self, config: DomainConfig) -> DomainConfig:
         """The configuration with what creation makes up, as a restart has to find it again."""
         vifs = tuple(
-            nic if nic.mac is not None else attrs.evolve(nic, mac=self._mac())
-            for nic in config.vifs
+            nic if nic.mac is not None else attrs.evolve(nic, mac=self.mac()) for nic in config.vifs
         )
         return attrs.evolve(config, uuid=config.uuid or self._uuid(), vifs=vifs)
 
-    @cached_property
-    def _random(self) -> random.Random:
-        return random.Random(self._seed)
-
     def _uuid(self) -> str:
-        text = f"{self._random.getrandbits(128):032x}"
+        text = f"{self.chance.generator.getrandbits(128):032x}"
         return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
-    def _mac(self) -> bytes:
+    def mac(self) -> bytes:
         """Xen's own prefix, then random: 00:16:3e:(r & 7f):r:r."""
-        tail = self._random.getrandbits(24)
+        tail = self.chance.generator.getrandbits(24)
         return bytes((0x00, 0x16, 0x3E, tail >> 16 & 0x7F, tail >> 8 & 0xFF, tail & 0xFF))
 
     # running domains
@@ -170,6 +163,14 @@ class Toolstack:
         )
         return 0 if domain.shutdown_code is None else domain.shutdown_code
 
+    def attach(self, made: Created, spec: DiskSpec | VifSpec) -> int:
+        """Hot add; see Hotplug.attach. An interface without a mac gets one of Xen's."""
+        from xenpv.host.vifspec import VifSpec
+
+        if isinstance(spec, VifSpec) and spec.mac is None:
+            spec = attrs.evolve(spec, mac=self.mac())
+        return self.hotplug.attach(made, spec)
+
     def destroy(self, made: Created) -> None:
         """Devices by force, the trees, then the domain. A second call does nothing."""
         if self.created.pop(made.domid, None) is None:
@@ -177,8 +178,7 @@ class Toolstack:
         domid = made.domid
         if not made.domain.dying and not made.domain.pause_count:
             made.domain.pause()
-        for device in reversed(made.devices):
-            self.hotplug.remove(device)
+        self.hotplug.remove_all(made)
         for path in (f"/vm/{made.uuid}", f"/local/domain/{domid}", f"/libxl/{domid}"):
             self.xs.rm(path)
         self.xs.rm_empty_parents(

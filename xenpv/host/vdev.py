@@ -63,6 +63,14 @@ def _number(name: str) -> int | None:
     return major << 8 | (disk & 1) << 6 | part if disk <= 3 and part <= 63 else None
 
 
+def xvd(disk: int) -> int:
+    """The device number of a whole disk by its place: xvda is 0."""
+    number = _of_xvd(disk, 0)
+    if number is None:
+        raise NOWHERE.error(f"disk {disk}: there are {DISKS_MAX} xvd names")
+    return number
+
+
 def _of_xvd(disk: int, part: int) -> int | None:
     if disk >= DISKS_MAX or part > 255:
         return None

@@ -18,6 +18,8 @@ XS_RM: Final[int] = lib.XS_RM
 XS_SET_PERMS: Final[int] = lib.XS_SET_PERMS
 XS_TRANSACTION_END: Final[int] = lib.XS_TRANSACTION_END
 XS_TRANSACTION_START: Final[int] = lib.XS_TRANSACTION_START
+XS_UNWATCH: Final[int] = lib.XS_UNWATCH
+XS_WATCH: Final[int] = lib.XS_WATCH
 
 COMMITS_MAX: Final = 1000
 
@@ -88,6 +90,13 @@ class XsHandle:
     def resume_domain(self, domid: int) -> None:
         """Its next shutdown fires @releaseDomain again."""
         self.connection.call(XS_RESUME, b"%d\0" % domid)
+
+    def watch(self, path: str, token: str) -> None:
+        """Its events are in `connection.events`, the first of them at once."""
+        self.connection.call(XS_WATCH, f"{path}\0{token}\0".encode())
+
+    def unwatch(self, path: str, token: str) -> None:
+        self.connection.call(XS_UNWATCH, f"{path}\0{token}\0".encode())
 
     def transaction(self, body: Callable[[int], object]) -> None:
         """Run `body(t)` and commit; all of it again after each EAGAIN."""
