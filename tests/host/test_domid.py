@@ -116,7 +116,7 @@ def test_a_random_domid_in_use_or_recent_is_picked_again(
         def getrandbits(self, bits: int) -> int:
             return next(picks) if bits == 16 else 1
 
-    monkeypatch.setattr(xen.toolstack.domids, "_pick", Picks)
+    monkeypatch.setattr(xen.toolstack.chance, "generator", Picks())
     assert xen.create(name="c", domid="RANDOM").domid == 7
 
 
