@@ -6,7 +6,7 @@ it run until what they promise is so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from xenpv.errors import LocalProtocolError
 from xenpv.host.libxl import ToolstackError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xenpv.iface.security import Principal
     from xenpv.iface.wmi_classes import WmiNamespace
     from xenpv.iface.xencontrol import XenControl
+    from xenpv.migration.counterparts import Counterparts
     from xenpv.net.adapter import Adapter
     from xenpv.platform import Disk as PlatformDisk
     from xenpv.platform import Platform
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from xenpv.vbd.adapter import Vbd
     from xenpv.vbd.disk import Disk as GuestDisk
     from xenpv.vif.adapter import Vif as XenVif
+
+T = TypeVar("T")
 
 MANUALLY_INITIATED_CRASH: Final = 0xE2
 
@@ -80,6 +83,7 @@ class Guest:
         self.build: Build | None = None  # of its drivers; the one of this package
         self.windows: Windows | None = None
         self.objects: list[object] = []  # of it, by their numbers, once it was saved or restored
+        self.counterparts: Counterparts | None = None  # of a guest that was migrated
         self._registry = registry
         self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None
@@ -244,6 +248,16 @@ class Guest:
 
         process = self.iface.process("xencontrol", principal or Principal.ADMINISTRATORS)
         return XenControl(self.iface, process)
+
+    def counterpart(self, old: T) -> T:
+        """What an object of this guest from before its migration is now: a XenControl, a Disk.
+
+        LocalProtocolError for a guest that was not migrated within this process, and for what is
+        no object of a guest's drivers.
+        """
+        if self.counterparts is None:
+            raise LocalProtocolError(f"guest {self.name!r} was not migrated")
+        return self.counterparts.of(old)
 
     @property
     def console(self) -> Console | None:

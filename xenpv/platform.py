@@ -102,7 +102,8 @@ class Platform:
     `seed` decides every choice; equal seeds give equal traces. `chooser` replaces the
     seeded picks. `nr_frames` is the machine's memory in 4 KiB frames (sparse). `loop`: that of
     another platform, for two machines between which guests migrate: they share its clock and
-    its chooser, and `run` of either lets both go on.
+    its chooser, and `run` of either lets both go on. `trusted`: modules of class drivers that are
+    not xenpv's, of which a guest that is saved or restored here may have objects.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class Platform:
         chooser: Chooser | None = None,
         nr_frames: int = FRAMES_DEFAULT,
         loop: Loop | None = None,
+        trusted: Sequence[str] = (),
     ) -> None:
         self.seed = seed
+        self.trusted = tuple(trusted)
         self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
         self.dom0 = self.hypervisor.create_domain(0, vcpus=1, max_pages=DOM0_PAGES)

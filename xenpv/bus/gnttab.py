@@ -116,6 +116,7 @@ class GnttabInterface(Interface):
         self._permitted = 0
         # Mapped pages of others by their address: first pfn and handles.
         self._mapped: dict[int, tuple[int, list[int]]] = {}
+        self._mapped_at: dict[int, int] = {}  # first pfn: SUSPEND's count then
         self._early: SuspendCallback | None = None
         self._expand()
 
@@ -257,8 +258,22 @@ class GnttabInterface(Interface):
         return pfn, handles[0]
 
     def unmap_foreign_page(self, pfn: int, handle: int) -> None:
-        self.domain.gnttab.unmap(handle, pfn)
-        self.holes.free(pfn)
+        """Raises GrantError. In a new domain there is no mapping: its place is free again."""
+        self._unmap(pfn, [handle])
+
+    def _unmap(self, pfn: int, handles: Sequence[int]) -> None:
+        is_void = self._mapped_at.pop(pfn) != self._suspends
+        for page, handle in enumerate(handles, pfn):
+            try:
+                self.domain.gnttab.unmap(handle, page)
+            except GrantError:
+                if not is_void:
+                    raise
+        self.holes.free(pfn, len(handles))
+
+    @property
+    def _suspends(self) -> int:
+        return 0 if self.suspend is None else self.suspend.count
 
     def _map(
         self, domid: int, references: Sequence[int], *, readonly: bool
@@ -276,6 +291,7 @@ class GnttabInterface(Interface):
                 gnttab.unmap(handle, page)
             self.holes.free(pfn, count)
             raise
+        self._mapped_at[pfn] = self._suspends
         return pfn, handles
 
     # the interface's operations, where they differ from the above
@@ -410,20 +426,17 @@ class GnttabInterface(Interface):
     def unmap_foreign_pages(self, address: int) -> None:
         """OBJECT_NAME_NOT_FOUND for an address that `map_foreign_pages` did not give.
 
-        A mapping that Xen does not know of is a bugcheck.
+        A mapping that Xen does not know of is a bugcheck; in the driver also after a suspend.
         """
         found = self._mapped.pop(address, None)
         if found is None:
             reason = f"nothing is mapped at {address:#x}"
             raise NtStatusError(NTSTATUS.OBJECT_NAME_NOT_FOUND, reason, operation="GNTTAB")
         pfn, handles = found
-        for page, handle in enumerate(handles, pfn):
-            try:
-                self.domain.gnttab.unmap(handle, page)
-            except GrantError as error:
-                self.holes.bugcheck(f"GNTTAB: {error}")
-                return
-        self.holes.free(pfn, len(handles))
+        try:
+            self._unmap(pfn, handles)
+        except GrantError as error:
+            self.holes.bugcheck(f"GNTTAB: {error}")
 
     @staticmethod
     def _check(cache: GrantCache) -> None:

@@ -95,11 +95,14 @@ class IoctlEvtchn:
         return PORT.pack(context.port)
 
     def find(self, port: int, file: FileObject | None) -> EvtchnContext | None:
-        """The oldest channel of that port; `file` None: of any file."""
-        for context in self.channels:
-            if context.port == port and file in (None, context.file):
-                return context
-        return None
+        """The oldest channel of that port; `file` None: of any file.
+
+        One that a suspend closed comes last: its port may be another's by now, whom the driver
+        does not find then.
+        """
+        found = [one for one in self.channels if one.port == port and file in (None, one.file)]
+        alive = [one for one in found if one.channel is not None and one.channel.active]
+        return next(iter(alive or found), None)
 
     def _mine(self, irp: Irp) -> EvtchnContext | None:
         (port,) = PORT.unpack(irp.buffer)

@@ -263,7 +263,7 @@ class IoctlGnttab:
             try:
                 self.device.bus.gnttab.unmap_foreign_page(pfn, handle)
             except (GrantError, HypercallError) as error:
-                # Void since a suspend: there is nothing to unmap.
+                # The driver asserts that this cannot be.
                 self.device.log(f"unmap of pfn {pfn:#x}: {error}")
 
 

@@ -67,14 +67,14 @@ def populate_domain(domain: Domain, data: object) -> None:
 def capture(guest: Guest, *, trusted: Sequence[str] = ()) -> dict[str, Any]:
     """What runs in a suspended guest, for json.dumps. It is left as it is.
 
-    `trusted` are modules of class drivers that are not xenpv's, as for `rebuild`.
+    `trusted` are modules of class drivers that are not xenpv's, beside its platform's.
     Raises ToolstackError for a guest that is not suspended, and for what is no plain data: the
     message says where it is.
     """
     domain = guest.created.domain
     if not domain.is_shutdown or domain.shutdown_code != SHUTDOWN.suspend:
         raise ToolstackError(f"guest {guest.name!r} is not suspended")
-    encoder = Encoder(domain, guest, Known(trusted))
+    encoder = Encoder(domain, guest, Known((*guest.platform.trusted, *trusted)))
     for task in domain.tasks:
         encoder.task(task)
     for timer in domain.timers:
@@ -84,6 +84,7 @@ def capture(guest: Guest, *, trusted: Sequence[str] = ()) -> dict[str, Any]:
             name: encoder.value(getattr(guest, attribute), (-1, f"guest.{name}"))
             for attribute, name, _ in ROOTS
         }
+        encoder.finish()
         upcalls = [_described(encoder, upcall, domain) for upcall in domain.upcalls]
         kernel = {
             "deliver": encoder.value(domain.deliverer, (-1, "deliver")),
@@ -157,7 +158,7 @@ def rebuild(guest: Guest, data: object, *, trusted: Sequence[str] = ()) -> None:
         raise LocalProtocolError(f"guest {guest.name!r} is not paused")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ToolstackError(f"guest context: expected format {FORMAT}: see its version of xenpv")
-    known = Known(trusted)
+    known = Known((*guest.platform.trusted, *trusted))
     for task in [one for one in domain.tasks if one not in domain.upcalls]:
         domain.forget(task)  # it does not boot
     made = _Made(guest, data)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+from uuid import UUID
 
 from xenpv.host.libxl import ToolstackError
 from xenpv.migration import classes
@@ -225,6 +226,11 @@ class Decoder:
             self.fail(f"{saved!r} is no such float")
         return float(str(saved))
 
+    def _uuid(self, saved: object) -> UUID:
+        if not isinstance(saved, str):
+            self.fail("a UUID is hexadecimal text")
+        return UUID(hex=saved)
+
     def _enum(self, number: object, names: object) -> Any:
         kind, _ = self._kind(number)
         if not issubclass(kind, enum.Enum) or not _are(str, names):
@@ -337,6 +343,7 @@ _VALUES: Final[dict[str, tuple[Callable[..., Any], int]]] = {
     "F": (Decoder._frozenset, 2),
     "b": (Decoder._bytes, 2),
     "w": (Decoder._float, 2),
+    "u": (Decoder._uuid, 2),
     "e": (Decoder._enum, 3),
     "m": (Decoder._method, 3),
     "f": (Decoder._function, 3),

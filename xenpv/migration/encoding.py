@@ -10,7 +10,7 @@ A value is null, a bool, a number or a string, or a list that begins with a tag:
     ["f", module, name]       a function; "c" a class, "C" a constant
     ["p", value, [values], [[name, value]]]   a functools.partial
     ["n", class, [values]]    a named tuple
-    ["w", text]               a float that JSON has not
+    ["w", text], ["u", hex]   a float that JSON has not, a UUID
     ["k", i], ["i", i]        task i, timer i
     ["x", name], ["v", i]     a part of the domain, a vcpu
 
@@ -31,6 +31,7 @@ from collections.abc import Callable
 from functools import partial
 from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from xenpv.host.libxl import ToolstackError
 from xenpv.migration import classes
@@ -170,6 +171,9 @@ class Encoder:
 
     def _float(self, value: float, _at: Place) -> Any:
         return value if math.isfinite(value) else ["w", repr(value)]
+
+    def _uuid(self, value: UUID, _at: Place) -> list[Any]:
+        return ["u", value.hex]
 
     def _container(self, value: object, at: Place) -> list[Any]:
         constant = self.known.constants.get(id(value))
@@ -315,6 +319,7 @@ _VALUES: Final[dict[type, Callable[[Encoder, Any, Place], Any]]] = {
     tuple: Encoder._tuple,
     frozenset: Encoder._frozenset,
     bytes: Encoder._bytes,
+    UUID: Encoder._uuid,
     dict: Encoder._container,
     list: Encoder._container,
     MethodType: Encoder._method,

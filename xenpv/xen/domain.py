@@ -109,6 +109,7 @@ class Domain(Pages, Life):
         self.hvm = Hvm(self)
         self.ioport = IoPorts(self)
         self.time_offset_seconds = 0
+        self.tsc_offset = 0  # ticks, of its TSC from the machine's
         self.vcpu: list[Vcpu] = []
         self.vcpu_op = VcpuOp(self)
         self.sched = Sched(self)
@@ -167,8 +168,8 @@ class Domain(Pages, Life):
         return self._hypervisor.clock
 
     def rdtsc(self) -> int:
-        """The instruction: ticks of the machine's TSC."""
-        return self.clock.rdtsc()
+        """The instruction: ticks of its TSC, which goes on where it was in a restored domain."""
+        return (self.clock.rdtsc() + self.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
 
     def publish_wallclock(self) -> None:
         """update_domain_wallclock_time: at creation, settimeoffset and settime64."""

@@ -56,6 +56,7 @@ def save(domain: Domain) -> dict[str, Any]:
         "holes": domain.holes.save(),
         "hvm_params": {param.name: params[param] for param in CARRIED if params[param]},
         "time_offset_seconds": domain.time_offset_seconds,
+        "tsc": domain.rdtsc(),
     }
 
 
@@ -90,6 +91,10 @@ def restore(domain: Domain, data: Mapping[str, Any]) -> None:
         raise LocalProtocolError("time_offset_seconds: expected a number of seconds")
     domain.time_offset_seconds = offset
     domain.publish_wallclock()
+    tsc = data.get("tsc")
+    if type(tsc) is not int or not 0 <= tsc < 1 << 64:
+        raise LocalProtocolError("tsc: expected a number of ticks")
+    domain.tsc_offset = tsc - domain.clock.rdtsc()
     for vcpu, state in zip(domain.vcpu, vcpus, strict=True):
         initialised, down = state if isinstance(state, list) and len(state) == 2 else (0, 0)
         if type(initialised) is not bool or type(down) is not bool:

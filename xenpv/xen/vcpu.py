@@ -199,18 +199,23 @@ class Vcpu:
         """update_vcpu_system_time; False if the page said so already and was not written."""
         domain = self.domain
         clock = domain.clock
-        tsc, system_time = clock.stamp()
+        tsc, system_time = self._stamp()
         kernel, mul, shift = domain.kernel, clock.mul, clock.shift
         done = lib.vcpu_time_update(
             kernel, self.id, tsc, system_time, mul, shift, TSC_STABLE, force
         )
         return bool(domain.check(done))
 
+    def _stamp(self) -> tuple[int, int]:
+        """The machine's, in ticks of the domain's TSC (cache_tsc_offset of Xen), and ns."""
+        tsc, system_time = self.domain.clock.stamp()
+        return (tsc + self.domain.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF, system_time
+
     def populate_time_area(self) -> None:
         """A fresh time area gets its content, the record in vcpu_info is left alone."""
         domain = self.domain
         clock = domain.clock
-        tsc, system_time = clock.stamp()
+        tsc, system_time = self._stamp()
         kernel, mul, shift = domain.kernel, clock.mul, clock.shift
         domain.check(
             lib.vcpu_time_populate(kernel, self.id, tsc, system_time, mul, shift, TSC_STABLE)
