@@ -12,6 +12,9 @@ from xenpv.errors import LocalProtocolError
 from xenpv.host.libxl import ToolstackError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from xenpv.back.console import Console
     from xenpv.bus.devicetree import DeviceTree
     from xenpv.bus.inf import Build
@@ -345,6 +348,25 @@ class Guest:
         """
         self.platform.toolstack.domsuspend.resume(self.created, fast=fast)
         self.platform.run()
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        checkpoint: bool = False,
+        pause: bool = False,
+        trusted: Sequence[str] = (),
+    ) -> None:
+        """`xl save`: suspend it, write it into a file for `Platform.restore`, destroy it.
+
+        `checkpoint` (-c): it is resumed instead, as after a suspend that was cancelled.
+        `pause` (-p): resumed and left paused. `trusted`: modules of class drivers that are not
+        xenpv's. ToolstackError if it did not suspend (as `suspend`), cannot be saved, or the file
+        cannot be written: there is none then, and the guest runs on.
+        """
+        from xenpv.migration.save import save
+
+        save(self, path, checkpoint=checkpoint, pause=pause, trusted=trusted)
 
     def _down(self, request: str) -> int:
         toolstack = self.platform.toolstack

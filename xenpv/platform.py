@@ -9,7 +9,7 @@ Methods here are called from outside the loop; they let it run until what they p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -239,8 +239,10 @@ class Platform:
         return VifSpec(bridge=nic.bridge, mac=mac, mtu=nic.mtu, rate=nic.rate)
 
     def _target(self, image: str | Path | Image) -> str:
-        if isinstance(image, str | Path):
-            return str(image)
+        return str(image) if isinstance(image, str | Path) else self.register_image(image)
+
+    def register_image(self, image: Image) -> str:
+        """Let disks be served from an object of the caller's: what they have as their target."""
         name = self.images.name_of(image)
         if name is None:
             self._images_made += 1
@@ -265,6 +267,40 @@ class Platform:
         guest = Guest(self, made, fifo=fifo, registry=registry)
         self.guests.append(guest)
         return guest
+
+    def restore(
+        self,
+        path: str | Path,
+        *,
+        paused: bool = False,
+        name: str | None = None,
+        domid: Domid = None,
+        images: Mapping[str, Image] | None = None,
+        trusted: Sequence[str] = (),
+    ) -> Guest:
+        """A guest that `Guest.save` wrote into a file, in a new domain; running unless `paused`.
+
+        `name`: another than it had. `domid` None: a new one; "RANDOM", or a number. Disks that
+        were files are opened by the paths that its configuration had; disks that were objects
+        are new MemoryImages with the contents of the file, but for those in `images`, by vdev.
+        `trusted`: modules of class drivers that are not xenpv's, whose objects it may have.
+
+        Raises ConfigError for a file that is no save file, is truncated, corrupted, or of
+        another version or program, and for disks that are not there; ToolstackError for what
+        else cannot be. Nothing is made then. As `Guest.start` it raises ToolstackError for a
+        guest whose devices do not connect.
+        """
+        from xenpv.migration.restore import restore
+
+        return restore(
+            self,
+            path,
+            paused=paused,
+            name=name,
+            domid=domid,
+            images=images,
+            trusted=trusted,
+        )
 
     def bridge(self, name: str) -> Bridge:
         """The host's bridge of that name, made at its first mention."""

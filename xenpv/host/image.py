@@ -389,6 +389,14 @@ class ImageProvider:
         """What an image is registered as."""
         return next((name for name, one in self._registered.items() if one is image), None)
 
+    def registered(self, name: str) -> Image | None:
+        """What was registered under a name; None for a path."""
+        return self._registered.get(name)
+
+    def forget(self, name: str) -> None:
+        """The end of a registration; who has the image open keeps it."""
+        self._registered.pop(name, None)
+
     def open(self, params: str, writable: bool) -> Image:
         """The image of these params; raises ConfigError."""
         image = self._registered.get(params)
