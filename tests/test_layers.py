@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "back": ("host", "store.connection", "xen.domain", "abi"),
     # What sees both ends: the composition root, its guests, and what moves a whole guest.
     **dict.fromkeys(
-        ("platform", "guest", "migration"),
+        ("platform", "guest", "driverdomain", "migration"),
         (
             "abi",
             "xen",
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "host",
             "platform",
             "guest",
+            "driverdomain",
             "migration",
         ),
     ),

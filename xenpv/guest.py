@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from xenpv.bus.registry import Registry
     from xenpv.bus.windows import Windows
     from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.driverdomain import DriverDomain
     from xenpv.host.devicemodel import DeviceModel
+    from xenpv.host.image import ImageProvider
+    from xenpv.host.network import Bridge
     from xenpv.host.toolstack import Created
     from xenpv.iface.device import XenIface
     from xenpv.iface.operatingsystem import OperatingSystem
@@ -90,6 +93,7 @@ class Guest:
         self._registry = registry
         self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None
+        self._driver_domain: DriverDomain | None = None
         self._arm()
 
     def _arm(self) -> None:
@@ -114,14 +118,20 @@ class Guest:
         from xenpv.bus.xenbus import XenBus
 
         personality = config.personality.value
+        classes = drivers(self.os)
+        serves = config.driver_domain and personality == "linux"
+        if serves:
+            classes["VIF"] = self.driver_domain.prepare(domain, self.platform.backends.store)
         self._bus = XenBus(
             domain,
-            drivers(self.os),
+            classes,
             personality=personality,
             fifo=self.fifo,
             registry=self.registry,
         )
         self._bus.start()
+        if serves:
+            self.driver_domain.boot(self._bus)
 
     @property
     def bus(self) -> XenBus | None:
@@ -163,6 +173,41 @@ class Guest:
         from xenpv.bus.unplug import reboot_requests
 
         return reboot_requests(self.registry)
+
+    @property
+    def driver_domain(self) -> DriverDomain:
+        """What it has as a driver domain, before its first boot too.
+
+        LocalProtocolError for a guest that is none.
+        """
+        if self._driver_domain is None:
+            if not self.created.config.driver_domain:
+                raise LocalProtocolError(f"guest {self.name!r} is no driver domain")
+            from xenpv.driverdomain import DriverDomain
+
+            self._driver_domain = DriverDomain()
+        return self._driver_domain
+
+    def bridge(self, name: str) -> Bridge:
+        """The bridge of that name in a driver domain, made at its first mention."""
+        return self.driver_domain.network.bridge(name)
+
+    @property
+    def images(self) -> ImageProvider:
+        """Disk images in a driver domain: names registered here, else paths."""
+        return self.driver_domain.images
+
+    def addif(self, bridge: str, number: int = 0) -> None:
+        """`brctl addif`: its adapter of that number is a port of its bridge, from now on and
+        after each reboot. In a driver domain.
+        """
+        adapter = next((one for one in self.nets if one.number == number), None)
+        self.driver_domain.addif(bridge, number, adapter)
+
+    def end_driver_domain(self) -> None:
+        """Its domain is gone: let go of images and bridges. Nothing happens to other guests."""
+        if self._driver_domain is not None:
+            self._driver_domain.end()
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ from xenpv.host import vdev
 from xenpv.host.device import stored
 from xenpv.host.domid import Domid, checked
 from xenpv.host.image import Image, ImageProvider
-from xenpv.host.network import Bridge
+from xenpv.host.network import Bridge, Network
 from xenpv.host.packet import mac_bytes
 from xenpv.host.scripts import Scripts
 from xenpv.host.toolstack import Created, Toolstack
@@ -52,35 +52,28 @@ DOM0_PAGES: Final = 16_384
 class Disk:
     """A disk to give a guest: a raw image file, or an Image object of the caller's.
 
-    `vdev` None: the next free xvd name. Raises nothing here; `create` checks it.
+    `vdev` None: the next free xvd name. `backend`: the driver domain that serves it, by name
+    or domid; its images are what `image` is looked up in. Raises nothing here; `create` does.
     """
 
     image: str | Path | Image
     vdev: str | None = None
     readonly: bool = attrs.field(default=False, kw_only=True)
+    backend: str | int | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
 class Vif:
-    """A network interface to give a guest. `mac` None: one of Xen's, from the seed."""
+    """A network interface to give a guest. `mac` None: one of Xen's, from the seed.
+
+    `backend`: the driver domain that serves it, by name or domid; `bridge` is one of its own.
+    """
 
     bridge: str = "xenbr0"
     mac: str | None = attrs.field(default=None, kw_only=True)
     mtu: int | None = attrs.field(default=None, kw_only=True)
     rate: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
-
-
-class Network:
-    """The bridges of the host, made when they are first named."""
-
-    def __init__(self) -> None:
-        self.bridges: dict[str, Bridge] = {}
-
-    def bridge(self, name: str) -> Bridge:
-        found = self.bridges.get(name)
-        if found is None:
-            found = self.bridges[name] = Bridge(name)
-        return found
+    backend: str | int | None = attrs.field(default=None, kw_only=True)
 
 
 class Station:
@@ -162,6 +155,8 @@ class Platform:
         """Destroy every domain and release files and memory. Nothing works after it."""
         if self.hypervisor.closed:
             return
+        for guest in self.guests:
+            guest.end_driver_domain()
         self.backends.close()
         self.console_daemon.store.close()
         self.hypervisor.close()
@@ -180,6 +175,7 @@ class Platform:
         hardware: Sequence[Hardware] | None = None,
         registry: Registry | None = None,
         domid: Domid = None,
+        driver_domain: bool = False,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
@@ -188,7 +184,8 @@ class Platform:
         `hardware`: its emulated devices (xenpv.host.hardware), instead of those that libxl gives
         it for its disks and vifs. `registry`: Windows'; without one, that of a guest whose PV
         drivers ran before. `Registry(inf.INF)` is one where they were only just installed.
-        `domid` None: the next free one; "RANDOM": any that is free.
+        `domid` None: the next free one; "RANDOM": any that is free. `driver_domain`: it may be
+        named as the `backend` of others' devices; of the personality "linux" it serves them.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.domainconfig import DomainConfig, Personality
@@ -204,6 +201,7 @@ class Platform:
             hardware=None if hardware is None else tuple(hardware),
             disks=tuple(self.disk_spec(disk, disk.vdev or next(free)) for disk in disks),
             vifs=tuple(self.vif_spec(nic) for nic in vifs),
+            driver_domain=driver_domain,
         )
         return self.create_from(config, fifo=fifo, registry=registry, domid=domid)
 
@@ -228,28 +226,44 @@ class Platform:
         """What the toolstack makes of a Disk."""
         from xenpv.host.diskspec import DiskSpec
 
-        target, readwrite = self._target(disk.image), not disk.readonly
-        return DiskSpec(target=target, vdev=vdev, readwrite=readwrite)
+        backend = _backend(disk.backend)
+        target = self._target(disk.image, self._images_of(backend))
+        return DiskSpec(target=target, vdev=vdev, readwrite=not disk.readonly, backend=backend)
 
     def vif_spec(self, nic: Vif) -> VifSpec:
         """What the toolstack makes of a Vif; `mac` None: it makes one up."""
         from xenpv.host.vifspec import VifSpec
 
         mac = None if nic.mac is None else mac_bytes(nic.mac)
-        return VifSpec(bridge=nic.bridge, mac=mac, mtu=nic.mtu, rate=nic.rate)
+        backend = _backend(nic.backend)
+        return VifSpec(bridge=nic.bridge, mac=mac, mtu=nic.mtu, rate=nic.rate, backend=backend)
 
-    def _target(self, image: str | Path | Image) -> str:
-        return str(image) if isinstance(image, str | Path) else self.register_image(image)
+    def _images_of(self, backend: str) -> ImageProvider:
+        """Where the backend of a disk finds its image: at home in that domain."""
+        domid = self.toolstack.hotplug.resolve(backend)
+        for guest in self.guests if domid else ():
+            if guest.domid == domid and guest.created.config.driver_domain:
+                return guest.images
+        return self.images
 
-    def register_image(self, image: Image) -> str:
-        """Let disks be served from an object of the caller's: what they have as their target."""
-        name = self.images.name_of(image)
+    def _target(self, image: str | Path | Image, images: ImageProvider) -> str:
+        if isinstance(image, str | Path):
+            return str(image)
+        return self.register_image(image, images)
+
+    def register_image(self, image: Image, images: ImageProvider | None = None) -> str:
+        """Let disks be served from an object of the caller's: what they have as their target.
+
+        `images` are those of the backend's domain, dom0 unless told otherwise.
+        """
+        images = self.images if images is None else images
+        name = images.name_of(image)
         if name is None:
             self._images_made += 1
             # A guest takes its images along to other machines of the loop.
             machine = f"m{self.hypervisor.number}:" if self.hypervisor.number else ""
             name = f"image:{machine}{self._images_made}"
-            self.images.register(name, image)
+            images.register(name, image)
         return name
 
     def create_from(
@@ -339,3 +353,8 @@ class Platform:
     def digest(self) -> str:
         """Of everything that happened so far: equal seeds, equal digests."""
         return self.loop.trace.hexdigest()
+
+
+def _backend(named: str | int | None) -> str:
+    """As a specification has it; "" is the control domain."""
+    return "" if named is None else str(named)

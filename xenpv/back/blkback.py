@@ -151,6 +151,11 @@ class Blkback:
         """The directory is gone; a second call does nothing."""
         self._destroy()
 
+    def abandon(self) -> None:
+        """The backend's own domain is dead, and with it all but the image."""
+        self._gone = True
+        self._close_image()
+
     # the image
 
     def hotplug_changed(self) -> None:
@@ -222,7 +227,12 @@ class Blkback:
         blkring = BlkRing(ring, local, abi, granter, self.bounce)
         queue = Queue(driver=self, ring=blkring, mapped=mapped)
         name = f"{device.name}-{len(self.queues)}"
-        queue.task = device.dispatcher.bind(local, name, queue.run)
+        try:
+            queue.task = device.dispatcher.bind(local, name, queue.run)
+        except HypercallError:
+            domain.evtchn.close(local)
+            self._unmap(mapped)
+            raise
         self.queues.append(queue)
 
     def _map_page(self, gref: int) -> tuple[int, int]:

@@ -301,6 +301,11 @@ class Netback:
         """The directory is gone."""
         self._unregister()
 
+    def abandon(self) -> None:
+        """The backend's own domain is dead, and with it all but its place on the bridge."""
+        self._removed = True
+        self._carrier_off()
+
     def _unregister(self) -> None:
         """device_unregister: nothing more is done for this device."""
         if self._removed:

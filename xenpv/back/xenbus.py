@@ -7,14 +7,14 @@ about a state is the driver's table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.store import BackStore, BackWatch
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
 from xenpv.xen.domain import Domain
-from xenpv.xen.upcall import Dispatcher
+from xenpv.xen.loop import Task
 
 
 def state_of(text: str | None) -> State:
@@ -52,6 +52,26 @@ class Driver(Protocol):
         """The directory is gone: release everything."""
 
 
+class Ports(Protocol):
+    """Who hands events of ports to tasks: xen.upcall.Dispatcher in dom0.
+
+    In a guest that has frontends too it stands on their event channels; there a port may be
+    refused by a HypercallError.
+    """
+
+    def bind(self, port: int, name: str, run: Callable[[], object]) -> Task:
+        """Events of `port` wake a new task that calls `run`."""
+
+    def bind_task(self, port: int, task: Task) -> None:
+        """Events of `port` wake a task that exists."""
+
+    def unbind_port(self, port: int) -> None:
+        """Forget a port; its task lives on."""
+
+    def unbind(self, port: int) -> None:
+        """Forget a port; its task is retired unless another port wakes it too."""
+
+
 class DriverFactory(Protocol):
     def __call__(self, device: Device) -> Driver: ...
 
@@ -80,7 +100,7 @@ class Device:
         self,
         domain: Domain,
         store: BackStore,
-        dispatcher: Dispatcher,
+        dispatcher: Ports,
         kind: str,
         frontend_domid: int,
         devid: int,
@@ -186,7 +206,7 @@ class BackendBus:
         self,
         domain: Domain,
         store: BackStore,
-        dispatcher: Dispatcher,
+        dispatcher: Ports,
         drivers: Mapping[str, DriverFactory],
     ) -> None:
         self.domain = domain

@@ -73,6 +73,11 @@ class AoDevice:
     def _state_path(self) -> str:
         return f"{self.device.backend_path}/state"
 
+    @property
+    def _is_foreign(self) -> bool:
+        """Its backend is in a driver domain, which runs the scripts and removes the directory."""
+        return self.device.backend_domid != self.ctx.control.domid
+
     # the two beginnings
 
     def connect(self, *, watched: bool) -> None:
@@ -136,6 +141,8 @@ class AoDevice:
         if state == wanted or self._reached:
             self._unwatch()
             self._settled()
+        elif state is None and self.mode is not None and self._is_foreign:
+            self._end()  # its domain was quicker than this look
         elif state is None:
             why = f"{self.device.backend_path} was removed while state {wanted} was awaited"
             self._end(ToolstackError(why, LIBXL.INVAL))
@@ -169,7 +176,7 @@ class AoDevice:
 
     def _settled(self) -> None:
         """device_hotplug: the backend is where it should be."""
-        if self.device.backend_domid == self.ctx.control.domid:
+        if not self._is_foreign:
             self._next_script()
         elif self.mode is None:
             self._end()  # the scripts are its own domain's to run
@@ -223,7 +230,7 @@ class AoDevice:
         self.phase = Phase.OVER
         self.error = error
         if self.mode is not None and (error is None or self.mode is Mode.FORCED):
-            self.device.destroy(self.ctx.xs, self.ctx.control.domid)
+            self.device.destroy(self.ctx.xs)
 
     def _unwatch(self) -> None:
         if self._watch is not None:

@@ -66,18 +66,17 @@ class DeviceKey:
     def libxl_path(self) -> str:
         return f"/libxl/{self.domid}/device/{self.kind}/{self.devid}"
 
-    def destroy(self, xs: XsHandle, control_domid: int) -> None:
+    def destroy(self, xs: XsHandle) -> None:
         """libxl__device_destroy: the directories, with parents that are empty without them.
 
-        That of a backend in another domain is that domain's to remove.
+        A driver domain has removed its own by then, or is too late; the parents are not its.
         """
 
         def clean(t: int) -> None:
             xs.rm_empty_parents(self.frontend_path, f"/local/domain/{self.domid}", t)
             xs.rm_empty_parents(self.libxl_path, f"/libxl/{self.domid}", t)
-            if self.backend_domid == control_domid:
-                home = f"/local/domain/{self.backend_domid}"
-                xs.rm_empty_parents(self.backend_path, f"{home}/backend", t)
+            home = f"/local/domain/{self.backend_domid}"
+            xs.rm_empty_parents(self.backend_path, f"{home}/backend", t)
 
         xs.transaction(clean)
 
@@ -140,7 +139,7 @@ class Device(DeviceKey):
         xs.write_all(self.libxl_path, self.back, t)
 
 
-def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
+def vbd(spec: DiskSpec, domid: int, *, backend_domid: int = 0, removable: bool = False) -> Device:
     """A disk that blkback serves. Raises ConfigError for a vdev that is none."""
     number = spec.number
     device_type = "cdrom" if spec.is_cdrom else "disk"
@@ -166,10 +165,10 @@ def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
         kind="vbd",
         devid=number,
         domid=domid,
-        backend_domid=0,
+        backend_domid=backend_domid,
         back=back,
         front={
-            "backend-id": "0",
+            "backend-id": str(backend_domid),
             "state": "1",
             "virtual-device": str(number),
             "device-type": device_type,
@@ -178,7 +177,7 @@ def vbd(spec: DiskSpec, domid: int, *, removable: bool = False) -> Device:
     )
 
 
-def vif(spec: VifSpec, domid: int, *, hvm: bool) -> Device:
+def vif(spec: VifSpec, domid: int, *, hvm: bool, backend_domid: int = 0) -> Device:
     """A network interface that netback serves; its devid and mac are set by now."""
     from xenpv.host.vifspec import NicType
 
@@ -213,10 +212,10 @@ def vif(spec: VifSpec, domid: int, *, hvm: bool) -> Device:
         kind="vif",
         devid=spec.devid,
         domid=domid,
-        backend_domid=0,
+        backend_domid=backend_domid,
         back=back,
         front={
-            "backend-id": "0",
+            "backend-id": str(backend_domid),
             "state": "1",
             "handle": str(spec.devid),
             "mac": mac_text(spec.mac),

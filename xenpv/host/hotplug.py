@@ -78,7 +78,8 @@ class Hotplug:
         return device.devid
 
     def _new_disk(self, made: Created, spec: DiskSpec) -> Device:
-        device = devices.vbd(spec, made.domid)
+        backend_domid = self.resolve(spec.backend)
+        device = devices.vbd(spec, made.domid, backend_domid=backend_domid)
         self._must_be_new(device)
         made.config = attrs.evolve(made.config, disks=(*made.config.disks, spec))
         return device
@@ -90,10 +91,31 @@ class Hotplug:
             spec = attrs.evolve(spec, devid=devices.next_devid(self.ctx.xs, made.domid, "vif"))
         # What is plugged in while a domain runs has no emulated twin, unless it is asked for.
         spec = attrs.evolve(spec, type=spec.type or NicType.VIF)
-        device = devices.vif(spec, made.domid, hvm=made.config.is_hvm)
+        backend_domid = self.resolve(spec.backend)
+        hvm = made.config.is_hvm
+        device = devices.vif(spec, made.domid, hvm=hvm, backend_domid=backend_domid)
         self._must_be_new(device)
         made.config = attrs.evolve(made.config, vifs=(*made.config.vifs, spec))
         return device
+
+    def resolve(self, backend: str) -> int:
+        """libxl__resolve_domid: a domain's name or number, "" for this one.
+
+        ToolstackError DOMAIN_NOTFOUND unless it exists: it is looked up when a device is made.
+        """
+        control = self.ctx.control.domid
+        if backend in ("", str(control), "Domain-0"):
+            return control
+        read = self.ctx.xs.read
+        if backend.isdecimal() and len(backend) < 6:
+            if read(f"/local/domain/{int(backend)}/domid") is not None:
+                return int(backend)
+        else:
+            for domid in self.ctx.xs.directory("/local/domain"):
+                if domid.isdecimal() and read(f"/local/domain/{domid}/name") == backend:
+                    return int(domid)
+        why = f"no domain {backend!r} that could be a backend; dom0 is 'Domain-0' or 0"
+        raise ToolstackError(why, LIBXL.DOMAIN_NOTFOUND)
 
     def _must_exist(self, made: Created) -> None:
         if made.domain.dying:

@@ -362,3 +362,16 @@ class Bridge:
                 port.receive(frames)
         finally:
             self._delivering = False
+
+
+class Network:
+    """The bridges of one host, made when they are first named."""
+
+    def __init__(self) -> None:
+        self.bridges: dict[str, Bridge] = {}
+
+    def bridge(self, name: str) -> Bridge:
+        found = self.bridges.get(name)
+        if found is None:
+            found = self.bridges[name] = Bridge(name)
+        return found

@@ -90,13 +90,26 @@ class Toolstack:
 
     def _add_devices(self, made: Created) -> None:
         """Kind after kind, in libxl's order; the last step is the console's terminal."""
-        config, domid, hvm = made.config, made.domid, made.config.is_hvm
-        self.hotplug.add_all(made, [devices.vbd(one, domid) for one in config.disks])
+        self.hotplug.add_all(made, self._disks(made))
         self.creation.add_console(made)
-        if hvm:
+        if made.config.is_hvm:
             self.creation.add_device_model(made)
-        self.hotplug.add_all(made, [devices.vif(one, domid, hvm=hvm) for one in config.vifs])
+        self.hotplug.add_all(made, self._vifs(made))
         self.creation.wait_console(made)
+
+    def _disks(self, made: Created) -> list[devices.Device]:
+        resolve = self.hotplug.resolve
+        return [
+            devices.vbd(one, made.domid, backend_domid=resolve(one.backend))
+            for one in made.config.disks
+        ]
+
+    def _vifs(self, made: Created) -> list[devices.Device]:
+        resolve, hvm = self.hotplug.resolve, made.config.is_hvm
+        return [
+            devices.vif(one, made.domid, hvm=hvm, backend_domid=resolve(one.backend))
+            for one in made.config.vifs
+        ]
 
     def _free_name(self, name: str) -> None:
         """ToolstackError(INVAL) if a domain has it."""

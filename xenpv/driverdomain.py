@@ -1,0 +1,267 @@
+"""A driver domain: a Linux guest whose kernel has netback and blkback, beside its frontends.
+
+The composition root of such a guest: what is a backend's and what is a frontend's meets here.
+Both ask xenstored over the guest's one ring page, and events of both come by XenBus' upcall.
+Its bridges and images are its own, as are the daemon and the scripts that it runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from xenpv.back.blkback import Blkback, BlkbackFactory
+from xenpv.back.netback import Netback, NetbackFactory
+from xenpv.back.ringstore import RingStore
+from xenpv.back.store import BackStore
+from xenpv.back.xenbus import BackendBus, DriverFactory
+from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError, StoreError
+from xenpv.host.ddomain import DriverDomainDaemon
+from xenpv.host.image import ImageProvider
+from xenpv.host.network import Bridge, Frame, Network
+from xenpv.host.offload import finish_checksum, segment
+from xenpv.host.scripts import Scripts
+from xenpv.net.adapter import Adapter
+from xenpv.net.oid import U32, Oid, PacketFilter
+from xenpv.vif.adapter import Vif as XenVif
+from xenpv.xen.loop import Task
+
+if TYPE_CHECKING:
+    from xenpv.back.store import BackWatch
+    from xenpv.bus.channel import Channel
+    from xenpv.bus.evtchn import EvtchnInterface
+    from xenpv.bus.store import StoreInterface
+    from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.vif.interface import VifInterface
+    from xenpv.xen.domain import Domain
+
+QUEUE_MAX: Final = 1000  # frames that wait for an adapter (txqueuelen)
+PROMISCUOUS: Final = U32.pack(PacketFilter.PROMISCUOUS)
+
+
+class SharedPage:
+    """STORE's ring page as the way of another client's requests (ringstore.Wire)."""
+
+    def __init__(self, store: StoreInterface) -> None:
+        self._store = store
+
+    def send(self, message: bytes) -> None:
+        try:
+            self._store.send(message)
+        except (PeerProtocolError, HypercallError) as error:
+            raise StoreError("EIO", str(error)) from error
+
+    def wait(self) -> None:
+        try:
+            self._store.spin()
+        except (PeerProtocolError, HypercallError) as error:
+            raise StoreError("EIO", str(error)) from error
+
+
+class EvtchnDispatcher:
+    """Ports of backends where the upcall is XenBus': what xen.upcall.Dispatcher is in dom0."""
+
+    def __init__(self, domain: Domain, evtchn: EvtchnInterface) -> None:
+        self.domain = domain
+        self._evtchn = evtchn
+        self._bound: dict[int, tuple[Channel, Task]] = {}
+
+    def bind(self, port: int, name: str, run: Callable[[], object]) -> Task:
+        """Events of `port` wake a new task that calls `run`. Raises HypercallError."""
+        task = self.domain.task(name, run)
+        try:
+            self.bind_task(port, task)
+        except HypercallError:
+            self.domain.forget(task)
+            raise
+        return task
+
+    def bind_task(self, port: int, task: Task) -> None:
+        """Events of `port` wake a task that exists. Raises HypercallError."""
+        # FIXED: whoever bound the port closes it.
+        channel = self._evtchn.open_fixed(port, task.wake)
+        self._bound[port] = channel, task
+        self._evtchn.unmask(channel, force=True)
+
+    def unbind_port(self, port: int) -> None:
+        """Forget a port; its task lives on. Nothing happens to one that is not bound."""
+        bound = self._bound.pop(port, None)
+        if bound is not None:
+            self._evtchn.close(bound[0])
+
+    def unbind(self, port: int) -> None:
+        """Forget a port; its task is retired unless another port wakes it too."""
+        bound = self._bound.get(port)
+        self.unbind_port(port)
+        if bound is not None and all(task is not bound[1] for _, task in self._bound.values()):
+            self.domain.forget(bound[1])
+
+
+class Uplink:
+    """A guest's adapter as a port of a bridge in that guest: promiscuous, both ways.
+
+    What the adapter cannot say of a frame, as a checksum that is to be written yet, is done
+    in software first.
+    """
+
+    def __init__(self, domain: Domain, adapter: Adapter, bridge: Bridge) -> None:
+        self.name = f"eth{adapter.number}"
+        self.adapter = adapter
+        self.bridge = bridge
+        self.dropped = 0
+        self._queue: deque[bytes] = deque()
+        self._domain = domain
+        self._task = domain.task(f"{bridge.name} {self.name}", self._send)
+        adapter.set(Oid.GEN_CURRENT_PACKET_FILTER, PROMISCUOUS)
+        bridge.attach(self)
+        adapter.receiver = Arrivals(self)
+
+    def receive(self, frames: Sequence[Frame]) -> None:
+        """Out of the bridge, to the adapter soon."""
+        for frame in frames:
+            try:
+                parts = [finish_checksum(part) for part in segment(frame)]
+            except PeerProtocolError:
+                parts = []
+            room = QUEUE_MAX - len(self._queue)
+            self._queue.extend([part.data for part in parts[:room]])
+            self.dropped += max(len(parts) - room, not parts)
+        self._task.wake()
+
+    def _send(self) -> None:
+        frames = list(self._queue)
+        self._queue.clear()
+        try:
+            self.adapter.send_many(frames)
+        except LocalProtocolError:
+            # Its link is down, or a frame is longer than it takes: those are lost alone.
+            self._send_singly(frames)
+
+    def _send_singly(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            try:
+                self.adapter.send(frame)
+            except LocalProtocolError:
+                self.dropped += 1
+
+    def arrived(self, frames: Sequence[bytes]) -> None:
+        """From the adapter into the bridge."""
+        batch = [Frame(data, data_validated=False) for data in frames]
+        self.bridge.transmit(self, batch, self._domain.loop.now)
+
+    def close(self) -> None:
+        """Off the bridge; a second call does nothing."""
+        found = self.bridge.ports.get(self.name)
+        if found is not None and found.port is self:
+            self.bridge.detach(self)
+        self.adapter.receiver = None
+        self._domain.forget(self._task)
+
+
+class Arrivals:
+    """The protocol bound to a bridge's adapter (br_handle_frame)."""
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+
+    def receive(self, frames: Sequence[bytes]) -> None:
+        self._uplink.arrived(frames)
+
+
+class DriverDomain:
+    """What a guest with `driver_domain` has beside others; it outlives its reboots.
+
+    `images` and `network` are its root file system and its bridges. `backends` is there while
+    its kernel runs, and `daemon` beside it.
+    """
+
+    def __init__(self) -> None:
+        self.images = ImageProvider()
+        self.network = Network()
+        self.bridged: dict[int, str] = {}  # adapters that are ports of a bridge, by number
+        self.uplinks: dict[int, Uplink] = {}
+        self.backends: BackendBus | None = None
+        self.daemon: DriverDomainDaemon | None = None
+        self._domain: Domain | None = None
+        self._host: BackStore | None = None
+        self._death: BackWatch | None = None
+
+    @property
+    def serves(self) -> list[str]:
+        """Devices of others that its kernel has, as it names them: vif5.0."""
+        return [] if self.backends is None else [d.name for d in self.backends.devices.values()]
+
+    # its kernel
+
+    def prepare(self, domain: Domain, host: BackStore) -> ClassDriverFactory:
+        """A kernel is to boot: its XenVif, with adapters above that may be ports of bridges.
+
+        `host` is dom0's client: it tells when the domain is gone.
+        """
+        self.end()
+        self._domain, self._host = domain, host
+        self._death = host.watch("@releaseDomain", self._released)
+        return partial(XenVif, miniport=self._adapter)
+
+    def _adapter(self, vif: VifInterface) -> Adapter:
+        adapter = Adapter(vif)
+        name = self.bridged.get(adapter.number)
+        if name is not None:
+            self._enslave(adapter, name)
+        return adapter
+
+    def boot(self, bus: XenBus) -> None:
+        """Bring up its backends beside XenBus, then the daemon."""
+        domain = bus.domain
+        client = RingStore(SharedPage(bus.store))
+        bus.store.neighbour = client
+        store = BackStore(domain, client, "backends")
+        factories: dict[str, DriverFactory] = {
+            "vbd": BlkbackFactory(self.images),
+            "vif": NetbackFactory(self.network),
+        }
+        try:
+            dispatcher = EvtchnDispatcher(domain, bus.evtchn)
+            self.backends = BackendBus(domain, store, dispatcher, factories)
+            scripts = Scripts(self.images, self.network)
+            self.daemon = DriverDomainDaemon(domain, store, scripts)
+        except StoreError as error:
+            bus.log(f"backends: {error}\n")
+
+    def addif(self, bridge: str, number: int, adapter: Adapter | None) -> None:
+        """`brctl addif`, and in the configuration of its network: the next boot does it too."""
+        self.bridged[number] = bridge
+        if adapter is not None:
+            self._enslave(adapter, bridge)
+
+    def _enslave(self, adapter: Adapter, bridge: str) -> None:
+        assert self._domain is not None
+        old = self.uplinks.pop(adapter.number, None)
+        if old is not None:
+            old.close()
+        on = self.network.bridge(bridge)
+        self.uplinks[adapter.number] = Uplink(self._domain, adapter, on)
+
+    def _released(self, _path: str) -> None:
+        if self._domain is not None and self._domain.dying:
+            self.end()
+
+    def end(self) -> None:
+        """Its domain is gone: what is outside of that is let go, images and places on bridges.
+
+        A second call does nothing.
+        """
+        if self._host is not None and self._death is not None:
+            self._host.unwatch(self._death)
+        for uplink in self.uplinks.values():
+            uplink.close()
+        self.uplinks.clear()
+        if self.backends is not None:
+            for device in self.backends.devices.values():
+                driver = device.driver
+                if isinstance(driver, Netback | Blkback):
+                    driver.abandon()
+        self.backends = self.daemon = None
+        self._domain = self._host = self._death = None
