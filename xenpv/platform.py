@@ -300,9 +300,9 @@ class Platform:
         `trusted`: modules of class drivers that are not xenpv's, whose objects it may have.
 
         Raises ConfigError for a file that is no save file, is truncated, corrupted, or of
-        another version or program, and for disks that are not there; ToolstackError for what
-        else cannot be. Nothing is made then. As `Guest.start` it raises ToolstackError for a
-        guest whose devices do not connect.
+        another version or program; ToolstackError for what else cannot be, such as a disk that
+        is not there. Nothing is made then. As `Guest.start` it raises ToolstackError for a guest
+        whose devices do not connect.
         """
         from xenpv.migration.restore import restore
 

@@ -58,8 +58,11 @@ def restore(
         config = attrs.evolve(saved, name=name or saved.name, uuid=_uuid(platform, saved))
 
         def populate(made: Created) -> None:
-            populate_domain(made.domain, contents.domain)
-            _load(file, made)
+            try:
+                populate_domain(made.domain, contents.domain)
+                _load(file, made)
+            except ToolstackError as error:
+                raise ToolstackError(f"{file.path}: {error}", error.code) from error
 
         made = platform.toolstack.create(config, domid=domid, populate=populate)
         guest = Guest(platform, made)
@@ -67,7 +70,7 @@ def restore(
             rebuild(guest, contents.guest, trusted=trusted)
         except XenpvError as error:
             guest.destroy()
-            raise ToolstackError(f"{file.path}: {error}") from error
+            raise file.error(str(error)) from error
     platform.guests.append(guest)
     return guest if paused else guest.start()
 
@@ -97,14 +100,11 @@ def _contents(file: SaveFile) -> Contents:
 
 def _load(file: SaveFile, made: Created) -> None:
     """The pages. ConfigError too if the file is not the one any more that was read before."""
-    try:
-        for record in file.records():
-            if record.type == RecordType.PAGE_DATA:
-                load_pages(made.domain, record)
-            elif record.type == RecordType.GUEST_CONTEXT:
-                return
-    except StreamError as error:
-        raise file.error(str(error)) from None
+    for record in file.records():
+        if record.type == RecordType.PAGE_DATA:
+            load_pages(made.domain, record)
+        elif record.type == RecordType.GUEST_CONTEXT:
+            return
 
 
 def _uuid(platform: Platform, config: DomainConfig) -> str | None:
