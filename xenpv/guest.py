@@ -463,6 +463,18 @@ class Guest:
         finally:
             self.platform.run()
 
+    def block_list(self) -> str:
+        """`xl block-list` of it; the header alone once it is gone."""
+        from xenpv.host import listing
+
+        return listing.blocks(self.platform.toolstack.ctx, self.domid)
+
+    def network_list(self) -> str:
+        """`xl network-list` of it; the header alone once it is gone."""
+        from xenpv.host import listing
+
+        return listing.networks(self.platform.toolstack.ctx, self.domid)
+
     def destroy(self) -> None:
         """Pull the plug."""
         self.platform.toolstack.destroy(self.created)

@@ -337,6 +337,18 @@ class Platform:
         """Let everything happen that is due, until only periodic timers remain; tasks run."""
         return self.loop.run()
 
+    def list(self, long: bool = False) -> str:
+        """`xl list`: every domain, with `long` as -v does."""
+        from xenpv.host import listing
+
+        return listing.domains(self.toolstack.ctx, verbose=long)
+
+    def vm_list(self) -> str:
+        """`xl vm-list`"""
+        from xenpv.host import listing
+
+        return listing.vms(self.toolstack.ctx)
+
     def debug_keys(self, keys: str) -> str:
         """`xl debug-keys`, then run; the lines that Xen itself printed meanwhile."""
         console = self.hypervisor.console

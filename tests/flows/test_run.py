@@ -192,6 +192,28 @@ def test_the_text_report_says_what_the_document_does(here, capsys):
     ):
         assert expected in report
     assert lines[-1] == f"digest {document['digest']} seed 0"
+    (guest,) = document["guests"]
+    listings = {
+        "xl list -v": document["list"],
+        "xl vm-list": document["vm_list"],
+        "xl block-list front": guest["block_list"],
+        "xl network-list front": guest["network_list"],
+    }
+    for command, output in listings.items():
+        shown = [f"  {line.rstrip()}" for line in output.splitlines()]
+        at = lines.index(command)
+        assert lines[at + 1 : at + 1 + len(shown)] == shown
+
+
+def test_the_listings_show_the_guests_while_they_run(here, capsys):
+    _, document = run(capsys, "front.cfg", "store.cfg")
+    rows = document["list"].splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [["Domain-0", "0"], ["front", "1"], ["store", "2"]]
+    assert [row.split()[4] for row in rows] == ["r-----"] * 3
+    for guest in document["guests"]:
+        listed = guest["block_list"].splitlines()[1:] + guest["network_list"].splitlines()[1:]
+        states = [row.split()[4 if "/vif/" in row else 3] for row in listed]
+        assert states == ["4"] * len(guest["devices"])
 
 
 @pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")  # python-pcapng

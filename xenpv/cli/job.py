@@ -111,8 +111,17 @@ class Job:
             for device, here in zip(guest.created.devices, found.devices, strict=True):
                 if here.connected and not here.idle:
                     self._exercise(platform, guest, device, here)
+        self._list(platform)
         for guest, found in self.guests:
             self._shut_down(platform, guest, found)
+
+    def _list(self, platform: Platform) -> None:
+        """What xl says while they run."""
+        self.found.xl_list = platform.list(long=True)
+        self.found.vm_list = platform.vm_list()
+        for guest, found in self.guests:
+            found.block_list = guest.block_list()
+            found.network_list = guest.network_list()
 
     def _settle(self, platform: Platform, bridge: str, writer: PcapngWriter | None) -> None:
         """A bridge with a host on it, whose address is nobody else's."""

@@ -78,6 +78,8 @@ class GuestFound:
     config: DomainConfig
     domid: int | None = None
     devices: list[DiskFound | VifFound] = attrs.field(factory=list)
+    block_list: str = ""  # what xl prints, at that moment too
+    network_list: str = ""
     console: str = ""
     shutdown: str = ""  # the reason that the domain gave
     failures: list[str] = attrs.field(factory=list)
@@ -102,6 +104,8 @@ class RunFound:
     digest: str = ""
     guests: list[GuestFound] = attrs.field(factory=list)
     bridges: list[BridgeFound] = attrs.field(factory=list)
+    xl_list: str = ""  # with -v; as the run stood when every device had been exercised
+    vm_list: str = ""
     timeline: list[Note] = attrs.field(factory=list)
     virtual_ns: int = 0
     seconds: float = 0.0  # on the host's clock
@@ -120,6 +124,8 @@ def as_json(run: RunFound) -> dict[str, Any]:
         "seed": run.seed,
         "guests": [_guest_json(guest) for guest in run.guests],
         "bridges": [attrs.asdict(bridge) for bridge in run.bridges],
+        "list": run.xl_list,
+        "vm_list": run.vm_list,
         "failures": run.failures,
         "timeline": [attrs.asdict(note) for note in run.timeline],
         "virtual_ns": run.virtual_ns,
@@ -137,6 +143,8 @@ def _guest_json(guest: GuestFound) -> dict[str, Any]:
         "vcpus": config.vcpus,
         "shutdown": guest.shutdown,
         "devices": [_device_json(device) for device in guest.devices],
+        "block_list": guest.block_list,
+        "network_list": guest.network_list,
         "console": guest.console,
         "failures": guest.failures,
     }
@@ -172,6 +180,7 @@ def as_text(run: RunFound, *, unicode: bool = True) -> Iterator[str]:
                 f"{bridge.dropped} dropped"
             )
         yield ""
+    yield from _listings(run)
     for guest in run.guests:
         if guest.console:
             yield f"console of {guest.config.name}"
@@ -181,6 +190,20 @@ def as_text(run: RunFound, *, unicode: bool = True) -> Iterator[str]:
     yield ""
     yield from (f"FAILED: {line}" for failure in run.failures for line in failure.splitlines())
     yield from _closing(run)
+
+
+def _listings(run: RunFound) -> Iterator[str]:
+    """What xl printed while the guests ran."""
+    commands = [("xl list -v", run.xl_list), ("xl vm-list", run.vm_list)]
+    for guest in run.guests:
+        name = guest.config.name
+        commands.append((f"xl block-list {name}", guest.block_list))
+        commands.append((f"xl network-list {name}", guest.network_list))
+    for command, output in commands:
+        if output.count("\n") > 1:
+            yield command
+            yield from (f"  {line.rstrip()}" for line in output.splitlines())
+            yield ""
 
 
 def _guest_text(guest: GuestFound, tree: tuple[str, str, str]) -> Iterator[str]:

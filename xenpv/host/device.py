@@ -51,7 +51,10 @@ class DeviceKey:
 
     @property
     def frontend_path(self) -> str:
-        return f"/local/domain/{self.domid}/device/{self.kind}/{self.devid}"
+        home = f"/local/domain/{self.domid}"
+        if (self.kind, self.devid) == ("console", 0):
+            return f"{home}/console"
+        return f"{home}/device/{self.kind}/{self.devid}"
 
     @property
     def backend_path(self) -> str:

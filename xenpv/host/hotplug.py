@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DEVICE_TIMEOUT_NS", "HOTPLUG_TIMEOUT_NS", "Hotplug", "HotplugScripts", "Mode"]
 
+# Nobody closes these: what is in the store is all there is to remove.
+DIRECTORIES_ONLY = ("console", "vuart")
 SCRIPT_KEYS = ("script", "params", "type", "gatewaydev")
 
 
@@ -149,6 +151,10 @@ class Hotplug:
     def remove_all(self, made: Created) -> list[ToolstackError]:
         """At the domain's end: by force, side by side; what went wrong on the way."""
         known = devices.stored(self.ctx.xs, made.domid)
+        for key in known:
+            if key.backend_kind in DIRECTORIES_ONLY:
+                key.destroy(self.ctx.xs, self.ctx.control.domid)
+        known = [key for key in known if key.backend_kind not in DIRECTORIES_ONLY]
         going = self._remove(made, known, Mode.FORCED)
         made.devices.clear()
         errors = [one.error for one in going if one.error is not None]
