@@ -8,14 +8,9 @@ from typing import Any
 from xenpv import Guest, Platform
 from xenpv.host.libxl import Created
 from xenpv.migration.context import capture, capture_domain, populate_domain, rebuild
+from xenpv.migration.counterparts import Counterparts
 from xenpv.migration.pages import touched
 from xenpv.xen.domain import PAGE_SIZE
-
-
-def suspend(xen: Platform, guest: Guest) -> None:
-    """As xl does, by control/shutdown."""
-    xen.toolstack.request(guest.created, "suspend")
-    assert xen.toolstack.wait_shutdown(guest.created) == 2
 
 
 def text_of(guest: Guest, trusted: tuple[str, ...] = ()) -> str:
@@ -56,12 +51,12 @@ def load(
 
 def moved(xen: Platform, guest: Guest, *, trusted: tuple[str, ...] = ()) -> Guest:
     """Suspend it, put it into a new domain, and let that run."""
-    suspend(xen, guest)
+    guest.suspend()
     saved = save(guest, trusted)
-    config = guest.created.config
     guest.destroy()
-    new = load(xen, config, saved, trusted)
+    new = load(xen, guest.created.config, saved, trusted)
     new.start()
+    new.counterparts = Counterparts(guest, new)
     return new
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.errors import LocalProtocolError, XenpvError
 from xenpv.host.libxl import ToolstackError
-from xenpv.migration.classes import Known
+from xenpv.migration.classes import ANOTHER_VERSION, Known
 from xenpv.migration.decoding import Decoder, list_of
 from xenpv.migration.encoding import Encoder
 from xenpv.xen import domain_context
@@ -156,11 +156,12 @@ def rebuild(guest: Guest, data: object, *, trusted: Sequence[str] = ()) -> None:
     domain = guest.created.domain
     if not domain.pause_count or domain.is_shutting_down:
         raise LocalProtocolError(f"guest {guest.name!r} is not paused")
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ToolstackError(f"guest context: expected format {FORMAT}: see its version of xenpv")
-    known = Known((*guest.platform.trusted, *trusted))
     for task in [one for one in domain.tasks if one not in domain.upcalls]:
         domain.forget(task)  # it does not boot
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        wrong = f"expected format {FORMAT}: {ANOTHER_VERSION}"
+        raise ToolstackError(f"guest context: {wrong}")
+    known = Known((*guest.platform.trusted, *trusted))
     made = _Made(guest, data)
     try:
         made.decode(known)

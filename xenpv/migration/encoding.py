@@ -51,8 +51,10 @@ METHODS: Final = ("domain.debugcons", "evtchn.send", "ioport.write_string", "gue
 # An object of these names what is below it, in the words of whoever made it.
 LANDMARKS: Final = {
     "xenpv.vbd.target.Target": "disk {devid}",
+    "xenpv.vbd.frontend.Frontend": "disk {devid}",
     "xenpv.vbd.disk.Disk": "disk {devid}",
     "xenpv.vif.adapter.Pdo": "vif {number}",
+    "xenpv.vif.frontend.Frontend": "vif {number}",
     "xenpv.bus.store_transport.Watch": "the watch of {path}",
     "xenpv.bus.storewatch.CallbackWatch": "the watch of {path}",
     "xenpv.bus.channel.Channel": "event channel {port}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.hvm import HVM_PARAM
 from xenpv.errors import LocalProtocolError
-from xenpv.xen.memory import PFN_END, PagePool
+from xenpv.xen.memory import CONSOLE_PFN, PFN_END, XENSTORE_PFN, PagePool
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
@@ -113,6 +113,9 @@ def _populate(domain: Domain, data: Mapping[str, Any]) -> None:
         if end > PFN_END:
             raise LocalProtocolError(f"ram: a run ends at {end:#x}, beyond the last pfn")
         domain.populate_run(pfn, count)
+    for pfn in (XENSTORE_PFN, CONSOLE_PFN):
+        if lib.p2m_type(domain.kernel, pfn) != P2M_RAM:
+            raise LocalProtocolError(f"ram: the page of store or console, {pfn:#x}, is not there")
 
 
 def _list(data: Mapping[str, Any], name: str) -> list[Any]:
