@@ -153,7 +153,7 @@ class Hotplug:
         known = devices.stored(self.ctx.xs, made.domid)
         for key in known:
             if key.backend_kind in DIRECTORIES_ONLY:
-                key.destroy(self.ctx.xs, self.ctx.control.domid)
+                key.destroy(self.ctx.xs)
         known = [key for key in known if key.backend_kind not in DIRECTORIES_ONLY]
         going = self._remove(made, known, Mode.FORCED)
         made.devices.clear()
