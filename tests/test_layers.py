@@ -54,7 +54,7 @@ DOMAIN_MODULES = (
 # The toolstack creates domains, so of `host` its parts alone see them.
 TOOLSTACK = (
     "host.toolstack", "host.libxl", "host.creation", "host.hotplug", "host.domsuspend",
-    "host.monitor", "host.listing", "host.runtime", "host.domid", "host.ddomain",
+    "host.monitor", "host.listing", "host.coredump", "host.runtime", "host.domid", "host.ddomain",
     "host.aodevice", "host.xswatch",
 )  # fmt: skip
 # Rooms that live in top-level modules of their own.

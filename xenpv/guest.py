@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xenpv.driverdomain import DriverDomain
     from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.image import ImageProvider
+    from xenpv.host.monitor import Monitor
     from xenpv.host.network import Bridge
     from xenpv.host.toolstack import Created
     from xenpv.iface.device import XenIface
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
     from xenpv.iface.xencontrol import XenControl
     from xenpv.migration.counterparts import Counterparts
     from xenpv.net.adapter import Adapter
-    from xenpv.platform import Disk as PlatformDisk
     from xenpv.platform import Platform
-    from xenpv.platform import Vif as PlatformVif
     from xenpv.vbd.adapter import Vbd
     from xenpv.vbd.disk import Disk as GuestDisk
     from xenpv.vif.adapter import Vif as XenVif
@@ -82,6 +81,7 @@ class Guest:
         *,
         fifo: bool | None = None,
         registry: Registry | None = None,
+        boots: bool = True,
     ) -> None:
         self.platform = platform
         self.created = created
@@ -94,7 +94,9 @@ class Guest:
         self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None
         self._driver_domain: DriverDomain | None = None
-        self._arm()
+        self.monitor: Monitor | None = None  # the xl that waits for its end
+        if boots:
+            self._arm()
 
     def _arm(self) -> None:
         domain = self.created.domain
@@ -229,10 +231,15 @@ class Guest:
         """
         self.platform.toolstack.unpause(self.created)
         self.platform.run()
+        self._must_be_connected()
+        return self
+
+    def _must_be_connected(self) -> None:
+        if self.created.domain.dead:
+            raise ToolstackError(f"guest {self.name!r} went down while it started")
         lost = [f"{kind} {devid}" for kind, devid, up in self._connections() if not up]
         if lost:
             raise ToolstackError(f"guest {self.name!r}: not connected: {', '.join(lost)}")
-        return self
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif
@@ -353,28 +360,86 @@ class Guest:
         bus = self.bus
         if bus is None or not self.running:
             raise LocalProtocolError(f"guest {self.name!r} does not run")
+        domain = self.created.domain
         bus.crash.bugcheck(code, *parameters)
         self.platform.run()
-        reason = self.created.domain.shutdown_code
+        reason = domain.shutdown_code
         assert reason is not None
         return reason
 
     def shutdown(self) -> int:
         """Ask by control/shutdown, wait, destroy; the reason code the domain gave.
 
-        Raises ToolstackError if it is not acknowledged within 60 s of virtual time; the
-        guest is left as it is then.
+        Where a monitor waits, on_poweroff (or what else its reason calls for) is done instead.
+        Raises ToolstackError: TIMEDOUT if it is not acknowledged within 60 s of virtual time,
+        NOPARAVIRT without PV drivers; the guest is left as it is then, and so is the request.
         """
         return self._down("poweroff")
 
     def reboot(self) -> Guest:
-        """Ask for a reboot; then, as on_reboot="restart" does, a new domain is started."""
+        """Ask for a reboot; then, as on_reboot="restart" does, a new domain is started.
+
+        It has the name, UUID and devices that the old one had at its end, and a new domid.
+        Where a monitor waits, on_reboot is done instead. Raises ToolstackError as shutdown.
+        """
+        before = self.created
         self._down("reboot")
-        self.created = self.platform.toolstack.create(self.created.config)
+        if self.monitor is None:
+            self.reborn(self.platform.toolstack.create(before.config), kept=None)
+            return self.start()
+        if self.created is not before:
+            self._must_be_connected()
+        return self
+
+    def reborn(self, made: Created, *, kept: Created | None) -> None:
+        """Its next boot is in `made`. `kept`: the domain before is still there, to be looked at.
+
+        That one has a Guest of its own then, among the platform's guests.
+        """
+        if kept is not None:
+            dead = Guest(self.platform, kept, fifo=self.fifo, registry=self._registry, boots=False)
+            dead.windows, dead._bus, dead._os = self.windows, self._bus, self._os
+            self.platform.guests.append(dead)
+        self.created = made
         self.windows = self._bus = None
         self.registry.reboot()
         self._arm()
-        return self.start()
+
+    # what xl does to a domain that is there
+
+    def pause(self) -> None:
+        """Stop its vcpus; pauses count. Raises ToolstackError where it is gone."""
+        self.platform.toolstack.runtime.pause(self.created)
+
+    def unpause(self) -> None:
+        """Take back one pause, and run. Raises ToolstackError if it is not paused, or is gone."""
+        self.platform.toolstack.runtime.unpause(self.created)
+        self.platform.run()
+
+    def set_memory(self, memory_mib: int) -> None:
+        """`xl mem-set`, and until its balloon has come to rest.
+
+        Raises ToolstackError: INVAL above maxmem or below the video memory, DOMAIN_NOTFOUND.
+        """
+        self.platform.toolstack.runtime.set_memory(self.created, memory_mib)
+        self.platform.run()
+
+    def set_vcpus(self, vcpus: int) -> None:
+        """`xl vcpu-set`: how many should be online. Its kernel need not heed it.
+
+        Raises ToolstackError: INVAL for none, FAIL above maxvcpus, DOMAIN_NOTFOUND.
+        """
+        self.platform.toolstack.runtime.set_vcpus(self.created, vcpus)
+        self.platform.run()
+
+    def sysrq(self, letter: str) -> None:
+        """`xl sysrq`, of one character. Raises ToolstackError: INVAL, DOMAIN_NOTFOUND."""
+        self.platform.toolstack.runtime.sysrq(self.created, letter)
+        self.platform.run()
+
+    def rename(self, name: str) -> None:
+        """`xl rename`. Raises ToolstackError: INVAL where another domain has that name."""
+        self.platform.toolstack.runtime.rename(self.created, name)
 
     def suspend(self) -> None:
         """`xl suspend`: until the domain is in shutdown(suspend), where it stays.
@@ -414,54 +479,14 @@ class Guest:
         save(self, path, checkpoint=checkpoint, pause=pause, trusted=trusted)
 
     def _down(self, request: str) -> int:
-        toolstack = self.platform.toolstack
-        toolstack.request(self.created, request)
-        reason = toolstack.wait_shutdown(self.created)
-        toolstack.destroy(self.created)
-        return reason
-
-    def attach(self, device: PlatformDisk | PlatformVif) -> int:
-        """`xl block-attach`, `network-attach`: plug a device in; its devid.
-
-        A disk without `vdev` gets the next free xvd name, a vif the last devid that is listed
-        and one. Returns when the host's part is done and nothing more happens; a guest that is
-        paused or has no drivers sees the device later. Raises ToolstackError (the nodes of a
-        device that did not come up stay, to be detached) and ConfigError.
-        """
-        platform = self.platform
-        platform.toolstack.attach(self.created, platform.spec(device, self.created))
-        platform.run()
-        return self.created.devices[-1].devid
-
-    def detach(
-        self, device: str | GuestDisk | Adapter, devid: int | None = None, *, mode: str = ""
-    ) -> None:
-        """`xl block-detach`, `network-detach`: by "vbd" or "vif" and devid, or by one of
-        `disks` and `nets`.
-
-        `mode` is what becomes of a guest that does not let go within 10 s. "safe", of a disk
-        unless told otherwise: ToolstackError, and all stays. "auto", of an interface: the
-        device is taken away from it. "forced": that from the beginning; ToolstackError says
-        that it did not let go, yet the device is gone.
-        """
-        from xenpv.host.hotplug import Mode
-        from xenpv.vbd.disk import Disk
-
-        if isinstance(device, str):
-            kind = device
-        elif isinstance(device, Disk):
-            kind, devid = "vbd", device.devid
+        toolstack, made = self.platform.toolstack, self.created
+        toolstack.runtime.request(made, request)
+        reason = toolstack.runtime.wait_shutdown(made)
+        if self.monitor is None:
+            toolstack.destroy(made)
         else:
-            kind, devid = "vif", device.number
-        if kind not in DETACH_MODES or devid is None:
-            raise LocalProtocolError(f"detach {kind!r} {devid}: expected vbd or vif, and a devid")
-        mode = mode or DETACH_MODES[kind]
-        if mode not in [one.value for one in Mode]:
-            raise LocalProtocolError(f"mode {mode!r}: expected safe, auto or forced")
-        try:
-            self.platform.toolstack.hotplug.detach(self.created, kind, devid, Mode(mode))
-        finally:
             self.platform.run()
+        return reason
 
     def block_list(self) -> str:
         """`xl block-list` of it; the header alone once it is gone."""

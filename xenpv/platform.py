@@ -27,6 +27,8 @@ from xenpv.host import vdev
 from xenpv.host.device import stored
 from xenpv.host.domid import Domid, checked
 from xenpv.host.image import Image, ImageProvider
+from xenpv.host.libxl import LIBXL, ToolstackError
+from xenpv.host.monitor import Monitor
 from xenpv.host.network import Bridge, Network
 from xenpv.host.packet import mac_bytes
 from xenpv.host.scripts import Scripts
@@ -176,6 +178,7 @@ class Platform:
         registry: Registry | None = None,
         domid: Domid = None,
         driver_domain: bool = False,
+        monitor: bool = False,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
@@ -186,6 +189,8 @@ class Platform:
         drivers ran before. `Registry(inf.INF)` is one where they were only just installed.
         `domid` None: the next free one; "RANDOM": any that is free. `driver_domain`: it may be
         named as the `backend` of others' devices; of the personality "linux" it serves them.
+        `monitor`: somebody waits for its end, as `xl create` does unless it is told -e, and acts
+        on it by on_poweroff, on_reboot, on_crash, on_watchdog and on_soft_reset.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.domainconfig import DomainConfig, Personality
@@ -203,7 +208,7 @@ class Platform:
             vifs=tuple(self.vif_spec(nic) for nic in vifs),
             driver_domain=driver_domain,
         )
-        return self.create_from(config, fifo=fifo, registry=registry, domid=domid)
+        return self.create_from(config, fifo=fifo, registry=registry, domid=domid, monitor=monitor)
 
     def spec(self, device: Disk | Vif, made: Created) -> DiskSpec | VifSpec:
         """What the toolstack makes of a device for a domain that is there."""
@@ -273,6 +278,7 @@ class Platform:
         fifo: bool | None = None,
         registry: Registry | None = None,
         domid: Domid = None,
+        monitor: bool = False,
     ) -> Guest:
         """A guest from a configuration, created and paused. Raises ConfigError, ToolstackError."""
         if self.hypervisor.closed:
@@ -280,6 +286,8 @@ class Platform:
         made = self.toolstack.create(config, domid=checked(domid))
         guest = Guest(self, made, fifo=fifo, registry=registry)
         self.guests.append(guest)
+        if monitor:
+            guest.monitor = self.toolstack.monitors.add(Monitor(self.toolstack, made, guest))
         return guest
 
     def restore(
@@ -316,6 +324,14 @@ class Platform:
             trusted=trusted,
         )
 
+    def guest(self, name_or_domid: str | int) -> Guest:
+        """The guest of a domain that is there. Raises ToolstackError(INVAL) where there is none."""
+        for guest in self.guests:
+            there = self.toolstack.created.get(guest.domid) is guest.created
+            if there and name_or_domid in (guest.name, guest.domid, str(guest.domid)):
+                return guest
+        raise ToolstackError(f"{name_or_domid!r} is no domain's name or domid", LIBXL.INVAL)
+
     def bridge(self, name: str) -> Bridge:
         """The host's bridge of that name, made at its first mention."""
         return self.network.bridge(name)
@@ -334,8 +350,11 @@ class Platform:
         return responder
 
     def run(self) -> int:
-        """Let everything happen that is due, until only periodic timers remain; tasks run."""
-        return self.loop.run()
+        """Let everything happen that is due, until only periodic timers remain; tasks run.
+
+        Monitors act on what went down, and it goes on. Raises Livelock, see Monitors.run.
+        """
+        return self.toolstack.monitors.run()
 
     def list(self, long: bool = False) -> str:
         """`xl list`: every domain, with `long` as -v does."""
@@ -359,7 +378,7 @@ class Platform:
 
     def advance(self, seconds: float) -> int:
         """Let virtual time pass; tasks run."""
-        return self.loop.advance(round(seconds * 1e9))
+        return self.toolstack.monitors.advance(round(seconds * 1e9))
 
     @property
     def digest(self) -> str:

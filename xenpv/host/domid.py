@@ -48,6 +48,16 @@ class Chance:
     def generator(self) -> random.Random:
         return random.Random(self.seed)
 
+    def uuid(self) -> str:
+        """8-4-4-4-12 hexadecimal digits."""
+        text = f"{self.generator.getrandbits(128):032x}"
+        return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+    def mac(self) -> bytes:
+        """Xen's own prefix, then random: 00:16:3e:(r & 7f):r:r."""
+        tail = self.generator.getrandbits(24)
+        return bytes((0x00, 0x16, 0x3E, tail >> 16 & 0x7F, tail >> 8 & 0xFF, tail & 0xFF))
+
 
 class Domids:
     """Gives domids, and remembers those that were freed in the last 60 s of virtual time."""

@@ -6,16 +6,19 @@ configuration by which the domain is made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
 
-from xenpv.errors import HypercallError
+from xenpv.abi.hvm import HVM_PARAM
+from xenpv.errors import ConfigError, HypercallError
 from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
 from xenpv.xen.domain import SPECIAL_NR_PAGES
+from xenpv.xen.loop import NS_PER_S
 
 PAGE_KIB: Final = 4
+SHUTDOWN_TIMEOUT_NS: Final = 60 * NS_PER_S  # of the acknowledgement
 SLACK_PAGES: Final = 256  # LIBXL_MAXMEM_CONSTANT: 1 MiB above what the domain should have
 
 
@@ -25,11 +28,11 @@ def max_pages(memory_kib: int) -> int:
 
 
 class Runtime:
-    """The commands; `others` are all the domains that a name must not be of."""
+    """The commands; `created` are all the domains there are, by domid."""
 
-    def __init__(self, ctx: LibxlCtx, others: Callable[[], Iterable[Created]]) -> None:
+    def __init__(self, ctx: LibxlCtx, created: Mapping[int, Created]) -> None:
         self.ctx = ctx
-        self._others = others
+        self._created = created
 
     def must_exist(self, made: Created) -> None:
         """ToolstackError(DOMAIN_NOTFOUND) once it is dead, whoever killed it."""
@@ -74,7 +77,10 @@ class Runtime:
             self.ctx.xs.write(f"/vm/{made.uuid}/memory", str(target_kib // 1024), t)
 
         self.ctx.xs.transaction(write)
-        made.config = attrs.evolve(made.config, memory_mib=memory_mib)
+        try:
+            made.config = attrs.evolve(made.config, memory_mib=memory_mib)
+        except ConfigError:
+            return  # with so little no domain can be made: it is made again as it was
 
     def _number(self, path: str, t: int, default: int | None = None) -> int:
         text = self.ctx.xs.read(path, t)
@@ -110,20 +116,89 @@ class Runtime:
     def rename(self, made: Created, name: str) -> None:
         """`xl rename`. ToolstackError: INVAL for the name of another domain, FAIL if it is gone."""
         self.must_exist(made)
-        self.ctx.xs.transaction(lambda t: self.write_name(made, name, t))
+        xs = self.ctx.xs
+
+        def write(t: int) -> None:
+            self._check_name(made, name, t)
+            xs.write(f"/local/domain/{made.domid}/name", name, t)
+            xs.write(f"/vm/{made.uuid}/name", name, t)
+
+        xs.transaction(write)
         made.config = attrs.evolve(made.config, name=name)
 
-    def write_name(self, made: Created, name: str, t: int) -> None:
-        """libxl__domain_rename, within a transaction."""
+    def free_name(self, name: str, but: Created | None = None) -> None:
+        """ToolstackError(INVAL) if another domain than `but` has it, or if it is none."""
         if not name:
             raise ToolstackError("a domain needs a name", LIBXL.INVAL)
-        for one in self._others():
-            if one is not made and one.config.name == name:
+        for one in self._created.values():
+            if one is not but and one.config.name == name:
                 raise ToolstackError(f"a domain named {name!r} exists", LIBXL.INVAL)
+
+    def _check_name(self, made: Created, name: str, t: int) -> None:
+        """libxl__domain_rename's: nobody has the new one, and it has the old one."""
+        self.free_name(name, made)
         home = f"/local/domain/{made.domid}"
         found = self.ctx.xs.read(f"{home}/name", t)
         if found != made.config.name:
             why = "is missing" if found is None else f"is {found!r}"
             raise ToolstackError(f"{home}/name {why}, not {made.config.name!r}")
-        self.ctx.xs.write(f"{home}/name", name, t)
-        self.ctx.xs.write(f"/vm/{made.uuid}/name", name, t)
+
+    def preserve(self, made: Created, name: str, uuid: str) -> None:
+        """libxl_domain_preserve: a dead domain gets another name, UUID and /vm directory.
+
+        The old /vm directory is the next domain's. ToolstackError as rename.
+        """
+        self.must_exist(made)
+        home, vm = f"/local/domain/{made.domid}", f"/vm/{uuid}"
+        xs = self.ctx.xs
+
+        def write(t: int) -> None:
+            self._check_name(made, name, t)
+            xs.rm(vm, t)
+            xs.write(vm, "", t)
+            xs.set_permissions(vm, ["n0", f"r{made.domid}"], t)
+            xs.write_all(home, {"vm": vm, "name": name}, t)
+            # libxl writes the name into the old directory, for it goes by the domain's handle.
+            xs.write_all(vm, {"uuid": uuid, "name": name}, t)
+
+        xs.transaction(write)
+        made.config = attrs.evolve(made.config, name=name, uuid=uuid)
+        made.domain.handle = bytes.fromhex(uuid.replace("-", ""))
+
+    # shutdown and reboot
+
+    def request(self, made: Created, value: str) -> None:
+        """Write control/shutdown and wait for its acknowledgement: "" there, or nothing.
+
+        The request is not withdrawn. ToolstackError: NOPARAVIRT for an HVM guest whose kernel
+        has set no callback, TIMEDOUT after 60 s, DOMAIN_NOTFOUND.
+        """
+        self.must_exist(made)
+        domid = made.domid
+        control = self.ctx.control
+        if made.config.is_hvm and not control.hvm.get_param(domid, HVM_PARAM.CALLBACK_IRQ):
+            why = f"domain {domid} has no PV drivers: it would not see a request to {value}"
+            raise ToolstackError(why, LIBXL.NOPARAVIRT)
+        path = f"/local/domain/{domid}/control/shutdown"
+        self.ctx.xs.write(path, value)
+        self.ctx.wait(
+            lambda: not self.ctx.xs.read(path),
+            SHUTDOWN_TIMEOUT_NS,
+            f"domain {domid} to acknowledge {value}",
+        )
+
+    def wait_shutdown(self, made: Created) -> int:
+        """`xl shutdown -w`: until it is down or dead; its reason code, of a dead one 0."""
+        domain = made.domain
+        self.ctx.wait(
+            lambda: domain.is_shutdown or domain.dying,
+            2 * SHUTDOWN_TIMEOUT_NS,
+            f"domain {made.domid} to shut down",
+        )
+        return 0 if domain.shutdown_code is None else domain.shutdown_code
+
+    def wait_death(self, made: Created) -> None:
+        """`xl shutdown -ww`: until somebody has destroyed it."""
+        self.ctx.wait(
+            lambda: made.domain.dying, 2 * SHUTDOWN_TIMEOUT_NS, f"domain {made.domid} to die"
+        )

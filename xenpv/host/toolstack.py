@@ -7,20 +7,24 @@ then lets the loop run until what it waits for is there, or virtual time is up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import attrs
 
 from xenpv.errors import XenpvError
 from xenpv.host import device as devices
-from xenpv.host.creation import PAGES_PER_MIB, Creation
+from xenpv.host.coredump import CoreDumps
+from xenpv.host.creation import Creation
 from xenpv.host.domid import Chance, Domid, Domids
 from xenpv.host.domsuspend import DomSuspend
 from xenpv.host.hotplug import Hotplug, HotplugScripts
-from xenpv.host.libxl import LIBXL, Created, LibxlCtx, ToolstackError
+from xenpv.host.libxl import Created, LibxlCtx, ToolstackError
+from xenpv.host.monitor import Monitors
+from xenpv.host.runtime import Runtime, max_pages
 from xenpv.host.xs import XsHandle
 from xenpv.store.connection import Connection
-from xenpv.xen.domain import SPECIAL_NR_PAGES, Domain
+from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_S
 from xenpv.xen.upcall import Dispatcher
 
@@ -28,9 +32,6 @@ if TYPE_CHECKING:
     from xenpv.host.diskspec import DiskSpec
     from xenpv.host.domainconfig import DomainConfig
     from xenpv.host.vifspec import VifSpec
-
-SLACK_PAGES: Final = 256  # LIBXL_MAXMEM_CONSTANT: 1 MiB above maxmem
-SHUTDOWN_TIMEOUT_NS: Final = 60 * NS_PER_S
 
 
 class Toolstack:
@@ -53,6 +54,9 @@ class Toolstack:
         machine = f" machine {control.machine}" if control.machine else ""
         self.chance = Chance(f"xenpv toolstack {seed}{machine}")
         self.domids = Domids(self.ctx, self.chance)
+        self.runtime = Runtime(self.ctx, self.created)
+        self.monitors = Monitors(self.ctx)
+        self.dumps = CoreDumps()
 
     @property
     def xs(self) -> XsHandle:
@@ -74,7 +78,7 @@ class Toolstack:
         channels; it owes every page, the special ones too. The store and console pages are
         cleared after it, grants 0 and 1 are seeded, all ports are new.
         """
-        self._free_name(config.name)
+        self.runtime.free_name(config.name)
         config = self._completed(config)
         made = Created(config=config, domain=self._domain_make(config, domid))
         self.created[made.domid] = made
@@ -111,11 +115,6 @@ class Toolstack:
             for one in made.config.vifs
         ]
 
-    def _free_name(self, name: str) -> None:
-        """ToolstackError(INVAL) if a domain has it."""
-        if any(one.config.name == name for one in self.created.values()):
-            raise ToolstackError(f"a domain named {name!r} exists", LIBXL.INVAL)
-
     def _domain_make(self, config: DomainConfig, domid: Domid) -> Domain:
         """libxl__domain_make, and of libxl__build_pre what limits it: paused, without a page."""
         domain = self.domids.create(
@@ -129,77 +128,71 @@ class Toolstack:
         )
         domain.set_vcpus(config.maxvcpus)
         domain.set_processors(config.vcpus)
-        domain.set_max_pages(config.maxmem_mib * PAGES_PER_MIB + SLACK_PAGES + SPECIAL_NR_PAGES)
+        domain.set_max_pages(max_pages(config.maxmem_mib * 1024))
         return domain
 
     def _completed(self, config: DomainConfig) -> DomainConfig:
         """The configuration with what creation makes up, as a restart has to find it again."""
         vifs = tuple(
-            nic if nic.mac is not None else attrs.evolve(nic, mac=self.mac()) for nic in config.vifs
+            nic if nic.mac is not None else attrs.evolve(nic, mac=self.chance.mac())
+            for nic in config.vifs
         )
-        return attrs.evolve(config, uuid=config.uuid or self._uuid(), vifs=vifs)
-
-    def _uuid(self) -> str:
-        text = f"{self.chance.generator.getrandbits(128):032x}"
-        return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-    def mac(self) -> bytes:
-        """Xen's own prefix, then random: 00:16:3e:(r & 7f):r:r."""
-        tail = self.chance.generator.getrandbits(24)
-        return bytes((0x00, 0x16, 0x3E, tail >> 16 & 0x7F, tail >> 8 & 0xFF, tail & 0xFF))
+        return attrs.evolve(config, uuid=config.uuid or self.chance.uuid(), vifs=vifs)
 
     # running domains
 
     def unpause(self, made: Created) -> None:
-        made.domain.unpause()
+        """See Runtime.unpause."""
+        self.runtime.unpause(made)
 
     def request(self, made: Created, value: str) -> None:
-        """Write control/shutdown and wait for its acknowledgement; ToolstackError after 60 s.
-
-        The request is not withdrawn.
-        """
-        path = f"/local/domain/{made.domid}/control/shutdown"
-        self.xs.write(path, value)
-        self.ctx.wait(
-            lambda: not self.xs.read(path),
-            SHUTDOWN_TIMEOUT_NS,
-            f"domain {made.domid} to acknowledge {value}",
-        )
+        """See Runtime.request: control/shutdown, and its acknowledgement."""
+        self.runtime.request(made, value)
 
     def wait_shutdown(self, made: Created) -> int:
-        """Until the domain stopped; its reason code."""
-        domain = made.domain
-        self.ctx.wait(
-            lambda: domain.is_shutdown or domain.dying,
-            2 * SHUTDOWN_TIMEOUT_NS,
-            f"domain {made.domid} to shut down",
-        )
-        return 0 if domain.shutdown_code is None else domain.shutdown_code
+        """See Runtime.wait_shutdown: the reason code."""
+        return self.runtime.wait_shutdown(made)
+
+    def preserve(self, made: Created, name: str) -> None:
+        """See Runtime.preserve: a dead domain makes room for the next."""
+        self.runtime.preserve(made, name, self.chance.uuid())
+
+    def soft_reset(self, made: Created) -> None:
+        """libxl_domain_soft_reset: the same domain with its memory, everything else anew."""
+        raise ToolstackError(f"domain {made.domid} cannot be reset in place")
+
+    def utc_suffix(self) -> str:
+        """What xl puts behind the name of a domain that it keeps: -YYYYMMDDTHHMMZ."""
+        clock = self.ctx.control.clock
+        seconds = clock.wc_sec + (clock.wc_nsec + self.ctx.loop.now) // NS_PER_S
+        return f"{datetime.fromtimestamp(seconds, UTC):-%Y%m%dT%H%MZ}"
 
     def attach(self, made: Created, spec: DiskSpec | VifSpec) -> int:
         """Hot add; see Hotplug.attach. An interface without a mac gets one of Xen's."""
         from xenpv.host.vifspec import VifSpec
 
         if isinstance(spec, VifSpec) and spec.mac is None:
-            spec = attrs.evolve(spec, mac=self.mac())
+            spec = attrs.evolve(spec, mac=self.chance.mac())
         return self.hotplug.attach(made, spec)
 
     def destroy(self, made: Created) -> None:
-        """Devices by force, the trees, then the domain. A second call does nothing."""
-        if self.created.pop(made.domid, None) is None:
-            return
+        """Devices by force, the trees, then the domain; whatever state it is in, and whatever
+        others have taken away already. A second call does nothing.
+        """
         domid = made.domid
+        if self.created.get(domid) is not made:
+            return
+        del self.created[domid]
         if not made.domain.dying and not made.domain.pause_count:
             made.domain.pause()
+        # A paused domain reaches its device model no more. What the guest made of its
+        # directories does not matter: /libxl/N/device says which there are.
         self.hotplug.remove_all(made)
         for path in (f"/vm/{made.uuid}", f"/local/domain/{domid}", f"/libxl/{domid}"):
             self.xs.rm(path)
-        self.xs.rm_empty_parents(
-            f"/local/domain/0/backend/console/{domid}/0", "/local/domain/0/backend"
-        )
         self.domids.note_destroyed(domid)
         self.ctx.control.domctl.destroy_domain(made.domain)
-        self.ctx.loop.run()
+        self.ctx.loop.advance(0)
 
 
 __all__ = ["Created", "HotplugScripts", "Toolstack", "ToolstackError"]
