@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,9 @@ from xenpv import Disk, Guest, Platform, Vif
 from xenpv.bus import inf
 from xenpv.bus.registry import Registry
 from xenpv.host.image import MemoryImage
+from xenpv.host.libxl import ToolstackError
 from xenpv.iface.xencontrol import Win32Error
+from xenpv.migration.context import capture
 from xenpv.vbd.srb import SrbStatus
 from xenpv.xen.loop import NS_PER_S
 
@@ -400,3 +403,59 @@ def test_random_guests_go_on(data: st.DataObject) -> None:
         disks_verify(guest, marks)
         frames_flow(xen, guest)
         assert guest.shutdown() == 0
+
+
+def test_a_sleeping_guest_is_woken_in_its_new_domain() -> None:
+    """In S3 nobody in it answers: the hypervisor stops it, and no call waits to return."""
+    with Platform(seed=3) as xen:
+        guest = made(xen)
+        assert guest.bus is not None
+        guest.bus.sleep()
+        xen.run()
+        guest.created.domain.shutdown(2)
+        saved = copy.save(guest)
+        assert json.loads(saved[0])["kernel"]["waiter"] is None
+        guest.destroy()
+        new = copy.load(xen, guest.created.config, saved)
+        new.created.domain.unpause()
+        xen.run()
+        assert new.bus is not None
+        assert new.bus.is_asleep
+        new.bus.wake()
+        xen.run()
+        disks_verify(new, {})
+        frames_flow(xen, new)
+        assert new.shutdown() == 0
+
+
+def test_a_guest_of_more_vcpus_than_shared_info_has_room_for() -> None:
+    with Platform(seed=3) as xen:
+        new = copy.moved(xen, made(xen, vcpus=34))
+        disks_verify(new, {})
+        frames_flow(xen, new)
+        assert new.shutdown() == 0
+
+
+def test_devices_that_the_new_domain_has_not_are_gone() -> None:
+    with Platform(seed=3) as xen:
+        guest = made(xen, disks=2, vifs=2)
+        guest.suspend()
+        saved = copy.save(guest)
+        config = guest.created.config
+        guest.destroy()
+        new = copy.load(
+            xen, attrs.evolve(config, disks=config.disks[:1], vifs=config.vifs[1:]), saved
+        )
+        new.start()
+        assert [disk.devid for disk in new.disks] == [51712]
+        disks_verify(new, {})
+        frames_flow(xen, new)
+        assert new.shutdown() == 0
+
+
+def test_a_driver_domain_is_not_saved() -> None:
+    with Platform(seed=3) as xen:
+        guest = xen.create(name="net", personality="linux", driver_domain=True).start()
+        guest.suspend()
+        with pytest.raises(ToolstackError, match="'net' is a driver domain: it cannot be saved"):
+            capture(guest)

@@ -49,6 +49,7 @@ def _stored(code: CodeType) -> Iterator[str]:
         high = 0
 
 
+@lru_cache(1024)
 def slots(kind: type) -> dict[str, MemberDescriptorType]:
     """The slots of a class and its bases, by the names of their attributes."""
     return {

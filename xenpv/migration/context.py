@@ -74,6 +74,9 @@ def capture(guest: Guest, *, trusted: Sequence[str] = ()) -> dict[str, Any]:
     domain = guest.created.domain
     if not domain.is_shutdown or domain.shutdown_code != SHUTDOWN.suspend:
         raise ToolstackError(f"guest {guest.name!r} is not suspended")
+    if guest.created.config.driver_domain:
+        # Xen would let it go, and leave every frontend without its backend.
+        raise ToolstackError(f"guest {guest.name!r} is a driver domain: it cannot be saved")
     encoder = Encoder(domain, guest, Known((*guest.platform.trusted, *trusted)))
     for task in domain.tasks:
         encoder.task(task)

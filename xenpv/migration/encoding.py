@@ -243,7 +243,7 @@ class Encoder:
         if isinstance(one, GeneratorType):
             raise self._refused(f"an open generator {one.__qualname__}", at)
         if isinstance(one, BuiltinMethodType):
-            raise self._refused(f"a method {one.__qualname__}", at)
+            raise self._refused(f"{one.__qualname__}()", at)
         if self.known.names(kind) is None:
             raise self._refused(f"an object of {classes.title(kind)}", at)
         if isinstance(one, BaseException):
