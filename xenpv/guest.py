@@ -237,9 +237,14 @@ class Guest:
     def _must_be_connected(self) -> None:
         if self.created.domain.dead:
             raise ToolstackError(f"guest {self.name!r} went down while it started")
-        lost = [f"{kind} {devid}" for kind, devid, up in self._connections() if not up]
+        lost = self.unconnected
         if lost:
             raise ToolstackError(f"guest {self.name!r}: not connected: {', '.join(lost)}")
+
+    @property
+    def unconnected(self) -> list[str]:
+        """Its disks and interfaces that are not Connected now: "vbd 51712"."""
+        return [f"{kind} {devid}" for kind, devid, up in self._connections() if not up]
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif
@@ -477,6 +482,38 @@ class Guest:
         from xenpv.migration.save import save
 
         save(self, path, checkpoint=checkpoint, pause=pause, trusted=trusted)
+
+    def migrate(
+        self,
+        platform: Platform,
+        *,
+        name: str | None = None,
+        bandwidth: int | None = None,
+        trusted: Sequence[str] = (),
+        share_images: bool = True,
+    ) -> Guest:
+        """`xl migrate`: the guest on another platform of this loop, where it runs on.
+
+        It goes on here until little of its memory is still to be sent, at `bandwidth` bytes a
+        second of virtual time (a gigabit). `name`: what it is called there. `trusted`: as for
+        `restore`. `share_images`: the other host sees the storage of this one; without it, disks
+        are what the same names and paths are there. Afterwards this object's domain is gone.
+
+        Raises MigrationFailed, a ToolstackError, which says where the guest runs now; if
+        `by_hand` is set, nowhere by itself: the message says what to call. LocalProtocolError
+        for a platform that does not share this one's loop.
+        """
+        from xenpv.migration.handover import BANDWIDTH
+        from xenpv.migration.migrate import Migration
+
+        return Migration(
+            self,
+            platform,
+            name=name,
+            bandwidth=BANDWIDTH if bandwidth is None else bandwidth,
+            trusted=tuple(trusted),
+            share_images=share_images,
+        ).run()
 
     def _down(self, request: str) -> int:
         toolstack, made = self.platform.toolstack, self.created
