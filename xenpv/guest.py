@@ -525,6 +525,49 @@ class Guest:
             self.platform.run()
         return reason
 
+    def attach(self, device: PlatformDisk | PlatformVif) -> int:
+        """`xl block-attach`, `network-attach`: plug a device in; its devid.
+
+        A disk without `vdev` gets the next free xvd name, a vif the last devid that is listed
+        and one. Returns when the host's part is done and nothing more happens; a guest that is
+        paused or has no drivers sees the device later. Raises ToolstackError (the nodes of a
+        device that did not come up stay, to be detached) and ConfigError.
+        """
+        platform = self.platform
+        platform.toolstack.attach(self.created, platform.spec(device, self.created))
+        platform.run()
+        return self.created.devices[-1].devid
+
+    def detach(
+        self, device: str | GuestDisk | Adapter, devid: int | None = None, *, mode: str = ""
+    ) -> None:
+        """`xl block-detach`, `network-detach`: by "vbd" or "vif" and devid, or by one of
+        `disks` and `nets`.
+
+        `mode` is what becomes of a guest that does not let go within 10 s. "safe", of a disk
+        unless told otherwise: ToolstackError, and all stays. "auto", of an interface: the
+        device is taken away from it. "forced": that from the beginning; ToolstackError says
+        that it did not let go, yet the device is gone.
+        """
+        from xenpv.host.hotplug import Mode
+        from xenpv.vbd.disk import Disk
+
+        if isinstance(device, str):
+            kind = device
+        elif isinstance(device, Disk):
+            kind, devid = "vbd", device.devid
+        else:
+            kind, devid = "vif", device.number
+        if kind not in DETACH_MODES or devid is None:
+            raise LocalProtocolError(f"detach {kind!r} {devid}: expected vbd or vif, and a devid")
+        mode = mode or DETACH_MODES[kind]
+        if mode not in [one.value for one in Mode]:
+            raise LocalProtocolError(f"mode {mode!r}: expected safe, auto or forced")
+        try:
+            self.platform.toolstack.hotplug.detach(self.created, kind, devid, Mode(mode))
+        finally:
+            self.platform.run()
+
     def block_list(self) -> str:
         """`xl block-list` of it; the header alone once it is gone."""
         from xenpv.host import listing
