@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from xenpv.iface.xencontrol import XenControl
     from xenpv.migration.counterparts import Counterparts
     from xenpv.net.adapter import Adapter
+    from xenpv.platform import Disk as PlatformDisk
     from xenpv.platform import Platform
+    from xenpv.platform import Vif as PlatformVif
     from xenpv.vbd.adapter import Vbd
     from xenpv.vbd.disk import Disk as GuestDisk
     from xenpv.vif.adapter import Vif as XenVif
