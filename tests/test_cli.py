@@ -153,6 +153,18 @@ def test_a_bad_configuration_is_one_line_and_nothing_is_written(here, capsys, te
         ),
         (["run", "good.cfg", "--pcap", "disk.img"], "disk.img: the capture would overwrite it"),
         (["run", "good.cfg", "--pcap", "good.cfg"], "good.cfg: the capture would overwrite it"),
+        (["run", "--save", "x"], "xenpv run: the following arguments are required: CONFIG; see"),
+        (["run", "--restore", "no"], "no: cannot be read: No such file or directory"),
+        (["run", "--restore", "."], ".: is a directory: expected a file that was saved"),
+        (["run", "--restore", "empty.img"], "empty.img: is empty: expected a file that was saved"),
+        (["run", "--restore", "other.img"], "other.img: byte 0: expected 'Saved domain in xenpv"),
+        (["run", "good.cfg", "--restore", "good.cfg"], "good.cfg: byte 0: expected 'Saved domain"),
+        (["run", "good.cfg", "--save", "good.cfg"], "good.cfg: the save file would overwrite it"),
+        (["run", "good.cfg", "--save", "disk.img"], "disk.img: the save file would overwrite it"),
+        (
+            ["run", "good.cfg", "--save", "no/such/place"],
+            "no/such/place: cannot save there: there is no such directory",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(here, capsys, arguments, line):
@@ -227,7 +239,8 @@ def test_help_names_the_commands_and_gives_examples(capsys):
         assert word in out
     status, out, _ = outcome(capsys, "run", "--help")
     assert status == 0
-    for option in ("--json", "--seed N", "--pcap FILE", "--no-write", "CONFIG"):
+    options = ("--json", "--seed N", "--pcap FILE", "--no-write", "--save FILE", "--restore FILE")
+    for option in (*options, "CONFIG"):
         assert option in out
 
 

@@ -312,11 +312,11 @@ class Platform:
         is not there. Nothing is made then. As `Guest.start` it raises ToolstackError for a guest
         whose devices do not connect.
         """
-        from xenpv.migration.restore import restore
+        from xenpv.migration.restore import read, restore
 
         return restore(
             self,
-            path,
+            read(path),
             paused=paused,
             name=name,
             domid=domid,

@@ -26,14 +26,17 @@ examples:
   xenpv run examples/*.cfg --seed 7         several guests on one platform, another schedule
   xenpv run guest.cfg --no-write --json     leave the disks alone, answer in JSON
   xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
+  xenpv run guest.cfg --save guest.save     save it at the end, instead of shutting it down
+  xenpv run --restore guest.save            go on with it, and check its devices
   xenpv replay failure.replay               run a recorded failure again
   xenpv store --socket /tmp/xs              serve xenstored to real clients
 """
 RUN: Final = """\
 Boot the guests of real xl.cfg files with real disk images and exercise every device: read
 each disk whole through SCSI and compare it with the file, write a scratch area at its end
-and restore it, ping a host on the bridge of each network interface, shut down. Paths in a
-configuration are relative to the working directory.
+and restore it, ping a host on the bridge of each network interface, shut down. Guests of save
+files are restored and checked in the same way. Paths of disks, in a configuration and in a
+save file, are relative to the working directory.
 """
 
 
@@ -78,11 +81,24 @@ def parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("configs", nargs="+", metavar="CONFIG", help="an xl.cfg file of one guest")
+    run.add_argument("configs", nargs="*", metavar="CONFIG", help="an xl.cfg file of one guest")
     run.add_argument("--json", action="store_true", help="print one JSON document instead")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every choice (0)")
     run.add_argument("--pcap", type=Path, metavar="FILE", help="capture the bridges as pcapng")
     run.add_argument("--no-write", action="store_true", help="do not write to any disk")
+    run.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="save the guest at the end; a directory for several, each as NAME.save",
+    )
+    run.add_argument(
+        "--restore",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a guest that was saved, instead of a CONFIG or beside it; may be repeated",
+    )
     replay = commands.add_parser(
         "replay",
         help="run a recorded failure again",
@@ -109,6 +125,8 @@ def _seed(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     options = parser().parse_args(arguments)
+    if options.command == "run" and not options.configs and not options.restore:
+        Parser(prog="xenpv run").error("the following arguments are required: CONFIG")
     # A guest's name or a path may hold what the terminal's encoding does not.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -132,16 +150,20 @@ def _run(options: argparse.Namespace) -> int:
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
-    configs = inputs.load(options.configs)
-    for config in configs:
-        for warning in config.warnings:
+    sources = inputs.load(options.configs, options.restore)
+    if options.save is not None:
+        inputs.check_save(options.save, sources)
+    for source in sources:
+        for warning in source.config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    wanted = Options(seed=options.seed, write=not options.no_write, pcap=options.pcap)
+    wanted = Options(
+        seed=options.seed, write=not options.no_write, pcap=options.pcap, save=options.save
+    )
     # So that a disk's scratch area is put back also then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with watch() as progress:
-            found = Job(configs, wanted, progress).run()
+            found = Job(sources, wanted, progress).run()
     except ConfigError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from typing import Final
 
-from xenpv.cli.hostfile import Borrowed, HostFile, Progress
+from xenpv.cli.hostfile import Borrowed, HostFile, MemoryFile, Progress
 from xenpv.cli.report import DiskFound
 from xenpv.errors import Livelock, XenpvError
 from xenpv.vbd.disk import Disk
@@ -23,7 +23,12 @@ class DiskCheck:
     """One disk of a guest; what it finds goes into `found`."""
 
     def __init__(
-        self, disk: Disk, file: HostFile, sha256: str, found: DiskFound, progress: Progress
+        self,
+        disk: Disk,
+        file: HostFile | MemoryFile,
+        sha256: str,
+        found: DiskFound,
+        progress: Progress,
     ) -> None:
         self.disk = disk
         self.file = file

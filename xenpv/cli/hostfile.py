@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from xenpv.host.image import ImageProvider, RawImage
+from xenpv.host.image import Image, ImageProvider, RawImage
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -53,11 +53,36 @@ class HostFile:
         return digest.hexdigest()
 
 
+class MemoryFile:
+    """An image that is no file, as a save file can have one: by the image's own methods."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.size_bytes = image.size_bytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        self.image.read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.image.write_from(memoryview(data), offset)
+
+    def sha256(self, progress: Progress) -> str:
+        """Over all of it, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size_bytes, CHUNK_BYTES):
+            length = min(CHUNK_BYTES, self.size_bytes - offset)
+            digest.update(self.read(offset, length))
+            progress("hashing a disk in memory", offset + length, self.size_bytes)
+        return digest.hexdigest()
+
+
 @attrs.frozen
 class Borrowed:
     """A piece of an image that a test writes to and that is to be put back."""
 
-    file: HostFile
+    file: HostFile | MemoryFile
     offset: int
     original: bytes
 

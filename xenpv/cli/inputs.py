@@ -12,9 +12,12 @@ import attrs
 from xenpv.errors import ConfigError
 from xenpv.host.config import load_all
 from xenpv.host.diskspec import DiskFormat, DiskSpec, DiskSpecification
-from xenpv.host.domainconfig import DomainConfig
+from xenpv.host.domainconfig import DomainConfig, check_together
 from xenpv.host.image import ImageProvider
+from xenpv.host.position import Position
 from xenpv.host.vifspec import VifSpec
+from xenpv.migration.restore import Saved, read
+from xenpv.migration.savefile import SaveFile
 from xenpv.platform import DOM0_PAGES
 from xenpv.xen.hypervisor import FRAMES_DEFAULT
 
@@ -24,9 +27,22 @@ OVERHEAD_MIB: Final = 1
 DOM0_NAMES: Final = ("", "0", "Domain-0")
 
 
-def load(paths: Iterable[str | Path]) -> tuple[DomainConfig, ...]:
-    """The domains of these xl.cfg files, their images there and free. Raises ConfigError."""
-    configs = load_all(paths)
+@attrs.frozen
+class Source:
+    """Where a guest comes from: its configuration, and what was saved of it if anything was."""
+
+    config: DomainConfig
+    saved: Saved | None = None
+
+
+def load(paths: Iterable[str | Path], saves: Iterable[str | Path] = ()) -> tuple[Source, ...]:
+    """The domains of these xl.cfg files, then of these save files. Raises ConfigError.
+
+    Their images are there and free.
+    """
+    saved = [read(path) for path in saves]
+    configs = (*load_all(paths), *(_placed(one.file) for one in saved))
+    check_together(configs)
     for config in configs:
         _check_text(config)
         for disk in config.disks:
@@ -35,8 +51,49 @@ def load(paths: Iterable[str | Path]) -> tuple[DomainConfig, ...]:
             _check_vif(vif)
     _check_memory(configs)
     configs = tuple(_with_media(config) for config in configs)
-    _check_images(configs)
-    return configs
+    _check_images(configs, [target for one in saved for target in one.disks.images])
+    alone: list[Saved | None] = [None] * (len(configs) - len(saved))
+    return tuple(map(Source, configs, [*alone, *saved]))
+
+
+def _placed(file: SaveFile) -> DomainConfig:
+    """Its configuration, all of which stands in that file."""
+    place = Position(file.path)
+    config = file.config
+    return attrs.evolve(
+        config,
+        disks=tuple(attrs.evolve(one, position=place) for one in config.disks),
+        vifs=tuple(attrs.evolve(one, position=place) for one in config.vifs),
+        positions=dict.fromkeys(("", "name", "uuid"), place),
+    )
+
+
+def check_save(path: Path, sources: Sequence[Source]) -> None:
+    """Whether the guests can be saved there: a file for one, a directory for several.
+
+    ConfigError if not, or if that would overwrite what the run reads.
+    """
+    if path.is_dir():
+        for source in sources:
+            if "/" in source.config.name:
+                wrong = f"the name {source.config.name!r} is none for a file in a directory"
+                raise ConfigError(f"cannot save there: {wrong}", file=str(path))
+    elif len(sources) > 1:
+        wrong = f"to save {len(sources)} guests: expected a directory that is there"
+        raise ConfigError(wrong, file=str(path))
+    elif not path.parent.is_dir():
+        raise ConfigError("cannot save there: there is no such directory", file=str(path))
+    inputs = [Path(source.config.positions[""].file) for source in sources if source.saved is None]
+    for source in sources:
+        inputs += [Path(disk.target) for disk in source.config.disks]
+        target = save_path(path, source.config)
+        if target.exists() and any(one.exists() and target.samefile(one) for one in inputs):
+            raise ConfigError("the save file would overwrite it", file=str(target))
+
+
+def save_path(path: Path, config: DomainConfig) -> Path:
+    """The file of one guest: itself, or NAME.save in a directory."""
+    return path / f"{config.name}.save" if path.is_dir() else path
 
 
 def _check_text(config: DomainConfig) -> None:
@@ -93,12 +150,14 @@ def _with_media(config: DomainConfig) -> DomainConfig:
     return attrs.evolve(config, disks=disks, warnings=warnings)
 
 
-def _check_images(configs: Sequence[DomainConfig]) -> None:
-    """Open all at once, each with the lock that its disk will take."""
+def _check_images(configs: Sequence[DomainConfig], inside: Sequence[str]) -> None:
+    """Open all at once, each with the lock that its disk will take; not those `inside` a file."""
     images = ImageProvider()
     with ExitStack() as opened:
         for config in configs:
             for disk in config.disks:
+                if disk.target in inside:
+                    continue
                 try:
                     image = images.open(disk.target, disk.readwrite)
                 except ConfigError as error:

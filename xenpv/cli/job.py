@@ -18,15 +18,16 @@ import attrs
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.abi.xenbus import XenbusState
 from xenpv.cli.disk import DiskCheck
-from xenpv.cli.hostfile import HostFile, Progress
+from xenpv.cli.hostfile import HostFile, MemoryFile, Progress
+from xenpv.cli.inputs import Source, save_path
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
 from xenpv.cli.vif import VifCheck
 from xenpv.errors import ConfigError, Livelock, XenpvError
 from xenpv.guest import Guest
 from xenpv.host.device import Device
-from xenpv.host.domainconfig import DomainConfig
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.host.responder import Responder
+from xenpv.migration.restore import Saved, restore
 from xenpv.platform import Platform
 
 # The host on each bridge, and the net of the guests' addresses: 10.0.0.2 and up.
@@ -38,24 +39,25 @@ HOST_MAC: Final = 0x0200_0000_0001
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """`write`: also write to the disks that may be written."""
+    """`write`: also write to the disks that may be written. `save`: into which file or directory
+    the guests are saved at the end, instead of being shut down."""
 
     seed: int = 0
     write: bool = True
     pcap: Path | None = None
+    save: Path | None = None
 
 
 class Job:
     """One run over configurations that `inputs.load` has checked."""
 
-    def __init__(
-        self, configs: Sequence[DomainConfig], options: Options, progress: Progress
-    ) -> None:
-        self.configs = configs
+    def __init__(self, sources: Sequence[Source], options: Options, progress: Progress) -> None:
+        self.sources = sources
+        self.configs = [source.config for source in sources]
         self.options = options
         self.progress = progress
         self.found = RunFound(seed=options.seed)
-        self.files: dict[str, HostFile] = {}
+        self.files: dict[str, HostFile | MemoryFile] = {}
         self.sha256: dict[str, str] = {}
         self.stations: dict[str, Responder] = {}
         self.guests: list[tuple[Guest, GuestFound]] = []
@@ -65,9 +67,10 @@ class Job:
     def run(self) -> RunFound:
         """Raises ConfigError, before anything is written, if the capture cannot be."""
         begin = time.perf_counter()
-        for config in self.configs:
-            for disk in config.disks:
-                if disk.target not in self.files:
+        for source in self.sources:
+            inside = {} if source.saved is None else source.saved.disks.images
+            for disk in source.config.disks:
+                if disk.target not in self.files and disk.target not in inside:
                     self.files[disk.target] = HostFile(disk.target)
         with ExitStack() as stack:
             writer = self._capture(stack)
@@ -89,7 +92,7 @@ class Job:
         path = self.options.pcap
         if path is None:
             return None
-        inputs = [file.path for file in self.files.values()]
+        inputs = [file.path for file in self.files.values() if isinstance(file, HostFile)]
         inputs += [Path(config.positions[""].file) for config in self.configs]
         if path.exists() and any(path.samefile(other) for other in inputs):
             raise ConfigError("the capture would overwrite it", file=str(path))
@@ -105,15 +108,18 @@ class Job:
             for vif in config.vifs:
                 if vif.bridge not in self.stations:
                     self._settle(platform, vif.bridge, writer)
-        for config in self.configs:
-            self._boot(platform, config)
+        for source in self.sources:
+            self._boot(platform, source)
         for guest, found in self.guests:
             for device, here in zip(guest.created.devices, found.devices, strict=True):
                 if here.connected and not here.idle:
                     self._exercise(platform, guest, device, here)
         self._list(platform)
         for guest, found in self.guests:
-            self._shut_down(platform, guest, found)
+            if self.options.save is None:
+                self._shut_down(platform, guest, found)
+            else:
+                self._save(guest, found, save_path(self.options.save, found.config))
 
     def _list(self, platform: Platform) -> None:
         """What xl says while they run."""
@@ -137,11 +143,15 @@ class Job:
         if writer is not None:
             platform.bridge(bridge).taps.append(PcapngCapture(writer))
 
-    def _boot(self, platform: Platform, config: DomainConfig) -> None:
-        found = GuestFound(config=config)
+    def _boot(self, platform: Platform, source: Source) -> None:
+        saved = source.saved
+        found = GuestFound(config=source.config, restored="" if saved is None else saved.file.path)
         self.found.guests.append(found)
         try:
-            guest = platform.create_from(config)
+            if saved is None:
+                guest = platform.create_from(source.config)
+            else:
+                guest = self._restore(platform, saved)
         except XenpvError as error:
             found.failures.append(f"not created: {error}")
             return
@@ -157,6 +167,16 @@ class Job:
         for device, here in zip(guest.created.devices, found.devices, strict=True):
             here.state = _state(platform, device.frontend_path)
             here.backend_state = _state(platform, device.backend_path)
+
+    def _restore(self, platform: Platform, saved: Saved) -> Guest:
+        """Paused. Disks that were inside the file are compared with what was there."""
+        guest = restore(platform, saved, paused=True)
+        for disk in guest.created.config.disks:
+            image = platform.images.registered(disk.target)
+            if image is not None:
+                file = self.files[disk.target] = MemoryFile(image)
+                self.sha256[disk.target] = file.sha256(self.progress)
+        return guest
 
     def _exercise(
         self, platform: Platform, guest: Guest, device: Device, found: DiskFound | VifFound
@@ -196,6 +216,19 @@ class Job:
             found.failures.append(f"asked to power off, it went down for: {found.shutdown}")
         if any(domain.domid == guest.domid for domain in platform.hypervisor.dead):
             found.failures.append("its memory is still mapped by a backend")
+
+    @staticmethod
+    def _save(guest: Guest, found: GuestFound, path: Path) -> None:
+        try:
+            guest.save(path)
+        except Livelock:
+            raise
+        except XenpvError as error:
+            found.failures.append(f"not saved: {error}")
+            guest.destroy()
+            return
+        found.saved = str(path)
+        found.shutdown = SHUTDOWN.suspend.name
 
     def _conclude(self, platform: Platform) -> None:
         found = self.found

@@ -82,6 +82,8 @@ class GuestFound:
     network_list: str = ""
     console: str = ""
     shutdown: str = ""  # the reason that the domain gave
+    restored: str = ""  # the file it came from
+    saved: str = ""  # the file it went into
     failures: list[str] = attrs.field(factory=list)
 
     @property
@@ -142,6 +144,8 @@ def _guest_json(guest: GuestFound) -> dict[str, Any]:
         "memory_mib": config.memory_mib,
         "vcpus": config.vcpus,
         "shutdown": guest.shutdown,
+        "restored": guest.restored,
+        "saved": guest.saved,
         "devices": [_device_json(device) for device in guest.devices],
         "block_list": guest.block_list,
         "network_list": guest.network_list,
@@ -224,7 +228,11 @@ def _guest_text(guest: GuestFound, tree: tuple[str, str, str]) -> Iterator[str]:
             )
         yield from (f"{indent}   FAILED: {failure}" for failure in device.failures)
     yield from (f"   FAILED: {failure}" for failure in guest.failures)
-    if guest.shutdown:
+    if guest.restored:
+        yield f"   restored from {guest.restored}"
+    if guest.saved:
+        yield f"   saved to {guest.saved}"
+    elif guest.shutdown:
         yield f"   shut down: {guest.shutdown}"
 
 

@@ -45,12 +45,13 @@ class VifCheck:
         """`seed` makes the payloads. Raises Livelock."""
         found = self.found
         begin = time.perf_counter()
+        before = self._counted()
         try:
             self._check_link()
             station = self._resolve()
             if station is not None:
                 self._ping(station, random.Random(seed))
-            self._check_counters()
+            self._check_counters(before)
             found.exercised = True
         except Livelock:
             raise
@@ -130,17 +131,25 @@ class VifCheck:
                 f"{sizes[0]} to {sizes[-1]} bytes"
             )
 
-    def _check_counters(self) -> None:
-        """What the adapter counts as sent is what came in on its port of the bridge."""
-        found, counted = self.found, self.adapter.statistics
-        port = self.platform.bridge(found.bridge).ports.get(found.name)
-        if port is not None and port.received_frames != counted.sent_frames:
-            found.failures.append(
-                f"{counted.sent_frames} frames sent, {port.received_frames} came to the bridge"
-            )
+    def _counted(self) -> tuple[int, int, int]:
+        """Frames that the adapter sent, that came in on its port of the bridge, and losses.
+
+        Those of a restored guest count what it did in its former life too.
+        """
+        counted = self.adapter.statistics
+        port = self.platform.bridge(self.found.bridge).ports.get(self.found.name)
+        lost = counted.sent_errors + counted.sent_dropped + counted.received_errors
+        came = counted.sent_frames if port is None else port.received_frames
+        return counted.sent_frames, came, lost
+
+    def _check_counters(self, before: tuple[int, int, int]) -> None:
+        """What the adapter counts as sent is what came to the bridge, since `before`."""
+        found = self.found
+        sent, came, lost = (now - then for now, then in zip(self._counted(), before, strict=True))
+        if came != sent:
+            found.failures.append(f"{sent} frames sent, {came} came to the bridge")
         if self.adapter.in_flight:
             found.failures.append(f"{self.adapter.in_flight} frames sent and never completed")
-        lost = counted.sent_errors + counted.sent_dropped + counted.received_errors
         if lost:
             found.failures.append(f"{lost} frames lost to errors")
 

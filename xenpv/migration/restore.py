@@ -30,9 +30,13 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Contents:
-    """What a file has beside the pages: JSON of the two contexts, and disks."""
+class Saved:
+    """A file that is whole: its head, and of its records what is not pages.
 
+    `domain` and `guest` are JSON of the two contexts.
+    """
+
+    file: SaveFile
     domain: Any
     guest: Any
     disks: Disks
@@ -40,7 +44,7 @@ class Contents:
 
 def restore(
     platform: Platform,
-    path: str | Path,
+    saved: Saved,
     *,
     paused: bool = False,
     name: str | None = None,
@@ -48,18 +52,16 @@ def restore(
     images: Mapping[str, Image] | None = None,
     trusted: Sequence[str] = (),
 ) -> Guest:
-    """What Platform.restore does."""
+    """What Platform.restore does of a file that was read."""
     if platform.hypervisor.closed:
         raise LocalProtocolError("this platform is closed")
-    domid = checked(domid)
-    file = open_file(path)
-    contents = _contents(file)
-    with _images(platform, file, contents.disks, images or {}) as saved:
-        config = attrs.evolve(saved, name=name or saved.name, uuid=_uuid(platform, saved))
+    domid, file = checked(domid), saved.file
+    with _images(platform, saved, images or {}) as had:
+        config = attrs.evolve(had, name=name or had.name, uuid=_uuid(platform, had))
 
         def populate(made: Created) -> None:
             try:
-                populate_domain(made.domain, contents.domain)
+                populate_domain(made.domain, saved.domain)
                 _load(file, made)
             except ToolstackError as error:
                 raise ToolstackError(f"{file.path}: {error}", error.code) from error
@@ -67,7 +69,7 @@ def restore(
         made = platform.toolstack.create(config, domid=domid, populate=populate)
         guest = Guest(platform, made)
         try:
-            rebuild(guest, contents.guest, trusted=trusted)
+            rebuild(guest, saved.guest, trusted=trusted)
         except XenpvError as error:
             guest.destroy()
             raise file.error(str(error)) from error
@@ -75,8 +77,9 @@ def restore(
     return guest if paused else guest.start()
 
 
-def _contents(file: SaveFile) -> Contents:
-    """Everything but the pages. ConfigError where the file is not what it has to be."""
+def read(path: str | Path) -> Saved:
+    """Read all of a file. ConfigError where it is not what it has to be."""
+    file = open_file(path)
     domain: Any = None
     guest: Any = None
     disks = Disks(file.config.disks)
@@ -95,7 +98,7 @@ def _contents(file: SaveFile) -> Contents:
                     disks.fill(record)
     except StreamError as error:
         raise file.error(str(error)) from None
-    return Contents(domain, guest, disks)
+    return Saved(file, domain, guest, disks)
 
 
 def _load(file: SaveFile, made: Created) -> None:
@@ -115,9 +118,10 @@ def _uuid(platform: Platform, config: DomainConfig) -> str | None:
 
 @contextmanager
 def _images(
-    platform: Platform, file: SaveFile, disks: Disks, images: Mapping[str, Image]
+    platform: Platform, saved: Saved, images: Mapping[str, Image]
 ) -> Iterator[DomainConfig]:
     """The configuration with its disks as they are here; what it registers goes if that fails."""
+    file = saved.file
     vdevs = [disk.vdev for disk in file.config.disks]
     for vdev in images:
         if vdev not in vdevs:
@@ -125,7 +129,7 @@ def _images(
     made: list[str] = []
     specs = []
     for disk in file.config.disks:
-        image = images.get(disk.vdev, disks.images.get(disk.target))
+        image = images.get(disk.vdev, saved.disks.images.get(disk.target))
         target = disk.target
         if image is not None:
             known = platform.images.name_of(image) is not None
