@@ -92,7 +92,8 @@ def _functions(value: object) -> list[FunctionType]:
 def fields(one: object) -> dict[str, Any]:
     """The fields of an instance: slots, then what is in its dict."""
     found = {}
-    for name, member in slots(type(one)).items():
+    kind: Any = type(one)
+    for name, member in slots(kind).items():
         try:
             found[name] = member.__get__(one)
         except AttributeError:

@@ -126,7 +126,8 @@ class Decoder:
         self._set(one, zip(names, values, strict=True))
 
     def _set(self, one: Any, fields: Any) -> None:
-        places = classes.slots(type(one))
+        kind: Any = type(one)
+        places = classes.slots(kind)
         for name, saved in fields:
             value = self.value(saved)
             if name in places:
