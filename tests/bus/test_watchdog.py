@@ -75,6 +75,19 @@ def started(world: World, vcpus: int, timeout_s: int) -> tuple[Domain, Watchdog]
     return guest, watchdog
 
 
+def test_a_processor_that_takes_no_upcalls_is_not_waited_for(world: World) -> None:
+    guest = world.hypervisor.create_domain(vcpus=2, max_pages=512)
+    guest.start_vcpus()
+    guest.populate(256)
+    guest.unpause()
+    # Without vectors the line is vcpu 0's alone.
+    watchdog = Watchdog(guest, EvtchnInterface(guest, via=24))
+    watchdog.start(10)
+    assert [timer.vcpu for timer in watchdog.timers] == [0]
+    world.loop.advance(60 * NS_PER_S)
+    assert not guest.is_shutdown
+
+
 @pytest.mark.parametrize("vcpus", [1, 2, 4])
 def test_processors_that_tick_keep_the_guest_alive(world: World, vcpus: int) -> None:
     guest, watchdog = started(world, vcpus, 10)

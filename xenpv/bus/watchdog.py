@@ -52,7 +52,9 @@ class Watchdog:
                 self.stop()  # both of Xen's are taken
 
     def _open(self, vcpu: int, period_s: int) -> None:
-        """One processor's timer; one that cannot be opened is left out."""
+        """One processor's timer; one that cannot be opened, or heard of, is left out."""
+        if not self._evtchn.has_upcall(vcpu):
+            return
         try:
             channel = self._evtchn.open_virq(VIRQ.TIMER, partial(self._tick, vcpu), vcpu=vcpu)
         except (HypercallError, LocalProtocolError):
