@@ -250,8 +250,13 @@ class BackStore:
         for _ in range(len(events)):
             path, token = take()
             watch = watches.get(token)
-            if watch is not None:
+            if watch is None:
+                continue
+            try:
                 watch.changed(path.decode("utf-8", "replace"))
+            except StoreError as error:
+                # Somebody took away what this is about, or xenstored says nothing more.
+                self.domain.trace.note(self.domain.domid, f"{watch.path}: {error}")
         if events:
             # Queued while handing out: the connection wakes only for a queue that was empty.
             self._task.wake()

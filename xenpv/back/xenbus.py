@@ -125,9 +125,9 @@ class Device:
         return f"{self.kind}{self.frontend_domid}.{self.devid}"
 
     def probe(self, factory: DriverFactory) -> None:
+        self.driver = factory(self)  # there is one to remove, whatever the store says now
         self.frontend = self.store.get(f"{self.path}/frontend") or ""
         self.state = state_of(self.store.get(f"{self.path}/state"))
-        self.driver = factory(self)
         self.driver.probe()
         self._watches.append(self.store.watch(f"{self.frontend}/state", self._frontend))
         self._watches.append(self.store.watch(f"{self.path}/hotplug-status", self._hotplug))
@@ -174,7 +174,10 @@ class Device:
         except StoreError:
             self.domain.trace.note(self.domain.domid, f"{self.name}: no place for its error")
         self.domain.trace.note(self.domain.domid, f"{self.name}: broken: {why}")
-        self.switch_state(State.CLOSING)
+        try:
+            self.switch_state(State.CLOSING)
+        except StoreError as error:
+            self.domain.trace.note(self.domain.domid, f"{self.name}: {error}")
 
     def unwatch(self) -> None:
         for watch in self._watches:
@@ -186,13 +189,13 @@ class Device:
         self.frontend_state = state
         try:
             self.driver.frontend_changed(state)
-        except (PeerProtocolError, HypercallError) as error:
+        except (PeerProtocolError, HypercallError, StoreError) as error:
             self.fatal(str(error))
 
     def _hotplug(self, _path: str) -> None:
         try:
             self.driver.hotplug_changed()
-        except (PeerProtocolError, HypercallError) as error:
+        except (PeerProtocolError, HypercallError, StoreError) as error:
             self.fatal(str(error))
 
 

@@ -17,6 +17,7 @@ from xenpv.xen.loop import NS_PER_S
 DEVICE_TIMEOUT_NS: Final = 10 * NS_PER_S  # LIBXL_INIT_TIMEOUT, LIBXL_DESTROY_TIMEOUT
 HOTPLUG_TIMEOUT_NS: Final = 40 * NS_PER_S  # LIBXL_HOTPLUG_TIMEOUT
 QEMU_SETTLE_NS: Final = 2 * NS_PER_S  # LIBXL_QEMU_BODGE_TIMEOUT
+PAST_INIT_WAIT: Final = ("3", "4")  # on the way to a connection
 QEMU_KINDS: Final = ("qdisk", "9pfs", "vfb", "vkb", "pvusb")  # QEMU_BACKEND()
 
 
@@ -120,7 +121,15 @@ class AoDevice:
         self._deadline = self.ctx.loop.now + timeout_ns
 
     def _state_changed(self) -> None:
-        self._reached = self._reached or self.ctx.xs.read(self._state_path) == INIT_WAIT
+        state = self.ctx.xs.read(self._state_path)
+        self._reached = self._reached or state == INIT_WAIT or self._is_past(state)
+
+    def _is_past(self, state: str | None) -> bool:
+        """A driver domain runs the script by itself, and may be further than that by this look.
+
+        libxl goes by the state that it reads: it looks sooner, or waits in vain.
+        """
+        return self._is_foreign and self.mode is None and state in PAST_INIT_WAIT
 
     # waiting
 
@@ -138,7 +147,7 @@ class AoDevice:
     def _look_backend(self) -> bool:
         wanted = INIT_WAIT if self.mode is None else CLOSED
         state = self.ctx.xs.read(self._state_path)
-        if state == wanted or self._reached:
+        if state == wanted or self._reached or self._is_past(state):
             self._unwatch()
             self._settled()
         elif state is None and self.mode is not None and self._is_foreign:

@@ -78,8 +78,10 @@ class DeviceKey:
         def clean(t: int) -> None:
             xs.rm_empty_parents(self.frontend_path, f"/local/domain/{self.domid}", t)
             xs.rm_empty_parents(self.libxl_path, f"/libxl/{self.domid}", t)
+            # dom0 keeps its `backend`, which is there for more than devices.
             home = f"/local/domain/{self.backend_domid}"
-            xs.rm_empty_parents(self.backend_path, f"{home}/backend", t)
+            root = home if self.backend_domid else f"{home}/backend"
+            xs.rm_empty_parents(self.backend_path, root, t)
 
         xs.transaction(clean)
 
