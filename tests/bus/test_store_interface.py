@@ -579,10 +579,54 @@ def test_a_cancelled_suspend_leaves_everything_as_it_was(scene: Scene) -> None:
     view.watch_remove(watch)
 
 
-def test_half_a_message_is_dropped_at_a_suspend(scene: Scene) -> None:
-    inject(scene.world, b"\x02\0\0\0\x63\0\0\0\0\0\0\0\xff\0\0\0z")
+HALF = b"\x02\0\0\0\x63\0\0\0\0\0\0\0\xff\0\0\0z"
+
+
+def test_half_a_message_is_dropped_in_a_new_domain(scene: Scene) -> None:
+    inject(scene.world, HALF)
     scene.run()
     assert len(scene.store._received) == 17
-    scene.resume()
+    scene.suspend.trigger()
+    for offset in (*REQ[2:], *RSP[2:]):  # the builder cleared the page
+        scene.world.guest.store32(XENSTORE_PFN, offset, 0)
+    scene.world.dom0.domctl.resumedomain(1)
+    scene.run()
     assert scene.store._received == b""
     assert scene.store.read("data/key") == "value"
+
+
+def test_half_a_message_is_completed_in_the_same_domain(scene: Scene) -> None:
+    """xenstored goes on where it was: what it writes next would be taken for a header."""
+    inject(scene.world, HALF)
+    scene.run()
+    scene.suspend.trigger()
+    inject(scene.world, b"z" * 254)
+    scene.world.dom0.domctl.resumedomain(1)
+    scene.run()
+    assert scene.store._received == b""
+    assert scene.store.read("data/key") == "value"
+
+
+@pytest.mark.parametrize(("told", "left"), [("1", 1), ("0", 3), (None, 3)])
+def test_what_xenstored_kept_of_the_same_domain_goes_if_it_can(
+    scene: Scene, told: str | None, left: int
+) -> None:
+    """Watches and transactions of before the resume: two would be left of each."""
+    if told is not None:
+        scene.world.write(f"{HOME}/control/platform-feature-xs_reset_watches", told)
+        scene.world.chmod(f"{HOME}/control", "n0", "r1")
+        scene.world.chmod(f"{HOME}/control/platform-feature-xs_reset_watches", "n0", "r1")
+    connection = scene.world.server.known[1].connection
+    assert connection is not None
+    for _ in range(2):
+        scene.view.watch_add("data", "key", scene.event())
+        scene.view.transaction_start()
+        scene.resume()
+        for watch in scene.store.watches():
+            scene.view.watch_remove(watch)
+        for transaction in scene.store.transactions():
+            with pytest.raises(NtStatusError):
+                scene.view.transaction_end(transaction, True)
+    scene.view.watch_add("data", "key", scene.event())
+    scene.view.transaction_start()
+    assert (len(connection.watches), len(connection.transactions)) == (left, left)

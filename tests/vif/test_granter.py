@@ -50,12 +50,12 @@ def test_a_page_in_use_is_named_and_then_quarantined(world: World) -> None:
     gnttab = GnttabInterface(world.guest)
     granter = Granter(gnttab, 0, readonly=False)
     granter.permit(granter.add(3))
-    held = granter.pfns[1]
+    ref, held = granter.refs[1], granter.pfns[1]
     pfn = world.dom0.holes.alloc()
     handle = world.dom0.gnttab.map(1, granter.refs[1], pfn)
     assert granter.revoke([0, 1, 2]) == [1]
     granter.release()
-    assert granter.quarantined == [held]
+    assert granter.quarantined == [(ref, held)]
     assert gnttab.permitted == 1
     assert held not in [world.guest.pages.alloc() for _ in range(2)]
     world.dom0.gnttab.unmap(handle, pfn)

@@ -40,6 +40,18 @@ def release(domain: Domain, abi: Abi) -> None:
         abi.release()
 
 
+def renew(domain: Domain, abi: Abi) -> None:
+    """After a suspend: no channel is left but the fixed ones, under new ports.
+
+    Where the domain is the same its ports are still bound. The driver leaves those of the
+    2-level ABI so, and has a few less with every resume; here they go too.
+    """
+    if isinstance(abi, EvtchnFifo):
+        release(domain, abi)
+    else:
+        reset(domain)
+
+
 def reset(domain: Domain) -> None:
     """EVTCHNOP_reset, with the store's and the console's channel bound again after it.
 

@@ -169,7 +169,7 @@ class EvtchnChannels(Interface):
 
     def _suspend_late(self) -> None:
         self._interrupts_off()
-        evtchn_abi.release(self.domain, self.abi)
+        evtchn_abi.renew(self.domain, self.abi)
         self._up()
 
     # channels

@@ -114,6 +114,7 @@ class GnttabInterface(Interface):
         self._cache = CacheInterface(domain) if cache is None else cache
         self._free: list[int] = []
         self._permitted = 0
+        self.deferred: list[tuple[int, int]] = []  # ref, pfn that a peer holds, of nobody now
         # Mapped pages of others by their address: first pfn and handles.
         self._mapped: dict[int, tuple[int, list[int]]] = {}
         self._mapped_at: dict[int, int] = {}  # first pfn: SUSPEND's count then
@@ -141,6 +142,7 @@ class GnttabInterface(Interface):
         self._cache.release()
 
     def leftovers(self) -> list[str]:
+        self.defer(())
         left = [f"cache {one.cache.name}" for one in self.caches]
         left += [f"pages of others at {address:#x}" for address in self._mapped]
         if self._permitted:
@@ -206,6 +208,8 @@ class GnttabInterface(Interface):
         They go back by `revoke_foreign_access`. HypercallError(ENOSPC) when there is not one.
         """
         refs: list[int] = []
+        if self.deferred:
+            self.defer(())
         while len(refs) < count:
             if not self._free:
                 try:
@@ -235,6 +239,32 @@ class GnttabInterface(Interface):
         self._free.append(ref)
         self._permitted -= 1
         return True
+
+    def end_foreign_access(self, ref: int) -> bool:
+        """End access but keep the reference, which somebody may still name; False while mapped.
+
+        It goes back by `revoke_foreign_access`.
+        """
+        done = lib.grant_entry_revoke(self.domain.kernel, ref)
+        if done < 0 and done != -EBUSY:
+            self.domain.check(done)
+        return bool(done >= 0)
+
+    def retry(self, held: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Take back what a peer held on to, references and pages; what it holds still."""
+        left = []
+        for ref, pfn in held:
+            if self.revoke_foreign_access(ref):
+                self.domain.pages.free(pfn)
+            else:
+                left.append((ref, pfn))
+        return left
+
+    def defer(self, held: Sequence[tuple[int, int]]) -> None:
+        """(ref, pfn) that a peer holds, of an owner that goes: tried again now and then, as
+        Linux does by a timer (gnttab_handle_deferred).
+        """
+        self.deferred = self.retry([*self.deferred, *held])
 
     @property
     def permitted(self) -> int:

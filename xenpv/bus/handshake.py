@@ -351,7 +351,7 @@ class Handshake:
         self._walk += 1
         self.goals.clear()
         self.unwatch()
-        if self._repeat_timer is not None:
-            self._repeat_timer.cancel()
-            self.domain.forget(self._repeat_timer.task)
+        timer, self._repeat_timer = self._repeat_timer, None
+        if timer is not None:
+            self.domain.forget_timer(timer)
         self.domain.forget(self._task)

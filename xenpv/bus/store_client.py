@@ -37,6 +37,8 @@ RM: Final[int] = lib.XS_RM
 SET_PERMS: Final[int] = lib.XS_SET_PERMS
 MKDIR: Final[int] = lib.XS_MKDIR
 DIRECTORY_PART: Final[int] = lib.XS_DIRECTORY_PART
+RESET_WATCHES: Final[int] = lib.XS_RESET_WATCHES
+RESETS: Final = "control/platform-feature-xs_reset_watches"  # the toolstack's: xenstored can
 
 TRIES_MAX: Final = 1000  # of a transaction that others keep in conflict
 RESTARTS_MAX: Final = 100  # of reading a large directory that changes meanwhile
@@ -155,12 +157,24 @@ class StoreClient(StoreTransport, Interface):
     def _suspend_late(self) -> None:
         """The page is where it was, with its indices; the port is another."""
         self._evtchn.close(self.channel)
-        self._received.clear()
+        self._drop_partial()
         self.broken = ""
         self._open(self.domain.hvm_param(STORE_EVTCHN))
         self._event()
+        self._reset()
         for watch in self._watches.values():
             watch.task.wake()
+
+    def _reset(self) -> None:
+        """In the same domain xenstored has the watches and transactions of before: away with
+        them, or every resume takes more of the quota. A Linux guest does this when it boots,
+        and adds its watches again under their old tokens; the Windows driver never does.
+        """
+        try:
+            if self.get(RESETS) not in (None, "0"):
+                self.request(RESET_WATCHES, b"\0")
+        except StoreError as error:
+            self.domain.trace.note(self.domain.domid, f"store: {error}")
 
     def _look(self) -> None:
         """The watchdog: a producer moved since the last look, and its consumer did not."""

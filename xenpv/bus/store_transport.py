@@ -95,6 +95,7 @@ class StoreTransport:
         self.neighbour: Neighbour | None = None
         self._evtchn = evtchn
         self._received = bytearray()
+        self._partial_at = 0  # rsp_cons behind the bytes in it
         self._attach()
         self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
         self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
@@ -150,6 +151,7 @@ class StoreTransport:
             done = self._parse(self._view, count)
             if done < count:
                 received += self._view[done:count]
+                self._partial_at = self._indices()[3]
 
     def _pump_on(self, count: int) -> None:
         """`count` bytes are in the chunk, behind others or before others."""
@@ -166,6 +168,16 @@ class StoreTransport:
             with memoryview(received) as view:
                 done = self._parse(view, len(received))
             del received[:done]
+            if received:
+                self._partial_at = self._indices()[3]
+
+    def _drop_partial(self) -> None:
+        """After a resume: a message that began in another domain's ring has no end.
+
+        The driver drops it in any case; in the same domain the end is still to come.
+        """
+        if self._received and self._indices()[3] != self._partial_at:
+            self._received.clear()
 
     def _parse(self, received: memoryview, end: int) -> int:
         """Handle the whole messages in `end` bytes; the bytes that they take."""

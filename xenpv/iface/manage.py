@@ -84,8 +84,12 @@ class Manage:
             self._suspend = None
 
     def _listen(self) -> None:
-        add = self.bus.store.watch_add
-        self._watches = [add(shutdown.KEY, self._task), add(SYSRQ, self._sysrq_task)]
+        self._watches = []
+        for path, task in ((shutdown.KEY, self._task), (SYSRQ, self._sysrq_task)):
+            try:
+                self._watches.append(self.bus.store.watch_add(path, task))
+            except StoreError as error:  # the quota of a guest that watches too much
+                self.bus.log(f"manage: {path}: {error.name}\n")
         # Linux does this at boot only, and a restored guest has empty keys for ever.
         advertise(self.bus, "manage", self.requests.features, "1")
 

@@ -106,7 +106,11 @@ class XenAgent:
             self._suspend = None
 
     def _listen(self) -> None:
-        self._watch = self.bus.store.watch_add(shutdown.KEY, self._task)
+        try:
+            self._watch = self.bus.store.watch_add(shutdown.KEY, self._task)
+        except StoreError as error:
+            # It looks every half hour all the same.
+            self._record(EventId.UNEXPECTED, f"{shutdown.KEY}: {error.name}")
         advertise(self.bus, "agent", self.requests.features, "1")
         self.slate.start()
 

@@ -279,7 +279,9 @@ class Vbd:
     def _delete(self, target: Target) -> None:
         if self.targets.get(target.target_id) is target:
             del self.targets[target.target_id]
-            self._disks.pop(target.target_id, None)
+            disk = self._disks.pop(target.target_id, None)
+            if disk is not None:
+                disk.release()
             target.frontend.remove()
 
     # SRBs

@@ -64,6 +64,7 @@ class Disk:
         self._idle: list[Buffer] = []  # kept from transfer to transfer, smallest first
         self._held: list[Buffer] = []  # the backend had a page of it when its transfer ended
         self._scratch = bytearray()
+        self._gone = False  # nothing is kept for another transfer
 
     def __repr__(self) -> str:
         return f"<Disk {self.target.devid} target {self.target.target_id}>"
@@ -278,12 +279,24 @@ class Disk:
                 pages //= 2
         raise LocalProtocolError("the guest has no page left for a transfer")
 
+    def release(self) -> None:
+        """The device is gone: no memory is kept. What is asked of it ends as NO_DEVICE."""
+        self._gone = True
+        idle, self._idle = self._idle, []
+        held, self._held = self._held, []
+        for buffer in [*idle, *held]:
+            self.put(buffer)
+
     def put(self, buffer: Buffer) -> None:
         """Keep it for the next transfer, but not while the backend still holds a page of it."""
-        if self.target.frontend.granter.holds(buffer.pfn, buffer.pages):
+        if self.target.frontend.granter.holds(buffer.pfn, buffer.pages) and not self._gone:
             self._held.append(buffer)
             return
-        if len(self._idle) < IN_FLIGHT_MAX and all(buffer.pages >= one.pages for one in self._idle):
+        if self._gone:
+            self.target.frontend.granter.adopt(buffer.pfn, buffer.pages)
+        elif len(self._idle) < IN_FLIGHT_MAX and (
+            not self._idle or buffer.pages >= self._idle[-1].pages
+        ):
             self._idle.append(buffer)
         else:
             self.target.domain.pages.free(buffer.pfn, buffer.pages)

@@ -163,21 +163,31 @@ class Frontend:
             self.target.frontend_closed()
 
     def resume(self) -> None:
-        """Late, after a migration: what was submitted ends as ERROR, what waited waits on.
+        """Late, after a migration: what was submitted ends as ERROR, what waited waits on; a
+        Linux frontend does all of it again.
 
         The backend is another one and knows nothing of these rings; the whole handshake is
         walked all the same.
         """
         if self.state in (FrontendState.INITIALIZED, FrontendState.INVALID):
             return
-        closing = self._after is After.CLOSE or self.handshake.goals == [Goal.CLOSE]
+        if self.target.missing and self.target.is_closed:
+            return  # ejected, and only its directory is left
+        closing = (
+            self.target.missing
+            or self._after is After.CLOSE
+            or self.handshake.goals == [Goal.CLOSE]
+        )
         self._unwatch()
         self.handshake.unwatch()
         self._drain_timer.cancel()
         self._after = None
         for ring in self.rings:
             ring.disable()
-            ring.abandon()
+            if self.personality.requeues and not closing:
+                self._kept.extend(ring.take_back())
+            else:
+                ring.abandon()
             self._kept.extend(ring.queue)
             ring.queue.clear()
         self.broken = ""
@@ -248,7 +258,7 @@ class Frontend:
             if status is None:
                 self.rings[part.srb.queue_tag % len(self.rings)].submit(part)
             else:
-                part.srb.part_done(status)
+                part.end(self.granter, status)
 
     def remove(self) -> None:
         """The target is deleted: nothing of it stays, in the store or the loop."""
@@ -257,8 +267,7 @@ class Frontend:
         self.granter.retry()
         self.granter.release()
         self.domain.forget(self._backend_task)
-        self._drain_timer.cancel()
-        self.domain.forget(self._drain_timer.task)
+        self.domain.forget_timer(self._drain_timer)
 
     # keys
 
@@ -353,6 +362,9 @@ class Frontend:
         for ring in self.rings:
             ring.enable()
         self._take_kept(None)
+        # A suspend may have come between a reset or flush and its end.
+        self.target.reset_done()
+        self.target.ring_idle()
 
     def _backend_changed(self) -> None:
         """Something in the backend's directory was written."""
@@ -450,7 +462,6 @@ class Frontend:
             self._close()
             return
         self._enable()
-        self.target.reset_done()
 
     def _backend_answers(self) -> bool:
         return not self.broken and self.handshake.backend_state() is State.CONNECTED

@@ -48,9 +48,18 @@ class Granter:
         self.granted += count
         return refs
 
-    def revoke(self, ref: int, pfn: int, owned: bool = False) -> bool:
-        """Take a reference back; False: it and its page are quarantined."""
-        if self.gnttab.revoke_foreign_access(ref):
+    def revoke(
+        self, ref: int, pfn: int, owned: bool = False, retired: list[int] | None = None
+    ) -> bool:
+        """Take a reference back; False: it and its page are quarantined.
+
+        `retired`: where it goes, without access, if the ring still names it.
+        """
+        if retired is not None:
+            if self.gnttab.end_foreign_access(ref):
+                retired.append(ref)
+                return True
+        elif self.gnttab.revoke_foreign_access(ref):
             self.granted -= 1
             return True
         self.quarantine.append((ref, pfn, owned))
@@ -67,6 +76,12 @@ class Granter:
                 clean = False
         self.granted -= len(refs)
         return clean
+
+    def free(self, retired: list[int]) -> None:
+        """The backend cannot come to these references any more: they may be given out again."""
+        for ref in retired:
+            self.gnttab.revoke_foreign_access(ref)
+        self.granted -= len(retired)
 
     def page(self) -> int:
         """A page of our own; what it held stays in it. Raises HypercallError(ENOMEM)."""
@@ -93,8 +108,20 @@ class Granter:
         """Whether one of these pages is quarantined."""
         return any(pfn <= held < pfn + count for _ref, held, _owned in self.quarantine)
 
+    def adopt(self, pfn: int, count: int) -> None:
+        """Pages whose owner goes: free those that are not quarantined, the others later."""
+        held = [page for _ref, page, _owned in self.quarantine if pfn <= page < pfn + count]
+        self.quarantine = [
+            (ref, page, owned or page in held) for ref, page, owned in self.quarantine
+        ]
+        for page in range(pfn, pfn + count):
+            if page not in held:
+                self.domain.pages.free(page)
+
     def release(self) -> None:
-        """Give the reserve back."""
+        """Give the reserve back; what the backend holds is GNTTAB's to wait for."""
         for pfn in self._reserve:
             self.domain.pages.free(pfn)
         self._reserve.clear()
+        self.gnttab.defer([(ref, pfn) for ref, pfn, owned in self.quarantine if owned])
+        self.quarantine = [one for one in self.quarantine if not one[2]]

@@ -101,6 +101,7 @@ class Personality:
     queues_max: int
     indirect_max: int
     closes_with_backend: bool  # whether it closes when the backend alone goes to Closing
+    requeues: bool  # whether a resume does again what was on the ring; else that is an ERROR
 
 
 WINDOWS: Final = Personality(
@@ -111,6 +112,7 @@ WINDOWS: Final = Personality(
     queues_max=2,  # xenvbd.inf
     indirect_max=4096,
     closes_with_backend=False,
+    requeues=False,
 )
 LINUX: Final = Personality(
     name="linux",
@@ -120,5 +122,6 @@ LINUX: Final = Personality(
     queues_max=0,
     indirect_max=32,  # xen_blkif_max_segments
     closes_with_backend=True,
+    requeues=True,
 )
 PERSONALITIES: Final[Mapping[str, Personality]] = {one.name: one for one in (WINDOWS, LINUX)}

@@ -24,6 +24,7 @@ from xenpv.xen.domain import PAGE_SIZE
 
 if TYPE_CHECKING:
     from xenpv.vbd.frontend import Frontend
+    from xenpv.vbd.granter import Granter
 
 READ: Final = int(BLKIF_OP.READ)
 WRITE: Final = int(BLKIF_OP.WRITE)
@@ -40,12 +41,22 @@ SEGMENTS_PER_PAGE: Final = PAGE_SIZE // blkif.SEGMENT_SIZE
 
 @attrs.frozen
 class Part:
-    """What one SRB asks of one range: sectors of 512 bytes. A flush has none."""
+    """What one SRB asks of one range: sectors of 512 bytes. A flush has none.
+
+    `segments`: its pages, without access, where it was prepared for another backend before.
+    """
 
     srb: Srb
     operation: int
     sector: int = 0
     nr_sectors: int = 0
+    segments: Segments | None = None
+
+    def end(self, granter: Granter, status: SrbStatus) -> None:
+        """It will not run."""
+        if self.segments is not None:
+            self.segments.put_pages(granter)
+        self.srb.part_done(status)
 
 
 @attrs.define(eq=False)
@@ -57,6 +68,7 @@ class Request:
     id: int
     slot: bytes
     sector: int = 0
+    nr_sectors: int = 0  # of a discard; others have segments
     segments: Segments | None = None
     indirect: list[tuple[int, int]] = attrs.Factory(list)  # (ref, pfn) of the segment pages
 
@@ -76,8 +88,10 @@ class Ring:
         self.queue: deque[Part] = deque()
         self.prepared: deque[Request] = deque()
         self.submitted: dict[int, Request] = {}
-        # Requests given up at a reset: their answers may still come, once each.
-        self.abandoned: set[int] = set()
+        # Requests given up at a reset or suspend: their answers may still come, once each. Until
+        # then, or until the backend is closed, the ring names their references: were they given
+        # out again, the backend would reach pages that are none of these requests'.
+        self.abandoned: dict[int, list[int]] = {}
         self._last_id = 0
         self.task = frontend.domain.task(f"{frontend.path} ring {index}", self.poll)
 
@@ -126,21 +140,47 @@ class Ring:
         """Everything submitted or prepared ends as ERROR; SRBs in the queue wait on."""
         submitted, self.submitted = self.submitted, {}
         prepared, self.prepared = self.prepared, deque()
-        self.abandoned.update(submitted)
-        for request in [*submitted.values(), *prepared]:
+        for request in submitted.values():
+            self._release(request, self.abandoned.setdefault(request.id, []))
+            request.srb.part_done(SrbStatus.ERROR)
+        for request in prepared:
             self._release(request)
             request.srb.part_done(SrbStatus.ERROR)
+
+    def take_back(self) -> list[Part]:
+        """Everything submitted or prepared, to be done again, oldest first (blkif_recover).
+
+        What the backend still maps a page of ends as ERROR.
+        """
+        requests = [*self.submitted.values(), *self.prepared]
+        self.submitted, self.prepared = {}, deque()
+        parts = []
+        for request in requests:
+            retired = self.abandoned.setdefault(request.id, [])
+            segments, request.segments = request.segments, None
+            self._release(request, retired)  # the pages of an indirect one's table
+            if segments is None:
+                nr_sectors = request.nr_sectors
+            elif segments.ungrant(self.frontend.granter, retired):
+                nr_sectors = segments.sectors()
+            else:
+                request.srb.part_done(SrbStatus.ERROR)
+                continue
+            parts.append(Part(request.srb, request.operation, request.sector, nr_sectors, segments))
+        return parts
 
     def fail_queue(self) -> None:
         """What waits will not run: the target is broken, or goes."""
         queue, self.queue = self.queue, deque()
         for part in queue:
-            part.srb.part_done(SrbStatus.ERROR)
+            part.end(self.frontend.granter, SrbStatus.ERROR)
 
     def disconnect(self) -> None:
         """Give port, grants and pages back; idempotent."""
         self.enabled = False
         self.abandon()
+        for retired in self.abandoned.values():
+            self.frontend.granter.free(retired)
         self.abandoned.clear()
         if self.channel is not None:
             self.frontend.bus.evtchn.close(self.channel)
@@ -220,7 +260,9 @@ class Ring:
             slot = blkif.DISCARD.pack(
                 DISCARD, 0, self.frontend.handle, rid, part.sector, part.nr_sectors
             )
-            self.prepared.append(Request(part.srb, DISCARD, rid, slot, part.sector))
+            self.prepared.append(
+                Request(part.srb, DISCARD, rid, slot, part.sector, part.nr_sectors)
+            )
         else:
             self._prepare_flush(part.srb)
 
@@ -242,10 +284,13 @@ class Ring:
         granter = self.frontend.granter
         backend = self.frontend.backend
         left = part.nr_sectors << SECTOR_SHIFT
+        writes = part.operation == WRITE
         try:
-            segments = sg.build(
-                granter, part.srb, left, backend.sector_size, part.operation == WRITE
-            )
+            if part.segments is None:
+                segments = sg.build(granter, part.srb, left, backend.sector_size, writes)
+            else:
+                segments = part.segments
+                segments.grant(granter, readonly=writes)
         except HypercallError:
             part.srb.part_done(SrbStatus.BUSY)
             return
@@ -279,8 +324,8 @@ class Ring:
         handle = self.frontend.handle
         if count <= blkif.SEGMENTS_MAX:
             slot = blkif.request(count).pack(operation, count, handle, rid, sector, *segments.wire)
-            return Request(srb, operation, rid, slot, sector, segments)
-        request = Request(srb, operation, rid, b"", sector, segments)
+            return Request(srb, operation, rid, slot, sector, segments=segments)
+        request = Request(srb, operation, rid, b"", sector, segments=segments)
         try:
             for start in range(0, count, SEGMENTS_PER_PAGE):
                 wire = segments.wire[3 * start : 3 * (start + SEGMENTS_PER_PAGE)]
@@ -315,7 +360,7 @@ class Ring:
             if request is not None:
                 self._finish(request, status)
             elif rid in self.abandoned:
-                self.abandoned.discard(rid)
+                self.frontend.granter.free(self.abandoned.pop(rid))
             else:
                 raise PeerProtocolError(f"an answer to request {rid:#x}, which is not in flight")
 
@@ -370,17 +415,17 @@ class Ring:
         request.srb.outstanding += len(again) - 1
         self.prepared.extendleft(reversed(again))
 
-    def _release(self, request: Request) -> bool:
+    def _release(self, request: Request, retired: list[int] | None = None) -> bool:
         """Take a request's grants back; False if the backend still maps a page of it."""
         granter = self.frontend.granter
         clean = True
         for ref, pfn in request.indirect:
-            if granter.revoke(ref, pfn, owned=True):
+            if granter.revoke(ref, pfn, True, retired):
                 granter.put_page(pfn)
             else:
                 clean = False
         request.indirect.clear()
-        if request.segments is not None and not request.segments.release(granter):
+        if request.segments is not None and not request.segments.release(granter, retired):
             clean = False
         request.segments = None
         return clean

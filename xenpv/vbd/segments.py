@@ -7,6 +7,7 @@ ends where its fragment ends, and a bounce page may take more than two fragments
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -43,18 +44,53 @@ class Segments:
         }
         return Segments(self.wire[3 * start : 3 * end], self.pfns[start:end], bounces)
 
-    def release(self, granter: Granter) -> bool:
-        """End access and give bounce pages back; False if the backend still maps a page."""
-        if not self.bounces:
+    def release(self, granter: Granter, retired: list[int] | None = None) -> bool:
+        """End access and give bounce pages back; False if the backend still maps a page.
+
+        `retired`: as of Granter.revoke.
+        """
+        if not self.bounces and retired is None:
             return granter.revoke_all(self.wire[::3], self.pfns)
         clean = True
         for index, (ref, pfn) in enumerate(zip(self.wire[::3], self.pfns, strict=True)):
             owned = index in self.bounces
-            if not granter.revoke(ref, pfn, owned):
+            if not granter.revoke(ref, pfn, owned, retired):
                 clean = False
             elif owned:
                 granter.put_page(pfn)
         return clean
+
+    def ungrant(self, granter: Granter, retired: list[int]) -> bool:
+        """End access but keep the pages, for another backend; False if this one still maps one,
+        and then all is given up as by `release`.
+        """
+        held = [
+            index
+            for index, (ref, pfn) in enumerate(zip(self.wire[::3], self.pfns, strict=True))
+            if not granter.revoke(ref, pfn, index in self.bounces, retired)
+        ]
+        if held:
+            self.put_pages(granter, held)
+        return not held
+
+    def grant(self, granter: Granter, *, readonly: bool) -> None:
+        """Give access anew to pages that `ungrant` kept. HypercallError: all is given up."""
+        refs: list[int] = []
+        try:
+            for pfn in self.pfns:
+                refs.append(granter.permit(pfn, readonly))  # noqa: PERF401 - kept on failure
+        except HypercallError:
+            for ref, pfn in zip(refs, self.pfns, strict=False):
+                granter.revoke(ref, pfn)
+            self.put_pages(granter)
+            raise
+        self.wire[::3] = refs
+
+    def put_pages(self, granter: Granter, held: Sequence[int] = ()) -> None:
+        """Give back the bounce pages of segments without access, but for some by their index."""
+        for index in self.bounces:
+            if index not in held:
+                granter.put_page(self.pfns[index])
 
     def copy_out(self, granter: Granter) -> None:
         """What the backend wrote into bounce pages, to where it belongs."""

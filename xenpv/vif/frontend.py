@@ -16,7 +16,8 @@ from xenpv.bus.handshake import ABSENT, Do, Goal, Handshake, Seen, Table, parse_
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
-from xenpv.vif.callbacks import Callbacks, Completion
+from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
+from xenpv.vif.drain import Drain
 from xenpv.vif.hashing import flow_hash
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
 from xenpv.vif.queue import Queue
@@ -80,6 +81,7 @@ WATCHED: Final = {"windows": "online", "linux": "state"}
 GONE: Final = (State.CLOSED, State.UNKNOWN, ABSENT)
 UNPLUG_FAILED: Final = "UNPLUG FAILED: device is still in use"
 
+UNICAST: Final = PacketType.UNICAST
 QUEUES_MAX: Final = 8  # FrontendMaxQueues
 RETRIES_MAX: Final = 10
 
@@ -123,10 +125,13 @@ class Frontend:
         self.queues: list[Queue] = []
         self.broken = ""
         self.error = ""  # why it did not connect
-        self.quarantined: list[int] = []  # pfns that a backend never gave back
+        self.quarantined: list[tuple[int, int]] = []  # ref, pfn that a backend did not give back
         self.callbacks: Callbacks | None = None
         self._owner = owner
         self._closing = False
+        self._stale: list[Queue] = []  # of before a suspend, until their backend let go of them
+        self._unsent: list[tuple[bytes, int]] = []  # frames that a suspend found waiting
+        self._drain = Drain(self)
         self._watch: Watch | None = None
         self._watched = ""
         self._task = bus.domain.task(f"{self.path} backend", self._backend_changed)
@@ -155,14 +160,19 @@ class Frontend:
         if self.state is FrontendState.UNKNOWN or self.handshake.backend is None:
             self._finish()
         else:
-            self.handshake.start([Goal.CLOSE])
+            self._drain.start()
+
+    def drained(self) -> None:
+        """What was on the rings is answered, or will not be."""
+        self.handshake.start([Goal.CLOSE])
 
     def vanish(self) -> None:
         """The device was taken out of the store: nothing is left to shake hands with."""
         self._closing = True
         self.disable()
+        self._drain.stop()
         self.handshake.goals.clear()
-        if self.queues:
+        if self.queues or self._stale:
             self._await_backend()
         else:
             self._finish()
@@ -172,17 +182,28 @@ class Frontend:
         self.handshake.is_offline = True
 
     def resume(self) -> None:
-        """Late: everything was void before; to Connected on the new backend, all the way."""
-        if self._closing:
-            self.handshake.goals.clear()
-            self._finish()
-            return
-        self.disable()
+        """Late: everything was void before; to Connected on the new backend, all the way.
+
+        One that was closing closes with the new backend.
+        """
+        self._drain.stop()
         self._unwatch()
-        self._release()
-        self.state = FrontendState.UNKNOWN
         self.handshake.unwatch()
-        self.start()
+        self.handshake.is_offline = False
+        for queue in self.queues:
+            self._unsent += queue.suspend()
+        self._stale += self.queues
+        self.queues = []
+        self.broken = ""
+        self.state = FrontendState.UNKNOWN
+        self._forget_attributes()
+        if self.callbacks is not None:
+            self.callbacks.mac_state_change()
+        if self._closing:
+            self._drop_unsent()
+            self.handshake.start([Goal.CLOSE])
+        else:
+            self.start()
 
     def _await_backend(self) -> None:
         """The rings are mapped until the backend is Closed, and cannot be taken back before."""
@@ -191,16 +212,36 @@ class Frontend:
 
     def _finish(self) -> None:
         self.handshake.stop()
+        self._drain.forget()
         self._unwatch()
         self.bus.domain.forget(self._task)
         self._release()
+        self._drop_unsent()
+        self.bus.gnttab.defer(self.quarantined)
         self._owner.closed()
 
     def _release(self) -> None:
-        for queue in self.queues:
-            self.quarantined += queue.release()
-        self.queues.clear()
+        self._stale += self.queues
+        self.queues = []
+        self._release_stale()
         self.state = FrontendState.CLOSED
+        self._forget_attributes()
+
+    def _release_stale(self) -> None:
+        """The backend closed: it has nothing mapped any more, unless it cheats."""
+        stale, self._stale = self._stale, []
+        for queue in stale:
+            self.quarantined += queue.release()
+        if self.quarantined:
+            self.quarantined = self.bus.gnttab.retry(self.quarantined)
+
+    def _drop_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            dropped = [(cookie, TransmitterStatus.DROPPED, UNICAST, 0) for _, cookie in unsent]
+            self._return_packets(dropped)
+
+    def _forget_attributes(self) -> None:
         if self._windows:
             self._discard(f"attr/vif/{self.number}")
 
@@ -240,6 +281,7 @@ class Frontend:
     def reached(self, goal: Goal) -> None:
         """A goal is reached."""
         if goal is Goal.PREPARE:
+            self._release_stale()
             self.error = ""
             self.state = FrontendState.PREPARED
             self._watch_backend(WATCHED[self.bus.personality])
@@ -255,7 +297,7 @@ class Frontend:
         else:
             self._release()
             if not self.handshake.goals:
-                self._owner.failed()
+                self._fail()
 
     def failed(self, goal: Goal, seen: Seen) -> None:
         """The walk stopped."""
@@ -267,11 +309,15 @@ class Frontend:
             self.handshake.start([Goal.CLOSE])
         else:
             self._release()
-            self._owner.failed()
+            self._fail()
+
+    def _fail(self) -> None:
+        self._drop_unsent()
+        self._owner.failed()
 
     def _close_rest(self) -> None:
         """The handshake is over; a backend that is not Closed may still have the rings."""
-        if self.queues and self.handshake.look() not in GONE:
+        if (self.queues or self._stale) and self.handshake.look() not in GONE:
             self._await_backend()
         else:
             self._finish()
@@ -459,6 +505,9 @@ class Frontend:
             queue.enable()
         self.state = FrontendState.ENABLED
         callbacks.mac_state_change()
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            self.send([frame for frame, _ in unsent], [cookie for _, cookie in unsent])
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
         """Replace the list; LocalProtocolError for an address that is no group's."""
@@ -467,6 +516,7 @@ class Frontend:
             self._advertise()
 
     def disable(self) -> None:
+        self._drop_unsent()
         if self.state is not FrontendState.ENABLED:
             return
         self.state = FrontendState.CONNECTED

@@ -36,7 +36,7 @@ class Granter:
         self._flags: int = lib.GTF_permit_access | (lib.GTF_readonly if readonly else 0)
         self.pfns = [-1] * first
         self.refs = [-1] * first
-        self.quarantined: list[int] = []  # pfns
+        self.quarantined: list[tuple[int, int]] = []  # ref, pfn
 
     @property
     def held(self) -> int:
@@ -100,6 +100,6 @@ class Granter:
             if gnttab.revoke_foreign_access(ref):
                 gnttab.domain.pages.free(pfn)
             else:
-                self.quarantined.append(pfn)
+                self.quarantined.append((ref, pfn))
         del self.pfns[self._first :]
         del self.refs[self._first :]

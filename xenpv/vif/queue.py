@@ -139,13 +139,40 @@ class Queue:
         if self.transmitter is not None:
             self.transmitter.abort(TransmitterStatus.ERROR)
 
-    def release(self) -> list[int]:
-        """After the close handshake; the pfns of pages that the backend still maps."""
+    @property
+    def in_flight(self) -> int:
+        """Slots of its tx ring that the backend has not answered."""
+        return 0 if self.transmitter is None else self.transmitter.in_flight
+
+    def kick(self) -> None:
+        """Notify the backend and look for its answers."""
+        for poller in self.pollers:
+            poller.send()
+            poller.trigger()
+
+    def suspend(self) -> list[tuple[bytes, int]]:
+        """After a suspend: what is on the ring comes back as dropped, what waits is returned.
+
+        Pages and references stay until `release`, for the old backend may still be at the ring.
+        """
+        self.running = False
+        self.stopped = True
+        for poller in self.pollers:
+            poller.close()
+        self.pollers.clear()
+        if self.transmitter is None:
+            return []
+        waiting = self.transmitter.take_waiting()
+        self.transmitter.abort(TransmitterStatus.DROPPED)
+        return waiting
+
+    def release(self) -> list[tuple[int, int]]:
+        """After the close handshake; (ref, pfn) of what the backend still maps."""
         self.running = False
         for poller in self.pollers:
             poller.close()
         self.pollers.clear()
-        held: list[int] = []
+        held: list[tuple[int, int]] = []
         for ring in (self.transmitter, self.receiver):
             if ring is not None:
                 held += ring.release()

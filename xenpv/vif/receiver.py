@@ -226,8 +226,8 @@ class ReceiverRing:
             index += 1
         return index, segmented
 
-    def release(self) -> list[int]:
-        """Give pages and references back; the pfns of those that the backend still maps."""
+    def release(self) -> list[tuple[int, int]]:
+        """Give pages and references back; (ref, pfn) of those that the backend still maps."""
         self._requests = b""
         self.granter.release()
         self._page.release()

@@ -240,6 +240,17 @@ class TransmitterRing:
         if dropped:
             self._returns(dropped)
 
+    def take_waiting(self) -> list[tuple[bytes, int]]:
+        """What was not posted, with its cookies: another ring may send it."""
+        waiting = list(self.waiting)
+        self.waiting.clear()
+        return waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Slots that the backend has not answered."""
+        return len(self._owner)
+
     def abort(self, status: TransmitterStatus) -> None:
         """Return every packet; slots that the backend never answered stay owned by it."""
         self.drop_waiting()
@@ -252,8 +263,8 @@ class TransmitterRing:
         if returned:
             self._returns(returned)
 
-    def release(self) -> list[int]:
-        """Give pages and references back; the pfns of those that the backend still maps."""
+    def release(self) -> list[tuple[int, int]]:
+        """Give pages and references back; (ref, pfn) of those that the backend still maps."""
         self.abort(TransmitterStatus.DROPPED)
         self.granter.release()
         self._page.release()

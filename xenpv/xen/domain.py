@@ -209,6 +209,13 @@ class Domain(Pages, Life):
             self.timers.remove(task.alarm)
         task.retire()
 
+    def forget_timer(self, timer: Timer) -> None:
+        """A timer that will not be armed again, and the task that it wakes."""
+        timer.cancel()
+        if timer in self.timers:
+            self.timers.remove(timer)
+        self.forget(timer.task)
+
     def set_upcall(self, vcpu: int, run: Callable[[], object]) -> None:
         """What runs when events are pending for `vcpu` (HVMOP_set_evtchn_upcall_vector).
 
