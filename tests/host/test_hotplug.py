@@ -37,9 +37,10 @@ def test_what_is_plugged_in_works_and_goes(xen: Platform, personality: str) -> N
     assert (guest.attach(Disk(image())), guest.attach(Vif())) == (51744, 2)
     guest.disks[2].write(3, b"x" * 512)
     assert guest.disks[2].read(3, 1) == b"x" * 512
-    guest.nets[2].send(bytes(60))
+    frame = b"\xff" * 6 + guest.nets[2].mac + bytes(48)
+    guest.nets[2].send(frame)
     xen.run()
-    assert xen.bridge("xenbr0").frames[-1] == bytes(60)
+    assert xen.bridge("xenbr0").frames[-1] == frame
     guest.detach(guest.disks[2])
     guest.detach(guest.nets[2])
     assert [disk.devid for disk in guest.disks] == [51712, 51728]
