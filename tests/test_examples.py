@@ -202,6 +202,12 @@ def test_the_python_of_the_debugging_page_runs():
         exec(compile(block, "debugging.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
+def test_the_python_of_the_save_file_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("python", "docs/save-file.md")
+    exec(compile(block, "save-file.md", "exec"), {})  # noqa: S102 - what a reader types
+
+
 def test_the_readmes_commands_exist(copy, capsys, monkeypatch):
     makefile = (ROOT / "Makefile").read_text()
     monkeypatch.chdir(copy)

@@ -221,6 +221,25 @@ def test_one_file_restored_in_two_processes_gives_one_digest(path: Path, persona
 # disks
 
 
+def test_devices_that_were_plugged_in_and_out_are_as_they_were_left(path: Path) -> None:
+    with Platform(seed=3) as xen:
+        guest = made(xen)
+        guest.attach(Disk(MemoryImage(bytearray(b"p" * 4096))))
+        guest.attach(Vif(bridge="xenbr1"))
+        guest.detach("vif", 0)
+        assert [disk.devid for disk in guest.disks] == [51712, 51728]
+        guest.save(path)
+    with Platform(seed=4) as xen:
+        guest = xen.restore(path)
+        assert [disk.devid for disk in guest.disks] == [51712, 51728]
+        assert guest.disks[1].read(0, 1) == b"p" * 512
+        assert [net.number for net in guest.nets] == [1]
+        assert "vif1.1" in xen.bridge("xenbr1").ports
+        guest.detach("vbd", 51728)
+        guest.reboot()
+        assert [disk.devid for disk in guest.disks] == [51712]
+
+
 def test_a_disk_that_is_a_file_is_opened_by_its_path(path: Path) -> None:
     image = path.with_suffix(".img")
     image.write_bytes(IMAGE)

@@ -134,9 +134,9 @@ REFUSED: list[Any] = [
     pytest.param(head() + records(*WHOLE[:2], WHOLE[3]), "record 2 \\(END\\) at byte \\d+: expected PAGE_DATA or GUEST_CONTEXT", id="no guest"),
     pytest.param(head() + records(*WHOLE[:3], (1, b"x")), "record 3 \\(PAGE_DATA\\) at byte \\d+: expected DISK or END", id="late pages"),
     pytest.param(head() + records(*WHOLE[:2], (1, b"x")), "record 2 \\(PAGE_DATA\\) at byte \\d+: expected a count of runs", id="bad pages"),
-    pytest.param(head() + records(*WHOLE[:3], (0x105, b"")), "record 3 \\(DISK_DATA\\) at byte \\d+: expected DISK or END", id="data of no disk"),
-    pytest.param(head() + records(*WHOLE[:3], (0x104, b"[]")), "record 3 \\(DISK\\) at byte \\d+: expected an object", id="disk"),
-    pytest.param(head() + records(*WHOLE[:3], (0x104, b'{"target":"a"}')), "expected a disk of the configuration", id="foreign disk"),
+    pytest.param(head() + records(*WHOLE[:3], (0x104, b"")), "record 3 \\(DISK_DATA\\) at byte \\d+: expected DISK or END", id="data of no disk"),
+    pytest.param(head() + records(*WHOLE[:3], (0x103, b"[]")), "record 3 \\(DISK\\) at byte \\d+: expected an object", id="disk"),
+    pytest.param(head() + records(*WHOLE[:3], (0x103, b'{"target":"a"}')), "expected a disk of the configuration", id="foreign disk"),
     pytest.param(head() + records(*WHOLE[:2], (0x102, b"{")), "record 2 \\(GUEST_CONTEXT\\) at byte \\d+: expected JSON", id="guest"),
     pytest.param(head() + records(WHOLE[0], (0x1234, b"")), "type 0x1234 is not known here: a newer version wrote it", id="unknown record"),
 ]  # fmt: skip

@@ -43,23 +43,19 @@ class RecordType(enum.IntEnum):
 
     END = 0x0
     PAGE_DATA = 0x1
-    HVM_PARAMS = 0xB  # JSON
     STATIC_DATA_END = 0x11  # what does not change while the domain runs is before it
     CONFIG = 0x100  # JSON: the domain's configuration
     DOMAIN_CONTEXT = 0x101  # JSON: what Xen keeps of the domain beside its memory
     GUEST_CONTEXT = 0x102  # JSON: the kernel's and the drivers' objects
-    DEVICE_MODEL = 0x103  # JSON: emulated devices
-    DISK = 0x104  # JSON: a disk whose contents follow
-    DISK_DATA = 0x105  # u64 offset, then bytes; those left out are zero
+    DISK = 0x103  # JSON: a disk whose contents follow
+    DISK_DATA = 0x104  # u64 offset, then bytes; those left out are zero
 
 
 JSON_TYPES: Final = frozenset(
     {
-        RecordType.HVM_PARAMS,
         RecordType.CONFIG,
         RecordType.DOMAIN_CONTEXT,
         RecordType.GUEST_CONTEXT,
-        RecordType.DEVICE_MODEL,
         RecordType.DISK,
     }
 )
