@@ -60,14 +60,14 @@ def moved(xen: Platform, guest: Guest, *, trusted: tuple[str, ...] = ()) -> Gues
     return new
 
 
-def text_before_it_runs(guest: Guest) -> str:
+def text_before_it_runs(guest: Guest, trusted: tuple[str, ...] = ()) -> str:
     """What `capture` gives of a restored guest, as if its domain were suspended still."""
     domain = guest.created.domain
     count = domain.pause_count
     domain.is_shutting_down = domain.is_shutdown = True
     domain.shutdown_code, domain.pause_count = 2, 0
     try:
-        return text_of(guest)
+        return text_of(guest, trusted)
     finally:
         domain.is_shutting_down = domain.is_shutdown = False
         domain.shutdown_code, domain.pause_count = None, count

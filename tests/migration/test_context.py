@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.migration import copy
 from xenpv import Disk, Guest, Platform, Vif
+from xenpv.abi._kernel import lib
 from xenpv.bus import inf
 from xenpv.bus.registry import Registry
 from xenpv.host.image import MemoryImage
@@ -98,6 +99,10 @@ def test_a_guest_goes_on_in_a_new_domain(personality: str, fifo: bool, vcpus: in
         assert new.bus.suspend.get_count() == 1
         assert new.bus.evtchn.is_fifo is fifo
         assert new.created.domain.vcpus == vcpus
+        targets = xen.toolstack.xs.directory(f"/local/domain/{new.domid}/data/scsi/target")
+        assert sorted(targets) == (["0", "1"] if personality == "windows" else []), (
+            "it is WINDOWS still"
+        )
         again = copy.moved(xen, new)
         disks_verify(again, {1: b"\x5a" * 4096})
         frames_flow(xen, again)
@@ -239,25 +244,19 @@ def test_its_tsc_goes_on_and_its_clock_is_set() -> None:
         assert abs(clock.local_now() - time) < 10_000_000 or abs(clock.now() - time) < 10_000_000
 
 
-def test_open_sessions_of_xeniface_go_on() -> None:
+def test_an_open_xencontrol_goes_on() -> None:
     with Platform(seed=3) as xen:
         guest = made(xen)
         user = guest.xencontrol()
-        changed, resumed, rang = (user.create_event() for _ in range(3))
+        changed, resumed = user.create_event(), user.create_event()
         user.store_write("data/x", "1")
         watch = user.store_add_watch("data/x", changed)
         user.suspend_register(resumed)
-        port = user.evtchn_open_unbound(0, rang)
         address, refs = user.gnttab_permit_foreign_access(0, 3)
-        page = xen.dom0.pages.alloc()
-        xen.dom0.write(page, 0, b"dom0")
-        session = guest.wmi.add_session("me")
-        events = guest.wmi.watch_events()
-        session.SetWatch("data/y")
         xen.run()
         assert user.event(changed).wait()
-        assert [one.EventId for one in events.take()] == ["data/y"]
-        out = guest.bus.gnttab.permitted  # type: ignore[union-attr] # it has booted
+        assert guest.bus is not None
+        out = guest.bus.gnttab.permitted
 
         new = copy.moved(xen, guest)
         there = new.counterpart(user)
@@ -266,32 +265,72 @@ def test_open_sessions_of_xeniface_go_on() -> None:
         assert (there.handle, there.process.name) == (user.handle, user.process.name)
         assert there.event(changed).wait(), "each watch fires once"
         assert there.event(resumed).wait()
-        assert not there.event(rang).wait()
         assert there.suspend_get_count() == 1
         with pytest.raises(Win32Error, match="OBJECT_NAME_NOT_FOUND"):
             there.store_read("data/x")
         there.store_remove_watch(watch)
-        there.evtchn_notify(port)
-        again = there.evtchn_open_unbound(0, rang)
-        bound = xen.dom0.evtchn.bind_interdomain(new.domid, again)
-        xen.dom0.evtchn.send(bound)
-        xen.run()
-        assert there.event(rang).wait()
-        there.evtchn_close(port)
-        if again == port:
-            there.evtchn_close(port)
         assert new.bus is not None
         assert new.bus.gnttab.permitted == out
         there.gnttab_revoke_foreign_access(address)
         assert new.bus.gnttab.permitted == out - len(refs)
+        there.exit()
+        assert new.iface.leftovers() == []
 
+
+def test_a_wmi_session_goes_on() -> None:
+    with Platform(seed=3) as xen:
+        guest = made(xen)
+        session = guest.wmi.add_session("me")
+        events, woken = guest.wmi.watch_events(), guest.wmi.unsuspended_events()
+        session.SetWatch("data/y")
+        xen.run()
+        assert [one.EventId for one in events.take()] == ["data/y"]
+        new = copy.moved(xen, guest)
         heard, session = new.counterpart(events), new.counterpart(session)
-        assert [one.EventId for one in heard.take()] == ["data/y"]
+        assert len(new.counterpart(woken).take()) == 1
+        assert [one.EventId for one in heard.take()] == ["data/y"], "its watch was added again"
         session.SetValue("data/y", "7")
         xen.run()
         assert [one.EventId for one in heard.take()] == ["data/y"]
-        there.exit()
+        assert session.GetValue("data/y") == "7"
         assert new.iface.leftovers() == [f"session {session.InstanceName}"]
+
+
+def test_a_port_that_a_suspend_closed_does_not_hide_one_of_its_number() -> None:
+    with Platform(seed=3) as xen:
+        guest = made(xen)
+        user = guest.xencontrol()
+        stale, rang = user.create_event(), user.create_event()
+        port = user.evtchn_open_unbound(0, stale)
+        new = copy.moved(xen, guest)
+        there = new.counterpart(user)
+        there.evtchn_notify(port)
+        assert not there.event(stale).wait()
+        while there.evtchn_open_unbound(0, rang) != port:
+            pass
+        bound = xen.dom0.evtchn.bind_interdomain(new.domid, port)
+        lib.evtchn_take_pending(xen.dom0.kernel, bound)
+        there.evtchn_notify(port)
+        assert lib.evtchn_is_pending(xen.dom0.kernel, bound) == 1
+        xen.dom0.evtchn.send(bound)
+        xen.run()
+        assert there.event(rang).wait()
+        there.evtchn_close(port)
+        there.evtchn_close(port)
+        with pytest.raises(Win32Error, match="NOT_FOUND"):
+            there.evtchn_close(port)
+
+
+def test_its_log_is_on_the_console_of_the_new_domain() -> None:
+    with Platform(seed=3) as xen:
+        guest = made(xen)
+        new = copy.moved(xen, guest)
+        assert new.bus is not None
+        new.bus.log("here I am\n")
+        xen.run()
+        assert new.console is not None
+        assert new.console is not guest.console
+        assert "here I am" in new.console.text
 
 
 def test_pages_of_others_are_gone_and_their_place_is_free() -> None:
