@@ -112,7 +112,7 @@ CONFIGS = {
     "empty bridge": ('vif = [ "bridge=" ]\n', "bad.cfg:2:9: empty vif bridge"),
     "vif in a driver domain": (
         'vif = [ "backend=net" ]\n',
-        "bad.cfg:2:9: vif has the backend net, only dom0 serves",
+        "bad.cfg:2:9: vif has the backend net: expected dom0, or the name of a guest before",
     ),
     "no memory": ("memory = 0\n", "bad.cfg:2:1: memory of 0: expected the domain's size in MiB"),
     "too much memory": (

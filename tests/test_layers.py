@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "back": ("host", "store.connection", "xen.domain", "abi"),
     # What sees both ends: the composition root, its guests, and what moves a whole guest.
     **dict.fromkeys(
-        ("platform", "guest", "driverdomain", "migration"),
+        ("platform", "guest", "serving", "driverdomain", "migration"),
         (
             "abi",
             "xen",
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "host",
             "platform",
             "guest",
+            "serving",
             "driverdomain",
             "migration",
         ),

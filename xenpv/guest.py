@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from xenpv.errors import LocalProtocolError
 from xenpv.host.libxl import ToolstackError
+from xenpv.serving import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
     from xenpv.bus.registry import Registry
     from xenpv.bus.windows import Windows
     from xenpv.bus.xenbus import ClassDriverFactory, XenBus
-    from xenpv.driverdomain import DriverDomain
     from xenpv.host.devicemodel import DeviceModel
-    from xenpv.host.image import ImageProvider
     from xenpv.host.monitor import Monitor
-    from xenpv.host.network import Bridge
     from xenpv.host.toolstack import Created
     from xenpv.iface.device import XenIface
     from xenpv.iface.operatingsystem import OperatingSystem
@@ -73,7 +71,7 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
     }
 
 
-class Guest:
+class Guest(Serving):
     """One guest: its configuration, and while it runs its kernel's bus and devices."""
 
     def __init__(
@@ -95,7 +93,7 @@ class Guest:
         self._registry = registry
         self._os: OperatingSystem | None = None
         self._bus: XenBus | None = None
-        self._driver_domain: DriverDomain | None = None
+        Serving.__init__(self)
         self.monitor: Monitor | None = None  # the xl that waits for its end
         if boots:
             self._arm()
@@ -177,41 +175,6 @@ class Guest:
         from xenpv.bus.unplug import reboot_requests
 
         return reboot_requests(self.registry)
-
-    @property
-    def driver_domain(self) -> DriverDomain:
-        """What it has as a driver domain, before its first boot too.
-
-        LocalProtocolError for a guest that is none.
-        """
-        if self._driver_domain is None:
-            if not self.created.config.driver_domain:
-                raise LocalProtocolError(f"guest {self.name!r} is no driver domain")
-            from xenpv.driverdomain import DriverDomain
-
-            self._driver_domain = DriverDomain()
-        return self._driver_domain
-
-    def bridge(self, name: str) -> Bridge:
-        """The bridge of that name in a driver domain, made at its first mention."""
-        return self.driver_domain.network.bridge(name)
-
-    @property
-    def images(self) -> ImageProvider:
-        """Disk images in a driver domain: names registered here, else paths."""
-        return self.driver_domain.images
-
-    def addif(self, bridge: str, number: int = 0) -> None:
-        """`brctl addif`: its adapter of that number is a port of its bridge, from now on and
-        after each reboot. In a driver domain.
-        """
-        adapter = next((one for one in self.nets if one.number == number), None)
-        self.driver_domain.addif(bridge, number, adapter)
-
-    def end_driver_domain(self) -> None:
-        """Its domain is gone: let go of images and bridges. Nothing happens to other guests."""
-        if self._driver_domain is not None:
-            self._driver_domain.end()
 
     @property
     def name(self) -> str:
@@ -463,6 +426,8 @@ class Guest:
         a new domain, and sets up all that it has anew. ToolstackError unless it is suspended
         (fast) or where it is gone.
         """
+        if not fast:
+            self.must_not_serve("slow resume")
         self.platform.toolstack.domsuspend.resume(self.created, fast=fast)
         self.platform.run()
 
@@ -483,6 +448,7 @@ class Guest:
         """
         from xenpv.migration.save import save
 
+        self.must_not_serve("save")
         save(self, path, checkpoint=checkpoint, pause=pause, trusted=trusted)
 
     def migrate(
@@ -508,6 +474,7 @@ class Guest:
         from xenpv.migration.handover import BANDWIDTH
         from xenpv.migration.migrate import Migration
 
+        self.must_not_serve("migration")
         return Migration(
             self,
             platform,

@@ -337,14 +337,21 @@ class Platform:
         return self.network.bridge(name)
 
     def respond(
-        self, bridge: str, *, mac: str = "00:16:3e:ff:ff:fe", ipv4: str = "192.0.2.1"
+        self,
+        bridge: str | Bridge,
+        *,
+        mac: str = "00:16:3e:ff:ff:fe",
+        ipv4: str = "192.0.2.1",
     ) -> Responder:
-        """Put a host that answers ARP, ping and UDP echo on a bridge."""
+        """Put a host that answers ARP, ping and UDP echo on a bridge.
+
+        By name one of dom0's; that of a driver domain is `guest.bridge(name)`.
+        """
         from xenpv.host.packet import ipv4_bytes
         from xenpv.host.responder import Responder
 
-        on = self.bridge(bridge)
-        responder = Responder(f"{bridge}-host", on, mac_bytes(mac), ipv4_bytes(ipv4))
+        on = self.bridge(bridge) if isinstance(bridge, str) else bridge
+        responder = Responder(f"{on.name}-host", on, mac_bytes(mac), ipv4_bytes(ipv4))
         on.attach(responder)
         self.stations.append(Station(self, responder))
         return responder

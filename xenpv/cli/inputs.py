@@ -12,10 +12,10 @@ import attrs
 from xenpv.errors import ConfigError
 from xenpv.host.config import load_all
 from xenpv.host.diskspec import DiskFormat, DiskSpec, DiskSpecification
-from xenpv.host.domainconfig import DomainConfig, check_together
+from xenpv.host.domainconfig import DomainConfig, Personality, check_together
+from xenpv.host.hotplug import DOM0_NAMES
 from xenpv.host.image import ImageProvider
 from xenpv.host.position import Position
-from xenpv.host.vifspec import VifSpec
 from xenpv.migration.restore import Saved, read
 from xenpv.migration.savefile import SaveFile
 from xenpv.platform import DOM0_PAGES
@@ -24,7 +24,6 @@ from xenpv.xen.hypervisor import FRAMES_DEFAULT
 PAGES_PER_MIB: Final = 256
 # A domain's special pages and tables, more or less.
 OVERHEAD_MIB: Final = 1
-DOM0_NAMES: Final = ("", "0", "Domain-0")
 
 
 @attrs.frozen
@@ -43,12 +42,11 @@ def load(paths: Iterable[str | Path], saves: Iterable[str | Path] = ()) -> tuple
     saved = [read(path) for path in saves]
     configs = (*load_all(paths), *(_placed(one.file) for one in saved))
     check_together(configs)
-    for config in configs:
+    for index, config in enumerate(configs):
         _check_text(config)
         for disk in config.disks:
             _check_disk(disk)
-        for vif in config.vifs:
-            _check_vif(vif)
+        _check_backends(config, [one.name for one in configs[:index] if _is_driver(one)])
     _check_memory(configs)
     configs = tuple(_with_media(config) for config in configs)
     _check_images(configs, [target for one in saved for target in one.disks.images])
@@ -114,15 +112,26 @@ def _check_disk(disk: DiskSpec) -> None:
         wrong = f"is {disk.format.value}, only raw is served: qemu-img convert -O raw makes one"
     elif disk.specification is not DiskSpecification.XEN:
         wrong = "is virtio, only specification=xen is served"
-    elif disk.backend not in DOM0_NAMES:
-        wrong = f"has the backend {disk.backend}, only dom0 serves"
     if wrong:
         raise disk.position.error(f"disk {disk.vdev} {wrong}")
 
 
-def _check_vif(vif: VifSpec) -> None:
-    if vif.backend not in DOM0_NAMES:
-        raise vif.position.error(f"vif has the backend {vif.backend}, only dom0 serves")
+def _check_backends(config: DomainConfig, drivers: Sequence[str]) -> None:
+    """Those that serve its devices are dom0 and `drivers`, the driver domains before it."""
+    devices = [
+        *((f"disk {disk.vdev}", disk.backend, disk.position) for disk in config.disks),
+        *(("vif", vif.backend, vif.position) for vif in config.vifs),
+    ]
+    for what, backend, position in devices:
+        if backend not in (*DOM0_NAMES, *drivers):
+            raise position.error(
+                f"{what} has the backend {backend}: expected dom0, or the name of a guest before "
+                'this one with driver_domain=1 and xenpv_personality="linux"'
+            )
+
+
+def _is_driver(config: DomainConfig) -> bool:
+    return config.driver_domain and config.personality is Personality.LINUX
 
 
 def _check_memory(configs: Sequence[DomainConfig]) -> None:

@@ -25,6 +25,8 @@ from xenpv.cli.vif import VifCheck
 from xenpv.errors import ConfigError, Livelock, XenpvError
 from xenpv.guest import Guest
 from xenpv.host.device import Device
+from xenpv.host.hotplug import DOM0_NAMES
+from xenpv.host.network import Bridge
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.host.responder import Responder
 from xenpv.migration.restore import Saved, restore
@@ -59,7 +61,7 @@ class Job:
         self.found = RunFound(seed=options.seed)
         self.files: dict[str, HostFile | MemoryFile] = {}
         self.sha256: dict[str, str] = {}
-        self.stations: dict[str, Responder] = {}
+        self.stations: dict[tuple[int, str], Responder] = {}  # by backend's domid and bridge
         self.guests: list[tuple[Guest, GuestFound]] = []
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
@@ -106,20 +108,29 @@ class Job:
     def _go(self, platform: Platform, writer: PcapngWriter | None) -> None:
         for config in self.configs:
             for vif in config.vifs:
-                if vif.bridge not in self.stations:
-                    self._settle(platform, vif.bridge, writer)
+                if vif.backend in DOM0_NAMES:
+                    self._settle(platform, 0, platform.bridge(vif.bridge), writer)
         for source in self.sources:
+            for vif in source.config.vifs:
+                for guest, _ in self.guests:
+                    if vif.backend == guest.name:
+                        self._settle(platform, guest.domid, guest.bridge(vif.bridge), writer)
             self._boot(platform, source)
         for guest, found in self.guests:
             for device, here in zip(guest.created.devices, found.devices, strict=True):
                 if here.connected and not here.idle:
                     self._exercise(platform, guest, device, here)
         self._list(platform)
-        for guest, found in self.guests:
+        for guest, found in self._outgoing():
             if self.options.save is None:
                 self._shut_down(platform, guest, found)
             else:
                 self._save(guest, found, save_path(self.options.save, found.config))
+
+    def _outgoing(self) -> list[tuple[Guest, GuestFound]]:
+        """Whom others are served by goes after these."""
+        served = [pair for pair in self.guests if not pair[1].config.driver_domain]
+        return served + [pair for pair in self.guests[::-1] if pair[1].config.driver_domain]
 
     def _list(self, platform: Platform) -> None:
         """What xl says while they run."""
@@ -129,8 +140,12 @@ class Job:
             found.block_list = guest.block_list()
             found.network_list = guest.network_list()
 
-    def _settle(self, platform: Platform, bridge: str, writer: PcapngWriter | None) -> None:
-        """A bridge with a host on it, whose address is nobody else's."""
+    def _settle(
+        self, platform: Platform, domid: int, bridge: Bridge, writer: PcapngWriter | None
+    ) -> None:
+        """A bridge of that domain with a host on it, whose address is nobody else's."""
+        if (domid, bridge.name) in self.stations:
+            return
         macs = [vif.mac for config in self.configs for vif in config.vifs]
         mac = HOST_MAC
         while mac.to_bytes(6, "big") in macs:
@@ -139,9 +154,9 @@ class Job:
         station = platform.respond(bridge, mac=text, ipv4=".".join(map(str, HOST_IPV4)))
         mtus = [vif.mtu or 0 for config in self.configs for vif in config.vifs]
         station.mtu = max(station.mtu, *mtus)
-        self.stations[bridge] = station
+        self.stations[domid, bridge.name] = station
         if writer is not None:
-            platform.bridge(bridge).taps.append(PcapngCapture(writer))
+            bridge.taps.append(PcapngCapture(writer))
 
     def _boot(self, platform: Platform, source: Source) -> None:
         saved = source.saved
@@ -192,7 +207,7 @@ class Job:
                 self._disk_check = None
         else:
             adapter = next(one for one in guest.nets if one.number == device.devid)
-            station = self.stations[found.bridge]
+            station = self.stations[device.backend_domid, found.bridge]
             VifCheck(platform, adapter, station, self._address(), found).run(seed)
 
     def _address(self) -> bytes:
@@ -234,7 +249,12 @@ class Job:
         found = self.found
         for guest, here in self.guests:
             here.console = "" if guest.console is None else guest.console.text
-        for name, bridge in platform.network.bridges.items():
+        bridges = dict(platform.network.bridges)
+        for guest, _ in self.guests:
+            if guest.created.config.driver_domain:
+                for name, bridge in guest.driver_domain.network.bridges.items():
+                    bridges[f"{guest.name}:{name}"] = bridge
+        for name, bridge in bridges.items():
             found.bridges.append(
                 BridgeFound(
                     name=name,

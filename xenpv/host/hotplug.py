@@ -26,6 +26,7 @@ __all__ = ["DEVICE_TIMEOUT_NS", "HOTPLUG_TIMEOUT_NS", "Hotplug", "HotplugScripts
 
 # Nobody closes these: what is in the store is all there is to remove.
 DIRECTORIES_ONLY = ("console", "vuart")
+DOM0_NAMES = ("", "0", "Domain-0")  # as `backend` of a device
 SCRIPT_KEYS = ("script", "params", "type", "gatewaydev")
 
 
@@ -105,9 +106,8 @@ class Hotplug:
 
         ToolstackError DOMAIN_NOTFOUND unless it exists: it is looked up when a device is made.
         """
-        control = self.ctx.control.domid
-        if backend in ("", str(control), "Domain-0"):
-            return control
+        if backend in DOM0_NAMES:
+            return self.ctx.control.domid
         read = self.ctx.xs.read
         if backend.isdecimal() and len(backend) < 6:
             if read(f"/local/domain/{int(backend)}/domid") is not None:
@@ -116,7 +116,7 @@ class Hotplug:
             for domid in self.ctx.xs.directory("/local/domain"):
                 if domid.isdecimal() and read(f"/local/domain/{domid}/name") == backend:
                     return int(domid)
-        why = f"no domain {backend!r} that could be a backend; dom0 is 'Domain-0' or 0"
+        why = f"no domain {backend!r} that could be a backend; dom0 is 'Domain-0'"
         raise ToolstackError(why, LIBXL.DOMAIN_NOTFOUND)
 
     def _must_exist(self, made: Created) -> None:
