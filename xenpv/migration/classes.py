@@ -112,6 +112,7 @@ class Known:
 
     def __init__(self, trusted: Sequence[str] = ()) -> None:
         self.trusted = tuple(trusted)
+        self._names: dict[Any, tuple[str, str] | None] = {}  # by class, of those that were asked
 
     def allows(self, module: object) -> bool:
         """Whether what is defined in a module of that name may be in a guest."""
@@ -137,6 +138,13 @@ class Known:
 
     def names(self, value: Any) -> tuple[str, str] | None:
         """(module, qualified name) by which a class or function is found again, or None."""
+        if not isinstance(value, type):
+            return self._look_up(value)
+        if value not in self._names:
+            self._names[value] = self._look_up(value)
+        return self._names[value]
+
+    def _look_up(self, value: Any) -> tuple[str, str] | None:
         module, name = value.__module__, value.__qualname__
         if not self.allows(module):
             return None
@@ -150,7 +158,7 @@ class Known:
             wrong = "is neither of xenpv's guest packages nor of a module that the caller trusts"
             raise ToolstackError(f"{module}.{name} {wrong}")
         try:
-            found: Any = import_module(module)
+            found: Any = sys.modules.get(module) or import_module(module)
         except (ImportError, ValueError, TypeError) as error:
             raise ToolstackError(f"there is no {module}: {ANOTHER_VERSION}") from error
         for part in name.split("."):
