@@ -150,6 +150,17 @@ def test_ping_keeps_a_capture(tmp_path):
     assert (tmp_path / "frames.pcapng").read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
 
 
+def test_a_network_passes_a_driver_domain_that_comes_back():
+    command = [sys.executable, ROOT / "examples" / "driver_domain.py"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "net (domain 1) serves vif2.0",
+        "through net: 00:16:3e:ff:ff:fe",
+        "app after the death of net: 0 adapters, running: True",
+        "through the new net (domain 3): 00:16:3e:ff:ff:fe",
+    ]
+
+
 def blocks(language, path="README.md"):
     text = (ROOT / path).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
