@@ -158,7 +158,7 @@ class Creation:
         values = {"start_time": self._start_time()}
         if config.is_hvm:
             values |= {"image/ostype": "hvm", "rtc/timeoffset": ""}
-        elif config.type.value == "pv":
+        elif config.is_pv:
             image = {"kernel": config.kernel, "ramdisk": config.ramdisk, "cmdline": config.cmdline}
             values |= {f"image/{key}": text for key, text in image.items() if text is not None}
             values["image/ostype"] = "linux"

@@ -144,8 +144,10 @@ class Device(DeviceKey):
         xs.write_all(self.libxl_path, self.back, t)
 
 
-def vbd(spec: DiskSpec, domid: int, *, backend_domid: int = 0, removable: bool = False) -> Device:
-    """A disk that blkback serves. Raises ConfigError for a vdev that is none."""
+def vbd(
+    spec: DiskSpec, domid: int, *, backend_domid: int = 0, removable: bool = False, pv: bool = False
+) -> Device:
+    """A disk that blkback serves; `pv`: of a PV domain. ConfigError for a vdev that is none."""
     number = spec.number
     device_type = "cdrom" if spec.is_cdrom else "disk"
     discard = spec.readwrite if spec.discard is None else spec.discard
@@ -178,6 +180,7 @@ def vbd(spec: DiskSpec, domid: int, *, backend_domid: int = 0, removable: bool =
             "virtual-device": str(number),
             "device-type": device_type,
             "trusted": str(int(spec.trusted)),
+            **({"protocol": "x86_64-abi"} if pv else {}),
         },
     )
 

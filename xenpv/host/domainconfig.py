@@ -135,6 +135,10 @@ class DomainConfig:
         return self.type is DomainType.HVM
 
     @property
+    def is_pv(self) -> bool:
+        return self.type is DomainType.PV
+
+    @property
     def target_kib(self) -> int:
         """memory/target at creation; HVM with maxmem above memory: 1 MiB less."""
         slack = 1024 if self.is_hvm and self.maxmem_mib > self.memory_mib else 0

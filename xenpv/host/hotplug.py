@@ -82,7 +82,8 @@ class Hotplug:
 
     def _new_disk(self, made: Created, spec: DiskSpec) -> Device:
         backend_domid = self.resolve(spec.backend)
-        device = devices.vbd(spec, made.domid, backend_domid=backend_domid)
+        pv = made.config.is_pv
+        device = devices.vbd(spec, made.domid, backend_domid=backend_domid, pv=pv)
         self._must_be_new(device)
         made.config = attrs.evolve(made.config, disks=(*made.config.disks, spec))
         return device

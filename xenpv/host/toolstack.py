@@ -102,9 +102,9 @@ class Toolstack:
         self.creation.wait_console(made)
 
     def _disks(self, made: Created) -> list[devices.Device]:
-        resolve = self.hotplug.resolve
+        resolve, pv = self.hotplug.resolve, made.config.is_pv
         return [
-            devices.vbd(one, made.domid, backend_domid=resolve(one.backend))
+            devices.vbd(one, made.domid, backend_domid=resolve(one.backend), pv=pv)
             for one in made.config.disks
         ]
 
