@@ -324,6 +324,20 @@ class Platform:
             trusted=trusted,
         )
 
+    @property
+    def core_dumps(self) -> dict[str, bytes]:
+        """Core files that no directory was given for, by the name of their domain."""
+        return self.toolstack.dumps.cores
+
+    @property
+    def dump_directory(self) -> Path | None:
+        """Where coredump-destroy and coredump-restart put theirs, each under its domain's name."""
+        return self.toolstack.dumps.directory
+
+    @dump_directory.setter
+    def dump_directory(self, directory: str | Path | None) -> None:
+        self.toolstack.dumps.directory = None if directory is None else Path(directory)
+
     def guest(self, name_or_domid: str | int) -> Guest:
         """The guest of a domain that is there. Raises ToolstackError(INVAL) where there is none."""
         for guest in self.guests:

@@ -53,7 +53,7 @@ def touched(domain: Domain) -> list[int]:
     out = ffi.new("uint32_t[]", BATCH_PAGES)
     first = 0
     while count := lib.p2m_touched(domain.kernel, first, out, BATCH_PAGES):
-        pfns += out[0:count]
+        pfns += list(out[0:count])
         first = pfns[-1] + 1
     return pfns
 

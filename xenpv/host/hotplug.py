@@ -152,6 +152,10 @@ class Hotplug:
     def remove_all(self, made: Created) -> list[ToolstackError]:
         """At the domain's end: by force, side by side; what went wrong on the way."""
         known = devices.stored(self.ctx.xs, made.domid)
+        if self.ctx.xs.read(f"/libxl/{made.domid}/device") is None:
+            # Somebody deleted the copy: what it was a copy of is all that is left to go by.
+            console = DeviceKey(kind="console", devid=0, domid=made.domid, backend_domid=0)
+            known = [*made.devices, console]
         for key in known:
             if key.backend_kind in DIRECTORIES_ONLY:
                 key.destroy(self.ctx.xs)

@@ -226,12 +226,9 @@ class Monitors:
         end = loop.now + ns
         done = loop.advance(0)
         while self.waiting and loop.now < end:
-            if not self._act():
-                rested = self._next_deadline()
-                step = min(
-                    STEP_NS, end - loop.now, STEP_NS if rested is None else rested - loop.now
-                )
-                done += loop.advance(step)
+            acted = self._act()
+            until = min(end, loop.now + STEP_NS, self._next_deadline() or end)
+            done += loop.advance(0 if acted else until - loop.now)
         if loop.now < end:
             done += loop.advance(end - loop.now)
         if self._act():
