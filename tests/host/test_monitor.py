@@ -343,6 +343,72 @@ def test_a_name_taken_in_the_meantime_fails_the_restart(xen: Platform) -> None:
     assert list(guest.monitor.log)[-1] == "it cannot be made again: a domain named 'g' exists"
 
 
+# soft reset
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_soft_reset_keeps_the_domain_and_its_memory(
+    xen: Platform, personality: str, vcpus: int
+) -> None:
+    image = MemoryImage(bytearray(1 << 20))
+    guest = xen.create(
+        name="g", personality=personality, vcpus=vcpus,
+        disks=[Disk(image)], vifs=[Vif()], monitor=True,
+    ).start()  # fmt: skip
+    domain, uuid = guest.created.domain, guest.created.uuid
+    pfn = 8000  # neither kernel comes as far up
+    domain.write(pfn, 0, b"still here")
+    guest.disks[0].write(5, b"q" * 512)
+    before = census(xen)
+    printed = guest.console
+    for _ in range(3):
+        down(guest, SOFT_RESET)
+        assert guest.running
+        assert (guest.created.domain, guest.domid, guest.created.uuid) == (domain, 1, uuid)
+        assert domain.read(pfn, 0, 10) == b"still here"
+        assert guest.disks[0].read(5, 1) == b"q" * 512
+        assert census(xen) == before
+        assert xen.toolstack.xs.read("/local/domain/1/console/tty") == "/dev/pts/1"
+    assert guest.console is printed
+    assert guest.shutdown() == POWEROFF
+    assert list(xen.hypervisor.domains) == [0]
+
+
+def census(xen: Platform) -> dict[str, object]:
+    """What is held: ports, maps and store nodes of every domain."""
+    domains = xen.hypervisor.domains.values()
+    return {
+        "ports": [one.evtchn.bound() for one in domains],
+        "maps": [len(one.gnttab.maptrack) for one in domains],
+        "pages": [one.tot_pages for one in domains],
+        "nodes": sorted(line.split(" = ")[0] for line in xen.xenstored.ls_fp().splitlines()),
+    }
+
+
+def test_a_soft_reset_that_fails_destroys_the_domain(xen: Platform) -> None:
+    guest = xen.create(
+        name="g", disks=[Disk(MemoryImage(bytearray(1 << 20)))], monitor=True
+    ).start()
+    xen.images.check = refuse  # type: ignore[method-assign]  # the image is gone meanwhile
+    down(guest, SOFT_RESET)
+    assert live(xen) == {}
+    assert guest.monitor is not None
+    assert list(guest.monitor.log)[-1] == "it cannot be made again: no such image"
+
+
+def refuse(*_arguments: object, **_keywords: object) -> None:
+    raise ToolstackError("no such image")
+
+
+def test_what_a_guest_wrote_is_gone_after_a_soft_reset(xen: Platform) -> None:
+    guest = monitored(xen)
+    assert guest.bus is not None
+    guest.bus.store.write("data/mine", "x")
+    down(guest, SOFT_RESET)
+    assert xen.toolstack.xs.read("/local/domain/1/data/mine") is None
+
+
 # core files
 
 
@@ -385,7 +451,14 @@ def test_a_core_file_has_the_memory_of_the_domain(xen: Platform, tmp_path: Path)
     assert "CORE (Core file)" in listed.stdout
     assert ".xen_pages" in listed.stdout
     assert not listed.stderr
-    assert "0x02000001" in listed.stdout  # XEN_ELFNOTE_DUMPCORE_HEADER
+    kinds = []
+    notes = parts[".note.Xen"]
+    while notes:
+        name_size, size, kind = struct.unpack_from("<III", notes)
+        assert notes[12 : 12 + name_size] == b"Xen\0"
+        kinds.append(kind)
+        notes = notes[12 + name_size + size :]
+    assert kinds == [0x2000000, 0x2000001, 0x2000003]  # NONE, HEADER, FORMAT_VERSION
 
 
 @pytest.mark.parametrize("name", ["../g", "a/b"])

@@ -32,6 +32,7 @@ class Console:
         self.handle = handle
         self.pfn = pfn
         self.port = 0
+        self.remote_port = 0
         self.output = bytearray()
         self.broken = False
         self._input = bytearray()
@@ -44,7 +45,21 @@ class Console:
     def open(self, remote_port: int) -> None:
         domain = self.daemon.domain
         self.port = domain.evtchn.bind_interdomain(self.domid, remote_port)
+        self.remote_port = remote_port
         self.daemon.dispatcher.bind(self.port, f"xenconsoled d{self.domid}", self.service)
+
+    def reopen(self, remote_port: int) -> None:
+        """Its domain was built anew over the same page. HypercallError: no port is there."""
+        self.service()  # what the old kernel said last
+        self._unbind()
+        self.broken = False
+        self.open(remote_port)
+
+    def _unbind(self) -> None:
+        port, self.port = self.port, 0
+        if port:
+            self.daemon.dispatcher.unbind(port)
+            self.daemon.domain.evtchn.close(port)
 
     def service(self) -> None:
         """Drain the output ring, fill the input ring."""
@@ -94,9 +109,7 @@ class Console:
     def close(self) -> None:
         domain = self.daemon.domain
         self.service()
-        if self.port:
-            self.daemon.dispatcher.unbind(self.port)
-            domain.evtchn.close(self.port)
+        self._unbind()
         domain.gnttab.unmap(self.handle, self.pfn)
         domain.holes.free(self.pfn)
 
@@ -133,7 +146,12 @@ class ConsoleDaemon:
         domid = number_of(path.split("/")[3], 0)
         home = f"/local/domain/{domid}/console"
         port = number_of(self.store.get(f"{home}/port"), 0)
-        if not port or domid in self.consoles:
+        if not port:
+            return
+        there = self.consoles.get(domid)
+        if there is not None:
+            if port != there.remote_port or not self.store.get(f"{home}/tty"):
+                self._adopt_again(there, port)
             return
         pfn = self.domain.holes.alloc()
         try:
@@ -149,6 +167,14 @@ class ConsoleDaemon:
             return
         self.consoles[domid] = console
         self.store.write(f"{home}/tty", f"/dev/pts/{domid}")
+
+    def _adopt_again(self, console: Console, port: int) -> None:
+        """The toolstack wrote a console anew for a domain that is still the same."""
+        try:
+            console.reopen(port)
+        except HypercallError:
+            return
+        self.store.write(f"/local/domain/{console.domid}/console/tty", f"/dev/pts/{console.domid}")
 
     def _remove(self, domid: int) -> None:
         self.store.unwatch(self._watches.pop(domid))

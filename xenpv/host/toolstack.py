@@ -83,14 +83,17 @@ class Toolstack:
         made = Created(config=config, domain=self._domain_make(config, domid))
         self.created[made.domid] = made
         try:
-            self.xs.transaction(lambda t: self.creation.write_tree(made, t))
-            self.creation.set_time_offset(made)
-            self.creation.build(made, populate)
-            self._add_devices(made)
+            self._fill(made, populate)
         except XenpvError:
             self.destroy(made)
             raise
         return made
+
+    def _fill(self, made: Created, populate: Callable[[Created], None] | None) -> None:
+        self.xs.transaction(lambda t: self.creation.write_tree(made, t))
+        self.creation.set_time_offset(made)
+        self.creation.build(made, populate)
+        self._add_devices(made)
 
     def _add_devices(self, made: Created) -> None:
         """Kind after kind, in libxl's order; the last step is the console's terminal."""
@@ -158,8 +161,23 @@ class Toolstack:
         self.runtime.preserve(made, name, self.chance.uuid())
 
     def soft_reset(self, made: Created) -> None:
-        """libxl_domain_soft_reset: the same domain with its memory, everything else anew."""
-        raise ToolstackError(f"domain {made.domid} cannot be reset in place")
+        """libxl_domain_soft_reset: the same domain with its memory, and all else anew.
+
+        ToolstackError: what a creation may fail of, and the domain is destroyed; DOMAIN_NOTFOUND.
+        """
+        self.runtime.must_exist(made)
+        if not made.domain.pause_count:
+            made.domain.pause()
+        self.xs.release_domain(made.domid)
+        self._clean_up(made)
+        self.ctx.loop.advance(0)  # backends see that their devices went, before they come again
+        try:
+            self.ctx.control.domctl.soft_reset(made.domid)
+            made.domain.set_processors(made.config.vcpus)
+            self._fill(made, _memory_stays)
+        except XenpvError:
+            self.destroy(made)
+            raise
 
     def utc_suffix(self) -> str:
         """What xl puts behind the name of a domain that it keeps: -YYYYMMDDTHHMMZ."""
@@ -185,14 +203,25 @@ class Toolstack:
         del self.created[domid]
         if not made.domain.dying and not made.domain.pause_count:
             made.domain.pause()
-        # A paused domain reaches its device model no more. What the guest made of its
-        # directories does not matter: /libxl/N/device says which there are.
-        self.hotplug.remove_all(made)
-        for path in (f"/vm/{made.uuid}", f"/local/domain/{domid}", f"/libxl/{domid}"):
-            self.xs.rm(path)
+        self._clean_up(made)
         self.domids.note_destroyed(domid)
         self.ctx.control.domctl.destroy_domain(made.domain)
         self.ctx.loop.advance(0)
+
+    def _clean_up(self, made: Created) -> None:
+        """Of a paused domain, which reaches its device model no more: devices, then trees.
+
+        What the guest made of its directories does not matter: /libxl/N/device says which
+        devices there are.
+        """
+        self.hotplug.remove_all(made)
+        domid = made.domid
+        for path in (f"/vm/{made.uuid}", f"/local/domain/{domid}", f"/libxl/{domid}"):
+            self.xs.rm(path)
+
+
+def _memory_stays(made: Created) -> None:
+    """What fills the memory of a domain that is reset."""
 
 
 __all__ = ["Created", "HotplugScripts", "Toolstack", "ToolstackError"]

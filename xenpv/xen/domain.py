@@ -322,7 +322,11 @@ class Domain(Pages, Life):
         self.check(attached)
         self.check(lib.evtchn_attach(self.kernel, self._shared_info, count))
         self.vcpus = self.processors = count
-        for number in range(count):
+        self.make_vcpus()
+
+    def make_vcpus(self) -> None:
+        """As libxenguest leaves them: the first can run, the others wait for its kernel."""
+        for number in range(self.vcpus):
             upcall = self.task(f"upcall{number}", no_upcall, Upcall)
             self.upcalls.append(upcall)
             self.vcpu.append(Vcpu(self, number, upcall))

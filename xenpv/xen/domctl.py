@@ -263,6 +263,15 @@ class Domctl:
         """XEN_DOMCTL_resumedomain (27): EINVAL for itself."""
         self._other("resumedomain", domid).resume()
 
+    def soft_reset(self, domid: int) -> None:
+        """XEN_DOMCTL_soft_reset (79): EINVAL for itself and where it is not HVM; see softreset."""
+        domain = self._other("soft_reset", domid)
+        if not domain.is_hvm:
+            raise self._fail(EINVAL, "the domain is not HVM", "soft_reset", domain=domid)
+        from xenpv.xen.softreset import soft_reset
+
+        soft_reset(domain)
+
     def setvcpucontext(self, domid: int, vcpu: int, *, rax: int) -> None:
         """XEN_DOMCTL_setvcpucontext (12), of which only the return register is modelled.
 

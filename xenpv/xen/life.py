@@ -186,6 +186,15 @@ class Life:
         self.suspend_result = 0
         self._is_restored = True
 
+    def forget_shutdown(self) -> None:
+        """At a soft reset: it is down no more, and what ran in it is gone."""
+        self.shutdown_code = None
+        self.is_shutting_down = self.is_shutdown = False
+        self.suspend_evtchn = self.suspend_result = 0
+        self._deferring.clear()
+        self._suspended = None
+        self._deliver = None
+
     def stop(self) -> None:
         """At its death: nothing of it runs again, and nothing that ran is held on to."""
         for vcpu in self.vcpu:

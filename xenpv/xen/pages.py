@@ -52,9 +52,18 @@ class Pages:
                 operation="XENMEM_populate_physmap",
                 arguments={"domid": self.domid, "nr_extents": nr_pages},
             )
+        self.take_over(nr_pages)
+
+    def take_over(self, nr_pages: int) -> list[range]:
+        """A kernel starts: nobody in it has any of its RAM yet, whose pfns these are."""
+        low = min(nr_pages, SPECIAL_FIRST_PFN - RAM_FIRST_PFN)
         self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + low)
         if low < nr_pages:
             self.pages.add(HOLE_END_PFN, nr_pages - low)
+        return [
+            range(RAM_FIRST_PFN, RAM_FIRST_PFN + low),
+            range(HOLE_END_PFN, HOLE_END_PFN + nr_pages - low),
+        ]
 
     def populate_run(self, pfn: int, count: int) -> None:
         """RAM at `count` pfns from `pfn` on; HypercallError(ENOMEM) if not all of it is there."""

@@ -283,6 +283,7 @@ int64_t fifo_read_word(domain *, uint32_t port);
 
 /* vcpu.c */
 int vcpu_attach(domain *, uint32_t nr_vcpus);
+void vcpu_unregister_all(domain *);
 int vcpu_info_register(domain *, uint32_t vcpu, uint64_t pfn, uint32_t offset);
 int vcpu_area_register(domain *, uint32_t vcpu, int is_time, uint64_t address);
 int vcpu_guest_area(domain *, uint32_t vcpu, int is_time, uint64_t address);
