@@ -14,7 +14,7 @@ from xenpv.errors import LocalProtocolError
 from xenpv.host.libxl import LIBXL, STEP_NS, ToolstackError
 from xenpv.migration.channel import Channel
 from xenpv.migration.counterparts import Counterparts
-from xenpv.migration.handover import AWAY, BANDWIDTH, ReceiveStep, SendStep
+from xenpv.migration.handover import BANDWIDTH, ReceiveStep, SendStep
 from xenpv.migration.receive import Copy, Receiver
 from xenpv.migration.send import Fate, Sender
 from xenpv.xen.loop import NS_PER_S
@@ -31,8 +31,9 @@ OnStep = Callable[[SendStep | ReceiveStep], object]
 class MigrationFailed(ToolstackError):  # noqa: N818 - it says what happened, as Livelock
     """The guest is not at the destination, or not only there; the message says where it runs.
 
-    `source`: the guest there, `destination`: its copy, if there is one. `by_hand`: neither side
-    goes on by itself; the message says how to.
+    `source`: the guest there, `destination`: its copy, if there is one. `by_hand`: where nobody
+    goes on by itself, the calls that settle it, as Python with this exception as `error`; else
+    empty. They are in the message too.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class MigrationFailed(ToolstackError):  # noqa: N818 - it says what happened, as
         *,
         source: Guest,
         destination: Guest | None,
-        by_hand: bool,
+        by_hand: str,
     ) -> None:
         super().__init__(message, code)
         self.source = source
@@ -106,13 +107,14 @@ class Migration:
         if self.sender.fate is Fate.MOVED and self.guest in source.guests:
             source.guests.remove(self.guest)
         self._settle()
-        if self.sender.error is not None or self.receiver.error is not None:
-            raise self._failed()
         moved = self.receiver.guest
-        assert moved is not None
-        moved.counterparts = Counterparts(self.guest, moved)
-        # Else each migration would keep alive what the guest was in all those before.
-        self.guest.counterparts, self.guest.objects = None, []
+        if moved is not None:
+            moved.counterparts = Counterparts(self.guest, moved)
+        if self.sender.fate is Fate.MOVED:
+            # Else each migration would keep alive what the guest was before all those before.
+            self.guest.counterparts, self.guest.objects = None, []
+        if moved is None or self.sender.error is not None or self.receiver.error is not None:
+            raise self._failed()
         return moved
 
     def _settle(self) -> None:
@@ -139,16 +141,18 @@ class Migration:
 
     def _failed(self) -> MigrationFailed:
         sender, receiver = self.sender, self.receiver
-        by_hand = sender.fate is Fate.AWAY
-        moved = receiver.copy is Copy.RUNS
-        how = "is at the destination, but" if moved else "did not migrate"
-        what = [f"guest {sender.name!r} {how}: {'; '.join(self._reasons())}."]
-        what.append(
-            f"Source: domain {self.guest.domid}, {self.guest.name!r}: {self._source_state()}."
-        )
-        what.append(f"Destination: {self._copy_state()}.")
+        assert sender.fate is not None
+        by_hand = self._by_hand()
+        runs = receiver.copy is Copy.RUNS
+        how = "is at the destination, but" if runs else "did not migrate"
+        what = [
+            f"guest {sender.name!r} {how}: {'; '.join(self._reasons())}.",
+            f"Source: domain {self.guest.domid}, {self.guest.name!r}: {sender.fate.value}.",
+            f"Destination: {self._copy_state()}.",
+        ]
         if by_hand:
-            what.append(self._by_hand())
+            why = "it was handed over" if runs else "nobody runs it"
+            what.append(f"Neither side does more by itself; {why}: call {by_hand}")
         error = sender.error or receiver.error
         return MigrationFailed(
             " ".join(what),
@@ -159,7 +163,7 @@ class Migration:
         )
 
     def _reasons(self) -> list[str]:
-        """Of both ends; what is only the other's failure seen through the channel comes last."""
+        """Of both ends: one often is the other's, seen through the channel."""
         ends: list[tuple[str, Sender | Receiver]] = [
             ("source", self.sender),
             ("destination", self.receiver),
@@ -170,10 +174,6 @@ class Migration:
             if end.error is not None and end.failed is not None
         ]
 
-    def _source_state(self) -> str:
-        assert self.sender.fate is not None
-        return self.sender.fate.value
-
     def _copy_state(self) -> str:
         guest = self.receiver.guest
         if guest is None:
@@ -181,15 +181,11 @@ class Migration:
         return f"domain {guest.domid}, {guest.name!r}: {self.receiver.copy.value}"
 
     def _by_hand(self) -> str:
-        """The calls that end what the protocol cannot decide."""
-        name = self.sender.name
+        """What a person does who sees both hosts, which neither end of the protocol can."""
+        if self.sender.fate is not Fate.AWAY:
+            return ""
         if self.receiver.copy is Copy.RUNS:
-            return (
-                "It was handed over: keep the destination's, and here call source.destroy()"
-                " on this error's `source`."
-            )
-        rename = f"source.rename({name!r}) and " if self.guest.name == name + AWAY else ""
-        return (
-            f"Nobody runs it: on this error's `source` call {rename}source.resume(), if the"
-            " destination has no copy that runs."
-        )
+            return "error.source.destroy()"
+        name = self.sender.name
+        rename = "" if self.guest.name == name else f"error.source.rename({name!r}); "
+        return f"{rename}error.source.resume()"
