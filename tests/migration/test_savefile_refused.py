@@ -165,6 +165,10 @@ def test_what_is_no_save_file_is_refused(
         ({"memory_mib": 0}, "config: memory of 0: expected the domain's size in MiB"),
         ({"type": "XEN"}, "config.type: expected one of HVM, PV, PVH"),
         ({"type": []}, "config.type: expected one of"),
+        ({"uuid": "x"}, "config.uuid: expected 32 hexadecimal digits"),
+        ({"uuid": "00"}, "config.uuid: expected 32 hexadecimal digits"),
+        ({"max_grant_frames": 1 << 40}, "config.max_grant_frames: expected a number of 32 bits"),
+        ({"max_event_channels": -1}, "config.max_event_channels: expected a number of 32 bits"),
         ({"disks": {}}, "config.disks: expected a list"),
         ({"disks": [1]}, r"config.disks\[0\]: expected an object"),
         ({"disks": [{"vdev": "xvda"}]}, r"config.disks\[0\].target is missing"),
@@ -315,6 +319,64 @@ def test_a_guest_that_cannot_be_is_not_started(
     assert xen.images.registered("image:1") is None
     path.write_bytes(saved)
     works(xen, xen.restore(path))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is something in JSON."""
+    if path:
+        yield path
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, one in pairs:
+        yield from places(one, (*path, key))
+
+
+GARBAGE = [None, True, -1, 0, 1, 127, 1 << 31, 1 << 70, 1.5, "", "x", "\0", "../x", [], {}, [0], [[]],
+           ["o", 0], ["k", 0], ["o", 99_999]]  # fmt: skip
+
+
+def spoil(value: Any, chance: random.Random) -> Any:
+    """One place of it is another thing, or is not there."""
+    path = chance.choice(list(places(value)))
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    if chance.random() < 0.2:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = chance.choice(GARBAGE)
+    return value
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 1 << 30), where=st.sampled_from(["config", DOMAIN, GUEST]))
+def test_whatever_the_json_says_nothing_but_a_refusal_or_a_guest_comes_of_it(
+    spoilt: Path, saved: bytes, seed: int, where: object
+) -> None:
+    """The checksums fit: somebody meant it."""
+    chance = random.Random(seed)
+
+    def edit(kind: RecordType, body: bytes) -> bytes:
+        return json.dumps(spoil(json.loads(body), chance)).encode() if kind is where else body
+
+    whole = changed(saved, edit)
+    if where == "config":
+        (length,) = struct.unpack_from("<I", saved, 48)
+        document = spoil(json.loads(saved[56 : 56 + length]), chance)
+        whole = head(json.dumps(document).encode()) + saved[boundaries(saved)[8] :]
+    spoilt.write_bytes(whole)
+    with Platform(seed=4) as xen:
+        try:
+            xen.restore(spoilt, paused=True)
+        except (ConfigError, ToolstackError) as error:
+            assert "\n" not in str(error)
+            assert (xen.toolstack.created, xen.guests) == ({}, [])
+            assert not xen.toolstack.xs.directory("/libxl")
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(

@@ -23,6 +23,9 @@ from xenpv.host.libxl import ToolstackError
 NAMES: Final = {"Hardware": Hardware}  # what the classes name only for type checkers
 TAGGED: Final = {one.__name__: one for one in (PciFunction, IdeDrive)}
 TAG: Final = "class"
+# What createdomain takes as numbers of 32 bits, and a handle of 16 bytes.
+U32: Final = ("max_event_channels", "max_grant_frames", "max_maptrack_frames", "max_grant_version")
+HANDLE_BYTES: Final = 16
 
 
 def config_json(config: DomainConfig) -> dict[str, Any]:
@@ -56,6 +59,15 @@ def config_from(value: object) -> DomainConfig:
     ConfigError where the fields do not go together.
     """
     config: DomainConfig = _decode(value, DomainConfig, "config")
+    for name in U32:
+        if not 0 <= getattr(config, name) < 1 << 32:
+            raise _wrong(f"config.{name}", "a number of 32 bits")
+    try:
+        handle = bytes.fromhex((config.uuid or "0" * 32).replace("-", ""))
+    except ValueError:
+        handle = b""
+    if len(handle) != HANDLE_BYTES:
+        raise _wrong("config.uuid", "32 hexadecimal digits")
     return config
 
 

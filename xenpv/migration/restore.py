@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from xenpv.errors import ConfigError, LocalProtocolError, XenpvError
+from xenpv.errors import (
+    ConfigError,
+    HypercallError,
+    LocalProtocolError,
+    StoreError,
+    XenpvError,
+)
 from xenpv.guest import Guest
 from xenpv.host.domid import Domid, checked
 from xenpv.host.libxl import Created, ToolstackError
@@ -142,6 +148,9 @@ def _images(
     except ConfigError as error:
         _forget(platform, made)
         raise file.error(error.message) from None
+    except (HypercallError, StoreError) as error:
+        _forget(platform, made)
+        raise ToolstackError(f"{file.path}: {error}") from error
     except BaseException:
         _forget(platform, made)
         raise
