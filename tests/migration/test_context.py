@@ -444,6 +444,31 @@ def test_random_guests_go_on(data: st.DataObject) -> None:
         assert guest.shutdown() == 0
 
 
+def keys_of(xen: Platform, guest: Guest) -> dict[str, str | None]:
+    """Its home in the store, by path; values that name a domain or a port left out."""
+    home, found, todo = f"/local/domain/{guest.domid}", {}, [""]
+    while todo:
+        path = todo.pop()
+        todo += [f"{path}/{name}" for name in xen.toolstack.xs.directory(home + path)]
+        own = any(word in path for word in ("domid", "backend", "ring-ref", "channel", "tty"))
+        found[path] = None if own else xen.toolstack.xs.read(home + path)
+    return found
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_everything_that_it_wrote_is_in_its_new_tree(personality: str) -> None:
+    """Its agents say it all again, within two rounds of the slowest of them."""
+    with Platform(seed=3) as xen:
+        guest = made(xen, personality, vcpus=2)
+        xen.advance(130)
+        keys = keys_of(xen, guest)
+        features = [path for path, value in keys.items() if "feature-" in path and value == "1"]
+        assert "/control/feature-suspend" in features
+        new = copy.moved(xen, guest)
+        xen.advance(130)
+        assert keys_of(xen, new) == keys
+
+
 def test_a_sleeping_guest_is_woken_in_its_new_domain() -> None:
     """In S3 nobody in it answers: the hypervisor stops it, and no call waits to return."""
     with Platform(seed=3) as xen:

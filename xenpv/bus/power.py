@@ -59,9 +59,14 @@ class Power:
             down(self)
 
     def resume(self) -> None:
-        """The late callback after a migration: the tree is new, and so are ports and watches."""
+        """The late callback after a migration: the tree is new, and so are ports and watches.
+
+        The driver removes the key of the feature here too. Where `control` is the toolstack's,
+        as in libxl's trees, it cannot make it again, and the guest is not migrated a second time.
+        """
         for _, down in reversed(INNER):
-            down(self)
+            if down is not Power._withdraw_suspend:
+                down(self)
         self.bus.problem = ""
         for up, _ in INNER:
             try:
