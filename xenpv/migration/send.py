@@ -48,7 +48,8 @@ class Fate(enum.Enum):
 
     MOVED = "its copy was destroyed"
     RUNS = "it runs on"  # it was not suspended, or was resumed
-    STOPPED = "it is suspended no longer, so it was not resumed"
+    PAUSED = "it is paused, as it was before"
+    STOPPED = "it has shut down, or is gone, by itself"
     AWAY = "it stays suspended"
 
 
@@ -210,11 +211,15 @@ class Sender:
         domain = self.domain
         if domain.is_shutdown and domain.shutdown_code == SHUTDOWN.suspend:
             self._toolstack.domsuspend.resume(self.guest.created)
-        elif domain.is_shutting_down or domain.dying:
-            self.fate = Fate.STOPPED
-            return SendStep.DONE
-        self.fate = Fate.RUNS
+        self.fate = self._as_it_is()
         return SendStep.DONE
+
+    def _as_it_is(self) -> Fate:
+        """Of a guest that nobody touches further."""
+        domain = self.domain
+        if domain.is_shutting_down or domain.dying:
+            return Fate.STOPPED
+        return Fate.PAUSED if domain.pause_count else Fate.RUNS
 
     # memory
 
@@ -258,7 +263,7 @@ class Sender:
         if failed in WINDOW or failed in (SendStep.DESTROY, SendStep.RESUME):
             self.fate = Fate.AWAY
         elif getattr(error, "code", None) is LIBXL.GUEST_TIMEDOUT:
-            self.fate = Fate.RUNS  # it is left alone, whatever it does later
+            self.fate = self._as_it_is()  # it is left alone, whatever it does later
         else:
             self.step = SendStep.RESUME
         if failed is not SendStep.RENAME_BACK:
