@@ -243,7 +243,16 @@ def test_counterparts_are_of_a_migrated_guest() -> None:
         guest = made(xen)
         with pytest.raises(LocalProtocolError, match="was not migrated"):
             guest.counterpart(guest.disks[0])
+        user = guest.xencontrol()
+        event = user.create_event()
+        other = xen.create(name="other").start()
         new = copy.moved(xen, guest)
+        with pytest.raises(LocalProtocolError, match="this XenControl is of another guest"):
+            new.counterpart(other.xencontrol())
+        again = copy.moved(xen, new)
+        assert again.counterpart(user) is again.counterpart(new.counterpart(user))
+        assert not again.counterpart(user).event(event).wait()
+        assert again.counterpart(guest.disks[0]) is again.disks[0]
         with pytest.raises(LocalProtocolError, match="a Platform is no object of a guest"):
             new.counterpart(xen)
         assert new.counterpart(guest) is new

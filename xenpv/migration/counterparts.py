@@ -13,6 +13,7 @@ from xenpv.errors import LocalProtocolError
 from xenpv.migration import classes
 from xenpv.migration.classes import Known
 from xenpv.migration.encoding import PARTS
+from xenpv.xen.domain import Domain
 
 if TYPE_CHECKING:
     from xenpv.guest import Guest
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAME: Final = (type(None), bool, int, float, str, bytes, UUID, type, FunctionType, enum.Enum)
+
+
+class _OtherGuestError(Exception):
+    """An object leads to a domain that is not the source's."""
 
 
 class Counterparts:
@@ -40,17 +45,32 @@ class Counterparts:
         pairs += [(old, new), *((getattr(old, name), getattr(new, name)) for name in PARTS)]
         self._found: dict[int, Any] = {id(one): other for one, other in pairs}
         self._kept: list[object] = [one for one, _ in pairs]  # or others could get their ids
+        self._before = source.counterparts
 
     def of(self, old: T) -> T:
-        """LocalProtocolError for what is no object of a guest's drivers."""
+        """Also of what is from before an earlier migration.
+
+        LocalProtocolError for what is no object of a guest's drivers, or of another guest.
+        """
         if id(old) not in self._found and not self._known.allows(type(old).__module__):
             raise LocalProtocolError(f"a {type(old).__name__} is no object of a guest")
-        return cast("T", self._translated(old))
+        known = len(self._kept)
+        try:
+            return cast("T", self._translated(old))
+        except _OtherGuestError:
+            for one in self._kept[known:]:
+                del self._found[id(one)]
+            del self._kept[known:]
+        if self._before is None:
+            raise LocalProtocolError(f"this {type(old).__name__} is of another guest")
+        return self.of(self._before.of(old))
 
     def _translated(self, old: Any) -> Any:
         """What an object or a value is over there."""
         if id(old) in self._found:
             return self._found[id(old)]
+        if isinstance(old, Domain):
+            raise _OtherGuestError
         kind = type(old)
         if isinstance(old, SAME) or id(old) in self._known.constants:
             return old
