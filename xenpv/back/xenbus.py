@@ -224,6 +224,21 @@ class BackendBus:
     def device(self, kind: str, frontend_domid: int, devid: int) -> Device | None:
         return self.devices.get((kind, frontend_domid, devid))
 
+    def rebind(self, kind: str, frontend_domid: int, devid: int) -> None:
+        """A device's driver goes and comes again, as by sysfs' unbind and bind, and its hotplug
+        script runs again. KeyError if there is no such device.
+
+        Nothing asks the frontend to close; the new driver connects to the rings as they are.
+        """
+        device = self.devices[kind, frontend_domid, devid]
+        status = device.get("hotplug-status")
+        device.unwatch()
+        device.driver.remove()
+        device.broken = ""
+        device.probe(self.drivers[kind])
+        if status is not None:
+            device.write("hotplug-status", status)
+
     def close(self) -> None:
         """At the platform's end: every driver lets go of what it holds, and its device of it."""
         for device in self.devices.values():

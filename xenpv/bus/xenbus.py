@@ -231,6 +231,11 @@ class XenBus:
         """The system goes to sleep or off: its devices stay what they are."""
         return self._then in (Then.SLEEP, Then.HIBERNATE, Then.POWER_OFF)
 
+    @property
+    def falls_asleep(self) -> bool:
+        """On its way to S3 or S4: what waits in its drivers waits on until it wakes."""
+        return self._then in (Then.SLEEP, Then.HIBERNATE)
+
     # interfaces
 
     def interface(self, name: str) -> Interface | None:

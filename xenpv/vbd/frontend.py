@@ -102,7 +102,7 @@ class Frontend:
         self._drain_rounds: int = 0
         self._after: After | None = None
         self._ejected: bool = False
-        self._kept: deque[Part] = deque()  # what waited at a suspend, and runs after it
+        self._kept: deque[Part] = deque()  # what waited at a suspend or sleep, and runs after it
         self.path = f"device/vbd/{self.devid}"
         self.granter = Granter(self.domain, self.bus.gnttab)
         self.handshake = Handshake(
@@ -239,8 +239,12 @@ class Frontend:
         self.handshake.start((Goal.CLOSE,))
 
     def _closed(self, state: FrontendState) -> None:
+        asleep = self.bus.falls_asleep and not self.target.missing
         for ring in self.rings:
             ring.disconnect()
+            if asleep:
+                self._kept.extend(ring.queue)
+                ring.queue.clear()
             ring.fail_queue()
             self.domain.forget(ring.task)
         self.rings = []
@@ -248,7 +252,8 @@ class Frontend:
         self.backend.forget_features()
         self.state = state
         if not self.handshake.goals:
-            self._take_kept(SrbStatus.ERROR)
+            if not asleep:
+                self._take_kept(SrbStatus.ERROR)
             self.target.frontend_closed()
 
     def _take_kept(self, status: SrbStatus | None) -> None:
@@ -441,7 +446,7 @@ class Frontend:
 
     @property
     def is_idle(self) -> bool:
-        return all(ring.is_idle for ring in self.rings)
+        return not self._kept and all(ring.is_idle for ring in self.rings)
 
     def _drain(self) -> None:
         if self._after is None:
