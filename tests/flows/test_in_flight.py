@@ -17,6 +17,7 @@ from xenpv import Disk, Guest, MemoryImage, Platform, Vif
 from xenpv.back.blkback import Blkback
 from xenpv.back.netback import Netback
 from xenpv.errors import LocalProtocolError
+from xenpv.host.network import Frame
 from xenpv.testing.checkers import check_all
 from xenpv.vbd.disk import Disk as GuestDisk
 from xenpv.vbd.pending import Pending
@@ -334,15 +335,21 @@ class Granting:
     """A driver that grants pages of its own to dom0 as soon as it has resumed."""
 
     s: Scene
-    refs: list[int] = attrs.Factory(list)
+    pfns: list[int] = attrs.Factory(list)
 
     def late(self) -> None:
         bus = self.s.guest.bus
         assert bus is not None
-        for _ in range(64):
+        for _ in range(600):
             pfn = bus.domain.pages.alloc()
             bus.domain.write(pfn, 0, b"\xee" * 4096)
-            self.refs.append(bus.gnttab.permit_foreign_access(0, pfn))
+            bus.gnttab.permit_foreign_access(0, pfn)
+            self.pfns.append(pfn)
+
+    @property
+    def is_untouched(self) -> bool:
+        domain = self.s.guest.created.domain
+        return all(domain.read(pfn, 0, 4096) == b"\xee" * 4096 for pfn in self.pfns)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -357,9 +364,16 @@ def test_the_old_backend_finds_no_pages_of_others_after_a_resume(
         s.guest.bus.suspend.register(2, granting.late)
         s.hold()
         writes = [s.disk.start_write(8 * n, b"\x01" * 4096) for n in range(20)]
+        reads = [s.disk.start_read(0, 8) for _ in range(10)]
+        nic = s.guest.nets[0]
+        nic.send_many([b"\xff" * 6 + nic.mac + b"\x88\xb5" + bytes(1000)] * 50)
         s.xen.run()
+        bridge = s.xen.bridge("xenbr0")
+        s.back("vif", 0).receive([Frame(data=b"\xff" * 12 + b"\x88\xb5" + bytes(1000))] * 10)
         resumed(0)(s)
-        assert all(write.is_complete for write in writes)
+        assert all(command.is_complete for command in [*writes, *reads])
+        assert granting.is_untouched
+        assert not any(b"\xee" * 8 in frame for frame in bridge.frames)
         image = bytes(s.image.buffer)
         assert b"\xee" not in image
         for n, write in enumerate(writes):
