@@ -8,6 +8,7 @@ through the event as well, as a host that is stuck would.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -453,3 +454,15 @@ def test_pages_that_a_backend_keeps_after_the_device_went_come_back_when_it_lets
     bus.gnttab.defer(())
     assert bus.gnttab.deferred == []
     assert bus.gnttab.permitted < before[1]
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    text = Path(__file__).parents[2].joinpath("docs/lifecycle.md").read_text(encoding="utf-8")
+    words = {"S": "done", "E": "ERROR", "P": "pending", "O": "sent", "D": "DROPPED"}
+    for name, _, windows, linux in ENDS:
+        cells = [name]
+        for one, other in zip(windows.split(), linux.split(), strict=True):
+            cells.append(words[one[0]])
+            if one != other:
+                cells[-1] += f"; {words[other[0]]}"
+        assert f"| {' | '.join(cells)} |\n" in text
