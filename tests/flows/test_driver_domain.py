@@ -259,6 +259,17 @@ def test_frames_cross_a_driver_domain_both_ways(xen: Platform, personality: str)
     assert net.running
 
 
+def test_the_driver_domains_own_adapter_may_be_another(xen: Platform) -> None:
+    net, app = qubes(xen)
+    for _ in range(2):
+        net.detach("vif", 0)
+        net.attach(Vif("xenbr0"))
+        assert list(net.bridge("br-app").ports) == [f"vif{app.domid}.0", "eth0"]
+        app.nets[0].send(arp_request(app.nets[0].mac, OURS, HOST))
+        xen.run()
+        assert parse_arp(app.nets[0].received.pop()) is not None
+
+
 def test_a_frame_that_the_uplink_cannot_send_is_dropped(xen: Platform) -> None:
     net, app = qubes(xen)
     uplink = net.driver_domain.uplinks[0]

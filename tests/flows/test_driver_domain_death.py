@@ -9,12 +9,15 @@ import pytest
 
 from tests.flows.stepping import At
 from xenpv import Disk, Guest, MemoryImage, Platform, ToolstackError, Vif
-from xenpv.errors import LocalProtocolError
+from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.testing.census import leaks, take_census
 from xenpv.vbd.disk import DiskError
 
 SECTORS = 64
 STRIDE = 8  # of the steps that are tried in a normal run
+
+# What a program of the guest may see when its device, or its machine, is gone under it.
+GONE = (DiskError, LocalProtocolError, HypercallError, IndexError)
 
 
 def driver(xen: Platform) -> Guest:
@@ -62,11 +65,11 @@ class Scene:
     def traffic(self) -> None:
         assert self.app is not None
         for index in range(4):
-            with suppress(DiskError, LocalProtocolError, IndexError):
+            with suppress(*GONE):
                 self.app.nets[0].send(b"\xff" * 6 + self.app.nets[0].mac + bytes(50))
-            with suppress(DiskError, LocalProtocolError, IndexError):
+            with suppress(*GONE):
                 self.app.disks[0].write(index * 8, bytes([index]) * 4096)
-            with suppress(DiskError, LocalProtocolError, IndexError):
+            with suppress(*GONE):
                 self.app.disks[0].read(index * 8, 8)
 
     def disconnect(self) -> None:
@@ -191,3 +194,93 @@ def test_a_driver_domain_that_xenstored_forgets_raises_nothing(
 ) -> None:
     for step in range(1, steps_of(phase, personality), 2 * STRIDE):
         befalls_at(phase, personality, step, silence)
+
+
+def app_dies_at(phase: str, personality: str, step: int, seed: int = 5) -> None:
+    """The guest is gone between two steps; `b` gives back what it had of it, and serves another."""
+    with Platform(seed=seed) as xen:
+        scene = Scene(xen, personality)
+        before, during = PHASES[phase]
+        for one in before:
+            one(scene)
+
+        def happens() -> None:
+            if len(xen.guests) > 1:
+                kill(xen, xen.guests[1])
+
+        xen.loop.scheduler = At(step, happens, f"xenstored d{scene.b.domid + 1}")
+        during(scene)
+        xen.loop.scheduler = None
+        for one in xen.guests[1:]:
+            kill(xen, one)
+        xen.run()
+        assert xen.hypervisor.dead == []
+        mapped = scene.b.created.domain.gnttab.maptrack
+        assert len(list(mapped.values())) == 0
+        assert scene.b.bridge("br0").ports == {}
+        xen.toolstack.xs.rm(f"/local/domain/{scene.b.domid}/backend")
+        xen.run()
+        assert scene.b.driver_domain.serves == []
+        scene.connect()
+        scene.works()
+
+
+@PERSONALITIES
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_guest_dies_under_its_driver_domain(phase: str, personality: str) -> None:
+    for step in range(3, steps_of(phase, personality), 2 * STRIDE):
+        app_dies_at(phase, personality, step)
+
+
+def test_a_driver_domain_that_stands_still_is_not_waited_for_for_ever() -> None:
+    with Platform(seed=5) as xen:
+        scene = Scene(xen, "windows")
+        scene.connect()
+        app = scene.app
+        assert app is not None
+        scene.b.created.domain.pause()
+        begin = xen.loop.now
+        with pytest.raises(ToolstackError, match="^waited 10 s .* to reach state 6$") as caught:
+            app.detach("vbd", 51712)
+        assert (caught.value.code, xen.loop.now - begin) == (-9, 10_000_000_000)
+        with pytest.raises(ToolstackError, match="to reach state 6$"):
+            app.detach("vbd", 51712, mode="forced")
+        assert xen.toolstack.xs.directory(f"/libxl/{app.domid}/device/vbd") == []
+        scene.b.created.domain.unpause()
+        xen.run()
+        assert scene.b.driver_domain.serves == [f"vif{app.domid}.0"]
+        app.attach(Disk(scene.image, "xvda", backend="b"))
+        scene.works()
+
+
+def test_a_driver_domain_that_crashes_is_replaced() -> None:
+    with Platform(seed=5) as xen:
+        scene = Scene(xen, "windows")
+        scene.connect()
+        scene.b.crash()
+        scene.traffic()
+        assert scene.app is not None
+        assert scene.app.running
+        scene.b.destroy()
+        scene.come_back()
+        scene.works()
+
+
+def test_one_driver_domain_is_served_by_another() -> None:
+    """The disk of `mid` is of `low`, and `mid` serves an interface: `low` dies, then `mid`."""
+    with Platform(seed=5) as xen:
+        low = xen.create(name="low", personality="linux", driver_domain=True).start()
+        image = MemoryImage(bytearray(SECTORS * 512))
+        mid = xen.create(
+            name="mid", personality="linux", driver_domain=True, disks=[Disk(image, backend="low")]
+        ).start()
+        app = xen.create(name="app", vifs=[Vif("br0", backend="mid")]).start()
+        mid.disks[0].write(0, b"m" * 512)
+        assert image.buffer[:512] == b"m" * 512
+        low.destroy()
+        frame = b"\xff" * 6 + app.nets[0].mac + bytes(50)
+        app.nets[0].send(frame)
+        xen.run()
+        assert mid.bridge("br0").frames[-1] == frame
+        mid.destroy()
+        assert (app.running, app.nets) == (True, [])

@@ -82,6 +82,7 @@ ROWS = [
     ("one at 2 when the daemon starts", [f"{VBD} new 2", "start"], [ADD], True),
     ("one at 1 when the daemon starts", [f"{VBD} new 1", "start"], [], True),
     ("the same, then 2", [f"{VBD} new 1", "start", f"{VBD} state=2"], [ADD], True),
+    ("the same, then 2 after 11 s", [f"{VBD} new 1", "start", "after 11", f"{VBD} state=2"], [ADD], True),
     ("one at 4 when the daemon starts", [f"{VBD} new 4", "start"], [], True),
     ("the same, closed for good", [f"{VBD} new 4", "start", f"{VBD} online=0", f"{VBD} state=6"], [REMOVE], False),
     ("one at 6 when the daemon starts", [f"{VBD} new 6", "start", f"{VBD} online=0"], [], True),
