@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.test_driver_domain_death import kill
 from xenpv import Disk, Guest, MemoryImage, Platform, ToolstackError, Vif, cli
 from xenpv.errors import LocalProtocolError, StoreError
 from xenpv.host.packet import (
@@ -23,6 +24,7 @@ from xenpv.host.packet import (
     parse_echo_reply,
     udp_datagram,
 )
+from xenpv.testing import Explorer, explore
 from xenpv.testing.census import leaks, take_census
 
 MIB = 1 << 20
@@ -426,6 +428,65 @@ def test_a_ring_that_xenstored_broke_ends_new_devices_and_no_more(xen: Platform)
     assert len(b.bridge("xenbr0").frames) == 1
     with pytest.raises(ToolstackError, match="^waited 10 s"):
         app.attach(Vif(backend="b"))
+
+
+def test_a_driver_domain_serves_as_many_as_its_quota_of_nodes_lets_it(xen: Platform) -> None:
+    """Its backend directories count as its own: 1,000 nodes (Qubes' issue 5369)."""
+    b = driver(xen, "b")
+    four = [Vif(backend="b") for _ in range(4)]
+    guests: list[Guest] = []
+
+    def fill() -> None:
+        while len(guests) < 20:
+            guest = xen.create(name=f"app{len(guests)}", vifs=four, personality="linux")
+            guests.append(guest.start())
+
+    with pytest.raises(ToolstackError, match="^waited 10 s for .* to reach state 2$"):
+        fill()
+    assert 40 <= len(b.driver_domain.serves) < 60
+    for guest in guests:
+        guest.destroy()
+    assert b.driver_domain.serves == []
+    last = xen.create(name="last", vifs=four).start()
+    assert len(last.nets) == 4
+
+
+def served_and_detached(x: Explorer) -> None:
+    """Frames pass a driver domain both of whose clients are busy; a disk of it goes meanwhile."""
+    xen = x.platform()
+    b = driver(xen, "b", Vif("xenbr0"))
+    b.addif("br0")
+    image = MemoryImage(bytearray(1 << 16))
+    guest = xen.create(
+        name="guest", disks=[Disk(image, backend="b")], vifs=[Vif("br0", backend="b")]
+    ).start()
+    eth = guest.nets[0]
+    frame = b"\xff" * 6 + eth.mac + b"\x88\xb5" + bytes(50)
+    guest.created.domain.task("app", lambda: eth.send(frame)).wake()
+    x.begin()
+    assert guest.disks[0].read(0, 8) == bytes(4096)
+    guest.detach("vbd", 51712)
+    x.run()
+    assert len(xen.bridge("xenbr0").frames) == 1
+
+
+def killed(x: Explorer) -> None:
+    """A driver domain dies at any access of anybody while a guest connects to it."""
+    xen = x.platform()
+    b = driver(xen, "b", Vif("xenbr0"))
+    disks = [Disk(MemoryImage(bytearray(1 << 16)), backend="b")]
+    guest = xen.create(name="guest", disks=disks, vifs=[Vif(backend="b")])
+    xen.dom0.task("xl destroy", lambda: kill(xen, b)).wake()
+    xen.toolstack.unpause(guest.created)
+    x.begin()
+    x.run()
+    assert guest.running
+
+
+@pytest.mark.parametrize("scenario", [served_and_detached, killed])
+def test_no_order_of_steps_breaks_it(scenario: Callable[[Explorer], None]) -> None:
+    pytest.importorskip("greenlet")
+    explore(scenario, seed=6, examples=12).check()
 
 
 def test_a_run_has_driver_domains(
