@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from xenpv.errors import LocalProtocolError
+from xenpv.errors import LocalProtocolError, XenpvError
 from xenpv.host.libxl import LIBXL, STEP_NS, ToolstackError
 from xenpv.migration.channel import Channel
 from xenpv.migration.counterparts import Counterparts
@@ -96,10 +96,7 @@ class Migration:
     def run(self) -> Guest:
         """The guest at the destination, running. Raises MigrationFailed."""
         source = self.guest.platform
-        if self.share_images:
-            for disk in self.guest.created.config.disks:
-                if disk.target:
-                    source.images.lend(disk.target, self.platform.images)
+        self._share_images()
         while not (self.sender.done and self.receiver.done):
             self._look_before_it_is_destroyed()
             if not (self.receiver.turn() or self.sender.turn()) and not self.channel.wait():
@@ -116,6 +113,16 @@ class Migration:
         if moved is None or self.sender.error is not None or self.receiver.error is not None:
             raise self._failed()
         return moved
+
+    def _share_images(self) -> None:
+        """Let the destination have the source's storage; where it cannot, nothing is begun."""
+        config = self.guest.created.config
+        targets = [disk.target for disk in config.disks if disk.target] if self.share_images else []
+        try:
+            for target in targets:
+                self.guest.platform.images.lend(target, self.platform.images)
+        except XenpvError as error:
+            self.sender.fail(error)
 
     def _settle(self) -> None:
         """Let what is due happen; a copy that runs gets up to 10 s to connect its devices."""
