@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GENERATIONS_MAX: Final = 4
 SAME: Final = (type(None), bool, int, float, str, bytes, UUID, type, FunctionType, enum.Enum)
 
 
@@ -46,9 +47,19 @@ class Counterparts:
         self._found: dict[int, Any] = {id(one): other for one, other in pairs}
         self._kept: list[object] = [one for one, _ in pairs]  # or others could get their ids
         self._before = source.counterparts
+        self._forget_beyond(GENERATIONS_MAX)
+
+    def _forget_beyond(self, generations: int) -> None:
+        """Each holds a dead domain and all that ran in it."""
+        oldest = self
+        for _ in range(generations - 1):
+            if oldest._before is None:
+                return
+            oldest = oldest._before
+        oldest._before = None
 
     def of(self, old: T) -> T:
-        """Also of what is from before an earlier migration.
+        """Also of what is from before an earlier migration, GENERATIONS_MAX of them.
 
         LocalProtocolError for what is no object of a guest's drivers, or of another guest.
         """

@@ -90,6 +90,7 @@ class Migration:
             self._source_turn,
             name=name,
             trusted=trusted,
+            monitor=guest.monitor is not None,
             on_step=on_step,
         )
 

@@ -15,6 +15,7 @@ import attrs
 
 from xenpv.errors import XenpvError
 from xenpv.host.libxl import LIBXL, Created, ToolstackError
+from xenpv.host.monitor import Monitor
 from xenpv.migration import context
 from xenpv.migration.channel import ChannelClosed
 from xenpv.migration.config import config_from
@@ -48,7 +49,8 @@ class Receiver:
     """Takes in one guest. `guest` is the copy, once it is whole; `error` says why it failed.
 
     `wait()` lets the source go on while the stream is read, in the middle of creation; `name` the
-    guest's own unless given. `on_step(step)` as for Sender.
+    guest's own unless given. `monitor`: an xl stays behind that waits for its end. `on_step(step)`
+    as for Sender.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Receiver:
         *,
         name: str | None = None,
         trusted: tuple[str, ...] = (),
+        monitor: bool = False,
         on_step: Callable[[ReceiveStep], object] | None = None,
     ) -> None:
         self.platform = platform
@@ -66,6 +69,7 @@ class Receiver:
         self.wait = wait
         self.name = name
         self.trusted = trusted
+        self.monitor = monitor
         self.on_step = on_step
         self.step = ReceiveStep.BANNER
         self.done = False
@@ -191,6 +195,9 @@ class Receiver:
         assert self._made is not None
         self.platform.toolstack.runtime.unpause(self._made)
         self.copy = Copy.RUNS
+        if self.monitor and self.guest is not None:
+            monitor = Monitor(self.platform.toolstack, self._made, self.guest)
+            self.guest.monitor = self.platform.toolstack.monitors.add(monitor)
         return ReceiveStep.REPORT
 
     def _report(self) -> ReceiveStep:
