@@ -161,6 +161,16 @@ def test_a_network_passes_a_driver_domain_that_comes_back():
     ]
 
 
+def test_a_guest_moves_and_comes_back_by_hand():
+    command = [sys.executable, ROOT / "examples" / "migrate.py"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "at Lyon, domain 1: begun in Paris",
+        "by hand: error.source.destroy()",
+        "at Paris, domain 2: begun in Paris",
+    ]
+
+
 def blocks(language, path="README.md"):
     text = (ROOT / path).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

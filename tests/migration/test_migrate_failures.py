@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +151,17 @@ def test_every_step_is_in_the_table() -> None:
     after_failures = {SendStep.GO_BACK, SendStep.RENAME_BACK, SendStep.RESUME}
     done = {SendStep.DONE, ReceiveStep.DONE}
     assert {*STEPS} == {*SendStep, *ReceiveStep} - after_failures - done
+
+
+def test_the_table_of_the_page_is_this_one() -> None:
+    text = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text(encoding="utf-8")
+    ends = {"source": SendStep, "destination": ReceiveStep}
+    who = {"source": HERE, "destination": THERE, "nobody": NOBODY}
+    rows = re.findall(r"^\| ([A-Z_]+) \| (source|destination) \| (\w+) \|$", text, re.MULTILINE)
+    assert {ends[end][name]: who[runs] for name, end, runs in rows} == STEPS
+    assert len(rows) == len(STEPS)
+    for runs in (THERE, NOBODY):
+        assert f"`{BY_HAND[runs].replace('web', 'NAME')}`" in text
 
 
 # by message: who runs when it does not arrive, arrives in part, or with a byte changed

@@ -30,7 +30,7 @@ DIRTY_MIN: Final = 50  # pages; a round that starts with fewer is the last
 BANDWIDTH: Final = 125_000_000  # bytes a second of virtual time: a gigabit
 
 
-class SendStep(enum.StrEnum):
+class SendStep(enum.Enum):
     """What the source does, in this order; one that waits is tried again when bytes came."""
 
     BANNER = "waits for the banner"
@@ -54,7 +54,7 @@ class SendStep(enum.StrEnum):
     DONE = "is done"
 
 
-class ReceiveStep(enum.StrEnum):
+class ReceiveStep(enum.Enum):
     """What the destination does, in this order."""
 
     BANNER = "sends the banner"
