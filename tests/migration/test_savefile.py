@@ -323,6 +323,7 @@ FAILURES: list[tuple[str, Callable[..., object]]] = [
     ("write_pages", full),
     ("capture", lambda *_, **__: (_ for _ in ()).throw(ToolstackError("disk 51712: a lambda"))),
     ("write_disk", full),
+    ("replace", full),
 ]
 
 
@@ -335,7 +336,7 @@ def test_a_save_that_fails_leaves_no_file_and_the_guest_running(
         guest = made(xen)
         domid = guest.domid
         with monkeypatch.context() as patch:
-            patch.setattr(saving, step, fault)
+            patch.setattr(Path if step == "replace" else saving, step, fault)
             with pytest.raises(ToolstackError, match=f"save of 'web' to {path}: ") as caught:
                 guest.save(path)
         assert caught.value.code is LIBXL.FAIL
@@ -388,6 +389,20 @@ def test_a_guest_that_is_suspended_already_is_resumed_when_its_save_times_out(pa
         assert caught.value.code is LIBXL.GUEST_TIMEDOUT
         assert guest.running
         works(xen, guest)
+
+
+def test_a_guest_without_pv_drivers_is_stopped_by_the_hypervisor(path: Path) -> None:
+    with Platform(seed=3) as xen:
+        guest = xen.create(name="plain", hardware=[])
+        guest.created.domain.unpause()
+        xen.run()
+        assert guest.bus is None
+        guest.created.domain.write(0x200, 0, b"what is in its memory")
+        guest.save(path, checkpoint=True)
+        assert guest.running
+        twin = xen.restore(path, name="twin").created.domain
+        assert twin.read(0x200, 0, 21) == b"what is in its memory"
+        assert not twin.is_shutdown
 
 
 def test_a_guest_that_is_gone_is_not_saved(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xenpv.errors import XenpvError
-from xenpv.host.libxl import ToolstackError
+from xenpv.host.libxl import LIBXL, ToolstackError
 from xenpv.migration.context import capture, capture_domain
 from xenpv.migration.disks import registered, write_disk
 from xenpv.migration.pages import touched, write_pages
@@ -34,7 +34,8 @@ def save(
     trusted: Sequence[str] = (),
 ) -> None:
     """What Guest.save does."""
-    with _whole(Path(path)) as file:
+    path = Path(path)
+    with _beside(path) as file:
         try:
             suspended = guest.platform.toolstack.domsuspend.suspend(guest.created)
         except ToolstackError:
@@ -42,10 +43,11 @@ def save(
             raise
         try:
             _write(guest, file, trusted)
-            file.flush()
+            file.close()
+            Path(file.name).replace(path)
         except (XenpvError, OSError) as error:
             _resume(guest)
-            code = ToolstackError(str(error)).code
+            code = LIBXL.FAIL
             if isinstance(error, ToolstackError):
                 code = guest.platform.toolstack.domsuspend.failure_code(suspended, error)
             raise ToolstackError(f"save of {guest.name!r} to {path}: {error}", code) from error
@@ -66,8 +68,8 @@ def _resume(guest: Guest) -> None:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[BufferedWriter]:
-    """A file beside `path` that takes its name at the end; none is left if that is not reached.
+def _beside(path: Path) -> Iterator[BufferedWriter]:
+    """A new file in the directory of `path`; none is left where it did not take that name.
 
     ToolstackError if there can be none, before anything else happens.
     """
@@ -77,13 +79,12 @@ def _whole(path: Path) -> Iterator[BufferedWriter]:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise ToolstackError(f"cannot save to {path}: {error.strerror}") from None
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with Path(name).open("wb") as file:
             yield file
-        Path(name).replace(path)
-    except BaseException:
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _write(guest: Guest, file: BufferedWriter, trusted: Sequence[str]) -> None:
