@@ -43,6 +43,8 @@ class Idle:
 
     def stop(self) -> None: ...
 
+    def remove(self) -> None: ...
+
 
 @pytest.fixture
 def world() -> Iterator[World]:

@@ -36,6 +36,9 @@ class Driver:
     def stop(self) -> None:
         self.stopped = not self.slow
 
+    def remove(self) -> None:
+        assert self.stopped
+
 
 @pytest.fixture
 def world() -> Iterator[World]:

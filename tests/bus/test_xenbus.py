@@ -26,6 +26,9 @@ class Driver:
         self.log.append("stop")
         self.stopped = not self.stubborn
 
+    def remove(self) -> None:
+        self.log.append("remove")
+
 
 @pytest.fixture
 def world() -> Iterator[World]:
@@ -70,7 +73,7 @@ def test_a_class_directory_makes_one_pdo_and_its_going_stops_it(world: World) ->
     world.client.call(13, b"/local/domain/1/device/vif\0")
     world.loop.run()
     assert list(bus.pdos) == ["IFACE", "CONS", "VKBD"]
-    assert made["VIF"].log == ["start", "stop"]
+    assert made["VIF"].log == ["start", "stop", "remove"]
     world.write("/local/domain/1/device/vif/0/mac", "x")
     world.loop.run()
     assert list(bus.pdos) == ["IFACE", "CONS", "VKBD", "VIF"]

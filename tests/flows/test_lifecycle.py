@@ -67,8 +67,8 @@ def test_a_failure_is_shrunk_and_says_how_it_is_run_again(
         run_lifecycle(3, 50)
     failed = raised.value
     assert failed.steps[0].command == "create"
-    assert len(failed.steps) <= 3
-    assert any("kernel: watch /local/domain/~d" in line for line in failed.findings)
+    assert len(failed.steps) <= 8
+    assert any("kernel: watch " in line for line in failed.findings)
     assert str(failed).endswith(
         f"python -m xenpv.testing.lifecycle 3 {' '.join(map(str, failed.steps))}"
     )

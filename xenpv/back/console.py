@@ -114,6 +114,9 @@ class Console:
         domain.holes.free(self.pfn)
 
 
+INTRODUCE_DOMAIN: Final = "@introduceDomain"
+
+
 class ConsoleDaemon:
     """Consoles of every guest that has one in the store; finished ones stay readable."""
 
@@ -123,24 +126,27 @@ class ConsoleDaemon:
         self.dispatcher = dispatcher
         self.consoles: dict[int, Console] = {}
         self._watches: dict[int, BackWatch] = {}
+        self._watched: dict[int, Domain] = {}
+        self._names = {str(domain.domid): domain.domid}  # of these, and its own
         self.finished: dict[int, Console] = {}
-        store.watch("@introduceDomain", self._look)
+        store.watch(INTRODUCE_DOMAIN, self._look)
         store.watch("@releaseDomain", self._look)
 
-    def _look(self, _path: str) -> None:
-        present = self.store.directory("/local/domain")
-        for domid in [domid for domid in self._watches if not self._lives(domid)]:
+    def _look(self, path: str) -> None:
+        for domid in [domid for domid, domain in self._watched.items() if domain.dead]:
             self._remove(domid)
-        for name in present:
-            domid = number_of(name, 0)
-            if domid and domid not in self._watches and self._lives(domid):
+        if path != INTRODUCE_DOMAIN:
+            return
+        names = self._names
+        for name in self.store.directory("/local/domain"):
+            domid = 0 if name in names else number_of(name, 0)
+            domain = self.domain.find(domid) if domid else None
+            if domain is not None and not domain.dead and domid not in self._watched:
                 # The toolstack writes the console after it introduced the domain.
-                path = f"/local/domain/{domid}/console/port"
-                self._watches[domid] = self.store.watch(path, self._adopt)
-
-    def _lives(self, domid: int) -> bool:
-        found = self.domain.find(domid)
-        return found is not None and not found.dead
+                console = f"/local/domain/{domid}/console/port"
+                self._watches[domid] = self.store.watch(console, self._adopt)
+                self._watched[domid] = domain
+                names[str(domid)] = domid
 
     def _adopt(self, path: str) -> None:
         domid = number_of(path.split("/")[3], 0)
@@ -178,6 +184,7 @@ class ConsoleDaemon:
 
     def _remove(self, domid: int) -> None:
         self.store.unwatch(self._watches.pop(domid))
+        del self._watched[domid], self._names[str(domid)]
         console = self.consoles.pop(domid, None)
         if console is not None:
             console.close()

@@ -218,6 +218,8 @@ class BackendBus:
         self.drivers = drivers
         self.devices: dict[tuple[str, int, int], Device] = {}
         self._paths: dict[str, None] = {}  # of devices
+        # By kind and frontend domain, as the store names them.
+        self._of_domain: dict[tuple[str, str], dict[tuple[str, int, int], None]] = {}
         self.root = f"/local/domain/{domain.domid}/backend"
         self._watch = store.watch(self.root, self._changed)
 
@@ -259,14 +261,20 @@ class BackendBus:
             if key is not None and key not in self.devices:
                 self._look(key)
             return
-        for key in [key for key in self.devices if _matches(key, parts)]:
-            self._look(key)
-        if len(parts) == 3:
+        if len(parts) < 3:
+            for key in self._below(parts):
+                self._look(key)
+            self._enumerate(parts)
+        else:
             key = _key(parts)
             if key is not None:
                 self._look(key)
-        else:
-            self._enumerate(parts)
+
+    def _below(self, parts: list[str]) -> list[tuple[str, int, int]]:
+        """Known devices of a level: of one frontend domain, of a kind, or all."""
+        if len(parts) == 2:
+            return list(self._of_domain.get((parts[0], parts[1]), ()))
+        return [key for key in self.devices if not parts or key[0] == parts[0]]
 
     def _enumerate(self, parts: list[str]) -> None:
         """A whole level appeared or went: look at every device below it."""
@@ -280,14 +288,21 @@ class BackendBus:
                     if key is not None:
                         self._look(key)
 
+    def _forget(self, key: tuple[str, int, int], path: str) -> None:
+        del self.devices[key]
+        del self._paths[path]
+        mine = self._of_domain[key[0], str(key[1])]
+        del mine[key]
+        if not mine:
+            del self._of_domain[key[0], str(key[1])]
+
     def _look(self, key: tuple[str, int, int]) -> None:
         kind, domid, devid = key
         path = f"{self.root}/{kind}/{domid}/{devid}"
         known = self.devices.get(key)
         present = self.store.exists(f"{path}/state")
         if known is not None and not present:
-            del self.devices[key]
-            del self._paths[path]
+            self._forget(key, path)
             known.unwatch()
             known.driver.remove()
         elif known is None and present and kind in self.drivers:
@@ -304,6 +319,7 @@ class BackendBus:
             )
             self.devices[key] = device
             self._paths[path] = None
+            self._of_domain.setdefault((kind, str(domid)), {})[key] = None
             device.probe(self.drivers[kind])
 
 
@@ -311,7 +327,3 @@ def _key(parts: list[str]) -> tuple[str, int, int] | None:
     if parts[1].isdecimal() and parts[2].isdecimal():
         return parts[0], int(parts[1]), int(parts[2])
     return None
-
-
-def _matches(key: tuple[str, int, int], parts: list[str]) -> bool:
-    return all(str(have) == want for have, want in zip(key, parts, strict=False))

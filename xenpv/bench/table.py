@@ -13,12 +13,15 @@ from typing import Final
 
 import attrs
 
-from xenpv.bench import event, ring, store, world
+from xenpv.bench import event, lifecycle, ring, store, world
 from xenpv.bench.daemon import OXENSTORED, XENSTORED, Peer, missing
 from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
 
 Pair = tuple[float, float | None]
+
+# Per guest, of ten times as many: what grows with the square takes ten times as long.
+LINEAR: Final = 1.5
 
 C_RING: Final = "C with Xen's ring.h" if RING_H else "C with ring.h as we write it"
 
@@ -58,6 +61,16 @@ def _scaled(operation: str, what: str) -> Bench:
         partial(store.scale, operation), "us", "an empty store", 1.5,
         f"{what} in a store of 100,000 nodes and 10,000 watches",
         repetitions=15,
+    )  # fmt: skip
+
+
+def _linear(operation: lifecycle.Operation, what: str, *, few: bool = False) -> Bench:
+    """A command of a toolstack, for each of many guests beside each of a tenth as many."""
+    more, less = ("10", "a single one") if few else ("100", "each of 10")
+    return Bench(
+        partial(lifecycle.few if few else lifecycle.many, operation), "ms", less, LINEAR,
+        f"each of {more} guests {what}",
+        repetitions=9 if few else 5,
     )  # fmt: skip
 
 
@@ -125,6 +138,12 @@ BENCHES: Final[dict[str, Bench]] = {
     "store-scale:create": _scaled("create", "a node made and removed"),
     "store-scale:watch": _scaled("watch", "WATCH and UNWATCH"),
     "store-scale:tx": _scaled("tx", "a transaction"),
+    "lifecycle": _linear(lifecycle.create, "created and started"),
+    "lifecycle:10": _linear(lifecycle.create, "created and started", few=True),
+    "lifecycle:suspend": _linear(lifecycle.suspend, "suspended and resumed"),
+    "lifecycle:suspend-10": _linear(lifecycle.suspend, "suspended and resumed", few=True),
+    "lifecycle:destroy": _linear(lifecycle.destroy, "destroyed"),
+    "lifecycle:destroy-10": _linear(lifecycle.destroy, "destroyed", few=True),
     "import": Bench(
         world.import_xenpv, "ms", None, 60.0,
         "import xenpv in a fresh interpreter",

@@ -67,6 +67,9 @@ class ClassDriver(Protocol):
     @property
     def stopped(self) -> bool: ...
 
+    def remove(self) -> None:
+        """REMOVE_DEVICE, once it is stopped: its tasks go, it is not started again."""
+
 
 class ClassDriverFactory(Protocol):
     def __call__(self, bus: XenBus) -> ClassDriver: ...
@@ -252,7 +255,7 @@ class Pdo:
         if irp in pnpstate.POWERS_DOWN:
             self._to_d3()
             if irp is not Irp.STOP_DEVICE:
-                self.driver = None
+                self._forget_driver()
         surprised = self.state is PnpState.SURPRISE_REMOVE_PENDING
         self.life.move(irp, missing=bool(self.missing))
         if irp is Irp.EJECT:
@@ -263,6 +266,12 @@ class Pdo:
             self.bus.children.destroy(self)
         else:
             self.bus.children.invalidate()
+
+    def _forget_driver(self) -> None:
+        """One that is still closing devices goes on with that, and keeps its tasks."""
+        driver, self.driver = self.driver, None
+        if driver is not None and driver.stopped:
+            driver.remove()
 
     def _to_d0(self) -> None:
         self.is_d0 = True
@@ -287,5 +296,5 @@ class Pdo:
         if self.is_d0 and self.driver is not None:
             self.driver.stop()
         self._to_d3()
-        self.driver = None
+        self._forget_driver()
         self.life.enter(PnpState.DELETED)

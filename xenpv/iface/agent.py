@@ -55,6 +55,9 @@ class Agent:
             self.manage.stop()
         self.stopped = True
 
+    def remove(self) -> None:
+        """Nothing is left after `stop`."""
+
 
 def class_driver(bus: XenBus, system: OperatingSystem | None = None) -> ClassDriver:
     """XENIFACE with its agent above it; Linux' kernel is its own agent, and has no XENIFACE."""

@@ -138,6 +138,9 @@ class XenIface:
             self.wmi.sessions.end_all()
         self.stopped = True
 
+    def remove(self) -> None:
+        """Nothing is left after `stop`."""
+
     def to_d0(self) -> None:
         """At the start, and back from S3 or S4: WMI sessions go on."""
         if self.power is PowerState.D0:

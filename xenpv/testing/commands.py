@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 When = Callable[["Lifecycle", Tenant], bool]
 Act = Callable[["Lifecycle", Tenant, int], None]
 
+DEVICES_MAX: Final = 5  # of a guest
+PLUGGABLE: Final = (State.RUNNING, State.PAUSED)
+MODES: Final = ("safe", "auto", "forced")
 FIRST_DISK: Final = 202 << 8
 
 
@@ -27,6 +30,24 @@ def _running(_life: Lifecycle, one: Tenant) -> bool:
 
 def _paused(_life: Lifecycle, one: Tenant) -> bool:
     return one.state is State.PAUSED
+
+
+def _suspended(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state is State.SUSPENDED
+
+
+def _has_room(_life: Lifecycle, one: Tenant) -> bool:
+    # In the place of a device that it has not closed, neither XenVif nor Linux sees a new one.
+    room = len(one.disks) + len(one.stations) < DEVICES_MAX
+    return one.state in PLUGGABLE and room and not one.owes
+
+
+def _has_disk(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state in PLUGGABLE and bool(one.disks)
+
+
+def _has_vif(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state in PLUGGABLE and bool(one.stations)
 
 
 def _any(_life: Lifecycle, _one: Tenant) -> bool:
@@ -108,6 +129,35 @@ def unpause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
     one.state = State.RUNNING
 
 
+# devices
+
+
+def attach_disk(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    name, traffic = life.image()
+    one.disks[one.guest.attach(Disk(name))] = traffic
+
+
+def attach_vif(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    mac = life.mac()
+    life.station(one, one.guest.attach(Vif(mac=mac)), mac)
+
+
+def detach_disk(_life: Lifecycle, one: Tenant, draw: int) -> None:
+    devid = sorted(one.disks)[draw % len(one.disks)]
+    one.guest.detach("vbd", devid, mode=MODES[draw % 3] if one.awake else "forced")
+    one.leaving.append(one.disks.pop(devid))
+    one.owes = True
+
+
+def detach_vif(life: Lifecycle, one: Tenant, draw: int) -> None:
+    devid = sorted(one.stations)[draw % len(one.stations)]
+    one.guest.detach("vif", devid, mode=MODES[draw % 3] if one.awake else "forced")
+    one.owes = True
+    station = one.stations.pop(devid)
+    life.net.serve(station, None)
+    life.net.stations.remove(station)
+
+
 # requests
 
 
@@ -122,48 +172,43 @@ def nonsense(life: Lifecycle, one: Tenant, draw: int) -> None:
     xs.write(path, "")
 
 
-def balloon(life: Lifecycle, one: Tenant, draw: int) -> None:
+def balloon(_life: Lifecycle, one: Tenant, draw: int) -> None:
     """mem-set, between a half and all of what it may have."""
     one.memory_mib = 16 + draw % 17
     home = f"/local/domain/{one.guest.domid}"
     videoram = int(one.platform.toolstack.xs.read(f"{home}/memory/videoram") or 0)
     one.platform.toolstack.xs.write(f"{home}/memory/target", str(one.memory_mib * 1024 - videoram))
     one.platform.advance(10)
-    del life
 
 
 # suspend
 
 
-def _suspend(one: Tenant) -> None:
-    toolstack = one.platform.toolstack
-    toolstack.request(one.guest.created, "suspend")
-    toolstack.wait_shutdown(one.guest.created)
-
-
-def cancel(life: Lifecycle, one: Tenant, _draw: int) -> None:
-    """A suspend that the toolstack takes back: nothing of the guest is another afterwards."""
-    before = _identity(one)
-    _resume(life, one, 1)
-    life.expect(_identity(one) == before, f"{one.guest.name}: a cancelled suspend changed it")
-
-
-def slow(life: Lifecycle, one: Tenant, _draw: int) -> None:
-    """A resume in the same domain of which the guest believes that it is another."""
-    _resume(life, one, 0)
-
-
-def _resume(life: Lifecycle, one: Tenant, result: int) -> None:
-    guest, dom0 = one.guest, one.platform.dom0
-    _suspend(one)
+def suspend(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """What is under way waits; nobody's request fails by it."""
+    guest = one.guest
+    one.identity = _identity(one)
+    guest.suspend()
     said = life.acknowledged[one.host].domids
     life.expect(guest.domid in said, f"{guest.name}: suspended without acknowledging the request")
-    dom0.domctl.setvcpucontext(guest.domid, 0, rax=result)
-    dom0.domctl.resumedomain(guest.domid)
-    one.platform.run()
+    one.state = State.SUSPENDED
 
 
-def _identity(one: Tenant) -> list[object]:
+def resume(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """The suspend is taken back: nothing of the guest is another afterwards."""
+    one.guest.resume()
+    one.state = State.RUNNING
+    same = _identity(one) == one.identity
+    life.expect(same, f"{one.guest.name}: a cancelled suspend changed domid, ports or watches")
+
+
+def resume_slow(_life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """It believes that it is in another domain."""
+    one.guest.resume(fast=False)
+    one.state = State.RUNNING
+
+
+def _identity(one: Tenant) -> tuple[object, ...]:
     """Domid, ports and watches with their tokens."""
     guest = one.guest
     connections = one.platform.xenstored.connections.values()
@@ -171,7 +216,7 @@ def _identity(one: Tenant) -> list[object]:
         (port.number, port.state, port.remote_port) for port in guest.created.domain.evtchn.ports
     ]
     watches = [list(conn.watches) for conn in connections if conn.domid == guest.domid]
-    return [guest.domid, ports, watches]
+    return guest.domid, ports, watches
 
 
 COMMANDS: Final[dict[str, Command]] = {
@@ -181,8 +226,13 @@ COMMANDS: Final[dict[str, Command]] = {
     "reboot": Command(reboot),
     "pause": Command(pause, disturbs=False),
     "unpause": Command(unpause, _paused, disturbs=False),
+    "attach-disk": Command(attach_disk, _has_room, disturbs=False),
+    "attach-vif": Command(attach_vif, _has_room, disturbs=False),
+    "detach-disk": Command(detach_disk, _has_disk),
+    "detach-vif": Command(detach_vif, _has_vif),
     "nonsense": Command(nonsense, disturbs=False, weight=2),
     "balloon": Command(balloon, disturbs=False),
-    "cancel": Command(cancel, disturbs=False),
-    "slow": Command(slow, weight=0),
+    "suspend": Command(suspend, disturbs=False, weight=6),
+    "resume": Command(resume, _suspended, disturbs=False, weight=6),
+    "resume-slow": Command(resume_slow, _suspended, weight=0),
 }

@@ -34,6 +34,9 @@ class Tenant(Source):
         self.state = State.RUNNING
         self.disks: dict[int, DiskTraffic] = {}
         self.stations: dict[int, Station] = {}
+        self.leaving: list[DiskTraffic] = []  # detached; the guest may not know that yet
+        self.owes = False  # a device was detached that it has not closed
+        self.identity: tuple[object, ...] = ()  # of it when it was suspended
         self.memory_mib = guest.created.config.memory_mib
 
     @property
@@ -73,7 +76,7 @@ class Tenant(Source):
 
     def lose(self) -> None:
         """Its domain is gone, with all that was under way."""
-        for traffic in self.disks.values():
+        for traffic in (*self.disks.values(), *self.leaving):
             traffic.lose()
         for station in self.stations.values():
             self.net.serve(station, None)
@@ -99,14 +102,18 @@ class Tenant(Source):
     def check(self) -> list[str]:
         """What is wrong with its disks, its devices and what is under way."""
         found = []
-        for traffic in self.disks.values():
+        for traffic in (*self.disks.values(), *self.leaving):
             found += traffic.check()
             if self.awake and traffic.under_way:
                 found.append(
                     f"{traffic.name}: nothing is left to run, and {len(traffic.under_way)} "
                     f"requests are unanswered: {traffic.under_way[0].pending!r}"
                 )
-        return found + self._unconnected() if self.awake else found
+        if not self.awake:
+            return found
+        self.leaving.clear()
+        self.owes = False
+        return found + self._unconnected()
 
     def _unconnected(self) -> list[str]:
         """Of the devices that the toolstack attached."""
@@ -121,7 +128,10 @@ class Tenant(Source):
             if have != want:
                 found.append(f"{name}: {kind} {have}, expected {want}")
         for devid, target in disks.items():
-            if not target.frontend.is_enabled:
+            if target.frontend.is_enabled:
+                if devid in self.disks:
+                    self.disks[devid].connected = True
+            else:
                 found.append(f"{name}: disk {devid} is {target.state.value} ({target.broken})")
         for number, adapter in adapters.items():
             if not adapter.link_up:

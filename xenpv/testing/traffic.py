@@ -55,7 +55,7 @@ class DiskTraffic:
     """Requests to whatever serves one image, and what the image may hold by now.
 
     `issued` is `done` and `failed` and `lost` and those under way: lost ones went with their
-    domain.
+    domain. `connected`: it has been, so nothing fails without a reason from then on.
     """
 
     def __init__(self, name: str, image: MemoryImage) -> None:
@@ -66,6 +66,7 @@ class DiskTraffic:
         self.maybe: list[list[int]] = [[] for _ in range(self.sectors)]
         self.under_way: list[Io] = []
         self.issued = self.done = self.failed = self.lost = 0
+        self.connected = False
         self.findings: list[str] = []
         self._serial = 0
         # What the image holds if all that was not acknowledged did not happen.

@@ -140,6 +140,13 @@ class Vbd:
             target.stop()
         self._silence()
 
+    def remove(self) -> None:
+        """REMOVE_DEVICE: what was stopped will not be started again."""
+        for target in list(self.targets.values()):
+            self._delete(target)
+        for task in (self._scan_task, self._eject_task):
+            self.domain.forget(task)
+
     def _silence(self) -> None:
         """No dump any more, once there is nothing to tell."""
         if self.stopped and self._debug is not None:

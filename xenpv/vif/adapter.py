@@ -164,6 +164,11 @@ class Vif(Generic[M]):
             pdo.remove()
         self._silence()
 
+    def remove(self) -> None:
+        """REMOVE_DEVICE: what was stopped will not be started again."""
+        for task in (self._task, self._eject_task):
+            self.bus.domain.forget(task)
+
     def _silence(self) -> None:
         """No dump any more, once there is nothing to tell."""
         if self.stopped and self._debug is not None:

@@ -201,12 +201,12 @@ class Domain(Pages, Life):
         return timer
 
     def forget(self, task: Task) -> None:
-        """A task that will not be woken again (its device is closed)."""
+        """A task that will not be woken again (its device is closed), and its timers."""
         if task in self.tasks:
             self.tasks.remove(task)
-        if task.alarm is not None:
-            task.alarm.cancel()
-            self.timers.remove(task.alarm)
+        for timer in [one for one in self.timers if one.task is task]:
+            timer.cancel()
+            self.timers.remove(timer)
         task.retire()
 
     def forget_timer(self, timer: Timer) -> None:
