@@ -322,9 +322,17 @@ def test_vcpus_beyond_vcpus_are_offline(xen: Platform) -> None:
 
 def test_what_was_there_before_is_gone(xen: Platform) -> None:
     xs = xen.toolstack.xs
-    for path in ("/local/domain/5/data/old", f"{VM}/old", "/libxl/5/device/vbd/1/backend"):
+    backend = "/local/domain/0/backend/console/5/0"
+    old = (
+        "/local/domain/5/data/old",
+        f"{VM}/old",
+        "/libxl/5/device/vbd/1/backend",
+        f"{backend}/old",
+    )
+    for path in old:
         xs.write(path, "x")
     make(xen)
+    assert tree(xen, backend) == table(CONSOLE_BACKEND)
     assert "old" not in tree(xen, VM)
     assert "data/old" not in tree(xen, "/local/domain/5")
     assert "device/vbd" not in tree(xen, "/libxl/5")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from xenpv import Disk, Guest, MemoryImage, Platform, ToolstackError, Vif
 from xenpv.abi._kernel import lib
+from xenpv.errors import GrantError, HypercallError
 
 KINDS = ("vbd", "vif", "console")
 UNDERNEATH = (
@@ -222,8 +223,6 @@ SOFT_RESET = [
 
 @pytest.mark.parametrize(("domid", "name"), [row[1:] for row in SOFT_RESET])
 def test_soft_reset_is_refused(xen: Platform, domid: int, name: str) -> None:
-    from xenpv.errors import HypercallError
-
     with pytest.raises(HypercallError) as caught:
         xen.dom0.domctl.soft_reset(domid)
     assert (caught.value.name, caught.value.operation) == (name, "XEN_DOMCTL_soft_reset")
@@ -236,11 +235,18 @@ def test_soft_reset_leaves_a_new_domains_state(xen: Platform) -> None:
     guest = make(xen).start()
     domain = guest.created.domain
     fresh = make(xen, "fresh").created.domain
+    pfn, here = domain.pages.alloc(), xen.dom0.holes.alloc()
+    domain.vcpu_op.register_vcpu_info(0, gfn=pfn, offset=64)
+    domain.check(lib.grant_entry_set(domain.kernel, 300, 0, pfn, 1))
+    xen.dom0.gnttab.unmap(xen.dom0.gnttab.map(1, 300, here), here)
     guest.pause()
     xen.toolstack.hotplug.remove_all(guest.created)
     xen.run()
     domain.sched.shutdown(5)
     xen.dom0.domctl.soft_reset(1)
+    with pytest.raises(GrantError, match="^GNTST_"):
+        xen.dom0.gnttab.map(1, 300, here)
+    domain.vcpu_op.register_vcpu_info(0, gfn=pfn, offset=64)  # once only, but for the reset
     xen.dom0.domctl.unpausedomain(1)
     assert not domain.is_shutdown
     assert domain.shutdown_code is None

@@ -83,6 +83,20 @@ def test_a_domid_rests_for_60_whole_seconds(
     assert list(xen.hypervisor.domains) == [0]  # the domain that had it for a moment is gone
 
 
+def test_each_domid_rests_by_itself(xen: Platform) -> None:
+    for domid in (9, 10):
+        xen.create(name="a", domid=domid).destroy()
+    for domid in (9, 10):
+        with pytest.raises(ToolstackError, match=f"^domain id {domid} recently used$"):
+            xen.create(name="b", domid=domid)
+    xen.advance(30)
+    xen.create(name="a", domid=11).destroy()
+    xen.advance(31)
+    assert xen.create(name="b", domid=9).domid == 9
+    with pytest.raises(ToolstackError, match="^domain id 11 recently used$"):
+        xen.create(name="c", domid=11)
+
+
 def test_the_next_free_domid_passes_over_recent_ones(xen: Platform) -> None:
     last = xen.create(name="a", domid=0x7FEF)
     xen.create(name="b", domid=1)
