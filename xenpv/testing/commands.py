@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from xenpv.abi.sched import SHUTDOWN
+from xenpv.host import vdev
 from xenpv.platform import Disk, Vif
 from xenpv.testing.lifecycle import PERSONALITIES
 from xenpv.testing.tenant import State, Tenant
@@ -20,6 +22,7 @@ Act = Callable[["Lifecycle", Tenant, int], None]
 
 DEVICES_MAX: Final = 5  # of a guest
 PLUGGABLE: Final = (State.RUNNING, State.PAUSED)
+GUEST_WRITTEN: Final = re.compile(rb"(data|attr|drivers|feature|error|control/feature-)(?!/?$).*")
 MODES: Final = ("safe", "auto", "forced")
 FIRST_DISK: Final = 202 << 8
 
@@ -48,6 +51,10 @@ def _has_disk(_life: Lifecycle, one: Tenant) -> bool:
 
 def _has_vif(_life: Lifecycle, one: Tenant) -> bool:
     return one.state in PLUGGABLE and bool(one.stations)
+
+
+def _standing(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state is not State.DOWN
 
 
 def _any(_life: Lifecycle, _one: Tenant) -> bool:
@@ -120,13 +127,24 @@ def _acknowledged(life: Lifecycle, one: Tenant, reason: int, act: Callable[[], i
 
 
 def pause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
-    one.guest.created.domain.pause()
+    one.guest.pause()
     one.state = State.PAUSED
 
 
 def unpause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
-    one.guest.created.domain.unpause()
+    one.guest.unpause()
     one.state = State.RUNNING
+
+
+def crash(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """Without a monitor it is left to be looked at, until somebody destroys it."""
+    found = one.guest.crash(0xE2, draw)
+    life.expect(found == SHUTDOWN.crash, f"{one.guest.name}: reason {found} of a crash")
+    one.state = State.DOWN
+
+
+def rename(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    one.guest.rename(life.name())
 
 
 # devices
@@ -175,10 +193,18 @@ def nonsense(life: Lifecycle, one: Tenant, draw: int) -> None:
 def balloon(_life: Lifecycle, one: Tenant, draw: int) -> None:
     """mem-set, between a half and all of what it may have."""
     one.memory_mib = 16 + draw % 17
-    home = f"/local/domain/{one.guest.domid}"
-    videoram = int(one.platform.toolstack.xs.read(f"{home}/memory/videoram") or 0)
-    one.platform.toolstack.xs.write(f"{home}/memory/target", str(one.memory_mib * 1024 - videoram))
-    one.platform.advance(10)
+    one.guest.set_memory(one.memory_mib)
+    one.platform.run()
+
+
+def sysrq(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """A letter that ends nothing; Linux clears it, Windows does not look."""
+    xs, path = one.platform.toolstack.xs, f"/local/domain/{one.guest.domid}/control/sysrq"
+    one.guest.sysrq("sh"[draw % 2])
+    one.platform.run()
+    if one.personality == "linux":
+        life.expect(not xs.read(path), f"{path} was not cleared")
+    xs.write(path, "")
 
 
 # suspend
@@ -208,6 +234,45 @@ def resume_slow(_life: Lifecycle, one: Tenant, _draw: int) -> None:
     one.state = State.RUNNING
 
 
+def checkpoint(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """Saved into a file, and resumed, or left paused."""
+    one.guest.save(life.path, checkpoint=True, pause=bool(draw % 2))
+    one.state = State.PAUSED if draw % 2 else State.RUNNING
+
+
+def restore(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """Saved and destroyed; restored in another domain, where nothing is that it wrote before."""
+    before, host = one.guest.domid, one.platform
+    one.quiet = True
+    one.guest.save(life.path)
+    for traffic in one.disks.values():
+        traffic.lose()  # what is under way is in the file, and nobody waits for it
+    images = {vdev.name(devid): traffic.image for devid, traffic in one.disks.items()}
+    one.guest = host.restore(life.path, paused=True, images=images)
+    life.expect(one.guest.domid != before, f"{one.guest.name}: restored in its old domid")
+    home = b"/local/domain/%d/" % one.guest.domid
+    for path, node in host.xenstored.nodes.items():
+        own = path.startswith(home) and GUEST_WRITTEN.fullmatch(path[len(home) :])
+        life.expect(not (own and node.value), f"{path!r} is there before the agent ran")
+    one.guest.unpause()
+    host.run()
+    one.follow({adapter.number: adapter for adapter in one.guest.nets})
+    one.quiet = False
+
+
+def migrate(life: Lifecycle, one: Tenant, _draw: int) -> None:
+    """To the other host, with all that is under way."""
+    old, one.host = one.guest, 1 - one.host
+    one.guest = old.migrate(life.hosts[one.host])
+    life.expect(old.created.domain.dead, f"{old.name}: it is still there after its migration")
+    for traffic in one.disks.values():
+        for io in traffic.under_way:
+            io.pending = one.guest.counterpart(io.pending)
+    for station in one.stations.values():
+        station.network = one.host
+    one.follow({adapter.number: adapter for adapter in one.guest.nets})
+
+
 def _identity(one: Tenant) -> tuple[object, ...]:
     """Domid, ports and watches with their tokens."""
     guest = one.guest
@@ -230,9 +295,15 @@ COMMANDS: Final[dict[str, Command]] = {
     "attach-vif": Command(attach_vif, _has_room, disturbs=False),
     "detach-disk": Command(detach_disk, _has_disk),
     "detach-vif": Command(detach_vif, _has_vif),
+    "crash": Command(crash, weight=1),
+    "rename": Command(rename, _standing, disturbs=False, weight=2),
     "nonsense": Command(nonsense, disturbs=False, weight=2),
     "balloon": Command(balloon, disturbs=False),
+    "sysrq": Command(sysrq, disturbs=False, weight=2),
     "suspend": Command(suspend, disturbs=False, weight=6),
     "resume": Command(resume, _suspended, disturbs=False, weight=6),
-    "resume-slow": Command(resume_slow, _suspended, weight=0),
+    "resume-slow": Command(resume_slow, _suspended, weight=3),
+    "checkpoint": Command(checkpoint, disturbs=False, weight=2),
+    "restore": Command(restore),
+    "migrate": Command(migrate),
 }

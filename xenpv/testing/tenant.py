@@ -10,6 +10,7 @@ from xenpv.testing.traffic import DiskTraffic, NetTraffic, Source, Station, runs
 
 if TYPE_CHECKING:
     from xenpv.guest import Guest
+    from xenpv.net.adapter import Adapter
     from xenpv.platform import Platform
 
 
@@ -32,6 +33,7 @@ class Tenant(Source):
         self.personality = personality
         self.net = net
         self.state = State.RUNNING
+        self.quiet = False
         self.disks: dict[int, DiskTraffic] = {}
         self.stations: dict[int, Station] = {}
         self.leaving: list[DiskTraffic] = []  # detached; the guest may not know that yet
@@ -73,6 +75,12 @@ class Tenant(Source):
         for devid, station in self.stations.items():
             if adapters is not None:
                 self.net.serve(station, adapters.get(devid))
+
+    def follow(self, adapters: dict[int, Adapter]) -> None:
+        """It is in another domain now, and counts on there what it counted here."""
+        for devid, station in self.stations.items():
+            self.net.disturb(station)
+            station.adapter = adapters.get(devid)
 
     def lose(self) -> None:
         """Its domain is gone, with all that was under way."""

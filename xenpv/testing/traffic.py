@@ -358,7 +358,7 @@ class Pump:
         if not self.rounds:
             return
         self.rounds -= 1
-        ready = [one for one in self.sources if runs(one.guest)]
+        ready = [one for one in self.sources if not one.quiet and runs(one.guest)]
         if ready:
             ready[int(self.random.random() * len(ready))].issue(self.random)
         if self.rounds:
@@ -366,9 +366,10 @@ class Pump:
 
 
 class Source:
-    """A guest with its disks and stations, as the pump knows it."""
+    """A guest with its disks and stations, as the pump knows it; a `quiet` one is left alone."""
 
     guest: Guest
+    quiet: bool
 
     def issue(self, chance: random.Random) -> None:
         """Submit something; runs in a handler."""
