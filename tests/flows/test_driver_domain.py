@@ -374,6 +374,50 @@ def test_a_guest_is_saved_and_finds_its_driver_domain_again(xen: Platform, tmp_p
     assert image.buffer[512:1024] == b"2" * 512
 
 
+def test_a_guest_moves_between_driver_domains_of_two_hosts(xen: Platform) -> None:
+    image = MemoryImage(bytearray(MIB))
+    with Platform(seed=8, loop=xen.loop) as other:
+        for host in (xen, other):
+            driver(host, "b").images.register("disk", image)
+        here, there = xen.guests[0], other.guests[0]
+        app = xen.create(
+            name="app", disks=[Disk("disk", backend="b")], vifs=[Vif(backend="b")]
+        ).start()
+        app.disks[0].write(0, b"m" * 512)
+        moved = app.migrate(other)
+        assert here.driver_domain.serves == []
+        assert there.driver_domain.serves == [f"vbd{moved.domid}.51712", f"vif{moved.domid}.0"]
+        assert moved.disks[0].read(0, 1) == b"m" * 512
+        there.destroy()
+        stays = xen.create(name="stays", vifs=[Vif(backend="b")]).start()
+        with pytest.raises(ToolstackError, match="no domain 'b' that could be a backend"):
+            stays.migrate(other)
+        assert stays.running
+        assert here.driver_domain.serves == [f"vif{stays.domid}.0"]
+
+
+def test_a_guest_is_not_restored_without_its_driver_domain(xen: Platform, tmp_path: Path) -> None:
+    b = driver(xen, "b")
+    app = xen.create(name="app", vifs=[Vif(backend="b")]).start()
+    app.save(tmp_path / "app.save")
+    b.destroy()
+    with pytest.raises(ToolstackError, match="no domain 'b' that could be a backend"):
+        xen.restore(tmp_path / "app.save")
+    assert xen.toolstack.created == {}
+
+
+def test_listings_say_which_domain_serves(xen: Platform) -> None:
+    b = driver(xen, "b")
+    app = xen.create(
+        name="app", disks=[Disk(MemoryImage(bytearray(MIB)), backend="b")], vifs=[Vif(backend="b")]
+    ).start()
+    row = app.block_list().splitlines()[1].split()
+    assert (row[:2], row[-1]) == (["51712", "1"], "/local/domain/1/backend/vbd/2/51712")
+    row = app.network_list().splitlines()[1].split()
+    assert (row[:2], row[-1]) == (["0", "1"], "/local/domain/1/backend/vif/2/0")
+    assert b.running
+
+
 def test_pages_of_others_lie_where_nothing_of_its_own_does(xen: Platform) -> None:
     """Backends and frontends of one kernel map into one space: no place is given out twice."""
     b = driver(xen, "b", Vif("xenbr0"))
