@@ -169,7 +169,8 @@ class Frontend:
         The backend is another one and knows nothing of these rings; the whole handshake is
         walked all the same.
         """
-        if self.state in (FrontendState.INITIALIZED, FrontendState.INVALID):
+        idle = self.state is FrontendState.INITIALIZED and not self.handshake.goals
+        if idle or self.state is FrontendState.INVALID:
             return
         if self.target.missing and self.target.is_closed:
             return  # ejected, and only its directory is left
