@@ -20,8 +20,15 @@ from xenpv.migration import context
 from xenpv.migration.channel import ChannelClosed
 from xenpv.migration.config import config_from
 from xenpv.migration.handover import BANNER, GO, INCOMING, READY, REPORT, ReceiveStep
-from xenpv.migration.pages import load_pages
-from xenpv.migration.stream import Reader, Record, RecordType
+from xenpv.migration.pages import PFN_END, load_pages
+from xenpv.migration.stream import (
+    OPTIONAL,
+    Reader,
+    Record,
+    RecordType,
+    StreamError,
+    type_name,
+)
 from xenpv.xen import domain_context
 from xenpv.xen.physmap import DOMID_SELF
 
@@ -34,6 +41,18 @@ if TYPE_CHECKING:
 
 # Steps that a source hears of: it waits for a report since it sent go, or will soon.
 AFTER_READY: Final = (ReceiveStep.GO, ReceiveStep.RENAME, ReceiveStep.UNPAUSE)
+# What may come in which phase of the stream, and the phase after it.
+PHASES: Final[dict[str, dict[int, str]]] = {
+    "start": {RecordType.CONFIG: "config"},
+    "config": {RecordType.STATIC_DATA_END: "static"},
+    "static": {RecordType.DOMAIN_CONTEXT: "memory"},
+    "memory": {
+        RecordType.DOMAIN_CONTEXT: "memory",
+        RecordType.PAGE_DATA: "memory",
+        RecordType.GUEST_CONTEXT: "guest",
+    },
+    "guest": {RecordType.END: "done"},
+}
 RUNNING: Final = (ReceiveStep.REPORT, ReceiveStep.STATUS)
 
 
@@ -82,6 +101,7 @@ class Receiver:
         self._entered = False
         self._reader = Reader()
         self._records: list[Record] = []
+        self._phase = "start"
         self._domain: dict[str, Any] = {}
         self._objects: Any = None
 
@@ -121,17 +141,22 @@ class Receiver:
         if record.type == RecordType.CONFIG:
             self.config = config_from(record.json())
             self.name = self.name or self.config.name
-        if record.type != RecordType.STATIC_DATA_END:
-            return ReceiveStep.HEADER
-        if self.config is None:
-            raise ToolstackError(f"{record.place}: expected a configuration before")
-        return ReceiveStep.CREATE
+        return ReceiveStep.CREATE if self._phase == "static" else ReceiveStep.HEADER
 
     def _record(self) -> Record | None:
-        """The next of the stream; None if it is not whole yet."""
+        """The next of the stream; None if it is not whole yet. StreamError if it cannot be next."""
         if not self._records:
             self._records = self._reader.feed(self.end.receive())
-        return self._records.pop(0) if self._records else None
+        if not self._records:
+            return None
+        record = self._records.pop(0)
+        if not record.type & OPTIONAL:
+            following = PHASES[self._phase].get(record.type)
+            if following is None:
+                expected = " or ".join(type_name(kind) for kind in PHASES[self._phase])
+                raise StreamError(f"{record.place}: expected {expected}")
+            self._phase = following
+        return record
 
     def _create(self) -> ReceiveStep:
         assert self.config is not None
@@ -148,14 +173,13 @@ class Receiver:
         """Memory and state, in the middle of creation, until END."""
         self.step, self._entered = ReceiveStep.STREAM, False
         self._enter()
-        while not (self._reader.ended and not self._records):
+        while self._phase != "done":
             record = self._record()
             if record is None:
                 self.wait()
             else:
                 self._take(made.domain, record)
-        if not self._domain or self._objects is None:
-            raise ToolstackError("the stream ended without the domain's state, or the guest's")
+        fit(made.domain, self._domain)  # what it sent may be elsewhere
         context.populate_domain(made.domain, {**self._domain, "ram": []})
 
     def _take(self, domain: Domain, record: Record) -> None:
@@ -249,11 +273,13 @@ def fit(domain: Domain, data: Any) -> None:
     for run in runs:
         pfn, count = run if isinstance(run, list) and len(run) == 2 else (-1, 0)
         end = sum(wanted[-1]) if wanted else 0
-        if type(pfn) is not int or type(count) is not int or pfn < end or count < 1:
+        if type(pfn) is not int or type(count) is not int or pfn < end or not 0 < count <= PFN_END:
             raise ToolstackError(f"domain context: {run!r} is no run of pfns behind {end:#x}")
         wanted.append((pfn, count))
+    if wanted and sum(wanted[-1]) > PFN_END:
+        raise ToolstackError("domain context: RAM behind the last pfn")
     for pfn, count in _without(list(domain_context.ram(domain)), wanted):
-        domain.memory.decrease_reservation(DOMID_SELF, range(pfn, pfn + count))
+        domain.memory.decrease_reservation(DOMID_SELF, list(range(pfn, pfn + count)))
     for pfn, count in _without(wanted, list(domain_context.ram(domain))):
         try:
             domain.populate_run(pfn, count)
