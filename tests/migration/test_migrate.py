@@ -20,7 +20,9 @@ from xenpv.errors import ConfigError, LocalProtocolError
 from xenpv.host.image import RawImage
 from xenpv.migration.handover import ReceiveStep, SendStep
 from xenpv.migration.migrate import Migration
+from xenpv.migration.pages import touched
 from xenpv.xen import domain_context
+from xenpv.xen.domain import CONSOLE_PFN, XENSTORE_PFN
 
 KERNELS = ["windows", "linux"]
 
@@ -58,6 +60,41 @@ def test_a_loaded_guest_goes_on_during_pre_copy_and_afterwards(personality: str)
         two.there.run()
         there.check(two.image, (two.here, two.there))
         verify(moved, two.image)
+
+
+@pytest.mark.parametrize("personality", KERNELS)
+def test_every_page_of_the_copy_is_the_sources(personality: str) -> None:
+    with hosts(personality, memory_mib=64) as two:
+        Load(two.guest, memory=True)
+        domain = two.guest.created.domain
+        pages = domain.pages.alloc(300)
+
+        def scribble(step: SendStep | ReceiveStep) -> None:
+            if step in (SendStep.PRECOPY, SendStep.SUSPEND):
+                for pfn in range(pages, pages + 300, 1 + len(compared) % 7):
+                    domain.write(pfn, pfn % 4000, two.here.loop.now.to_bytes(8, "little"))
+            if step is SendStep.PRECOPY and compared:
+                two.guest.set_memory(48)
+                two.here.run()
+                two.guest.set_memory(64)
+                two.here.run()
+            compared.append(0)
+            if step is not ReceiveStep.GO:
+                return
+            copy = migration.receiver.guest
+            assert copy is not None
+            there = copy.created.domain
+            assert list(domain_context.ram(domain)) == list(domain_context.ram(there))
+            for pfn in sorted({*touched(domain), *touched(there)} - {XENSTORE_PFN, CONSOLE_PFN}):
+                assert domain.read(pfn, 0, 4096) == there.read(pfn, 0, 4096), hex(pfn)
+                compared[0] += 1
+
+        compared = [0]
+        migration = Migration(
+            two.guest, two.there, bandwidth=20_000_000, trusted=TRUSTED, on_step=scribble
+        )
+        migration.run()
+        assert compared[0] > 350
 
 
 # what is said, in order: by whom, and the bytes of what is no part of the stream
