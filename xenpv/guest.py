@@ -87,6 +87,9 @@ class Guest(Serving):
         self.created = created
         self.fifo = fifo
         self.build: Build | None = None  # of its drivers; the one of this package
+        # Class drivers of the caller's by their class, for its next boot; VBD, VIF and IFACE
+        # stand for those of this package.
+        self.drivers: dict[str, ClassDriverFactory] = {}
         self.windows: Windows | None = None
         self.objects: list[object] = []  # of it, by their numbers, once it was saved or restored
         self.counterparts: Counterparts | None = None  # of a guest that was migrated
@@ -110,9 +113,8 @@ class Guest(Serving):
         if config.is_hvm and config.personality.value == "windows":
             from xenpv.bus.windows import Windows
 
-            windows = Windows(
-                domain, drivers(self.os), self.registry, build=self.build, fifo=self.fifo
-            )
+            classes = {**drivers(self.os), **self.drivers}
+            windows = Windows(domain, classes, self.registry, build=self.build, fifo=self.fifo)
             self.windows = windows
             windows.boot()
             return
@@ -120,7 +122,7 @@ class Guest(Serving):
         from xenpv.bus.xenbus import XenBus
 
         personality = config.personality.value
-        classes = drivers(self.os)
+        classes = {**drivers(self.os), **self.drivers}
         serves = config.driver_domain and personality == "linux"
         if serves:
             classes["VIF"] = self.driver_domain.prepare(domain, self.platform.backends.store)

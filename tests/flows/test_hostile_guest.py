@@ -77,7 +77,9 @@ class Hostile:
         self.acts += 1
         with suppress(StoreError, HypercallError, LocalProtocolError):  # the host refused
             self.pick.choice(self._choices)()
-        self._timer.period_ns = self.pick.choice((NS_PER_MS, 10 * NS_PER_MS, 100 * NS_PER_MS, NS_PER_S))
+        self._timer.period_ns = self.pick.choice(
+            (NS_PER_MS, 10 * NS_PER_MS, 100 * NS_PER_MS, NS_PER_S)
+        )
         self._timer.arm(self._timer.period_ns)
 
     def front(self) -> RawFront:
