@@ -205,7 +205,7 @@ class Host:
         check_all(self.xen, quiescent=False, hostile=[self.guest.domid])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_the_host_outlives_any_guest(seed: int) -> None:
     with Platform(seed=seed) as xen:
