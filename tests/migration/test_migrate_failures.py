@@ -94,7 +94,6 @@ class Case:
             load.check(two.image, (two.here, two.there))
             load.net.sender = None
             load.domain.forget(load.task)
-            load.domain.timers.remove(load.timer)
         verify(survivor, two.image)
         two.check_no_leak(survivor)
 
