@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import thread_time_ns
 from typing import Final, Self
 
@@ -78,6 +80,22 @@ def suspend(fleet: Fleet) -> None:
     for guest in fleet.guests:
         guest.suspend()
         guest.resume()
+
+
+def save(fleet: Fleet) -> None:
+    """Written into a file and destroyed; read from it, in a new domain, everything Connected."""
+    here = fleet.hosts[0]
+    with TemporaryDirectory(prefix="xenpv-bench-") as directory:
+        path = Path(directory) / "guest.save"
+        for number, guest in enumerate(fleet.guests):
+            guest.save(path)
+            fleet.guests[number] = here.restore(path)
+
+
+def migrate(fleet: Fleet) -> None:
+    """To the other host, live; the next time they come back."""
+    fleet.guests = [guest.migrate(fleet.hosts[1]) for guest in fleet.guests]
+    fleet.hosts.reverse()
 
 
 def _ms(fleet: Fleet, operation: Operation) -> float:

@@ -142,6 +142,10 @@ BENCHES: Final[dict[str, Bench]] = {
     "lifecycle:10": _linear(lifecycle.create, "created and started", few=True),
     "lifecycle:suspend": _linear(lifecycle.suspend, "suspended and resumed"),
     "lifecycle:suspend-10": _linear(lifecycle.suspend, "suspended and resumed", few=True),
+    "lifecycle:save": _linear(lifecycle.save, "saved and restored"),
+    "lifecycle:save-10": _linear(lifecycle.save, "saved and restored", few=True),
+    "lifecycle:migrate": _linear(lifecycle.migrate, "migrated"),
+    "lifecycle:migrate-10": _linear(lifecycle.migrate, "migrated", few=True),
     "lifecycle:destroy": _linear(lifecycle.destroy, "destroyed"),
     "lifecycle:destroy-10": _linear(lifecycle.destroy, "destroyed", few=True),
     "import": Bench(

@@ -33,12 +33,14 @@ Mutation = tuple[Any, str, Callable[[Any], Any]]
 
 @attrs.frozen
 class Defect:
-    """One entry. `end` has the mistake, `mutation` says it, `scenario` finds it."""
+    """One entry. `end` has the mistake, `mutation` says it, `scenario` finds it: one of
+    testing.scenarios, or of those in lifecycle_zoo the steps of a life cycle.
+    """
 
     id: str
     end: str
     mutation: str
-    scenario: str  # of testing.scenarios
+    scenario: str
     changes: tuple[Mutation, ...]
 
     def find_scenario(self) -> Scenario:
@@ -60,7 +62,9 @@ def active() -> tuple[str, ...]:
 @contextmanager
 def defect(name: str) -> Iterator[Defect]:
     """Turn one on while the context lasts. LocalProtocolError: unknown, or on already."""
-    found = DEFECTS.get(name)
+    from xenpv.testing import lifecycle_zoo
+
+    found = DEFECTS.get(name) or lifecycle_zoo.DEFECTS.get(name)
     if found is None:
         raise LocalProtocolError(f"no defect is called {name!r}: expected {', '.join(DEFECTS)}")
     if name in _active:
