@@ -45,6 +45,10 @@ def _has_room(_life: Lifecycle, one: Tenant) -> bool:
     return one.state in PLUGGABLE and room and not one.owes
 
 
+def _has_device(_life: Lifecycle, one: Tenant) -> bool:
+    return one.state is State.RUNNING and bool(one.disks or one.stations)
+
+
 def _has_disk(_life: Lifecycle, one: Tenant) -> bool:
     return one.state in PLUGGABLE and bool(one.disks)
 
@@ -176,6 +180,13 @@ def detach_vif(life: Lifecycle, one: Tenant, draw: int) -> None:
     life.net.stations.remove(station)
 
 
+def rebind(_life: Lifecycle, one: Tenant, draw: int) -> None:
+    """A backend's driver goes and comes again under its frontend, with requests on the ring."""
+    devices = [("vbd", devid) for devid in one.disks] + [("vif", devid) for devid in one.stations]
+    kind, devid = devices[draw % len(devices)]
+    one.platform.backends.rebind(kind, one.guest.domid, devid)
+
+
 # requests
 
 
@@ -295,6 +306,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "attach-vif": Command(attach_vif, _has_room, disturbs=False),
     "detach-disk": Command(detach_disk, _has_disk),
     "detach-vif": Command(detach_vif, _has_vif),
+    "rebind": Command(rebind, _has_device),
     "crash": Command(crash, weight=1),
     "rename": Command(rename, _standing, disturbs=False, weight=2),
     "nonsense": Command(nonsense, disturbs=False, weight=2),
