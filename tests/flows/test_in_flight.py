@@ -466,3 +466,27 @@ def test_the_page_says_what_the_table_says() -> None:
             if one != other:
                 cells[-1] += f"; {words[other[0]]}"
         assert f"| {' | '.join(cells)} |\n" in text
+
+
+@pytest.mark.parametrize(
+    ("personality", "on_the_ring"), [("windows", "ERROR"), ("linux", "SUCCESS")]
+)
+def test_what_is_in_flight_at_a_migration_ends_on_the_other_host(
+    personality: str, on_the_ring: str
+) -> None:
+    """The first host's backend is stuck, and never sees it."""
+    s = scene(personality)
+    with s.xen, Platform(seed=4, loop=s.xen.loop) as there:
+        slots = sum(ring.front.free for ring in s.disk.target.frontend.rings if ring.front)
+        s.hold()
+        writes = [s.disk.start_write(8 * n, bytes([n + 1]) * 4096) for n in range(slots + 20)]
+        s.xen.run()
+        moved = s.guest.migrate(there)
+        s.xen.run()
+        ended = [moved.counterpart(write) for write in writes]
+        statuses = [write.srb_status.name for write in ended]
+        assert statuses == [on_the_ring] * slots + ["SUCCESS"] * 20
+        assert all(write.completions == 1 for write in ended)
+        for n, status in enumerate(statuses):
+            found = bytes(s.image.buffer[4096 * n : 4096 * (n + 1)])
+            assert found == (bytes([n + 1]) if status == "SUCCESS" else OLD) * 4096
