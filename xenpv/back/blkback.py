@@ -134,6 +134,7 @@ class Blkback:
         self.device.switch_state(State.CLOSED)
         if not self.device.online:
             self._destroy()
+            self.device.wants = ("online",)
 
     def _vanished(self) -> None:
         """No frontend, or a state that is none: the device is unregistered."""
@@ -165,11 +166,15 @@ class Blkback:
 
     def _open_image(self) -> None:
         device = self.device
-        writable = "w" in (device.get("mode") or "")
+        mode = device.get("mode")
+        if mode is None:
+            device.unready("reading mode", "mode")
+            return
+        writable = "w" in mode
         try:
             image = self.images.open(device.get("params") or "", writable)
         except ConfigError as error:
-            device.fatal(f"creating vbd structure: {error}")
+            device.unready(f"creating vbd structure: {error}", "params", "mode", "hotplug-status")
             return
         discard = device.number("discard-enable", 1) != 0
         self.vbd = Vbd.of(image, readonly=not writable, discard=discard)

@@ -256,7 +256,7 @@ class Netback:
                     valid(text)
             except ValueError:
                 self._removed = True
-                device.fatal(f"reading {key}")
+                device.unready(f"reading {key}", key)
                 return
 
     def _write_features(self, tx_id: int) -> None:
@@ -274,6 +274,7 @@ class Netback:
             self._enter(step)
         if target is CLOSED and (state is UNKNOWN or not self.device.online):
             self._unregister()
+            self.device.wants = () if state is UNKNOWN else ("online",)
 
     def _enter(self, state: State) -> None:
         if self.state is CONNECTED:

@@ -93,6 +93,7 @@ class Device:
         "path",
         "state",
         "store",
+        "wants",
     )
     driver: Driver
 
@@ -117,6 +118,8 @@ class Device:
         self.state: State = State.INITIALISING
         self.frontend_state: State = State.UNKNOWN
         self.broken = ""  # why the device was shut for its frontend's misdeeds
+        # Keys of its own that it could not do without: it is probed anew when one is written.
+        self.wants: tuple[str, ...] = ()
         self._watches: list[BackWatch] = []
 
     @property
@@ -179,6 +182,20 @@ class Device:
         except StoreError as error:
             self.domain.trace.note(self.domain.domid, f"{self.name}: {error}")
 
+    def unready(self, why: str, *keys: str) -> None:
+        """A driver cannot serve it as the toolstack left it: as `fatal`, until a key changes."""
+        self.wants = keys
+        self.fatal(why)
+
+    def is_retried(self, key: str) -> bool:
+        """Whether a change of that key of its own is a reason to begin again.
+
+        Linux would not: there a device whose probe failed, or that was unregistered, stays so.
+        """
+        if key == "frontend":
+            return self.get(key) not in (None, self.frontend)
+        return key in self.wants and (key != "online" or self.online)
+
     def unwatch(self) -> None:
         for watch in self._watches:
             self.store.unwatch(watch)
@@ -186,6 +203,8 @@ class Device:
 
     def _frontend(self, _path: str) -> None:
         state = state_of(self.frontend_get("state"))
+        if state is State.UNKNOWN and self.frontend_state is state:
+            return  # it is not there yet
         self.frontend_state = state
         try:
             self.driver.frontend_changed(state)
@@ -217,7 +236,7 @@ class BackendBus:
         self.dispatcher = dispatcher
         self.drivers = drivers
         self.devices: dict[tuple[str, int, int], Device] = {}
-        self._paths: dict[str, None] = {}  # of devices
+        self._paths: dict[str, Device] = {}
         # By kind and frontend domain, as the store names them.
         self._of_domain: dict[tuple[str, str], dict[tuple[str, int, int], None]] = {}
         self.root = f"/local/domain/{domain.domid}/backend"
@@ -250,8 +269,14 @@ class BackendBus:
         self.store.close()
 
     def _changed(self, path: str) -> None:
-        if path[: path.rfind("/")] in self._paths:
-            return  # a key of a device that is known: of interest to its driver alone
+        end = path.rfind("/")
+        known = self._paths.get(path[:end])
+        if known is not None:
+            # A key of a device that is known: of interest to its driver, unless it has none.
+            name = path[end + 1 :]
+            if (known.wants or name == "frontend") and known.is_retried(name):
+                self._probe_again(known)
+            return
         parts = path[len(self.root) + 1 :].split("/") if len(path) > len(self.root) else []
         if parts and parts[0] not in self.drivers:
             return
@@ -275,6 +300,16 @@ class BackendBus:
         if len(parts) == 2:
             return list(self._of_domain.get((parts[0], parts[1]), ()))
         return [key for key in self.devices if not parts or key[0] == parts[0]]
+
+    def _probe_again(self, device: Device) -> None:
+        key = (device.kind, device.frontend_domid, device.devid)
+        self._remove(key, device)
+        self._look(key)
+
+    def _remove(self, key: tuple[str, int, int], device: Device) -> None:
+        self._forget(key, device.path)
+        device.unwatch()
+        device.driver.remove()
 
     def _enumerate(self, parts: list[str]) -> None:
         """A whole level appeared or went: look at every device below it."""
@@ -302,10 +337,10 @@ class BackendBus:
         known = self.devices.get(key)
         present = self.store.exists(f"{path}/state")
         if known is not None and not present:
-            self._forget(key, path)
-            known.unwatch()
-            known.driver.remove()
+            self._remove(key, known)
         elif known is None and present and kind in self.drivers:
+            if not self.store.get(f"{path}/frontend"):
+                return  # half of it is still to be written
             if len(self.devices) >= DEVICES_MAX:
                 return
             device = Device(
@@ -318,9 +353,12 @@ class BackendBus:
                 path=path,
             )
             self.devices[key] = device
-            self._paths[path] = None
+            self._paths[path] = device
             self._of_domain.setdefault((kind, str(domid)), {})[key] = None
-            device.probe(self.drivers[kind])
+            try:
+                device.probe(self.drivers[kind])
+            except (PeerProtocolError, HypercallError, StoreError) as error:
+                device.fatal(str(error))
 
 
 def _key(parts: list[str]) -> tuple[str, int, int] | None:
