@@ -166,13 +166,13 @@ class Blkback:
 
     def _open_image(self) -> None:
         device = self.device
-        mode = device.get("mode")
-        if mode is None:
-            device.unready("reading mode", "mode")
+        mode, params = device.get("mode"), device.get("params")
+        if mode is None or params is None:
+            device.wants = ("mode", "params")
             return
         writable = "w" in mode
         try:
-            image = self.images.open(device.get("params") or "", writable)
+            image = self.images.open(params, writable)
         except ConfigError as error:
             device.unready(f"creating vbd structure: {error}", "params", "mode", "hotplug-status")
             return

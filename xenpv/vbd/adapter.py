@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from xenpv.bus.awaited import Awaited
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.bus.suspend import SuspendCallback
@@ -79,6 +80,7 @@ class Vbd:
         self._callbacks: list[SuspendCallback] | None = None
         self._scan_task: Task = bus.domain.task("xenvbd scan", self.scan)
         self._eject_task: Task = bus.domain.task("xenvbd eject", self._eject)
+        self._awaited = Awaited(bus, self._scan_task)
 
     @property
     def domain(self) -> Domain:
@@ -136,6 +138,7 @@ class Vbd:
         self._started = False
         self._ask_unplug(make=False)
         self._leave()
+        self._awaited.keep(())
         for target in list(self.targets.values()):
             target.stop()
         self._silence()
@@ -163,6 +166,7 @@ class Vbd:
     def _resumed(self) -> None:
         """Late, after a migration: keys and watches anew, then every disk."""
         self._leave()
+        self._awaited.keep(())
         try:
             self._enter()
         except StoreError as error:
@@ -214,7 +218,7 @@ class Vbd:
         target = self.target(int(parts[2]))
         if target is None or target.missing:
             return True
-        if parts[3] not in RETRIES or not target.has_failed:
+        if parts[3] not in RETRIES or not (target.has_failed or target.has_no_backend):
             return False
         if target.devid not in self._again:
             self._again.append(target.devid)
@@ -231,6 +235,8 @@ class Vbd:
                 self.bus.log(f"xenvbd: device/vbd: {error}\n")
             names = []
         present = [int(name) for name in names if name.isdecimal() and len(name) < 11]
+        self._awaited.keep(present)
+        self._again += self._awaited.due()
         for target in list(self.targets.values()):
             if target.devid not in present:
                 self.bus.log(f"xenvbd: target {target.target_id}: device disappeared\n")
@@ -250,16 +256,23 @@ class Vbd:
         one that failed was changed.
         """
         if known.devid in self._again:
-            return known.has_failed
+            return known.has_failed or known.has_no_backend
         if not known.missing or not known.is_closed:
             return False
-        return self.bus.store.get(f"device/vbd/{known.devid}/state") == "1"
+        return self._get(known.devid, "state") == "1"
+
+    def _get(self, devid: int, key: str) -> str | None:
+        """None also for what may not be read."""
+        try:
+            return self.bus.store.get(f"device/vbd/{devid}/{key}")
+        except StoreError as error:
+            self.bus.log(f"xenvbd: device {devid}: {error}\n")
+            return None
 
     def _create(self, devid: int) -> None:
-        store, path = self.bus.store, f"device/vbd/{devid}"
-        if store.get(f"{path}/device-type") != "disk":
+        if self._get(devid, "device-type") != "disk":
             return  # a cdrom stays with the emulated controller
-        if store.get(f"{path}/ejected") not in (None, "0"):
+        if self._get(devid, "ejected") not in (None, "0"):
             return
         number = target_id(devid)
         if number is None or number in self.targets:
@@ -279,8 +292,10 @@ class Vbd:
     def target_closed(self, target: Target) -> None:
         """A target came to rest; one whose directory is gone is deleted."""
         gone = target.missing and target.is_closed
-        if gone and self.bus.store.get(f"device/vbd/{target.devid}/state") is None:
+        if gone and self._get(target.devid, "state") is None:
             self._delete(target)
+        elif target.has_failed and self._started:
+            self._awaited.add(target.devid, target.frontend.handshake.backend)
         self._silence()
 
     def _delete(self, target: Target) -> None:

@@ -262,6 +262,11 @@ class Target:
         return not self.missing and self.is_closed and self.state is not FrontendState.INITIALIZED
 
     @property
+    def has_no_backend(self) -> bool:
+        """It waits, and its directory does not say for whom."""
+        return bool(self.frontend.handshake.goals) and not self.frontend.handshake.backend
+
+    @property
     def is_closed(self) -> bool:
         """At rest: nothing is on its way, neither up nor down."""
         resting = (FrontendState.INITIALIZED, FrontendState.CLOSED, FrontendState.INVALID)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from xenpv.bus.awaited import CLOSED_TOO, Awaited
 from xenpv.bus.debug import DebugCallback
 from xenpv.bus.store import Watch
 from xenpv.bus.suspend import SuspendCallback
@@ -65,6 +66,13 @@ class Pdo(Generic[M]):
     def failed(self) -> None:
         """START_DEVICE fails."""
         self.has_failed = True
+        self._fdo.failed(self)
+
+    @property
+    def is_stuck(self) -> bool:
+        """It failed, or waits and its directory does not say for whom."""
+        handshake = self.frontend.handshake
+        return self.has_failed or (bool(handshake.goals) and not handshake.backend)
 
     def request_eject(self) -> None:
         """IoRequestDeviceEject."""
@@ -121,6 +129,7 @@ class Vif(Generic[M]):
         self._ejecting: list[Pdo[M]] = []
         self._task = bus.domain.task("xenvif scan", self.scan)
         self._eject_task = bus.domain.task("xenvif eject", self._eject)
+        self._awaited = Awaited(bus, self._task)
         self._watch: Watch | None = None
         self._callbacks: list[SuspendCallback] | None = None
         self._debug: DebugCallback | None = None
@@ -160,6 +169,7 @@ class Vif(Generic[M]):
         self.bus.release_suspend(self._callbacks)
         self._callbacks = None
         self._leave()
+        self._awaited.keep(())
         for pdo in list(self.pdos.values()):
             pdo.remove()
         self._silence()
@@ -194,6 +204,7 @@ class Vif(Generic[M]):
     def _resumed(self) -> None:
         """Late: its own D0 to D3 to D0, then every interface from the start."""
         self._leave()
+        self._awaited.keep(())
         try:
             self._enter()
         except StoreError as error:
@@ -208,7 +219,7 @@ class Vif(Generic[M]):
             return True
         number = int(parts[2])
         pdo = self.pdos.get(number)
-        if number in self._left or (pdo is not None and pdo.has_failed):
+        if number in self._left or (pdo is not None and pdo.is_stuck):
             if b"/".join(parts[3:]) in RETRIES and number not in self._again:
                 self._again.append(number)
             return number in self._again
@@ -222,14 +233,15 @@ class Vif(Generic[M]):
             names = self.bus.store.directory(CLASS)
         except StoreError:
             names = []
-        again, self._again = self._again, []
         numbers = [int(name) for name in names if name.isdecimal() and len(name) < 10]
+        self._awaited.keep(numbers)
+        again, self._again = self._again + self._awaited.due(), []
         self._left = [one for one in self._left if one in numbers and one not in again]
         for number in [number for number in self.pdos if number not in numbers]:
             self.pdos[number].vanish()
         for number in again:
             failed = self.pdos.get(number)
-            if failed is not None and failed.has_failed and not failed.removing:
+            if failed is not None and failed.is_stuck and not failed.removing:
                 failed.remove()
         for number in numbers:
             if number not in self.pdos and number not in self._left:
@@ -263,9 +275,16 @@ class Vif(Generic[M]):
         if pdo.number not in self._left:
             self._left.append(pdo.number)
 
+    def failed(self, pdo: Pdo[M]) -> None:
+        """It did not connect; its backend may still come."""
+        if self._watch is not None:
+            self._awaited.add(pdo.number, pdo.frontend.handshake.backend)
+
     def removed(self, pdo: Pdo[M]) -> None:
         """A child is closed; its directory may ask for another."""
         self.pdos.pop(pdo.number, None)
+        if pdo.number in self._left and self._watch is not None:
+            self._awaited.add(pdo.number, pdo.frontend.handshake.backend, CLOSED_TOO)
         self._silence()
         self._task.wake()
 
