@@ -96,11 +96,18 @@ class Scene:
         return self.xen.toolstack.xs.read(f"/local/domain/{self.guest.domid}/{path}")
 
     def leftovers(self) -> tuple[int, int, list[str]]:
-        """References out, ports of devices, watches of the device's."""
+        """References out, ports of devices, watches of the device's.
+
+        The scan's, for a backend that may still come, are the function device's.
+        """
         bus = self.guest.bus
         assert bus is not None
         ports = [one for one in bus.evtchn.channels() if one.type.name not in ("FIXED", "VIRQ")]
-        watches = [one.path for one in bus.store.watches() if f"/{self.kind}/" in one.path]
+        watches = [
+            one.path
+            for one in bus.store.watches()
+            if f"/{self.kind}/" in one.path and one.task.name != f"xen{self.kind} scan"
+        ]
         return bus.gnttab.permitted, len(ports), watches
 
 

@@ -43,7 +43,8 @@ class Pdo(Generic[M]):
     """A network interface; `miniport` is there once it was connected.
 
     `handles`: how many hold it open; while any does, the system does not let it go.
-    `has_failed`: it did not connect, and is tried again when somebody changes its directory.
+    `has_failed`: it did not connect, and is tried again when its directory changes or its
+    backend comes.
     """
 
     def __init__(self, fdo: Vif[M], number: int, address: bytes) -> None:
