@@ -111,6 +111,7 @@ def test_a_link_may_come_before_its_backend(kind: str) -> None:
         on.xen.advance(600)
         assert not on.connected  # which the guest may not read
         xs.rm(on.backend)
+        on.xen.run()
         xs.write(on.backend, "")
         xs.set_permissions(on.backend, ["n0", f"r{on.guest.domid}"])
         for key, value in {"frontend": on.frontend_path, "online": "1", "state": "1"}.items():

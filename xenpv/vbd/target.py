@@ -258,7 +258,7 @@ class Target:
 
     @property
     def has_failed(self) -> bool:
-        """It did not connect, and is tried again when its directory changes or its backend comes."""
+        """It did not connect: tried again when its directory changes or its backend comes."""
         return not self.missing and self.is_closed and self.state is not FrontendState.INITIALIZED
 
     @property
