@@ -400,7 +400,11 @@ class EventChannelMachine(RuleBasedStateMachine):
                 assert (pair[1][0] in wide) == (pair[2][0] in narrow)
 
     def same(self, pair: dict[int, tuple[int, int]]) -> bool:
-        """Whether the two ports had one history: no number of it was used for another since."""
+        """Whether the two ports had one history: no number of it was used for another since,
+        and no guest is the other end, since "domain 1" is another to each of them."""
+        ports = [self.model.domains[me].ports[pair[me][0]] for me in (1, 2)]
+        if any(port.kind == INTERDOMAIN and port.remote for port in ports):
+            return False
         return (
             sum(pair[1][0] == other[1][0] or pair[2][0] == other[2][0] for other in self.channels)
             == 1
