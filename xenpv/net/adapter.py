@@ -15,7 +15,7 @@ import attrs
 
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.net import oid
-from xenpv.vif.interface import Completion, Statistic, VifInterface
+from xenpv.vif.interface import Completion, ReceiverPacket, Statistic, VifInterface
 
 RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
 ETHERNET_HEADER: Final = 14
@@ -204,11 +204,13 @@ class Adapter:
         if self.sender is not None:
             self.sender.sent(completions)
 
-    def receiver_queue_packets(self, _index: int, frames: Sequence[bytes]) -> None:
-        """Frames that arrived on one queue."""
+    def receiver_queue_packets(self, _index: int, packets: Sequence[ReceiverPacket]) -> bool:
+        """Packets that arrived on one queue; never asks for a pause."""
+        frames = [packet.data for packet in packets]
         self.received.extend(frames)
         if self.receiver is not None:
             self.receiver.receive(frames)
+        return False
 
     def mac_state_change(self) -> None:
         """Indicate the link where it changed."""

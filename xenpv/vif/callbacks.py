@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+from xenpv.vif.packet import ReceiverPacket
 
 
 class TransmitterStatus(enum.IntEnum):
@@ -26,9 +28,24 @@ class PacketType(enum.IntEnum):
     BROADCAST = 3
 
 
-# (cookie of the packet, TransmitterStatus, PacketType, length in bytes); the last two count
-# only where the status is OK.
-Completion = tuple[int, int, int, int]
+# (cookie of the packet, TransmitterStatus, PacketType, length in bytes, of those the payload,
+# Traits); all but the status count only where that is OK.
+Completion = tuple[int, int, int, int, int, int]
+
+
+class Traits(enum.IntFlag):
+    """What statistics count of a packet; the bits of Checksum stand above, from CHECKSUM_SHIFT."""
+
+    TAGGED = 1 << 0
+    LLC_SNAP = 1 << 1
+    IPV4 = 1 << 2
+    IPV6 = 1 << 3
+    TCP = 1 << 4
+    UDP = 1 << 5
+    GSO = 1 << 6
+
+
+CHECKSUM_SHIFT: Final = 8
 
 
 class Callbacks(Protocol):
@@ -37,8 +54,12 @@ class Callbacks(Protocol):
     def transmitter_return_packets(self, completions: Sequence[Completion]) -> None:
         """TRANSMITTER_RETURN_PACKET: each queued packet comes back exactly once."""
 
-    def receiver_queue_packets(self, index: int, frames: Sequence[bytes]) -> None:
-        """RECEIVER_QUEUE_PACKET: whole frames that arrived on queue `index`."""
+    def receiver_queue_packets(self, index: int, packets: Sequence[ReceiverPacket]) -> bool:
+        """RECEIVER_QUEUE_PACKET: packets that arrived on queue `index`; they are lent.
+
+        Each comes back by receiver_return_packets. True: pause, no more from this queue until
+        some came back.
+        """
 
     def mac_state_change(self) -> None:
         """MAC_STATE_CHANGE: ask mac_query_state for the new state."""

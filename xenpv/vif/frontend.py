@@ -20,6 +20,7 @@ from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterSt
 from xenpv.vif.drain import Drain
 from xenpv.vif.hashing import flow_hash
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
+from xenpv.vif.packet import ReceiverPacket
 from xenpv.vif.queue import Queue
 from xenpv.vif.receiver import Loss
 from xenpv.vif.statistics import Statistic, Statistics
@@ -238,7 +239,9 @@ class Frontend:
     def _drop_unsent(self) -> None:
         unsent, self._unsent = self._unsent, []
         if unsent:
-            dropped = [(cookie, TransmitterStatus.DROPPED, UNICAST, 0) for _, cookie in unsent]
+            dropped = [
+                (cookie, TransmitterStatus.DROPPED, UNICAST, 0, 0, 0) for _, cookie in unsent
+            ]
             self._return_packets(dropped)
 
     def _forget_attributes(self) -> None:
@@ -575,4 +578,4 @@ class Frontend:
         count(Statistic.RECEIVER_PACKETS_DROPPED, len(frames) - len(wanted))
         self.statistics.received(wanted)
         if wanted and self.callbacks is not None:
-            self.callbacks.receiver_queue_packets(index, wanted)
+            self.callbacks.receiver_queue_packets(index, [ReceiverPacket(one) for one in wanted])

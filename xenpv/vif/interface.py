@@ -8,19 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.errors import LocalProtocolError
 from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
 from xenpv.vif.frontend import Frontend
 from xenpv.vif.mac import FilterLevel, MacState
+from xenpv.vif.packet import (
+    NO_HASH,
+    Checksum,
+    HashAlgorithm,
+    HashType,
+    Offload,
+    PacketHash,
+    PacketInfo,
+    ReceiverPacket,
+    TransmitterPacket,
+)
 from xenpv.vif.statistics import Statistic
 
 __all__ = [
+    "NO_HASH",
+    "NTSTATUS",
     "Callbacks",
+    "Checksum",
     "Completion",
     "FilterLevel",
+    "HashAlgorithm",
+    "HashType",
     "MacState",
+    "NtStatusError",
+    "Offload",
+    "PacketHash",
+    "PacketInfo",
     "PacketType",
+    "ReceiverPacket",
     "Statistic",
+    "TransmitterPacket",
     "TransmitterStatus",
     "VifInterface",
 ]

@@ -67,9 +67,9 @@ class Statistics:
     def completed(self, completions: Sequence[Completion]) -> None:
         """Packets that went back to the driver above: only those sent count as packets."""
         values = self.values
-        octets = sum([size for _, _, _, size in completions])
+        octets = sum([one[3] for one in completions])
         others = [one for one in completions if one[1] != OK or one[2] != UNICAST]
-        for _, status, kind, size in others:
+        for _, status, kind, size, _, _ in others:
             octets -= size
             if status != OK:
                 values[Statistic.TRANSMITTER_PACKETS_DROPPED] += 1

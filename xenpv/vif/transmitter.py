@@ -111,7 +111,7 @@ class TransmitterRing:
             if ETHERNET <= len(frame) <= longest and len(waiting) < WAITING_MAX:
                 waiting.append((frame, cookie))
             else:
-                refused.append((cookie, TransmitterStatus.DROPPED, UNICAST, 0))
+                refused.append((cookie, TransmitterStatus.DROPPED, UNICAST, 0, 0, 0))
         if refused:
             self._returns(refused)
 
@@ -219,7 +219,7 @@ class TransmitterRing:
                 packet[1] = _status(status)
             packet[0] -= 1
             if not packet[0]:
-                complete.append((packet[2], packet[1], packet[3], packet[4]))
+                complete.append((packet[2], packet[1], packet[3], packet[4], 0, 0))
         self.answered += len(done)
         busy = self.granter.revoke(done)
         done.reverse()
@@ -235,7 +235,9 @@ class TransmitterRing:
 
     def drop_waiting(self) -> None:
         """Return what was not posted."""
-        dropped = [(cookie, TransmitterStatus.DROPPED, UNICAST, 0) for _, cookie in self.waiting]
+        dropped = [
+            (cookie, TransmitterStatus.DROPPED, UNICAST, 0, 0, 0) for _, cookie in self.waiting
+        ]
         self.waiting.clear()
         if dropped:
             self._returns(dropped)
@@ -258,7 +260,7 @@ class TransmitterRing:
         for packet in self._owner.values():
             packet[0] -= 1
             if not packet[0]:
-                returned.append((packet[2], status, packet[3], 0))
+                returned.append((packet[2], status, packet[3], 0, 0, 0))
         self._owner.clear()
         if returned:
             self._returns(returned)
