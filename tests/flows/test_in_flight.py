@@ -36,8 +36,8 @@ class Net:
 
     ended: dict[int, list[int]] = attrs.Factory(dict)
 
-    def sent(self, completions: Sequence[tuple[int, int, int, int]]) -> None:
-        for number, status, _, _ in completions:
+    def sent(self, completions: Sequence[tuple[int, ...]]) -> None:
+        for number, status, *_ in completions:
             self.ended.setdefault(number, []).append(status)
 
 

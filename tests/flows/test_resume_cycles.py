@@ -25,8 +25,8 @@ FRAMES = 280
 class Sent:
     ended: list[tuple[int, int]] = attrs.Factory(list)
 
-    def sent(self, completions: Sequence[tuple[int, int, int, int]]) -> None:
-        self.ended += [(number, status) for number, status, _, _ in completions]
+    def sent(self, completions: Sequence[tuple[int, ...]]) -> None:
+        self.ended += [(number, status) for number, status, *_ in completions]
 
 
 @attrs.define(eq=False)

@@ -218,8 +218,8 @@ class Sent:
     def __init__(self) -> None:
         self.completions: list[tuple[int, int]] = []
 
-    def sent(self, completions: Sequence[tuple[int, int, int, int]]) -> None:
-        self.completions += [(number, status) for number, status, _, _ in completions]
+    def sent(self, completions: Sequence[tuple[int, ...]]) -> None:
+        self.completions += [(number, status) for number, status, *_ in completions]
 
 
 def test_each_frame_comes_back_once_by_its_number() -> None:
