@@ -1,7 +1,8 @@
 """XenNet: the network adapter that a guest's programs see (win-xennet, an NDIS miniport).
 
 It knows XenVif by its interface alone. What is queued here comes back through the completion
-of its packet; frames that arrive are kept in `received` and given to `receiver`.
+of its packet. Frames that arrive go to `list_receiver` with what was found out about them; where
+there is none, their bytes are kept in `received` and given to `receiver`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import attrs
 
 from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.net import oid
-from xenpv.vif.interface import Completion, ReceiverPacket, Statistic, VifInterface
+from xenpv.net.nbl import ListReceiver, ListSender, NetBufferList, ReceiveFlags
+from xenpv.net.receiver import Receiver as ListsIn
+from xenpv.net.receiver import split_tagged
+from xenpv.net.transmitter import Transmitter
+from xenpv.vif.interface import (
+    Completion,
+    NtStatusError,
+    ReceiverPacket,
+    Statistic,
+    VifInterface,
+)
 
 RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
 ETHERNET_HEADER: Final = 14
@@ -73,7 +84,7 @@ class AdapterStatistics:
 class Adapter:
     """One adapter. `links` are its link indications, oldest first.
 
-    `in_flight` counts frames given to `send` whose completion is still to come.
+    `in_flight` counts frames given to `send` and `send_lists` whose completion is still to come.
     """
 
     def __init__(self, vif: VifInterface) -> None:
@@ -82,12 +93,16 @@ class Adapter:
         self.received: deque[bytes] = deque(maxlen=RECEIVED_MAX)
         self.receiver: Receiver | None = None
         self.sender: Sender | None = None
+        self.list_receiver: ListReceiver | None = None
+        self.list_sender: ListSender | None = None
         self.links: deque[Link] = deque(
             [Link(up=True, speed=LINK_SPEED, full_duplex=True)], maxlen=64
         )
         self.error = ""  # why it could not be enabled
         self.in_flight = 0
         self._cookie = 0
+        self._lists_out = Transmitter(self._complete)
+        self._lists_in = ListsIn()
         # What a protocol sets when it binds to the adapter.
         oid.set_packet_filter(vif, oid.U32.pack(oid.DEFAULT_FILTER))
 
@@ -188,6 +203,49 @@ class Adapter:
         self._vif.transmitter_queue_packets(frames, numbers)
         return numbers
 
+    def send_lists(self, lists: Sequence[NetBufferList]) -> range:
+        """Send lists in order; the numbers of the frames that went down.
+
+        A list's `status` is PENDING until `list_sender` hears of it, at once where nothing of it
+        was sent: FAILURE, it asks for an offload that is not switched on; NOT_ACCEPTED, it has
+        no data or the link is down. A list of frames below is SUCCESS if the backend took the
+        last of them that came back, else NOT_ACCEPTED.
+
+        LocalProtocolError: one of them is below already; then none is sent.
+        """
+        if any(one.pending for one in lists):
+            raise LocalProtocolError("a list was sent that is not complete")
+        packets, cookies = self._lists_out.prepare(lists, self._cookie)
+        self._cookie = cookies.stop
+        self.in_flight += len(cookies)
+        if not packets:
+            return cookies
+        try:
+            self._vif.transmitter_queue_packets(cast("list[bytes]", packets), cookies)
+        except (LocalProtocolError, NtStatusError):
+            self.in_flight -= len(cookies)
+            self._lists_out.refuse(cookies)
+        return cookies
+
+    def _complete(self, lists: Sequence[NetBufferList]) -> None:
+        if self.list_sender is not None:
+            self.list_sender.sent_lists(lists)
+
+    def return_lists(self, lists: Sequence[NetBufferList]) -> None:
+        """Give lists back that `list_receiver` got, each once, but none with RESOURCES.
+
+        LocalProtocolError: one of them is not outstanding; then none is returned.
+        """
+        once = len({id(one) for one in lists}) == len(lists)
+        if not once or any(one.flags & ReceiveFlags.RESOURCES or not one.pending for one in lists):
+            raise LocalProtocolError("a list that is not outstanding was returned")
+        self._give_back(lists)
+
+    def _give_back(self, lists: Sequence[NetBufferList]) -> None:
+        for one in lists:
+            one.pending = 0
+        self._lists_in.returned += len(lists)
+
     def query(self, number: int) -> bytes:
         """An OID's value, as bytes of NDIS' layout; OidError carries its NDIS status."""
         return oid.query(self._vif, number)
@@ -201,11 +259,20 @@ class Adapter:
     def transmitter_return_packets(self, completions: Sequence[Completion]) -> None:
         """Completions of packets that were queued."""
         self.in_flight -= len(completions)
-        if self.sender is not None:
+        if self._lists_out.in_flight:
+            completions = self._lists_out.returned(completions)
+        if self.sender is not None and completions:
             self.sender.sent(completions)
 
     def receiver_queue_packets(self, _index: int, packets: Sequence[ReceiverPacket]) -> bool:
-        """Packets that arrived on one queue; never asks for a pause."""
+        """Packets that arrived on one queue, one indication; True above 1,024 outstanding."""
+        packets, _ = split_tagged(packets)
+        if self.list_receiver is not None:
+            lists, scarce = self._lists_in.indicate(packets)
+            self.list_receiver.receive_lists(lists)
+            if scarce:
+                self._give_back(lists)
+            return scarce
         frames = [packet.data for packet in packets]
         self.received.extend(frames)
         if self.receiver is not None:

@@ -12,21 +12,11 @@ from struct import Struct
 from typing import Final
 
 from xenpv.errors import LocalProtocolError, XenpvError
+from xenpv.net.ndis import NdisStatus
 from xenpv.vif.interface import FilterLevel, PacketType, Statistic, VifInterface
 
 U32: Final = Struct("<I")
 U64: Final = Struct("<Q")
-
-
-class NdisStatus(enum.IntEnum):
-    """NDIS_STATUS_* of OID requests."""
-
-    FAILURE = 0xC0000001
-    INVALID_PARAMETER = 0xC000000D
-    NOT_SUPPORTED = 0xC00000BB
-    INVALID_LENGTH = 0xC0010014
-    INVALID_DATA = 0xC0010015
-    BUFFER_TOO_SHORT = 0xC0010016
 
 
 class OidError(XenpvError):
