@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xenpv.bus.registry import Registry
     from xenpv.bus.windows import Windows
     from xenpv.bus.xenbus import ClassDriverFactory, XenBus
+    from xenpv.host.device import Device
     from xenpv.host.devicemodel import DeviceModel
     from xenpv.host.monitor import Monitor
     from xenpv.host.toolstack import Created
@@ -60,13 +61,15 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
 
     from xenpv.iface.agent import class_driver
     from xenpv.net.adapter import Adapter
+    from xenpv.net.responder import station
     from xenpv.vbd.adapter import Vbd
     from xenpv.vif.adapter import Vif as XenVif
 
     # No closures: they are kept in the guest, which can be saved.
+    miniport = Adapter if system is None else partial(station, system.addresses)
     return {
         "VBD": Vbd,
-        "VIF": partial(XenVif, miniport=Adapter),
+        "VIF": partial(XenVif, miniport=miniport),
         "IFACE": partial(class_driver, system=system),
     }
 
@@ -108,6 +111,8 @@ class Guest(Serving):
 
     def _boot(self) -> None:
         config, domain = self.created.config, self.created.domain
+        for device in self.created.devices:
+            self._configure(device)
         if self.registry.get(*CONSOLE_LOG_LEVEL) is None:
             self.registry.set(*CONSOLE_LOG_LEVEL, LEVELS)
         if config.is_hvm and config.personality.value == "windows":
@@ -136,6 +141,14 @@ class Guest(Serving):
         self._bus.start()
         if serves:
             self.driver_domain.boot(self._bus)
+
+    def _configure(self, device: Device) -> None:
+        """What `ip` of a vif says is what its system was configured with."""
+        text = device.back.get("ip") if device.kind == "vif" else None
+        if text and device.devid not in self.os.addresses:
+            from xenpv.iface.operatingsystem import addresses_of
+
+            self.os.addresses[device.devid] = addresses_of(text)
 
     @property
     def bus(self) -> XenBus | None:
@@ -506,8 +519,10 @@ class Guest(Serving):
         """
         platform = self.platform
         platform.toolstack.attach(self.created, platform.spec(device, self.created))
+        added = self.created.devices[-1]
+        self._configure(added)
         platform.run()
-        return self.created.devices[-1].devid
+        return added.devid
 
     def detach(
         self, device: str | GuestDisk | Adapter, devid: int | None = None, *, mode: str = ""

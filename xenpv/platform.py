@@ -72,10 +72,15 @@ class Vif:
     """A network interface to give a guest. `mac` None: one of Xen's, from the seed.
 
     `backend`: the driver domain that serves it, by name or domid; `bridge` is one of its own.
+    `ip`: addresses of the guest behind it, "192.0.2.7/24 2001:db8::7", at which a small responder
+    in the guest answers ARP, neighbour solicitations, pings and UDP echo (xenpv.net.responder).
+    `vlan`: its VLANs on the bridge, as in xl.cfg.
     """
 
     bridge: str = "xenbr0"
     mac: str | None = attrs.field(default=None, kw_only=True)
+    ip: str = attrs.field(default="", kw_only=True)
+    vlan: str = attrs.field(default="", kw_only=True)
     mtu: int | None = attrs.field(default=None, kw_only=True)
     rate: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     backend: str | int | None = attrs.field(default=None, kw_only=True)
@@ -242,11 +247,19 @@ class Platform:
 
     def vif_spec(self, nic: Vif) -> VifSpec:
         """What the toolstack makes of a Vif; `mac` None: it makes one up."""
-        from xenpv.host.vifspec import VifSpec
+        from xenpv.host.vifspec import VifSpec, checked_ip
 
         mac = None if nic.mac is None else mac_bytes(nic.mac)
         backend = _backend(nic.backend)
-        return VifSpec(bridge=nic.bridge, mac=mac, mtu=nic.mtu, rate=nic.rate, backend=backend)
+        return VifSpec(
+            bridge=nic.bridge,
+            mac=mac,
+            mtu=nic.mtu,
+            rate=nic.rate,
+            backend=backend,
+            ip=checked_ip(nic.ip),
+            vlan=nic.vlan,
+        )
 
     def _images_of(self, backend: str) -> ImageProvider:
         """Where the backend of a disk finds its image: at home in that domain."""

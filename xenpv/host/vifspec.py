@@ -112,6 +112,8 @@ class _Reader:
             if key == "bridge" and not value:
                 self._complain("empty vif bridge", f"expected a name such as {DEFAULT_BRIDGE}")
                 return
+            if key == "ip" and self._strict:
+                checked_ip(value, self._position)
             self.fields[key] = value
         elif key == "netdev":
             self.fields["gatewaydev"] = value
@@ -163,6 +165,22 @@ class _Reader:
         if self._strict:
             raise self._position.error(f"{message} in '{shown(self._spec)}'; {hint}")
         self.warnings.append(f"{message} in '{shown(self._spec)}' is ignored")
+
+
+def checked_ip(text: str, position: Position = NOWHERE) -> str:
+    """Addresses with white space between them, a prefix length or none behind each; ConfigError."""
+    if text:
+        from ipaddress import ip_interface
+
+        for one in text.split():
+            try:
+                ip_interface(one)
+            except ValueError:
+                raise position.error(
+                    f"bad vif ip '{shown(one)}': expected IPv4 or IPv6 addresses with spaces "
+                    "between them, such as 192.0.2.7/24"
+                ) from None
+    return text
 
 
 def parse_rate(rate: str, position: Position = NOWHERE) -> tuple[int, int]:

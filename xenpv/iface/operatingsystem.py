@@ -36,6 +36,22 @@ class Addresses:
     ipv6: tuple[str, ...] = ()
 
 
+def addresses_of(text: str) -> Addresses:
+    """From a vif's `ip`: addresses with white space between them, a prefix length or none behind
+    each. What is no address is left out.
+    """
+    from ipaddress import ip_interface
+
+    found: dict[int, list[str]] = {4: [], 6: []}
+    for one in text.split():
+        try:
+            address = ip_interface(one).ip
+        except ValueError:
+            continue
+        found[address.version].append(str(address))
+    return Addresses(ipv4=tuple(found[4]), ipv6=tuple(found[6]))
+
+
 @attrs.define(kw_only=True)
 class OperatingSystem:
     """One guest's; it outlives reboots.
