@@ -21,7 +21,7 @@ from xenpv.bus.store_transport import RSP
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
 from xenpv.platform import Platform
-from xenpv.vif.frontend import WINDOWS
+from xenpv.vif.states import WINDOWS
 from xenpv.xen.domain import CONSOLE_PFN, XENSTORE_PFN, Domain
 from xenpv.xen.loop import NS_PER_S
 

@@ -10,7 +10,8 @@ from xenpv.bus.handshake import ABSENT, Do, Goal
 from xenpv.bus.store import StoreInterface
 from xenpv.host.device import Device as HostDevice
 from xenpv.platform import Platform, Vif
-from xenpv.vif.frontend import LINUX, WINDOWS, FrontendState
+from xenpv.vif.frontend import FrontendState
+from xenpv.vif.states import LINUX, WINDOWS
 from xenpv.xen.loop import NS_PER_S
 
 # spec: XENVIF's columns; what is not here is waited out.

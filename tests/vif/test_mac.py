@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenpv.errors import LocalProtocolError
+from xenpv.bus.ntstatus import NtStatusError
 from xenpv.vif.callbacks import PacketType
 from xenpv.vif.mac import FilterLevel, Mac, parse_address
 
@@ -72,6 +72,6 @@ def test_nothing_passes_before_a_level_is_set() -> None:
 
 def test_a_unicast_address_is_refused_in_the_multicast_list() -> None:
     mac = Mac(permanent=OWN)
-    with pytest.raises(LocalProtocolError, match="no multicast"):
+    with pytest.raises(NtStatusError, match="no multicast"):
         mac.set_multicast([LISTED, OWN])
     assert mac.multicast == []

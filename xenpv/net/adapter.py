@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 import attrs
 
-from xenpv.errors import HypercallError, LocalProtocolError
+from xenpv.errors import LocalProtocolError
 from xenpv.net import oid
 from xenpv.net.nbl import ListReceiver, ListSender, NetBufferList, ReceiveFlags
 from xenpv.net.receiver import Receiver as ListsIn
@@ -116,7 +116,7 @@ class Adapter:
         self.state = AdapterState.RUNNING
         try:
             self._vif.enable(self)
-        except (HypercallError, LocalProtocolError) as error:
+        except NtStatusError as error:
             self.error = str(error)
             self.state = AdapterState.PAUSED
         self.mac_state_change()

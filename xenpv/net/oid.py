@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Final
 
-from xenpv.errors import LocalProtocolError, XenpvError
+from xenpv.errors import XenpvError
 from xenpv.net.ndis import NdisStatus
-from xenpv.vif.interface import FilterLevel, PacketType, Statistic, VifInterface
+from xenpv.vif.interface import FilterLevel, NtStatusError, PacketType, Statistic, VifInterface
 
 U32: Final = Struct("<I")
 U64: Final = Struct("<Q")
@@ -157,7 +157,7 @@ def set_multicast_list(vif: VifInterface, value: bytes) -> None:
     addresses = [value[at : at + 6] for at in range(0, len(value), 6)]
     try:
         vif.mac_set_multicast_addresses(addresses)
-    except LocalProtocolError as error:
+    except NtStatusError as error:
         raise OidError(NdisStatus.INVALID_DATA, str(error)) from error
 
 

@@ -18,6 +18,7 @@ from xenpv.errors import StoreError
 from xenpv.vif.frontend import Frontend, FrontendState
 from xenpv.vif.interface import VifInterface
 from xenpv.vif.mac import parse_address
+from xenpv.vif.parameters import DEFAULTS, Parameters
 
 CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
@@ -50,7 +51,7 @@ class Pdo(Generic[M]):
     def __init__(self, fdo: Vif[M], number: int, address: bytes) -> None:
         self._fdo = fdo
         self.number = number
-        self.frontend = Frontend(fdo.bus, number, address, self)
+        self.frontend = Frontend(fdo.bus, number, address, self, fdo.parameters)
         self.miniport: M | None = None
         self.handles = 0
         self.has_failed = False
@@ -131,12 +132,15 @@ class Vif(Generic[M]):
         self._task = bus.domain.task("xenvif scan", self.scan)
         self._eject_task = bus.domain.task("xenvif eject", self._eject)
         self._awaited = Awaited(bus, self._task)
+        self.parameters = DEFAULTS
         self._watch: Watch | None = None
         self._callbacks: list[SuspendCallback] | None = None
         self._debug: DebugCallback | None = None
 
     def start(self) -> None:
         """D3 to D0. Raises StoreError if the directory cannot be watched."""
+        if self.bus.is_windows:
+            self.parameters = Parameters.read(self.bus.registry)
         if self._debug is None:
             self._debug = self.bus.debug.register("xenvif|FRONTEND", self._print, "XENVIF")
         self._enter()

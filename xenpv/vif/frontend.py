@@ -1,8 +1,6 @@
 """One interface's way to its backend and back (win-xenvif frontend.c).
 
-What is done at each state of the backend is a table; a state without a row is waited out.
-XenVif prepares and closes once before it first connects; a Linux frontend connects at once
-and follows its backend when that closes.
+What is done at each state of the backend is in states.py.
 """
 
 from __future__ import annotations
@@ -12,78 +10,28 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import ABSENT, Do, Goal, Handshake, Seen, Table, parse_flag, parse_state
+from xenpv.bus.handshake import Goal, Handshake, Seen, parse_flag, parse_state
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
 from xenpv.vif.drain import Drain
+from xenpv.vif.features import Features
 from xenpv.vif.hashing import flow_hash
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
-from xenpv.vif.packet import ReceiverPacket
+from xenpv.vif.options import ReceiverOptions
+from xenpv.vif.packet import Offload, ReceiverPacket, TransmitterPacket
+from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.queue import Queue
 from xenpv.vif.receiver import Loss
+from xenpv.vif.states import GONE, START, TABLES, WATCHED
 from xenpv.vif.statistics import Statistic, Statistics
 
-WINDOWS: Final[Table] = {
-    Goal.PREPARE: {
-        ABSENT: Do.OFFLINE,
-        State.UNKNOWN: Do.OFFLINE,
-        State.INIT_WAIT: Do.DONE,
-        State.CONNECTED: State.CLOSING,
-        State.CLOSING: State.CLOSED,
-        State.CLOSED: Do.REOPEN,
-    },
-    Goal.CONNECT: {
-        ABSENT: Do.OFFLINE,
-        State.UNKNOWN: Do.OFFLINE,
-        State.INIT_WAIT: State.CONNECTED,
-        State.INITIALISED: State.CONNECTED,
-        State.CONNECTED: Do.DONE,
-        State.CLOSING: State.CLOSED,
-    },
-    Goal.CLOSE: {
-        ABSENT: Do.OFFLINE,
-        State.UNKNOWN: Do.OFFLINE,
-        State.INIT_WAIT: State.CLOSING,
-        State.CONNECTED: State.CLOSING,
-        State.CLOSING: State.CLOSED,
-        State.CLOSED: Do.DONE,
-    },
-}
-LINUX: Final[Table] = {
-    Goal.PREPARE: {State.INIT_WAIT: Do.DONE},
-    Goal.CONNECT: {
-        ABSENT: Do.FAIL,
-        State.UNKNOWN: Do.FAIL,
-        State.INIT_WAIT: State.CONNECTED,
-        State.CONNECTED: Do.DONE,
-        State.CLOSING: State.CLOSED,
-        State.CLOSED: Do.FAIL,
-    },
-    Goal.CLOSE: {
-        ABSENT: Do.FAIL,
-        State.UNKNOWN: Do.FAIL,
-        State.INITIALISING: State.CLOSING,
-        State.INIT_WAIT: State.CLOSING,
-        State.INITIALISED: State.CLOSING,
-        State.CONNECTED: State.CLOSING,
-        State.CLOSING: State.CLOSED,
-        State.CLOSED: Do.DONE,
-    },
-}
-TABLES: Final = {"windows": WINDOWS, "linux": LINUX}
-START: Final = {
-    "windows": (Goal.PREPARE, Goal.CLOSE, Goal.PREPARE, Goal.CONNECT),
-    "linux": (Goal.PREPARE, Goal.CONNECT),
-}
-# What of the backend's directory is watched while the device lives.
-WATCHED: Final = {"windows": "online", "linux": "state"}
-GONE: Final = (State.CLOSED, State.UNKNOWN, ABSENT)
 UNPLUG_FAILED: Final = "UNPLUG FAILED: device is still in use"
 
 UNICAST: Final = PacketType.UNICAST
-QUEUES_MAX: Final = 8  # FrontendMaxQueues
+LARGE_PACKETS: Final = Offload.IPV4_LARGE_PACKET | Offload.IPV6_LARGE_PACKET
 RETRIES_MAX: Final = 10
 
 
@@ -114,14 +62,27 @@ class Owner(Protocol):
 
 
 class Frontend:
-    """`path` is `device/vif/<number>`. `broken` says why the backend is believed no more."""
+    """`path` is `device/vif/<number>`. `broken` says why the backend is believed no more.
 
-    def __init__(self, bus: XenBus, number: int, address: bytes, owner: Owner) -> None:
+    `features` are those of the backend at the last connect.
+    """
+
+    def __init__(
+        self,
+        bus: XenBus,
+        number: int,
+        address: bytes,
+        owner: Owner,
+        parameters: Parameters = DEFAULTS,
+    ) -> None:
         self.bus = bus
         self.number = number
         self.path = f"device/vif/{number}"
         self.mac = Mac(permanent=address)
         self.statistics = Statistics()
+        self.parameters = parameters
+        self.features = Features()
+        self.receiver_options = ReceiverOptions()
         self.state = FrontendState.UNKNOWN
         self.queues: list[Queue] = []
         self.broken = ""
@@ -131,7 +92,8 @@ class Frontend:
         self._owner = owner
         self._closing = False
         self._stale: list[Queue] = []  # of before a suspend, until their backend let go of them
-        self._unsent: list[tuple[bytes, int]] = []  # frames that a suspend found waiting
+        # What a suspend found waiting, as it was given.
+        self._unsent: list[tuple[bytes | TransmitterPacket, int]] = []
         self._drain = Drain(self)
         self._watch: Watch | None = None
         self._watched = ""
@@ -375,14 +337,11 @@ class Frontend:
 
     def _connect(self) -> None:
         """Rings, channels and keys, before the backend looks at them."""
-        store, backend = self.bus.store, self.handshake.backend
         assert not self.queues
         self.error = ""
         self.mac.mtu = self._mtu()
-        linear = not self._backend_flag("feature-sg")
-        split = self._backend_flag("feature-split-event-channels")
-        maximum = store.get(f"{backend}/multi-queue-max-queues")
-        for index in range(self._queue_count(maximum)):
+        self.features = Features.read(self._backend_key, windows=self._windows)
+        for index in range(self._queue_count()):
             queue = Queue(
                 bus=self.bus,
                 domid=self.handshake.backend_domid,
@@ -391,11 +350,13 @@ class Frontend:
                 returns=self._return_packets,
                 received=self._receive_packets,
                 broken=self.break_off,
+                features=self.features,
+                options=self.receiver_options,
+                parameters=self.parameters,
             )
             self.queues.append(queue)
-            queue.connect(split=split, linear=linear, frame_max=self.mac.maximum_frame_size)
-        keys = self._windows_keys() if self._windows else self._linux_keys(maximum is not None)
-        self._write(keys)
+            queue.connect(self.mac.maximum_frame_size)
+        self._write(self._windows_keys() if self._windows else self._linux_keys())
 
     def _mtu(self) -> int:
         text = self.bus.store.get(f"{self.path}/mtu")
@@ -406,19 +367,12 @@ class Frontend:
             raise LocalProtocolError(f"mtu {text!r} is below {MTU_MIN}")
         return mtu
 
-    def _backend_flag(self, key: str) -> bool:
-        text = self.bus.store.get(f"{self.handshake.backend}/{key}")
-        if self._windows:
-            return parse_flag(text)
-        return text is not None and text.isdecimal() and int(text[:20]) != 0
+    def _backend_key(self, key: str) -> str | None:
+        return self.bus.store.get(f"{self.handshake.backend}/{key}")
 
-    def _queue_count(self, maximum: str | None) -> int:
-        if maximum is None:
-            return 1
-        offered = int(maximum) if maximum.isdecimal() and len(maximum) < 10 else 0
-        if not offered:
-            raise LocalProtocolError(f"the backend offers {maximum!r} queues")
-        return min(offered, self.bus.domain.processors, QUEUES_MAX)
+    def _queue_count(self) -> int:
+        most = min(self.bus.domain.processors, self.parameters.frontend_max_queues)
+        return max(1, min(self.features.max_queues or 1, most))
 
     def _home(self, queue: Queue) -> str:
         return f"queue-{queue.index}/" if len(self.queues) > 1 else ""
@@ -443,10 +397,10 @@ class Frontend:
         keys.append(("multi-queue-num-queues", str(len(self.queues))))
         return keys
 
-    def _linux_keys(self, multi_queue: bool) -> list[tuple[str, str | None]]:
+    def _linux_keys(self) -> list[tuple[str, str | None]]:
         """In netfront's order. Blank sums are refused here, which netfront never does."""
         keys: list[tuple[str, str | None]] = []
-        if multi_queue:
+        if self.features.max_queues is not None:
             keys.append(("multi-queue-num-queues", str(len(self.queues))))
         for queue in self.queues:
             rx, tx = queue.rx_keys(), queue.tx_keys()
@@ -498,14 +452,19 @@ class Frontend:
     # enabled
 
     def enable(self, callbacks: Callbacks) -> None:
-        """Let frames flow. HypercallError: the rx slots cannot all be posted."""
+        """Let frames flow. NtStatusError: the rx slots cannot all be posted, or not connected."""
         self.callbacks = callbacks
         if self.state is FrontendState.ENABLED or self.broken:
             return
         if self.state is not FrontendState.CONNECTED:
-            raise LocalProtocolError(f"{self.path} is {self.state.value}")
-        for queue in self.queues:
-            queue.enable()
+            reason = f"{self.path} is {self.state.value}"
+            raise NtStatusError(NTSTATUS.UNSUCCESSFUL, reason, operation="VIF Enable")
+        try:
+            for queue in self.queues:
+                queue.enable()
+        except HypercallError as error:
+            status = NTSTATUS.INSUFFICIENT_RESOURCES
+            raise NtStatusError(status, str(error), operation="VIF Enable") from error
         self.state = FrontendState.ENABLED
         callbacks.mac_state_change()
         unsent, self._unsent = self._unsent, []
@@ -513,10 +472,28 @@ class Frontend:
             self.send([frame for frame, _ in unsent], [cookie for _, cookie in unsent])
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
-        """Replace the list; LocalProtocolError for an address that is no group's."""
+        """Replace the list; NtStatusError for an address that is no group's."""
         self.mac.set_multicast(addresses)
         if self._windows and self.state in (FrontendState.CONNECTED, FrontendState.ENABLED):
             self._advertise()
+
+    def set_filter_level(self, kind: int, level: int) -> None:
+        """NtStatusError for a type or a level that is none."""
+        self.mac.set_filter_level(kind, level)
+
+    @property
+    def transmit_offload(self) -> Offload:
+        """What the driver above may leave to be done below."""
+        return self.features.transmit_offload(self.parameters)
+
+    def receiver_set_offload_options(self, options: int) -> None:
+        """Take Offload's bits; large packets only where the registry allows them."""
+        if not self.parameters.receiver.allow_gso_packets:
+            options &= ~LARGE_PACKETS
+        self.receiver_options.offload = options
+
+    def receiver_return_packets(self, cookies: Sequence[int]) -> None:
+        """Packets that were handed up come back."""
 
     def disable(self) -> None:
         self._drop_unsent()
@@ -532,19 +509,22 @@ class Frontend:
         up = self.state is FrontendState.ENABLED and not self.broken
         return MacState(link_up=up, speed=SPEED if up else 0)
 
-    def send(self, frames: Sequence[bytes], cookies: Sequence[int]) -> None:
-        """Queue packets; LocalProtocolError (STATUS_UNSUCCESSFUL) unless enabled."""
+    def send(self, frames: Sequence[bytes | TransmitterPacket], cookies: Sequence[int]) -> None:
+        """Queue packets; NtStatusError UNSUCCESSFUL unless enabled."""
         if self.state is not FrontendState.ENABLED or self.broken:
-            raise LocalProtocolError(f"{self.path}: {self.broken or self.state.value}")
+            reason = f"{self.path}: {self.broken or self.state.value}"
+            raise NtStatusError(NTSTATUS.UNSUCCESSFUL, reason, operation="VIF Transmitter")
+        # The rings take bytes; what a packet asks for beside them is not done yet.
+        plain = [one.data if isinstance(one, TransmitterPacket) else one for one in frames]
         queues = self.queues
         if len(queues) == 1:
-            queues[0].send(frames, cookies)
+            queues[0].send(plain, cookies)
             return
-        chosen = [flow_hash(frame) % len(queues) for frame in frames]
+        chosen = [flow_hash(frame) % len(queues) for frame in plain]
         for queue in queues:
             mine = [index for index, number in enumerate(chosen) if number == queue.index]
             if mine:
-                queue.send([frames[index] for index in mine], [cookies[index] for index in mine])
+                queue.send([plain[index] for index in mine], [cookies[index] for index in mine])
 
     def break_off(self, why: str) -> None:
         """The backend broke the protocol: link down, every packet returned, rings left alone."""

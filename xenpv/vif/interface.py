@@ -1,16 +1,16 @@
-"""The VIF interface, version 10: all that a driver above XenVif may know of it.
+"""The VIF interface: all that a driver above XenVif may know of it.
 
-Method names are the interface's own. Statuses other than success are exceptions here:
-LocalProtocolError where the driver answers STATUS_UNSUCCESSFUL or INVALID_PARAMETER.
+Method names are the interface's own. A status other than success is an NtStatusError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
-from xenpv.errors import LocalProtocolError
 from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
+from xenpv.vif.features import LARGE_PACKET_MAX
 from xenpv.vif.frontend import Frontend
 from xenpv.vif.mac import FilterLevel, MacState
 from xenpv.vif.packet import (
@@ -25,6 +25,8 @@ from xenpv.vif.packet import (
     TransmitterPacket,
 )
 from xenpv.vif.statistics import Statistic
+
+RING_SIZE: Final = 256  # slots of a tx or rx ring of one page (io/netif.h)
 
 __all__ = [
     "NO_HASH",
@@ -54,15 +56,28 @@ class VifInterface:
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
+        self.references = 0
 
     @property
     def number(self) -> int:
         return self._frontend.number
 
+    def acquire(self) -> None:
+        """One more reference."""
+        self.references += 1
+
+    def release(self) -> None:
+        """One reference fewer. UNSUCCESSFUL where there is none, which the driver asserts."""
+        if not self.references:
+            raise NtStatusError(
+                NTSTATUS.UNSUCCESSFUL, "it is not acquired", operation="VIF Release"
+            )
+        self.references -= 1
+
     def enable(self, callbacks: Callbacks) -> None:
         """Frames may flow. A second call is no error.
 
-        HypercallError: the rx ring cannot be filled (STATUS_INSUFFICIENT_RESOURCES).
+        INSUFFICIENT_RESOURCES: the rx ring cannot be filled; UNSUCCESSFUL: it is not connected.
         """
         self._frontend.enable(callbacks)
 
@@ -71,32 +86,82 @@ class VifInterface:
         self._frontend.disable()
 
     def query_statistic(self, index: int) -> int:
+        """INVALID_PARAMETER for an index that is no Statistic's."""
         return self._frontend.statistics.query(index)
 
     def query_ring_count(self) -> int:
         return len(self._frontend.queues)
 
+    def update_hash_mapping(self, processors: Sequence[int]) -> None:
+        """The CPU that each entry of the mapping leads to; its length is that of the mapping.
+
+        INVALID_PARAMETER: more CPUs than queues, or more entries than 128.
+        """
+        del processors
+        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation="VIF UpdateHashMapping")
+
+    # receiver
+
+    def receiver_return_packets(self, cookies: Sequence[int]) -> None:
+        """ReceiverReturnPacket, for packets that were handed up."""
+        self._frontend.receiver_return_packets(cookies)
+
+    def receiver_set_offload_options(self, options: int) -> None:
+        """Offload's bits: what is to be done to packets before they are handed up."""
+        self._frontend.receiver_set_offload_options(options)
+
+    def receiver_set_backfill_size(self, size: int) -> None:
+        """Bytes that the driver above wants in front of a packet."""
+        self._frontend.receiver_options.backfill = size
+
     def receiver_query_ring_size(self) -> int:
         """Slots of one rx ring."""
-        return self._ring_size()
+        return RING_SIZE
+
+    def receiver_set_hash_algorithm(self, algorithm: HashAlgorithm) -> None:
+        """NOT_SUPPORTED: TOEPLITZ without a control ring, with one queue, or disabled."""
+        if algorithm == HashAlgorithm.TOEPLITZ:
+            operation = "VIF ReceiverSetHashAlgorithm"
+            raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+
+    def receiver_query_hash_capabilities(self) -> int:
+        """A mask of 1 << HashType; NOT_SUPPORTED where the backend does not hash."""
+        operation = "VIF ReceiverQueryHashCapabilities"
+        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+
+    def receiver_update_hash_parameters(self, types: int, key: bytes) -> None:
+        """`types` is a mask of 1 << HashType, `key` has 40 bytes."""
+        del types, key
+        operation = "VIF ReceiverUpdateHashParameters"
+        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+
+    # transmitter
+
+    def transmitter_queue_packet(self, packet: bytes | TransmitterPacket, cookie: int) -> None:
+        """Send one packet; `cookie` comes back in its completion."""
+        self._frontend.send((packet,), (cookie,))
+
+    def transmitter_queue_packets(
+        self, packets: Sequence[bytes | TransmitterPacket], cookies: Sequence[int]
+    ) -> None:
+        """Send packets in order, each with its cookie. UNSUCCESSFUL: it is not enabled."""
+        self._frontend.send(packets, cookies)
+
+    def transmitter_query_offload_options(self) -> Offload:
+        """What may be left to be done below."""
+        return self._frontend.transmit_offload
+
+    def transmitter_query_large_packet_size(self, version: int) -> int:
+        """Bytes of the longest large packet over IP 4 or 6; 0 where none may be sent."""
+        bits = {4: Offload.IPV4_LARGE_PACKET, 6: Offload.IPV6_LARGE_PACKET}
+        offered = self._frontend.transmit_offload & bits.get(version, 0)
+        return LARGE_PACKET_MAX if offered else 0
 
     def transmitter_query_ring_size(self) -> int:
         """Slots of one tx ring."""
-        return self._ring_size()
+        return RING_SIZE
 
-    def _ring_size(self) -> int:
-        queues = self._frontend.queues
-        if not queues or queues[0].transmitter is None:
-            raise LocalProtocolError(f"{self._frontend.path} is not connected")
-        return queues[0].transmitter.ring.size
-
-    def transmitter_queue_packet(self, frame: bytes, cookie: int) -> None:
-        """Send one frame; `cookie` comes back in its completion."""
-        self._frontend.send((frame,), (cookie,))
-
-    def transmitter_queue_packets(self, frames: Sequence[bytes], cookies: Sequence[int]) -> None:
-        """Send frames in order, each with its cookie."""
-        self._frontend.send(frames, cookies)
+    # MAC
 
     def mac_query_state(self) -> MacState:
         return self._frontend.mac_state()
@@ -115,10 +180,13 @@ class VifInterface:
         return list(self._frontend.mac.multicast)
 
     def mac_set_multicast_addresses(self, addresses: Sequence[bytes]) -> None:
+        """INVALID_PARAMETER, and the list stays, for an address that is no group's."""
         self._frontend.set_multicast(addresses)
 
     def mac_set_filter_level(self, kind: PacketType, level: FilterLevel) -> None:
-        self._frontend.mac.levels[kind] = level
+        """INVALID_PARAMETER for a type or a level that is none."""
+        self._frontend.set_filter_level(kind, level)
 
     def mac_query_filter_level(self, kind: PacketType) -> FilterLevel:
-        return self._frontend.mac.levels[kind]
+        """INVALID_PARAMETER for a type that is none."""
+        return self._frontend.mac.filter_level(kind)

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from xenpv.errors import LocalProtocolError
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.vif.callbacks import BROADCAST, PacketType
 
 SPEED: Final = 100_000_000_000  # bit/s: the registry's MacSpeed of 100, in G
@@ -65,11 +65,23 @@ class Mac:
         return self.mtu + HEADER_ALLOWANCE
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
-        """Raises LocalProtocolError (STATUS_INVALID_PARAMETER) for one that is no group's."""
+        """NtStatusError INVALID_PARAMETER for one that is no group's."""
         for address in addresses:
             if len(address) != 6 or not address[0] & 1:
-                raise LocalProtocolError(f"{address.hex(':')} is no multicast address")
+                raise _invalid(f"{address.hex(':')} is no multicast address")
         self.multicast = list(addresses)
+
+    def set_filter_level(self, kind: int, level: int) -> None:
+        """NtStatusError INVALID_PARAMETER for a type or a level that is none."""
+        if kind not in list(PacketType) or level not in list(FilterLevel):
+            raise _invalid(f"filter level {level} of addresses of type {kind}")
+        self.levels[PacketType(kind)] = FilterLevel(level)
+
+    def filter_level(self, kind: int) -> FilterLevel:
+        """NtStatusError INVALID_PARAMETER for a type that is none."""
+        if kind not in list(PacketType):
+            raise _invalid(f"addresses of type {kind}")
+        return self.levels[PacketType(kind)]
 
     def filter(self, frames: list[bytes]) -> list[bytes]:
         """Those that are for this interface, in order."""
@@ -91,3 +103,7 @@ class Mac:
         return level is FilterLevel.ALL or (
             level is FilterLevel.MATCHING and frame[:6] in self.multicast
         )
+
+
+def _invalid(reason: str) -> NtStatusError:
+    return NtStatusError(NTSTATUS.INVALID_PARAMETER, reason, operation="VIF Mac")

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import PeerProtocolError
 from xenpv.vif.callbacks import Completion, TransmitterStatus
+from xenpv.vif.features import Features
+from xenpv.vif.options import ReceiverOptions
+from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.poller import Poller
 from xenpv.vif.receiver import Loss, ReceiverRing
 from xenpv.vif.transmitter import TransmitterRing
@@ -16,14 +19,18 @@ class Queue:
     """Queue `index` towards domain `domid`. The callbacks may be called while it is connected.
 
     `broken` gets the reason when the backend broke the protocol; no poll follows then.
+    `features`, `parameters` and `options` are what its rings go by.
     """
 
     __slots__ = (
         "broken",
         "bus",
         "domid",
+        "features",
         "index",
         "name",
+        "options",
+        "parameters",
         "pollers",
         "received",
         "receiver",
@@ -43,6 +50,9 @@ class Queue:
         returns: Callable[[Sequence[Completion]], None],
         received: Callable[[int, list[bytes], Sequence[Loss]], None],
         broken: Callable[[str], None],
+        features: Features,
+        options: ReceiverOptions,
+        parameters: Parameters = DEFAULTS,
     ) -> None:
         self.bus = bus
         self.domid = domid
@@ -51,19 +61,27 @@ class Queue:
         self.returns = returns
         self.received = received
         self.broken = broken
+        self.features = features
+        self.options = options
+        self.parameters = parameters
         self.running = False  # enabled: frames flow
         self.stopped = False  # the backend broke the protocol
         self.transmitter: TransmitterRing | None = None
         self.receiver: ReceiverRing | None = None
         self.pollers: list[Poller] = []
 
-    def connect(self, *, split: bool, linear: bool, frame_max: int) -> None:
+    def connect(self, frame_max: int) -> None:
         """Rings and channels. HypercallError: something ran out; release() takes back the rest."""
+        linear = not self.features.sg
         self.receiver = ReceiverRing(self.bus, self.domid)
         self.transmitter = TransmitterRing(
             self.bus, self.domid, linear=linear, frame_max=frame_max, returns=self.returns
         )
-        ways = (("rx", self.poll_rx), ("tx", self.poll_tx)) if split else (("", self.poll),)
+        ways = (
+            (("rx", self.poll_rx), ("tx", self.poll_tx))
+            if self.features.split
+            else (("", self.poll),)
+        )
         for way, poll in ways:
             name = f"{self.name}-{way}" if way else self.name
             self.pollers.append(Poller(self.bus, self.domid, name, poll))

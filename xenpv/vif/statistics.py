@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from xenpv.errors import LocalProtocolError
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.vif.callbacks import Completion, PacketType, TransmitterStatus, packet_type
 
 
@@ -56,9 +56,10 @@ class Statistics:
         self.values = [0] * len(Statistic)
 
     def query(self, index: int) -> int:
-        """Raises LocalProtocolError (STATUS_INVALID_PARAMETER) for an index that is none."""
+        """NtStatusError INVALID_PARAMETER for an index that is none."""
         if not 0 <= index < len(self.values):
-            raise LocalProtocolError(f"statistic {index} of {len(self.values)}")
+            reason = f"statistic {index} of {len(self.values)}"
+            raise NtStatusError(NTSTATUS.INVALID_PARAMETER, reason, operation="VIF QueryStatistic")
         return self.values[index]
 
     def add(self, index: Statistic, count: int = 1) -> None:
