@@ -1,4 +1,4 @@
-"""Sums of the kernel that no driver uses yet, against the vectors of their specifications."""
+"""Sums of the kernel, against the vectors of their specifications."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rss import KEY, VECTORS, Vector
 from xenpv.abi._kernel import lib
 from xenpv.host.packet import internet_checksum
 
-# Microsoft, "Verifying the RSS Hash Calculation".
-KEY = bytes.fromhex(
-    "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
-)
-RSS = [
-    (
-        "42 09 95 bb  a1 8e 64 50  0a ea 06 e6",
-        0x51CCC178,
-    ),  # 66.9.149.187:2794 -> 161.142.100.80:1766
-    ("42 09 95 bb  a1 8e 64 50", 0x323E8FC2),
-    (
-        "c7 5c 6f 02  41 45 8c 53  37 96 12 83",
-        0xC626B0EA,
-    ),  # 199.92.111.2:14230 -> 65.69.140.83:4739
-    ("c7 5c 6f 02  41 45 8c 53", 0xD718262A),
-    ("", 0),
-]
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda one: one.source)
+def test_toeplitz(vector: Vector) -> None:
+    for data, expected in (
+        (vector.packed, vector.addresses),
+        (vector.packed + vector.ports, vector.with_tcp),
+    ):
+        assert lib.toeplitz(KEY, len(KEY), data, len(data)) == expected
 
 
-@pytest.mark.parametrize(("data", "expected"), RSS)
-def test_toeplitz(data: str, expected: int) -> None:
-    raw = bytes.fromhex(data)
-    assert lib.toeplitz(KEY, len(KEY), raw, len(raw)) == expected
+@given(st.binary(max_size=40), st.binary(max_size=36), st.binary(max_size=36))
+def test_toeplitz_is_linear_in_its_input(key: bytes, one: bytes, other: bytes) -> None:
+    size = min(len(one), len(other))
+    both = bytes(a ^ b for a, b in zip(one, other, strict=False))
+    hashes = [lib.toeplitz(key, len(key), data[:size], size) for data in (one, other, both)]
+    assert hashes[0] ^ hashes[1] == hashes[2]
+
+
+def test_toeplitz_with_an_empty_key_or_input_is_0() -> None:
+    assert lib.toeplitz(b"", 0, b"\xff" * 36, 36) == 0
+    assert lib.toeplitz(KEY, len(KEY), b"", 0) == 0
 
 
 def test_the_sum_of_rfc_1071() -> None:

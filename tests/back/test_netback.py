@@ -56,9 +56,7 @@ def test_the_features_it_has_are_in_the_store(net: Net) -> None:
     assert {key: net.world.vif.backend_key(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize(
-    "key", ["feature-ctrl-ring", "feature-xdp-headroom", "feature-dynamic-multicast-control"]
-)
+@pytest.mark.parametrize("key", ["feature-xdp-headroom", "feature-dynamic-multicast-control"])
 def test_what_it_has_not_is_not_claimed(net: Net, key: str) -> None:
     assert net.world.vif.backend_key(key) is None
 

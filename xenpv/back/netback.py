@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
-from zlib import crc32
 
 import attrs
 
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back import netrx, nettx
+from xenpv.back.netctrl import ControlRing
+from xenpv.back.nethash import NONE as NO_HASH
+from xenpv.back.nethash import NetHash
 from xenpv.back.netrx import RxQueue
 from xenpv.back.nettx import TxQueue
 from xenpv.back.ring import BackRing
@@ -227,6 +229,8 @@ class Netback:
         self.carrier = False
         self.counters = Counters()
         self.queues: list[NetQueue] = []
+        self.control: ControlRing | None = None
+        self.hash = NetHash()
         self.offer = Offer()
         self.mtu = MTU_DEFAULT
         self.multicast: list[bytes] = []
@@ -243,6 +247,7 @@ class Netback:
             device.store.transaction(self._write_features)
             device.write("feature-split-event-channels", "1")
             device.write("multi-queue-max-queues", str(self._queues_max()))
+            device.write("feature-ctrl-ring", "1")
         except StoreError as error:
             self._removed = True
             device.fatal(f"writing features: {error}")
@@ -328,6 +333,7 @@ class Netback:
         self.mtu = min(device.number("mtu", MTU_DEFAULT), longest)
         self.disabled = False
         self.device.broken = ""
+        self._connect_control()
         for index in range(count):
             prefix = f"queue-{index}/" if count > 1 else ""
             keys = self._read_keys(prefix)
@@ -338,6 +344,14 @@ class Netback:
         bridge.attach(self)
         self._bridge = bridge
         self.carrier = True
+
+    def _connect_control(self) -> None:
+        """A frontend without `ctrl-ring-ref` has no control ring."""
+        self.hash = NetHash()
+        ref = self._key("ctrl-ring-ref")
+        if ref is not None:
+            self.control = ControlRing(self)
+            self.control.connect(ref, self._wanted("event-channel-ctrl"))
 
     def _read_offer(self) -> Offer:
         number = self.device.frontend_number
@@ -380,6 +394,9 @@ class Netback:
         for queue in self.queues:
             queue.release()
         self.queues.clear()
+        if self.control is not None:
+            self.control.release()
+            self.control = None
         self.multicast.clear()
 
     def _carrier_off(self) -> None:
@@ -423,6 +440,8 @@ class Netback:
             plain = [part for frame in frames for part in self._fit(frame, longest)]
         if self.offer.multicast_control:
             plain = [frame for frame in plain if self._wants(frame.data)]
+        if self.hash.algorithm != NO_HASH:
+            plain = [attrs.evolve(frame, hash=self.hash.of(frame.data)) for frame in plain]
         if len(self.queues) == 1:
             rx = self.queues[0].rx
             assert rx is not None
@@ -431,10 +450,14 @@ class Netback:
             self._spread(plain)
 
     def _spread(self, frames: Sequence[Frame]) -> None:
-        """Without a hash algorithm the choice is ours; one flow keeps to one queue."""
-        if not self.queues:
+        """One flow keeps to one queue."""
+        count = len(self.queues)
+        if not count:
             return
-        chosen = [crc32(frame.data[26:38]) % len(self.queues) for frame in frames]
+        if self.hash.algorithm == NO_HASH:
+            chosen = [self.hash.queue(frame.data, count) for frame in frames]
+        else:
+            chosen = [self.hash.queue_of(frame.hash, count) for frame in frames]
         for index, queue in enumerate(self.queues):
             mine = [frame for frame, at in zip(frames, chosen, strict=True) if at == index]
             if mine and queue.rx is not None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import packer, struct_format
+from xenpv.back.nethash import NONE as NO_HASH
+from xenpv.back.nethash import TOEPLITZ
 from xenpv.back.ring import BackRing
 from xenpv.host.network import Frame
 from xenpv.xen.domain import PAGE_SIZE
@@ -26,12 +28,15 @@ if TYPE_CHECKING:
 REQUEST: Final = packer("netif_rx_request")
 RESPONSE: Final = packer("netif_rx_response")
 EXTRA_GSO: Final = packer("netif_extra_info", "u.gso")
+EXTRA_HASH: Final = packer("netif_extra_info", "u.hash")
 
 DATA_VALIDATED: Final[int] = lib.NETRXF_data_validated
 CSUM_BLANK: Final[int] = lib.NETRXF_csum_blank
 MORE_DATA: Final[int] = lib.NETRXF_more_data
 EXTRA_INFO: Final[int] = lib.NETRXF_extra_info
 TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
+TYPE_HASH: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_HASH
+FLAG_MORE: Final[int] = lib.XEN_NETIF_EXTRA_FLAG_MORE
 
 BATCH: Final = 64  # packets (RX_BATCH_SIZE)
 BACKLOG_MAX: Final = 524_288  # bytes: half the slots, a page each
@@ -105,12 +110,14 @@ class RxQueue:
         used = at = 0
         room = BATCH
         posted = len(slots)
+        hashed = self._vif.hash.algorithm != NO_HASH
         while backlog and room:
             frame = backlog[0][1]
             data = frame.data
             size = len(data)
-            chained = size > PAGE_SIZE or frame.gso_type
-            need = _slots(frame) if chained else 1
+            chained = size > PAGE_SIZE or frame.gso_type or hashed
+            extras = _extras(frame, hashed=hashed) if chained else ()
+            need = (size + PAGE_SIZE - 1) // PAGE_SIZE + len(extras) if chained else 1
             if used + need > posted:
                 posted += self._take()
                 if used + need > posted:
@@ -119,7 +126,7 @@ class RxQueue:
             backlog.popleft()
             parts.append(data)
             if chained:
-                _chain(frame, slots[used : used + need], ops, responses, at)
+                _chain(frame, extras, slots[used : used + need], ops, responses, at)
             else:
                 number, _, ref = slots[used]
                 flags = _sums(frame) if frame.csum_blank or frame.data_validated else 0
@@ -168,9 +175,17 @@ class RxQueue:
         self._backlog.clear()
 
 
-def _slots(frame: Frame) -> int:
-    """Slots that a frame takes: its pages, and one for a GSO extra."""
-    return (len(frame.data) + PAGE_SIZE - 1) // PAGE_SIZE + bool(frame.gso_type)
+def _extras(frame: Frame, *, hashed: bool) -> list[bytes]:
+    """What goes into the slots behind the first: GSO, then HASH."""
+    hash_is = frame.hash if hashed else None
+    extras = []
+    if frame.gso_type:
+        flags = 0 if hash_is is None else FLAG_MORE
+        extras.append(EXTRA_GSO.pack(TYPE_GSO, flags, frame.gso_size, frame.gso_type, 0, 0))
+    if hash_is is not None:
+        kind, value = hash_is
+        extras.append(EXTRA_HASH.pack(TYPE_HASH, 0, kind, TOEPLITZ, value.to_bytes(4, "little")))
+    return extras
 
 
 def _sums(frame: Frame) -> int:
@@ -181,15 +196,19 @@ def _sums(frame: Frame) -> int:
 
 
 def _chain(
-    frame: Frame, slots: list[tuple[int, ...]], ops: list[int], responses: list[int], at: int
+    frame: Frame,
+    extras: Sequence[bytes],
+    slots: list[tuple[int, ...]],
+    ops: list[int],
+    responses: list[int],
+    at: int,
 ) -> None:
-    """Responses of a packet that takes several slots: each page but the last is full."""
-    flags = _sums(frame) | (EXTRA_INFO if frame.gso_type else 0)
+    """Responses of a packet with extras or more than a page: each page but the last is full."""
+    flags = _sums(frame) | (EXTRA_INFO if extras else 0)
     left = len(frame.data)
     for index, (number, _, ref) in enumerate(slots):
-        if frame.gso_type and index == 1:
-            extra = EXTRA_GSO.pack(TYPE_GSO, 0, frame.gso_size, frame.gso_type, 0, 0)
-            responses += RESPONSE.unpack(extra)
+        if 0 < index <= len(extras):
+            responses += RESPONSE.unpack(extras[index - 1])
             continue
         size = min(left, PAGE_SIZE)
         left -= size
@@ -202,11 +221,12 @@ def _chain(
 def _mark_failed(responses: list[int], statuses: list[int]) -> None:
     """Put the grant status of each failed copy into its response; extras have no copy."""
     at = 0
-    after_first = False
+    extras = False
     for status in statuses:
-        if after_first:
+        while extras:  # an extra's flags are the high byte of what is an id elsewhere
+            extras = bool(responses[at] >> 8 & FLAG_MORE)
             at += 4
-        after_first = bool(responses[at + 2] & EXTRA_INFO)
+        extras = bool(responses[at + 2] & EXTRA_INFO)
         if status:
             responses[at + 3] = status
         at += 4
