@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.back.blkback import Blkback, BlkbackFactory
 from xenpv.back.netback import Netback, NetbackFactory
+from xenpv.back.netprofile import Profile
 from xenpv.back.ringstore import RingStore
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
@@ -174,10 +175,12 @@ class DriverDomain:
     """What a guest with `driver_domain` has beside others; it outlives its reboots.
 
     `images` and `network` are its root file system and its bridges. `backends` is there while
-    its kernel runs, and `daemon` beside it.
+    its kernel runs, and `daemon` beside it. `netback_of`: which netback an interface has, by the
+    guest's domid and devid.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, netback_of: Callable[[int, int], Profile]) -> None:
+        self.netback_of = netback_of
         self.images = ImageProvider()
         self.network = Network()
         self.bridged: dict[int, str] = {}  # adapters that are ports of a bridge, by number
@@ -220,7 +223,7 @@ class DriverDomain:
         store = BackStore(domain, client, "backends")
         factories: dict[str, DriverFactory] = {
             "vbd": BlkbackFactory(self.images),
-            "vif": NetbackFactory(self.network),
+            "vif": NetbackFactory(self.network, self.netback_of),
         }
         try:
             dispatcher = EvtchnDispatcher(domain, bus.evtchn)

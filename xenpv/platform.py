@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
+from xenpv.back import netprofile
 from xenpv.back.blkback import BlkbackFactory
 from xenpv.back.console import ConsoleDaemon
 from xenpv.back.netback import NetbackFactory
+from xenpv.back.netprofile import Profile
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
@@ -75,6 +77,7 @@ class Vif:
     `ip`: addresses of the guest behind it, "192.0.2.7/24 2001:db8::7", at which a small responder
     in the guest answers ARP, neighbour solicitations, pings and UDP echo (xenpv.net.responder).
     `vlan`: its VLANs on the bridge, as in xl.cfg.
+    `profile`: which netback it has, linux, qemu or mirage; None: the platform's.
     """
 
     bridge: str = "xenbr0"
@@ -84,6 +87,7 @@ class Vif:
     mtu: int | None = attrs.field(default=None, kw_only=True)
     rate: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     backend: str | int | None = attrs.field(default=None, kw_only=True)
+    profile: str | None = attrs.field(default=None, kw_only=True)
 
 
 class Station:
@@ -106,7 +110,8 @@ class Platform:
     seeded picks. `nr_frames` is the machine's memory in 4 KiB frames (sparse). `loop`: that of
     another platform, for two machines between which guests migrate: they share its clock and
     its chooser, and `run` of either lets both go on. `trusted`: modules of class drivers that are
-    not xenpv's, of which a guest that is saved or restored here may have objects.
+    not xenpv's, of which a guest that is saved or restored here may have objects. `netback`: the
+    profile of vifs that name none, linux, qemu or mirage; another raises LocalProtocolError.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class Platform:
         nr_frames: int = FRAMES_DEFAULT,
         loop: Loop | None = None,
         trusted: Sequence[str] = (),
+        netback: str = "linux",
     ) -> None:
         self.seed = seed
+        self.netback = netprofile.profile(netback)
         self.trusted = tuple(trusted)
         self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
@@ -134,7 +141,7 @@ class Platform:
         self.network = Network()
         drivers: dict[str, DriverFactory] = {
             "vbd": BlkbackFactory(self.images),
-            "vif": NetbackFactory(self.network),
+            "vif": NetbackFactory(self.network, self.netback_of),
         }
         kernel = BackStore(self.dom0, self.xenstored.connect_local("kernel"), "kernel")
         self.backends = BackendBus(self.dom0, kernel, self.dispatcher, drivers)
@@ -251,6 +258,8 @@ class Platform:
 
         mac = None if nic.mac is None else mac_bytes(nic.mac)
         backend = _backend(nic.backend)
+        if nic.profile is not None:
+            netprofile.profile(nic.profile)
         return VifSpec(
             bridge=nic.bridge,
             mac=mac,
@@ -259,7 +268,16 @@ class Platform:
             backend=backend,
             ip=checked_ip(nic.ip),
             vlan=nic.vlan,
+            profile=nic.profile or "",
         )
+
+    def netback_of(self, domid: int, devid: int) -> Profile:
+        """Which netback an interface of a domain has."""
+        made = self.toolstack.created.get(domid)
+        for nic in made.config.vifs if made is not None else ():
+            if nic.devid == devid:
+                return netprofile.PROFILES.get(nic.profile, self.netback)
+        return self.netback
 
     def _images_of(self, backend: str) -> ImageProvider:
         """Where the backend of a disk finds its image: at home in that domain."""

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from xenpv.host.network import Bridge
     from xenpv.host.toolstack import Created
     from xenpv.net.adapter import Adapter
+    from xenpv.platform import Platform
 
 
 class Serving:
     """The part of a guest that others' devices are served by."""
 
     created: Created
+    platform: Platform
 
     def __init__(self) -> None:
         self._driver_domain: DriverDomain | None = None
@@ -40,7 +42,7 @@ class Serving:
                 raise LocalProtocolError(f"guest {config.name!r} is no driver domain")
             from xenpv.driverdomain import DriverDomain
 
-            self._driver_domain = DriverDomain()
+            self._driver_domain = DriverDomain(self.platform.netback_of)
         return self._driver_domain
 
     def bridge(self, name: str) -> Bridge:

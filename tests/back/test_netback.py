@@ -8,7 +8,7 @@ import pytest
 
 from tests.back.netfront import Net, frame, slot
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.back.netback import PATHS, TARGET
+from xenpv.back.netprofile import PATHS, TARGET
 from xenpv.back.xenbus import Device
 from xenpv.errors import LocalProtocolError
 from xenpv.host.network import Frame
@@ -50,13 +50,15 @@ def test_the_features_it_has_are_in_the_store(net: Net) -> None:
         "feature-rx-copy": "1",
         "feature-rx-flip": "0",
         "feature-multicast-control": "1",
+        "feature-dynamic-multicast-control": "1",
+        "feature-xdp-headroom": "1",
         "feature-split-event-channels": "1",
         "multi-queue-max-queues": "1",
     }
     assert {key: net.world.vif.backend_key(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("key", ["feature-xdp-headroom", "feature-dynamic-multicast-control"])
+@pytest.mark.parametrize("key", ["feature-no-csum-offload", "carrier"])
 def test_what_it_has_not_is_not_claimed(net: Net, key: str) -> None:
     assert net.world.vif.backend_key(key) is None
 

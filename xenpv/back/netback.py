@@ -1,4 +1,4 @@
-"""netback, profile linux: a guest's vif on a bridge (drivers/net/xen-netback).
+"""netback: a guest's vif on a bridge (drivers/net/xen-netback, or what its profile says).
 
 The states are a table of paths: every intermediate state is written, and what a step does
 hangs on the state entered or left. A guest that breaks the protocol loses its vif (disabled,
@@ -13,66 +13,35 @@ from typing import Final, Protocol
 import attrs
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.back import netrx, nettx
 from xenpv.back.netctrl import ControlRing
 from xenpv.back.nethash import NONE as NO_HASH
 from xenpv.back.nethash import NetHash
-from xenpv.back.netrx import RxQueue
-from xenpv.back.nettx import TxQueue
-from xenpv.back.ring import BackRing
-from xenpv.back.xenbus import Device, number_of
-from xenpv.errors import GrantError, HypercallError, PeerProtocolError, StoreError
-from xenpv.host.network import GSO_NONE, GSO_TCPV4, GSO_TCPV6, Bridge, Frame
+from xenpv.back.netkeys import (
+    Offer,
+    read_control,
+    read_count,
+    read_headroom,
+    read_offer,
+    read_queue,
+)
+from xenpv.back.netprofile import (
+    CLOSED,
+    CLOSING,
+    CONNECTED,
+    INIT_WAIT,
+    LINUX,
+    RECONFIGURING,
+    UNKNOWN,
+    Profile,
+)
+from xenpv.back.netqueue import NetQueue
+from xenpv.back.xenbus import Device
+from xenpv.errors import HypercallError, PeerProtocolError, StoreError
+from xenpv.host.network import GSO_NONE, Bridge, Frame
 from xenpv.host.offload import finish_checksum, segment
 from xenpv.host.packet import BROADCAST, ETHERTYPE_IPV6, mac_bytes
 from xenpv.xen.domain import Domain
 
-UNKNOWN, INITIALISING, INIT_WAIT, CONNECTED, CLOSING, CLOSED = (
-    State.UNKNOWN,
-    State.INITIALISING,
-    State.INIT_WAIT,
-    State.CONNECTED,
-    State.CLOSING,
-    State.CLOSED,
-)
-# What a state of the frontend asks of the backend. Others ask nothing.
-TARGET: Final = {
-    INITIALISING: INIT_WAIT,
-    CONNECTED: CONNECTED,
-    CLOSING: CLOSING,
-    CLOSED: CLOSED,
-    UNKNOWN: CLOSED,
-}
-# (from, to): the states to pass through.
-PATHS: Final = {
-    (INITIALISING, INIT_WAIT): (INIT_WAIT,),
-    (INITIALISING, CONNECTED): (INIT_WAIT, CONNECTED),
-    (INITIALISING, CLOSING): (INIT_WAIT, CLOSING),
-    (INITIALISING, CLOSED): (CLOSED,),
-    (INIT_WAIT, CONNECTED): (CONNECTED,),
-    (INIT_WAIT, CLOSING): (CLOSING,),
-    (INIT_WAIT, CLOSED): (CLOSING, CLOSED),
-    (CONNECTED, INIT_WAIT): (CLOSING, CLOSED, INIT_WAIT),
-    (CONNECTED, CLOSING): (CLOSING,),
-    (CONNECTED, CLOSED): (CLOSING, CLOSED),
-    (CLOSING, INIT_WAIT): (CLOSED, INIT_WAIT),
-    (CLOSING, CONNECTED): (CLOSED, INIT_WAIT, CONNECTED),
-    (CLOSING, CLOSED): (CLOSED,),
-    (CLOSED, INIT_WAIT): (INIT_WAIT,),
-    (CLOSED, CONNECTED): (INIT_WAIT, CONNECTED),
-    (CLOSED, CLOSING): (CLOSING,),
-}
-
-FEATURES: Final = {
-    "feature-sg": "1",
-    "feature-gso-tcpv4": "1",
-    "feature-gso-tcpv6": "1",
-    "feature-ipv6-csum-offload": "1",
-    "feature-rx-copy": "1",
-    "feature-rx-flip": "0",
-    "feature-multicast-control": "1",
-}
-QUEUES_MAX: Final = 8
 MULTICAST_MAX: Final = 64  # XEN_NETBK_MCAST_MAX
 MTU_DEFAULT: Final = 1500
 MTU_MAX: Final = 65517
@@ -103,124 +72,17 @@ class Counters:
         self.rx_dropped = 0
 
 
-@attrs.frozen(kw_only=True)
-class Offer:
-    """What the frontend said that it takes (the flags after request-rx-copy)."""
-
-    sg: bool = True
-    gso_types: tuple[int, ...] = ()
-    csum: bool = True
-    ipv6_csum: bool = False
-    rx_notify: bool = False
-    multicast_control: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class QueueKeys:
-    """Rings and ports of one queue, as the frontend wrote them; ports are equal if combined."""
-
-    tx_ring_ref: int
-    rx_ring_ref: int
-    tx_port: int
-    rx_port: int
-
-
-class NetQueue:
-    """One queue of a connected vif: its mapped rings, bound ports and the tasks behind them."""
-
-    def __init__(self, vif: Netback, index: int) -> None:
-        self._vif = vif
-        self.name = f"{vif.name}-q{index}"
-        self.tx: TxQueue | None = None
-        self.rx: RxQueue | None = None
-        domain = vif.domain
-        self._tx_task = domain.task(f"{self.name}-tx", self.poll_tx)
-        self._rx_task = domain.task(f"{self.name}-rx", self.poll_rx)
-        self._both_task = domain.task(self.name, self._poll_both)
-        self._ports: list[int] = []
-        self._maps: list[tuple[int, int]] = []  # pfn, handle
-
-    def connect(self, keys: QueueKeys, *, rx_notify: bool) -> None:
-        """PeerProtocolError or HypercallError: what was done is undone by `release`."""
-        tx_ring = self._ring(keys.tx_ring_ref, nettx.REQUEST.size, nettx.RESPONSE_SIZE)
-        rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE.size)
-        split = keys.tx_port != keys.rx_port
-        tx_port = self._bind(keys.tx_port)
-        rx_port = self._bind(keys.rx_port) if split else tx_port
-        dispatcher = self._vif.device.dispatcher
-        dispatcher.bind_task(tx_port, self._tx_task if split else self._both_task)
-        if split:
-            dispatcher.bind_task(rx_port, self._rx_task)
-        self.tx = TxQueue(self._vif, tx_ring, tx_port)
-        self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task, notified=rx_notify)
-        self._tx_task.wake()
-
-    def _ring(self, ref: int, req_size: int, rsp_size: int) -> BackRing:
-        domain = self._vif.domain
-        pfn = domain.holes.alloc()
-        try:
-            handle = domain.gnttab.map(self._vif.frontend_domid, ref, pfn)
-        except GrantError as error:
-            domain.holes.free(pfn)
-            raise PeerProtocolError(f"mapping ring-ref {ref}: {error}") from error
-        self._maps.append((pfn, handle))
-        return BackRing(domain, [pfn], req_size=req_size, rsp_size=rsp_size)
-
-    def _bind(self, port: int) -> int:
-        local = self._vif.domain.evtchn.bind_interdomain(self._vif.frontend_domid, port)
-        self._ports.append(local)
-        return local
-
-    def poll_tx(self) -> None:
-        """Serve the tx ring; again later if the guest goes on."""
-        if self.tx is not None and self._guarded(self.tx.poll):
-            self._tx_task.wake()
-
-    def poll_rx(self) -> None:
-        if self.rx is not None:
-            self._guarded(self.rx.poll)
-
-    def _poll_both(self) -> None:
-        self.poll_tx()
-        self.poll_rx()
-
-    def _guarded(self, poll: Callable[[], object]) -> object:
-        """Run one end of the queue; a guest that breaks the protocol loses its vif."""
-        if self._vif.disabled:
-            return None
-        try:
-            return poll()
-        except (PeerProtocolError, HypercallError) as error:
-            self._vif.fatal(f"{self.name}: {error}")
-            return None
-
-    def release(self) -> None:
-        """Unbind, unmap; a second call does nothing."""
-        domain = self._vif.domain
-        if self.rx is not None:
-            self.rx.release()
-        self.tx = self.rx = None
-        for port in self._ports:
-            self._vif.device.dispatcher.unbind_port(port)
-            domain.evtchn.close(port)
-        self._ports.clear()
-        for pfn, handle in self._maps:
-            domain.gnttab.unmap(handle, pfn)
-            domain.holes.free(pfn)
-        self._maps.clear()
-        for task in (self._tx_task, self._rx_task, self._both_task):
-            domain.forget(task)
-
-
 class Netback:
     """One vif: a driver to the bus, a port to its bridge.
 
     `state` is the logical state; Connected is written once the hotplug script is done.
     `disabled`: the guest broke the protocol, nothing is sent or received any more.
+    `carrier`: it is a port of its bridge.
     """
 
-    def __init__(self, device: Device, network: Network) -> None:
+    def __init__(self, device: Device, network: Network, profile: Profile = LINUX) -> None:
         self.device = device
+        self.profile = profile
         self.domain: Domain = device.domain
         self.frontend_domid = device.frontend_domid
         self.name = device.name
@@ -234,50 +96,78 @@ class Netback:
         self.offer = Offer()
         self.mtu = MTU_DEFAULT
         self.multicast: list[bytes] = []
+        self.multicast_control = False
         self._network = network
         self._bridge: Bridge | None = None
+        self._announced = False  # Connected was written since it was reached
         self._removed = False
 
     # the bus
 
     def probe(self) -> None:
         """Features, then what the frontend's state asks for."""
-        device = self.device
+        device, profile = self.device, self.profile
         try:
             device.store.transaction(self._write_features)
-            device.write("feature-split-event-channels", "1")
-            device.write("multi-queue-max-queues", str(self._queues_max()))
-            device.write("feature-ctrl-ring", "1")
+            for key, value in profile.announced.items():
+                device.write(key, value)
+            if profile.multi_queue:
+                device.write("multi-queue-max-queues", str(self._queues_max()))
+            if profile.control:
+                device.write("feature-ctrl-ring", "1")
+            if profile.front_mac:
+                device.store.write(f"{device.frontend}/mac", device.get("mac") or "")
         except StoreError as error:
             self._removed = True
             device.fatal(f"writing features: {error}")
             return
-        for key, valid in (("script", None), ("mac", mac_bytes)):
-            text = device.get(key)
-            try:
-                if text is None:
-                    raise ValueError  # noqa: TRY301 - absent is as bad as malformed
-                if valid is not None:
-                    valid(text)
-            except ValueError:
-                self._removed = True
-                device.unready(f"reading {key}", key)
-                return
+        if not self._is_whole():
+            return
+        if not profile.waits_first:
+            self._enter(INIT_WAIT)
 
     def _write_features(self, tx_id: int) -> None:
-        self.device.write_all(FEATURES, tx_id)
+        self.device.write_all(self.profile.features, tx_id)
+        if self.profile.waits_first is None:
+            self.device.write("state", str(int(INIT_WAIT)), tx_id)
+            self.device.state = INIT_WAIT
+
+    def _is_whole(self) -> bool:
+        """The toolstack's keys; without one of them the device waits for it."""
+        device = self.device
+        if self.profile.script and device.get("script") is None:
+            self._removed = True
+            device.unready("reading script", "script")
+            return False
+        try:
+            mac_bytes(device.get("mac") or "")
+        except ValueError:
+            self._removed = True
+            device.unready("reading mac", "mac")
+            return False
+        return True
 
     def _queues_max(self) -> int:
-        return min(QUEUES_MAX, self.domain.vcpus)
+        return min(self.profile.queues_max, self.domain.vcpus)
 
     def frontend_changed(self, state: State) -> None:
         """Walk to what the frontend's state asks for."""
-        target = TARGET.get(state)
-        if target is None or self._removed:
+        if self._removed:
             return
-        for step in PATHS.get((self.state, target), ()):
+        profile = self.profile
+        if state in profile.fatal_states:
+            self._disconnect()
+            self.state = CLOSING
+            raise PeerProtocolError(f"saw state {int(state)} at frontend")
+        if state is RECONFIGURING and profile.headroom:
+            self._reconfigure()
+        was_connected = self.state is CONNECTED
+        for step in profile.walk.get((self.state, state), ()):
             self._enter(step)
-        if target is CLOSED and (state is UNKNOWN or not self.device.online):
+        if profile.deletes and was_connected and self.state is CLOSED:
+            self._unregister()
+            self.device.store.remove(self.device.path)
+        elif state is UNKNOWN or (state is CLOSED and not self.device.online):
             self._unregister()
             self.device.wants = () if state is UNKNOWN else ("online",)
 
@@ -292,16 +182,24 @@ class Netback:
                 self.state = CLOSING  # where the bus takes a failed device
                 raise
         self.state = state
-        if state is not CONNECTED or self._hotplugged():
+        if state is not CONNECTED:
             self.device.switch_state(state)
-
-    def _hotplugged(self) -> bool:
-        return self.device.get("hotplug-status") == "connected"
+        else:
+            self._announced = False
+            self.hotplug_changed()
 
     def hotplug_changed(self) -> None:
         """The script is done: say that we are connected, if we are."""
-        if self.state is CONNECTED and self._hotplugged():
+        if self.state is not CONNECTED or self._announced:
+            return
+        if not self.profile.hotplug or self.device.get("hotplug-status") == "connected":
+            self._announced = True
             self.device.switch_state(CONNECTED)
+
+    def _reconfigure(self) -> None:
+        """The frontend wants other room before its packets, in whatever state it is."""
+        self.offer = attrs.evolve(self.offer, headroom=read_headroom(self.device))
+        self.device.switch_state(State.RECONFIGURED)
 
     def remove(self) -> None:
         """The directory is gone."""
@@ -323,23 +221,23 @@ class Netback:
     # connect
 
     def _connect(self) -> None:
-        device = self.device
-        count = device.frontend_number("multi-queue-num-queues", 1)
-        maximum = self._queues_max()
-        if not 1 <= count <= maximum:
-            raise PeerProtocolError(f"{count} queues, 1 to {maximum} are offered")
-        self.offer = self._read_offer()
+        device, profile = self.device, self.profile
+        count = read_count(device, profile, self._queues_max())
+        self.offer = read_offer(device, profile)
         longest = MTU_MAX if self.offer.sg else MTU_DEFAULT
         self.mtu = min(device.number("mtu", MTU_DEFAULT), longest)
         self.disabled = False
-        self.device.broken = ""
-        self._connect_control()
+        device.broken = ""
+        if profile.multicast:
+            self._multicast_changed()
+        if profile.control:
+            self._connect_control()
         for index in range(count):
             prefix = f"queue-{index}/" if count > 1 else ""
-            keys = self._read_keys(prefix)
+            keys = read_queue(device, profile, prefix)
             queue = NetQueue(self, index)
             self.queues.append(queue)
-            queue.connect(keys, rx_notify=self.offer.rx_notify)
+            queue.connect(keys)
         bridge = self._network.bridge(device.get("bridge") or "xenbr0")
         bridge.attach(self)
         self._bridge = bridge
@@ -348,46 +246,13 @@ class Netback:
     def _connect_control(self) -> None:
         """A frontend without `ctrl-ring-ref` has no control ring."""
         self.hash = NetHash()
-        ref = self._key("ctrl-ring-ref")
-        if ref is not None:
+        keys = read_control(self.device)
+        if keys is not None:
             self.control = ControlRing(self)
-            self.control.connect(ref, self._wanted("event-channel-ctrl"))
+            self.control.connect(*keys)
 
-    def _read_offer(self) -> Offer:
-        number = self.device.frontend_number
-        if not number("request-rx-copy", 0):
-            return Offer()  # Linux reads no flag after it
-        gso = (("feature-gso-tcpv4", GSO_TCPV4), ("feature-gso-tcpv6", GSO_TCPV6))
-        return Offer(
-            rx_notify=bool(number("feature-rx-notify", 0)),
-            sg=bool(number("feature-sg", 0)),
-            gso_types=tuple(kind for key, kind in gso if number(key, 0)),
-            csum=not number("feature-no-csum-offload", 0),
-            ipv6_csum=bool(number("feature-ipv6-csum-offload", 0)),
-            multicast_control=bool(number("request-multicast-control", 0)),
-        )
-
-    def _read_keys(self, prefix: str) -> QueueKeys:
-        tx_port = self._key(prefix + "event-channel-tx")
-        rx_port = self._key(prefix + "event-channel-rx")
-        if tx_port is None or rx_port is None:
-            tx_port = rx_port = self._wanted(prefix + "event-channel")
-        return QueueKeys(
-            tx_ring_ref=self._wanted(prefix + "tx-ring-ref"),
-            rx_ring_ref=self._wanted(prefix + "rx-ring-ref"),
-            tx_port=tx_port,
-            rx_port=rx_port,
-        )
-
-    def _key(self, key: str) -> int | None:
-        value = number_of(self.device.frontend_get(key), -1)
-        return value if 0 <= value < 1 << 32 else None
-
-    def _wanted(self, key: str) -> int:
-        value = self._key(key)
-        if value is None:
-            raise PeerProtocolError(f"reading {self.device.frontend}/{key}")
-        return value
+    def _multicast_changed(self, _path: str = "") -> None:
+        self.multicast_control = bool(self.device.frontend_number("request-multicast-control", 0))
 
     def _disconnect(self) -> None:
         self._carrier_off()
@@ -438,7 +303,7 @@ class Netback:
         ]
         if len(plain) != len(frames):
             plain = [part for frame in frames for part in self._fit(frame, longest)]
-        if self.offer.multicast_control:
+        if self.multicast_control:
             plain = [frame for frame in plain if self._wants(frame.data)]
         if self.hash.algorithm != NO_HASH:
             plain = [attrs.evolve(frame, hash=self.hash.of(frame.data)) for frame in plain]
@@ -503,10 +368,19 @@ class Netback:
 
 
 class NetbackFactory:
-    """Makes the driver of each vif; `network` says where its bridge is."""
+    """Makes the driver of each vif; `network` says where its bridge is.
 
-    def __init__(self, network: Network) -> None:
+    `profile_of(frontend_domid, devid)` says which backend it is to be; None: Linux'.
+    """
+
+    def __init__(
+        self, network: Network, profile_of: Callable[[int, int], Profile] | None = None
+    ) -> None:
         self._network = network
+        self._profile_of = profile_of
 
     def __call__(self, device: Device) -> Netback:
-        return Netback(device, self._network)
+        if self._profile_of is None:
+            return Netback(device, self._network)
+        found = self._profile_of(device.frontend_domid, device.devid)
+        return Netback(device, self._network, found)

@@ -53,15 +53,13 @@ def responses_packer(count: int) -> Struct:
 class RxQueue:
     """The rx ring of one queue of `vif`, from connect to disconnect. `task` polls it."""
 
-    def __init__(
-        self, vif: Netback, ring: BackRing, port: int, task: Task, *, notified: bool
-    ) -> None:
+    def __init__(self, vif: Netback, ring: BackRing, port: int, task: Task) -> None:
         self._vif = vif
         self._ring = ring
         self._port = port
         self._task = task
         self._timer = vif.domain.timer(task)
-        self._expiry_ns = EXPIRY_NS if notified else EXPIRY_UNNOTIFIED_NS
+        self._expiry_ns = EXPIRY_NS if vif.offer.rx_notify else EXPIRY_UNNOTIFIED_NS
         self._backlog: deque[tuple[int, Frame]] = deque()  # when it expires, and what
         self._slots: list[tuple[int, ...]] = []  # requests taken and not answered
         self._status = bytearray(2 * self._ring.size)

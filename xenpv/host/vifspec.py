@@ -48,7 +48,8 @@ class VifSpec:
 
     `mac` None: one is made up. `type` None: by the kind of domain. `backend` "": dom0. `rate`:
     bytes per interval, interval in microseconds; None: unlimited. `devid` None: its place in the
-    list. `mtu` in bytes, without the Ethernet header; None: not given.
+    list. `mtu` in bytes, without the Ethernet header; None: not given. `profile`: which netback
+    serves it, "" the host's own; no xl.cfg says so.
     """
 
     mac: bytes | None = None
@@ -66,6 +67,7 @@ class VifSpec:
     trusted: bool = True
     gatewaydev: str = ""
     forwarddev: str = ""
+    profile: str = ""
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     position: Position = attrs.field(default=NOWHERE, eq=False)
 
