@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenpv.vif.parse import HEADERS_MAX, header_length
+from xenpv.vif.packet import NO_HEADER, Header, PacketInfo
+from xenpv.vif.parse import HEADERS_MAX, LENGTH_BITS, header_length, headers_of, parse, traits_of
 
 MACS = bytes(12)
 IPV4 = "4500 0054 0001 0000 4000 0000 0a000001 0a000002"
@@ -59,14 +60,16 @@ def test_headers_end_where_the_protocols_say(frame: bytes, end: int) -> None:
 
 @pytest.mark.parametrize("frame", [frame for frame, _ in FRAMES.values()], ids=FRAMES)
 def test_a_frame_cut_anywhere_has_its_headers_inside(frame: bytes) -> None:
+    least = 18 if frame[12:14] == b"\x81\x00" else 14
     for size in range(len(frame)):
         assert header_length(frame[:size]) <= size
-        assert (header_length(frame[:size]) == 0) == (size < 14)
+        assert (header_length(frame[:size]) == 0) == (size < 14 or 14 <= size < least)
 
 
 def test_a_chain_of_extension_headers_stops_at_the_buffer() -> None:
     frame = ipv6(0, "00ff" + "00" * 2046)
-    assert header_length(frame) == 54
+    assert header_length(frame) == 14
+    assert not parse(frame)[1]
 
 
 @given(
@@ -77,3 +80,58 @@ def test_any_bytes_have_headers_of_a_possible_length(raw: bytes, kind: bytes) ->
     length = header_length(frame)
     assert length <= min(len(frame), HEADERS_MAX)
     assert length == 0 or length >= 14
+    info, _ = parse(frame)
+    parts = [part.length for part in info[2:]]
+    assert info.length == length == sum(parts)
+    assert headers_of(frame) >> LENGTH_BITS == traits_of(frame, info)
+
+
+E = Header(0, 14)
+WHERE = {
+    "LLC": (PacketInfo(17, False, E, llc=Header(14, 3)), True),
+    "SNAP": (PacketInfo(22, False, E, llc=Header(14, 8)), True),
+    "TCP with options": (
+        PacketInfo(94, False, E, ip=Header(14, 20), tcp=Header(34, 20), tcp_options=Header(54, 40)), True
+    ),
+    "TCP with an offset that is none": (PacketInfo(34, False, E, ip=Header(14, 20)), False),
+    "IPv4 options": (
+        PacketInfo(46, False, E, ip=Header(14, 20), ip_options=Header(34, 4), udp=Header(38, 8)), True
+    ),
+    "a later fragment": (PacketInfo(34, True, E, ip=Header(14, 20)), True),
+    "IPv4 that is not": (PacketInfo(14, False, E), False),
+    "tagged UDP": (PacketInfo(46, False, Header(0, 18), ip=Header(18, 20), udp=Header(38, 8)), True),
+    "IPv6 hop-by-hop, UDP": (
+        PacketInfo(70, False, E, ip=Header(14, 40), ip_options=Header(54, 8), udp=Header(62, 8)), True
+    ),
+    "an IPv6 fragment": (
+        PacketInfo(62, True, E, ip=Header(14, 40), ip_options=Header(54, 8)), True
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "told"), WHERE.items(), ids=WHERE)
+def test_each_header_is_found_where_it_lies(name: str, told: tuple[PacketInfo, bool]) -> None:
+    assert parse(FRAMES[name][0]) == told
+
+
+def test_an_ip_length_beyond_the_frame_is_no_ip() -> None:
+    frame = ipv4(17)
+    assert parse(frame[:98])[0].ip
+    assert parse(frame[:97]) == (PacketInfo(14, False, E), False)
+    six = ipv6(17, "")
+    assert parse(six[: 54 + 100])[0].udp
+    assert parse(six[: 54 + 99]) == (PacketInfo(14, False, E), False)
+
+
+def test_an_atomic_fragment_is_a_whole_packet() -> None:
+    info, whole = parse(ipv6(44, "1100 0000 00000000"))
+    assert whole
+    assert not info.is_fragment
+    assert info.udp == Header(62, 8)
+
+
+@pytest.mark.parametrize(("count", "found"), [(57, True), (58, False), (100, False)])
+def test_extension_headers_must_fit_the_header_buffer(count: int, found: bool) -> None:
+    frame = ipv6(0, "0000 000000000000" * (count - 1) + "3b00 000000000000")
+    packet = frame[:18] + (8 * count).to_bytes(2, "big") + frame[20:]
+    assert parse(packet)[0].ip == (Header(14, 40) if found else NO_HEADER)

@@ -22,6 +22,9 @@ def udp(size: int) -> bytes:
     return (PEER_MAC + GUEST_MAC + UDP).ljust(size, b"\x33")
 
 
+SINGLE = out(14)  # no payload, so Windows too takes one slot for it
+
+
 def ids(slots: list[tuple[int, int, int, int, int]]) -> list[int]:
     return [slot[3] for slot in slots]
 
@@ -63,13 +66,25 @@ def test_a_backend_without_sg_gets_whole_frames_in_one_slot() -> None:
         assert slot[4] == 1514
 
 
-@pytest.mark.parametrize("size", [14, 42, 59])
+@pytest.mark.parametrize("size", [15, 42, 59])
 def test_windows_pads_short_frames_with_zeros(size: int) -> None:
     with scene() as s:
         s.nic.send(out(size))
+        first, second = s.back.sent()
+        assert (first[2], first[4], second[2], second[4]) == (MORE, 60, 0, 46)
+        assert s.back.payload(first[0], 0, 14) == out(size)[:14]
+        assert s.back.payload(second[0], 0, 50) == out(size)[14:].ljust(50, b"\0")
+        s.back.answer_tx((first[3], OKAY), (second[3], OKAY))
+        s.run()
+        assert s.nic.statistics.sent_bytes == size
+
+
+def test_windows_pads_headers_without_payload_in_their_slot() -> None:
+    with scene() as s:
+        s.nic.send(SINGLE)
         (slot,) = s.back.sent()
-        assert slot[4] == 60
-        assert s.back.payload(slot[0], 0, 64) == out(size).ljust(64, b"\0")
+        assert slot[1:3] + slot[4:] == (0, 0, 60)
+        assert s.back.payload(slot[0], 0, 64) == SINGLE.ljust(64, b"\0")
 
 
 def test_linux_pads_nothing() -> None:
@@ -103,7 +118,7 @@ def test_windows_ids_begin_at_1_and_are_not_used_twice_at_a_time() -> None:
 
 def test_pages_are_read_only_to_the_backend() -> None:
     with scene() as s:
-        s.nic.send(out(60))
+        s.nic.send(SINGLE)
         ((ref, *_),) = s.back.sent()
         with pytest.raises(GrantError):
             s.back.fill(ref, b"x")
@@ -111,7 +126,7 @@ def test_pages_are_read_only_to_the_backend() -> None:
 
 def test_the_grant_ends_with_the_response() -> None:
     with scene() as s:
-        s.nic.send(out(60))
+        s.nic.send(SINGLE)
         ((ref, _, _, number, _),) = s.back.sent()
         s.back.answer_tx((number, OKAY))
         s.run()
@@ -225,13 +240,15 @@ HOSTILE = {
     "an id beyond the table": [(0xFFFF, OKAY)],
     "id 0, which Windows does not use": [(0, OKAY)],
     "a NULL without an extra": [(1, NULL)],
+    "a status that is none": [(1, 2)],
+    "another": [(1, -3)],
 }
 
 
 @pytest.mark.parametrize("responses", HOSTILE.values(), ids=HOSTILE)
 def test_a_response_to_nothing_breaks_the_interface(responses: list[tuple[int, int]]) -> None:
     with scene() as s:
-        s.nic.send(out(60))
+        s.nic.send(SINGLE)
         s.back.sent()
         s.back.answer_tx(*responses)
         s.run()
@@ -243,7 +260,7 @@ def test_a_response_to_nothing_breaks_the_interface(responses: list[tuple[int, i
 
 def test_a_second_response_to_a_slot_breaks_the_interface() -> None:
     with scene() as s:
-        s.nic.send_many([out(60), out(59)])
+        s.nic.send_many([SINGLE, SINGLE])
         one, _ = ids(s.back.sent())
         s.back.answer_tx((one, OKAY), (one, OKAY))
         s.run()
@@ -255,7 +272,7 @@ def test_a_second_response_to_a_slot_breaks_the_interface() -> None:
 @pytest.mark.parametrize("ahead", [1, 2, 255, 256, 257, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_producer_beyond_what_is_in_flight_breaks_the_interface(ahead: int) -> None:
     with scene() as s:
-        s.nic.send(out(60))
+        s.nic.send(SINGLE)
         s.back.sent()
         s.back.store(s.back.tx, 8, 1 + ahead)
         s.back.notify()
@@ -266,7 +283,7 @@ def test_a_producer_beyond_what_is_in_flight_breaks_the_interface(ahead: int) ->
 
 def test_a_grant_that_is_still_in_use_breaks_the_interface_and_keeps_the_page() -> None:
     with scene() as s:
-        s.nic.send(out(60))
+        s.nic.send(SINGLE)
         ((ref, _, _, number, _),) = s.back.sent()
         domain = s.back.device.domain
         pfn = domain.holes.alloc()

@@ -64,9 +64,10 @@ class Features:
         """What the driver above may leave to be done below (TransmitterQueryOffloadOptions)."""
         transmitter = parameters.transmitter
         options = Offload.TAG_MANIPULATION | Offload.IPV4_HEADER_CHECKSUM
-        if self.gso_tcpv4 and not transmitter.disable_ipv4_gso:
+        # A large packet takes many slots.
+        if self.sg and self.gso_tcpv4 and not transmitter.disable_ipv4_gso:
             options |= Offload.IPV4_LARGE_PACKET
-        if self.gso_tcpv6 and not transmitter.disable_ipv6_gso:
+        if self.sg and self.gso_tcpv6 and not transmitter.disable_ipv6_gso:
             options |= Offload.IPV6_LARGE_PACKET
         if self.csum:
             options |= Offload.IPV4_TCP_CHECKSUM | Offload.IPV4_UDP_CHECKSUM

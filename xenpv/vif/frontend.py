@@ -18,7 +18,7 @@ from xenpv.errors import HypercallError, LocalProtocolError, StoreError
 from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
 from xenpv.vif.drain import Drain
 from xenpv.vif.features import Features
-from xenpv.vif.hashing import flow_hash
+from xenpv.vif.hashing import choose
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
 from xenpv.vif.options import ReceiverOptions
 from xenpv.vif.packet import Offload, ReceiverPacket, TransmitterPacket
@@ -83,6 +83,7 @@ class Frontend:
         self.parameters = parameters
         self.features = Features()
         self.receiver_options = ReceiverOptions()
+        self.hash_mapping: Sequence[int] = ()  # the queue of each value of a hash, modulo its size
         self.state = FrontendState.UNKNOWN
         self.queues: list[Queue] = []
         self.broken = ""
@@ -514,17 +515,15 @@ class Frontend:
         if self.state is not FrontendState.ENABLED or self.broken:
             reason = f"{self.path}: {self.broken or self.state.value}"
             raise NtStatusError(NTSTATUS.UNSUCCESSFUL, reason, operation="VIF Transmitter")
-        # The rings take bytes; what a packet asks for beside them is not done yet.
-        plain = [one.data if isinstance(one, TransmitterPacket) else one for one in frames]
         queues = self.queues
         if len(queues) == 1:
-            queues[0].send(plain, cookies)
+            queues[0].send(frames, cookies)
             return
-        chosen = [flow_hash(frame) % len(queues) for frame in plain]
+        chosen = choose(frames, len(queues), self.hash_mapping)
         for queue in queues:
             mine = [index for index, number in enumerate(chosen) if number == queue.index]
             if mine:
-                queue.send([plain[index] for index in mine], [cookies[index] for index in mine])
+                queue.send([frames[index] for index in mine], [cookies[index] for index in mine])
 
     def break_off(self, why: str) -> None:
         """The backend broke the protocol: link down, every packet returned, rings left alone."""

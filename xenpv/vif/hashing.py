@@ -1,7 +1,10 @@
-"""XenVif's own choice of a tx queue, where nobody above gave it a hash."""
+"""Which tx queue a packet takes (win-xenvif transmitter.c and FrontendGetQueue)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from xenpv.vif.packet import HashAlgorithm, TransmitterPacket
 from xenpv.vif.parse import (
     ETHERNET,
     IPV4,
@@ -11,6 +14,30 @@ from xenpv.vif.parse import (
     UDP,
     VLAN,
 )
+
+
+def choose(
+    packets: Sequence[bytes | TransmitterPacket], queues: int, mapping: Sequence[int]
+) -> list[int]:
+    """The queue of each packet, out of `queues`.
+
+    A hash of Toeplitz's leads through `mapping`, to queue 0 while that is empty; one of
+    unspecified origin is taken modulo the queues, and without any XenVif makes its own.
+    """
+    chosen = []
+    size = len(mapping)
+    for packet in packets:
+        if not isinstance(packet, TransmitterPacket):
+            chosen.append(flow_hash(packet) % queues)
+            continue
+        algorithm, _, value = packet.hash
+        if algorithm == HashAlgorithm.TOEPLITZ:
+            queue = mapping[value % size] if size else 0
+        else:
+            own = algorithm != HashAlgorithm.UNSPECIFIED
+            queue = flow_hash(packet.data) if own else value
+        chosen.append(queue % queues)
+    return chosen
 
 
 def flow_hash(frame: bytes) -> int:

@@ -100,6 +100,9 @@ class TransmitterPacket:
     `mss` is the payload of a segment in bytes, 0 unless a large packet's bit is set; `tci` the
     802.1Q tag control information to insert if TAG_MANIPULATION is set. A sum to be done below
     may hold anything in its field.
+
+    `layout` is how the bytes lie in the guest's memory, as a chain of MDLs says it: (offset in
+    its first page, bytes) of each run. Without it they begin with a page.
     """
 
     data: bytes
@@ -107,6 +110,7 @@ class TransmitterPacket:
     mss: int = 0
     tci: int = 0
     hash: PacketHash = NO_HASH
+    layout: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.data)

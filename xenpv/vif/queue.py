@@ -9,10 +9,12 @@ from xenpv.errors import PeerProtocolError
 from xenpv.vif.callbacks import Completion, TransmitterStatus
 from xenpv.vif.features import Features
 from xenpv.vif.options import ReceiverOptions
+from xenpv.vif.packet import TransmitterPacket
 from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.poller import Poller
 from xenpv.vif.receiver import Loss, ReceiverRing
-from xenpv.vif.transmitter import TransmitterRing
+from xenpv.vif.transmitter import TransmitterRing, Waiting
+from xenpv.vif.txpacket import Rules
 
 
 class Queue:
@@ -72,11 +74,17 @@ class Queue:
 
     def connect(self, frame_max: int) -> None:
         """Rings and channels. HypercallError: something ran out; release() takes back the rest."""
-        linear = not self.features.sg
-        self.receiver = ReceiverRing(self.bus, self.domid)
-        self.transmitter = TransmitterRing(
-            self.bus, self.domid, linear=linear, frame_max=frame_max, returns=self.returns
+        features, parameters = self.features, self.parameters
+        rules = Rules(
+            frame_max=frame_max,
+            linear=not features.sg,
+            offered=features.transmit_offload(parameters),
+            hashes=features.ctrl_ring,
+            validate=parameters.transmitter.validate_checksums,
+            always_copy=parameters.transmitter.always_copy,
         )
+        self.receiver = ReceiverRing(self.bus, self.domid)
+        self.transmitter = TransmitterRing(self.bus, self.domid, rules=rules, returns=self.returns)
         ways = (
             (("rx", self.poll_rx), ("tx", self.poll_tx))
             if self.features.split
@@ -121,7 +129,7 @@ class Queue:
         if self.transmitter is not None:
             self.transmitter.drop_waiting()
 
-    def send(self, frames: Sequence[bytes], cookies: Sequence[int]) -> None:
+    def send(self, frames: Sequence[bytes | TransmitterPacket], cookies: Sequence[int]) -> None:
         assert self.transmitter is not None
         self.transmitter.queue(frames, cookies)
         self.transmitter.post()
@@ -168,7 +176,7 @@ class Queue:
             poller.send()
             poller.trigger()
 
-    def suspend(self) -> list[tuple[bytes, int]]:
+    def suspend(self) -> list[Waiting]:
         """After a suspend: what is on the ring comes back as dropped, what waits is returned.
 
         Pages and references stay until `release`, for the old backend may still be at the ring.
