@@ -254,7 +254,7 @@ class Platform:
 
     def vif_spec(self, nic: Vif) -> VifSpec:
         """What the toolstack makes of a Vif; `mac` None: it makes one up."""
-        from xenpv.host.vifspec import VifSpec, checked_ip
+        from xenpv.host.vifspec import VifSpec, checked_ip, checked_vlan
 
         mac = None if nic.mac is None else mac_bytes(nic.mac)
         backend = _backend(nic.backend)
@@ -267,7 +267,7 @@ class Platform:
             rate=nic.rate,
             backend=backend,
             ip=checked_ip(nic.ip),
-            vlan=nic.vlan,
+            vlan=checked_vlan(nic.vlan),
             profile=nic.profile or "",
         )
 
@@ -392,17 +392,21 @@ class Platform:
         *,
         mac: str = "00:16:3e:ff:ff:fe",
         ipv4: str = "192.0.2.1",
+        vlan: str = "",
     ) -> Responder:
         """Put a host that answers ARP, ping and UDP echo on a bridge.
 
-        By name one of dom0's; that of a driver domain is `guest.bridge(name)`.
+        By name one of dom0's; that of a driver domain is `guest.bridge(name)`. `vlan`: of its
+        port, as a vif has it; then a bridge may have a host in each.
         """
         from xenpv.host.packet import ipv4_bytes
         from xenpv.host.responder import Responder
+        from xenpv.host.vlan import parse_vlans
 
         on = self.bridge(bridge) if isinstance(bridge, str) else bridge
-        responder = Responder(f"{on.name}-host", on, mac_bytes(mac), ipv4_bytes(ipv4))
-        on.attach(responder)
+        name = f"{on.name}-host.{vlan}" if vlan else f"{on.name}-host"
+        responder = Responder(name, on, mac_bytes(mac), ipv4_bytes(ipv4))
+        on.attach(responder, parse_vlans(vlan) if vlan else None)
         self.stations.append(Station(self, responder))
         return responder
 

@@ -413,3 +413,15 @@ def test_an_ext4_reads_back_identical_and_is_clean_after_writing(tmp_path, capsy
         assert device["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
     done = subprocess.run([fsck, "-fn", "disk.img"], capture_output=True, text=True, check=False)
     assert (done.returncode, "clean" in done.stdout or "files" in done.stdout) == (0, True)
+
+
+def test_interfaces_in_vlans_are_exercised_each_in_its_own(here, capsys):
+    Path("vlan.cfg").write_text(
+        'name = "vlan"\nmemory = 16\nvif = [ "vlan=10", "vlan=20p/30", "", "vlan=5/6" ]\n'
+    )
+    status, document = run(capsys, "vlan.cfg")
+    assert status == 1
+    (guest,) = document["guests"]
+    devices = guest["devices"]
+    assert [device["verified"] for device in devices] == [True, True, True, False]
+    assert devices[3]["failures"] == ["vlan 5/6 takes tagged frames alone: nothing was sent"]

@@ -40,6 +40,7 @@ from xenpv.errors import HypercallError, PeerProtocolError, StoreError
 from xenpv.host.network import GSO_NONE, Bridge, Frame
 from xenpv.host.offload import finish_checksum, segment
 from xenpv.host.packet import BROADCAST, ETHERTYPE_IPV6, mac_bytes
+from xenpv.host.vlan import PortVlans, parse_vlans
 from xenpv.xen.domain import Domain
 
 MULTICAST_MAX: Final = 64  # XEN_NETBK_MCAST_MAX
@@ -239,7 +240,7 @@ class Netback:
             self.queues.append(queue)
             queue.connect(keys)
         bridge = self._network.bridge(device.get("bridge") or "xenbr0")
-        bridge.attach(self)
+        bridge.attach(self, vlans_of(device.get("vlan")))
         self._bridge = bridge
         self.carrier = True
 
@@ -365,6 +366,14 @@ class Netback:
         """Remove the first that matches."""
         if address in self.multicast:
             self.multicast.remove(address)
+
+
+def vlans_of(text: str | None) -> PortVlans | None:
+    """What the hotplug script makes of `vlan`; None: nothing was said, or nothing that it reads."""
+    try:
+        return parse_vlans(text) if text else None
+    except ValueError:
+        return None
 
 
 class NetbackFactory:

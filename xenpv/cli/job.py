@@ -29,6 +29,7 @@ from xenpv.host.hotplug import DOM0_NAMES
 from xenpv.host.network import Bridge
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.host.responder import Responder
+from xenpv.host.vlan import parse_vlans
 from xenpv.migration.restore import Saved, restore
 from xenpv.platform import Platform
 
@@ -61,7 +62,8 @@ class Job:
         self.found = RunFound(seed=options.seed)
         self.files: dict[str, HostFile | MemoryFile] = {}
         self.sha256: dict[str, str] = {}
-        self.stations: dict[tuple[int, str], Responder] = {}  # by backend's domid and bridge
+        # By the backend's domid, the bridge and the VLAN of frames without a tag.
+        self.stations: dict[tuple[int, str, str], Responder] = {}
         self.guests: list[tuple[Guest, GuestFound]] = []
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
@@ -109,12 +111,14 @@ class Job:
         for config in self.configs:
             for vif in config.vifs:
                 if vif.backend in DOM0_NAMES:
-                    self._settle(platform, 0, platform.bridge(vif.bridge), writer)
+                    self._settle(platform, 0, platform.bridge(vif.bridge), writer, vif.vlan)
         for source in self.sources:
             for vif in source.config.vifs:
                 for guest, _ in self.guests:
                     if vif.backend == guest.name:
-                        self._settle(platform, guest.domid, guest.bridge(vif.bridge), writer)
+                        self._settle(
+                            platform, guest.domid, guest.bridge(vif.bridge), writer, vif.vlan
+                        )
             self._boot(platform, source)
         for guest, found in self.guests:
             for device, here in zip(guest.created.devices, found.devices, strict=True):
@@ -141,21 +145,32 @@ class Job:
             found.network_list = guest.network_list()
 
     def _settle(
-        self, platform: Platform, domid: int, bridge: Bridge, writer: PcapngWriter | None
+        self,
+        platform: Platform,
+        domid: int,
+        bridge: Bridge,
+        writer: PcapngWriter | None,
+        vlan: str,
     ) -> None:
-        """A bridge of that domain with a host on it, whose address is nobody else's."""
-        if (domid, bridge.name) in self.stations:
+        """A bridge of that domain with a host on it, whose address is nobody else's.
+
+        In each VLAN that frames without a tag belong to there is one.
+        """
+        place = (domid, bridge.name, native_vlan(vlan))
+        if place in self.stations:
             return
         macs = [vif.mac for config in self.configs for vif in config.vifs]
         mac = HOST_MAC
         while mac.to_bytes(6, "big") in macs:
             mac += 1
         text = mac.to_bytes(6, "big").hex(":")
-        station = platform.respond(bridge, mac=text, ipv4=".".join(map(str, HOST_IPV4)))
+        ipv4 = ".".join(map(str, HOST_IPV4))
+        station = platform.respond(bridge, mac=text, ipv4=ipv4, vlan=place[2])
         mtus = [vif.mtu or 0 for config in self.configs for vif in config.vifs]
         station.mtu = max(station.mtu, *mtus)
-        self.stations[domid, bridge.name] = station
-        if writer is not None:
+        captured = any(where[:2] == place[:2] for where in self.stations)
+        self.stations[place] = station
+        if writer is not None and not captured:
             bridge.taps.append(PcapngCapture(writer))
 
     def _boot(self, platform: Platform, source: Source) -> None:
@@ -207,7 +222,12 @@ class Job:
                 self._disk_check = None
         else:
             adapter = next(one for one in guest.nets if one.number == device.devid)
-            station = self.stations[device.backend_domid, found.bridge]
+            told = device.back.get("vlan", "")
+            vlan = native_vlan(told)
+            if told and not vlan:
+                found.failures.append(f"vlan {told} takes tagged frames alone: nothing was sent")
+                return
+            station = self.stations[device.backend_domid, found.bridge, vlan]
             VifCheck(platform, adapter, station, self._address(), found).run(seed)
 
     def _address(self) -> bytes:
@@ -287,6 +307,17 @@ class Job:
             for device in guest.devices:
                 if isinstance(device, DiskFound):
                     yield device.image, device
+
+
+def native_vlan(text: str) -> str:
+    """The VLAN of what a vif sends without a tag, as text; "" on a bridge where nobody says one.
+
+    A vif that takes tagged frames alone can be connected and not be exercised.
+    """
+    if not text:
+        return ""
+    pvid = parse_vlans(text).pvid
+    return "" if pvid is None else f"{pvid}p"
 
 
 def _found(device: Device) -> DiskFound | VifFound:

@@ -20,6 +20,8 @@ from typing import Protocol, overload
 import attrs
 
 from xenpv.errors import LocalProtocolError
+from xenpv.host import vlan
+from xenpv.host.vlan import PortVlans
 
 # xen/include/public/io/netif.h, XEN_NETIF_GSO_TYPE_*
 GSO_NONE = 0
@@ -53,6 +55,9 @@ class Frame:
     gso_size: int = 0  # TCP payload bytes of a segment (MSS)
     # (bit number of XEN_NETIF_CTRL_HASH_TYPE_*, value) of the HASH extra
     hash: tuple[int, int] | None = None
+    # The queue that it came through or goes to and its first slot there; -1: of no ring.
+    queue: int = -1
+    slot: int = -1
 
 
 class FrameBatch(Sequence[Frame]):
@@ -131,16 +136,21 @@ class Drop(Enum):
     SIZE = "under 14 or over 65549 bytes"
     SOURCE = "group or zero source address"
     LINK_LOCAL = "destination 01:80:C2:00:00:00-0F"
+    VLAN = "of a VLAN that the port is not in, or without a tag where it must have one"
     SAME_PORT = "destination is behind the port it came from"
 
 
 @attrs.frozen
 class FdbEntry:
-    """A line of the forwarding database, as `bridge fdb show` lists them."""
+    """A line of the forwarding database, as `bridge fdb show` lists them.
+
+    `vid` is 0 unless the bridge filters VLANs.
+    """
 
     mac: bytes
     port: str
     age_ns: int
+    vid: int = 0
 
 
 class BridgePort:
@@ -149,17 +159,18 @@ class BridgePort:
     __slots__ = (
         "pending",
         "port",
+        "promiscuous",
         "received_bytes",
         "received_frames",
         "sent_bytes",
         "sent_frames",
+        "vlans",
     )
 
-    def __init__(
-        self,
-        port: Port,
-    ) -> None:
+    def __init__(self, port: Port, vlans: PortVlans, *, promiscuous: bool) -> None:
         self.port = port
+        self.vlans = vlans
+        self.promiscuous = promiscuous
         self.received_frames = 0
         self.received_bytes = 0
         self.sent_frames = 0
@@ -188,12 +199,17 @@ class Bridge:
     """An 802.1D learning bridge without spanning tree, as Linux' with its defaults.
 
     `frames` keeps the bytes of the latest accepted frames, as they came in, whether or not
-    another port was there to take them.
+    another port was there to take them. `vlan_filtering`: tags mean something, and each VLAN has
+    addresses of its own; the first port with VLANs of its own turns it on.
     """
 
     __slots__ = (
         "_delivering",
         "_fdb",
+        "_mirrors",
+        "_promiscuous",
+        "_vlan_filtering",
+        "_vlans",
         "ageing_ns",
         "drops",
         "fdb_limit",
@@ -225,6 +241,11 @@ class Bridge:
         # Least recently seen first, so that the oldest is at hand when the table is full.
         self._fdb: OrderedDict[bytes, _Learnt] = OrderedDict()
         self._delivering: bool = False
+        self._vlan_filtering = False
+        # What was said of ports by their names, which comes and goes with no connection.
+        self._vlans: dict[str, PortVlans] = {}
+        self._promiscuous: dict[str, bool] = {}
+        self._mirrors: list[BridgePort] = []  # those of the ports that are promiscuous
         self.frames = deque(maxlen=RECENT_FRAMES)
 
     @property
@@ -232,11 +253,52 @@ class Bridge:
         """Frames dropped for any reason."""
         return sum(self.drops.values())
 
-    def attach(self, port: Port) -> None:
-        """Raise LocalProtocolError when a port of that name is attached already."""
-        if port.name in self.ports:
-            raise LocalProtocolError(f"bridge {self.name}: port {port.name} is attached already")
-        self.ports[port.name] = BridgePort(port)
+    @property
+    def vlan_filtering(self) -> bool:
+        return self._vlan_filtering
+
+    @vlan_filtering.setter
+    def vlan_filtering(self, on: bool) -> None:
+        if on != self._vlan_filtering:
+            self._vlan_filtering = on
+            self._fdb.clear()
+
+    def attach(self, port: Port, vlans: PortVlans | None = None) -> None:
+        """`vlans` None: what set_vlans said, or the default PVID alone.
+
+        Raise LocalProtocolError when a port of that name is attached already.
+        """
+        name = port.name
+        if name in self.ports:
+            raise LocalProtocolError(f"bridge {self.name}: port {name} is attached already")
+        told = self._vlans.get(name, vlans)
+        if told is not None:
+            self.vlan_filtering = True
+        self.ports[name] = BridgePort(
+            port, told or vlan.DEFAULT, promiscuous=self._promiscuous.get(name, False)
+        )
+        self._note_mirrors()
+
+    def set_vlans(self, name: str, vlans: PortVlans | str) -> None:
+        """VLANs of the port of that name, whenever it is attached; text is as in xl.cfg.
+
+        ValueError for text that is none.
+        """
+        told = vlan.parse_vlans(vlans) if isinstance(vlans, str) else vlans
+        self._vlans[name] = told
+        self.vlan_filtering = True
+        if name in self.ports:
+            self.ports[name].vlans = told
+
+    def set_promiscuous(self, name: str, on: bool = True) -> None:
+        """Whether the port of that name gets what others get too (XAPI's brport/promisc)."""
+        self._promiscuous[name] = on
+        if name in self.ports:
+            self.ports[name].promiscuous = on
+            self._note_mirrors()
+
+    def _note_mirrors(self) -> None:
+        self._mirrors = [port for port in self.ports.values() if port.promiscuous]
 
     def detach(self, port: Port) -> None:
         """Remove a port and the addresses learnt there."""
@@ -244,11 +306,17 @@ class Bridge:
         del self.ports[port.name]
         for mac in [mac for mac, learnt in self._fdb.items() if learnt.port is leaving]:
             del self._fdb[mac]
+        self._note_mirrors()
 
     def fdb(self, now_ns: int) -> list[FdbEntry]:
         """The addresses known at `now_ns`, least recently seen first."""
         return [
-            FdbEntry(mac, learnt.port.port.name, now_ns - learnt.seen_ns)
+            FdbEntry(
+                mac[:6],
+                learnt.port.port.name,
+                now_ns - learnt.seen_ns,
+                int.from_bytes(mac[6:], "big"),
+            )
             for mac, learnt in self._fdb.items()
             if now_ns - learnt.seen_ns < self.ageing_ns
         ]
@@ -268,7 +336,8 @@ class Bridge:
         for tap in self.taps:
             for frame in frames:
                 tap.capture(port.name, Direction.IN, frame, now_ns)
-        busy = self._forward(ingress, frames, now_ns)
+        forward = self._forward_vlans if self._vlan_filtering else self._forward
+        busy = forward(ingress, frames, now_ns)
         self._deliver([(out, out.take()) for out in busy], now_ns)
 
     def _attached(self, port: Port) -> BridgePort:
@@ -311,6 +380,11 @@ class Bridge:
                 if not out.pending:
                     busy.append(out)
                 out.pending.append(frame)
+                for mirror in self._mirrors:
+                    if mirror is not ingress and mirror is not out:
+                        if not mirror.pending:
+                            busy.append(mirror)
+                        mirror.pending.append(frame)
                 continue
             if data[:5] == _LINK_LOCAL and data[5] < 0x10:
                 self.drops[Drop.LINK_LOCAL] += 1
@@ -328,12 +402,65 @@ class Bridge:
         ingress.received_bytes += received_bytes
         return busy
 
+    def _forward_vlans(
+        self, ingress: BridgePort, frames: Sequence[Frame], now_ns: int
+    ) -> list[BridgePort]:
+        """The same where tags mean something: addresses are known by VLAN."""
+        busy: list[BridgePort] = []
+        for frame in frames:
+            data = frame.data
+            ingress.received_frames += 1
+            ingress.received_bytes += len(data)
+            if not ETHERNET_HEADER <= len(data) <= FRAME_MAX:
+                self.drops[Drop.SIZE] += 1
+                continue
+            tagged = vlan.admit(data, ingress.vlans)
+            if tagged is None:
+                self.drops[Drop.VLAN] += 1
+                continue
+            vid = tagged.vid.to_bytes(2, "big")
+            if not self._learn(data[6:12] + vid, ingress, now_ns):
+                self.drops[Drop.SOURCE] += 1
+                continue
+            known = self._fdb.get(data[:6] + vid)
+            if known is not None and now_ns - known.seen_ns < self.ageing_ns:
+                if known.port is ingress:
+                    self.drops[Drop.SAME_PORT] += 1
+                    continue
+                self.forwarded += 1
+                ways = [known.port, *(one for one in self._mirrors if one is not known.port)]
+            elif data[:5] == _LINK_LOCAL and data[5] < 0x10:
+                self.drops[Drop.LINK_LOCAL] += 1
+                continue
+            else:
+                self.flooded += 1
+                ways = list(self.ports.values())
+            self.frames.append(data)
+            self._leave(frame, tagged, [way for way in ways if way is not ingress], busy)
+        return busy
+
+    def _leave(
+        self, frame: Frame, tagged: vlan.Tagged, ways: Sequence[BridgePort], busy: list[BridgePort]
+    ) -> None:
+        """Queue a frame on those of `ways` that are in its VLAN, with its tag or without."""
+        forms: dict[bool, Frame] = {}
+        for way in ways:
+            bare = way.vlans.members.get(tagged.vid)
+            if bare is None:
+                continue
+            if bare not in forms:
+                data = tagged.data if bare else vlan.with_tag(tagged)
+                forms[bare] = frame if data == frame.data else attrs.evolve(frame, data=data)
+            if not way.pending:
+                busy.append(way)
+            way.pending.append(forms[bare])
+
     def _learn(self, mac: bytes, ingress: BridgePort, now_ns: int) -> bool:
-        """Note where `mac` was seen; False if no station can have that address.
+        """Note where `mac`, with its VLAN behind it, was seen; False if no station can have it.
 
         Linux drops such frames too (br_handle_frame, is_valid_ether_addr).
         """
-        if mac[0] & 1 or mac == _NO_ADDRESS:
+        if mac[0] & 1 or mac[:6] == _NO_ADDRESS:
             return False
         fdb = self._fdb
         learnt = fdb.get(mac)

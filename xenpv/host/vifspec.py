@@ -114,8 +114,8 @@ class _Reader:
             if key == "bridge" and not value:
                 self._complain("empty vif bridge", f"expected a name such as {DEFAULT_BRIDGE}")
                 return
-            if key == "ip" and self._strict:
-                checked_ip(value, self._position)
+            if self._strict and key in _CHECKS:
+                _CHECKS[key](value, self._position)
             self.fields[key] = value
         elif key == "netdev":
             self.fields["gatewaydev"] = value
@@ -183,6 +183,21 @@ def checked_ip(text: str, position: Position = NOWHERE) -> str:
                     "between them, such as 192.0.2.7/24"
                 ) from None
     return text
+
+
+def checked_vlan(text: str, position: Position = NOWHERE) -> str:
+    """VLANs of a port of the bridge (host.vlan.parse_vlans); ConfigError."""
+    if text:
+        from xenpv.host.vlan import parse_vlans
+
+        try:
+            parse_vlans(text)
+        except ValueError as error:
+            raise position.error(f"bad vif vlan {error}") from None
+    return text
+
+
+_CHECKS = {"ip": checked_ip, "vlan": checked_vlan}
 
 
 def parse_rate(rate: str, position: Position = NOWHERE) -> tuple[int, int]:
