@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from array import array
 
 import attrs
 import pcapng
@@ -13,7 +14,7 @@ from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader, rdpcap
 
 from xenpv.errors import LocalProtocolError
-from xenpv.host.network import Bridge, Direction, Frame
+from xenpv.host.network import Bridge, Direction, Frame, FrameBatch
 from xenpv.host.offload import blank_checksum, to_wire
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 
@@ -251,6 +252,47 @@ def test_capture_shows_a_frame_that_cannot_be_finished_as_it_is():
     assert [crossing[2] for crossing in crossings(read)] == [FRAME]
     packet = read[-1]
     assert packet.options["opt_comment"].startswith("as it was sent: offload asked for")
+
+
+@attrs.define(eq=False)
+class RingStation(Station):
+    """A port whose frames get their slots later."""
+
+    places: bool = True
+
+
+def test_capture_says_which_queue_and_slot_a_frame_came_through():
+    read = capture_of((0, Frame(FRAME, queue=2, slot=255), 7))
+    packet = read[-1]
+    assert packet.options["opt_comment"] == "queue 2 slot 255"
+    assert packet.options["epb_queue"] == 2
+
+
+def test_a_batch_counts_slots_on_from_its_first_and_around_the_ring():
+    ends = memoryview(array("I", [len(FRAME), 2 * len(FRAME)]))
+    batch = FrameBatch(memoryview(FRAME * 2), ends, queue=1, slot=255, slots=256)
+    assert [(frame.queue, frame.slot) for frame in batch] == [(1, 255), (1, 0)]
+
+
+def test_capture_shows_a_frame_for_a_ring_when_it_has_its_slots_and_counts_the_lost():
+    file = io.BytesIO()
+    bridge = Bridge("xenbr0", taps=[PcapngCapture(PcapngWriter(file), port="vif2.0")])
+    sender, guest = Station("vif1.0"), RingStation("vif2.0")
+    bridge.attach(sender)
+    bridge.attach(guest)
+    bridge.transmit(sender, [Frame(FRAME)] * 5, 7)
+    assert len(blocks(file)) == 1  # the section's header: nothing was placed
+    bridge.lost(guest, 2)
+    bridge.lost(guest, 1)
+    for slot in (8, 9):
+        bridge.placed(guest, [Frame(FRAME, queue=0, slot=slot)], 11 + slot)
+    packets = [block for block in blocks(file) if isinstance(block, EnhancedPacket)]
+    assert [packet.timestamp_low for packet in packets] == [19, 20]
+    assert [packet.options["opt_comment"] for packet in packets] == [
+        "queue 0 slot 8", "queue 0 slot 9",
+    ]  # fmt: skip
+    assert packets[0].options["epb_dropcount"] == 3
+    assert "epb_dropcount" not in packets[1].options
 
 
 def test_described_port_carries_its_description_and_is_described_once():

@@ -65,14 +65,27 @@ class FrameBatch(Sequence[Frame]):
 
     A Frame of its own is made of each when one is looked at, so that a sink which takes the
     batch as a whole pays for none. `data` is the batch's own: nobody writes to it again.
+    `queue`, `slot`: where they came from, each in the slot after the one before, in a ring of
+    `slots`.
     """
 
-    __slots__ = ("_data", "_ends", "_frames")
+    __slots__ = ("_data", "_ends", "_frames", "_queue", "_slot", "_slots")
 
-    def __init__(self, data: memoryview, ends: memoryview) -> None:
+    def __init__(
+        self,
+        data: memoryview,
+        ends: memoryview,
+        *,
+        queue: int = -1,
+        slot: int = -1,
+        slots: int = 1,
+    ) -> None:
         self._data = data
         self._ends = ends
         self._frames: list[Frame] | None = None
+        self._queue = queue
+        self._slot = slot
+        self._slots = slots
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -95,6 +108,10 @@ class FrameBatch(Sequence[Frame]):
             ends = self._ends.tolist()
             starts = [0, *ends[:-1]]
             self._frames = [Frame(data[at:end]) for at, end in zip(starts, ends, strict=True)]
+            if self._queue >= 0:
+                for number, frame in enumerate(self._frames):
+                    frame.queue = self._queue
+                    frame.slot = (self._slot + number) % self._slots
         return self._frames
 
 
@@ -107,6 +124,14 @@ class Port(Protocol):
 
     def receive(self, frames: Sequence[Frame]) -> None:
         """Take frames that leave the bridge here; must not transmit before it returns."""
+
+
+class RingPort(Port, Protocol):
+    """A port that puts frames into a guest's slots later, and tells by `Bridge.placed`."""
+
+    @property
+    def places(self) -> bool:
+        """Captures show a frame that leaves here when it is in its slots, not before."""
 
 
 class Wakeup(Protocol):
@@ -128,6 +153,9 @@ class Tap(Protocol):
 
     def capture(self, port_name: str, direction: Direction, frame: Frame, now_ns: int) -> None:
         """Record one frame; must not touch the bridge."""
+
+    def lost(self, port_name: str, count: int) -> None:
+        """So many frames on their way out by that port were dropped behind it."""
 
 
 class Drop(Enum):
@@ -483,12 +511,26 @@ class Bridge:
                     continue  # detached by a port that received earlier in this loop
                 out.sent_frames += len(frames)
                 out.sent_bytes += sum([len(frame.data) for frame in frames])
-                for tap in self.taps:
-                    for frame in frames:
-                        tap.capture(port.name, Direction.OUT, frame, now_ns)
+                if not getattr(port, "places", False):
+                    self._show(port.name, frames, now_ns)
                 port.receive(frames)
         finally:
             self._delivering = False
+
+    def _show(self, name: str, frames: Sequence[Frame], now_ns: int) -> None:
+        for tap in self.taps:
+            for frame in frames:
+                tap.capture(name, Direction.OUT, frame, now_ns)
+
+    def placed(self, port: RingPort, frames: Sequence[Frame], now_ns: int) -> None:
+        """What left by `port` is in its guest's slots now, as `queue` and `slot` of each say."""
+        if self.taps and self.ports.get(port.name) is not None:
+            self._show(port.name, frames, now_ns)
+
+    def lost(self, port: RingPort, count: int) -> None:
+        """Frames that left by `port` and found no slots: a capture of it counts them."""
+        for tap in self.taps:
+            tap.lost(port.name, count)
 
 
 class Network:

@@ -148,12 +148,15 @@ class PcapngCapture:
     of several ports may share a writer.
 
     Frames are written as a station without offloads would see them: checksums finished, GSO
-    packets cut, with a comment that says so.
+    packets cut, with a comment that says so. A frame of a guest's ring has its queue in epb_queue
+    and a comment with queue and slot; one that waits for slots is written when it gets them, and
+    those that never did are in the epb_dropcount of the port's next packet.
     """
 
     writer: PcapngWriter
     port: str | None = attrs.field(default=None, kw_only=True)
     _interfaces: dict[str, int] = attrs.field(factory=dict, init=False)
+    _lost: dict[str, int] = attrs.field(factory=dict, init=False)
 
     def describe(
         self, port_name: str, *, description: str = "", mac: bytes | None = None, speed: int = 0
@@ -174,6 +177,11 @@ class PcapngCapture:
             self.describe(port_name)
             interface = self._interfaces[port_name]
         comments: list[str] = []
+        queue = None
+        if frame.queue >= 0:
+            queue = frame.queue
+            comments.append(f"queue {queue} slot {frame.slot}")
+        dropped = self._lost.pop(port_name, None)
         try:
             parts = to_wire(frame)
         except PeerProtocolError as error:
@@ -182,5 +190,18 @@ class PcapngCapture:
         if len(parts) > 1:
             comments.append(f"GSO: {len(parts)} segments of {frame.gso_size} bytes")
         for data in parts:
-            self.writer.packet(interface, data, now_ns, direction=direction, comments=comments)
+            self.writer.packet(
+                interface,
+                data,
+                now_ns,
+                direction=direction,
+                queue=queue,
+                drop_count=dropped,
+                comments=comments,
+            )
             comments = []
+            dropped = None
+
+    def lost(self, port_name: str, count: int) -> None:
+        if self.port == port_name:
+            self._lost[port_name] = self._lost.get(port_name, 0) + count
