@@ -15,7 +15,7 @@ from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.bus.ring import FrontRing
 from xenpv.net.adapter import Adapter
-from xenpv.vif import receiver, transmitter
+from xenpv.vif import rxring, transmitter
 from xenpv.vif.adapter import Pdo
 from xenpv.xen.domain import Domain
 
@@ -229,7 +229,7 @@ def rings_at(start: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transmitter, "FrontRing", ring)
-        patch.setattr(receiver, "FrontRing", ring)
+        patch.setattr(rxring, "FrontRing", ring)
         yield
 
 

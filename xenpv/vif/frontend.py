@@ -21,17 +21,16 @@ from xenpv.vif.features import Features
 from xenpv.vif.hashing import choose
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
 from xenpv.vif.options import ReceiverOptions
-from xenpv.vif.packet import Offload, ReceiverPacket, TransmitterPacket
-from xenpv.vif.parameters import DEFAULTS, Parameters
+from xenpv.vif.packet import Offload, TransmitterPacket
+from xenpv.vif.parameters import DEFAULTS, GSO_TCPV4, GSO_TCPV6, Parameters
 from xenpv.vif.queue import Queue
-from xenpv.vif.receiver import Loss
+from xenpv.vif.receiver import Receiver
 from xenpv.vif.states import GONE, START, TABLES, WATCHED
-from xenpv.vif.statistics import Statistic, Statistics
+from xenpv.vif.statistics import Statistics
 
 UNPLUG_FAILED: Final = "UNPLUG FAILED: device is still in use"
 
 UNICAST: Final = PacketType.UNICAST
-LARGE_PACKETS: Final = Offload.IPV4_LARGE_PACKET | Offload.IPV6_LARGE_PACKET
 RETRIES_MAX: Final = 10
 
 
@@ -84,6 +83,7 @@ class Frontend:
         self.features = Features()
         self.receiver_options = ReceiverOptions()
         self.hash_mapping: Sequence[int] = ()  # the queue of each value of a hash, modulo its size
+        self.receiver = Receiver(self)
         self.state = FrontendState.UNKNOWN
         self.queues: list[Queue] = []
         self.broken = ""
@@ -349,10 +349,9 @@ class Frontend:
                 index=index,
                 name=f"vif{self.number}-q{index}",
                 returns=self._return_packets,
-                received=self._receive_packets,
+                upper=self.receiver,
                 broken=self.break_off,
                 features=self.features,
-                options=self.receiver_options,
                 parameters=self.parameters,
             )
             self.queues.append(queue)
@@ -379,17 +378,18 @@ class Frontend:
         return f"queue-{queue.index}/" if len(self.queues) > 1 else ""
 
     def _windows_keys(self) -> list[tuple[str, str | None]]:
-        """In XenVif's order; None removes. What is not done here is not claimed."""
+        """In XenVif's order; None removes."""
+        gso = self.parameters.receiver.gso_types
         keys: list[tuple[str, str | None]] = [
             ("request-rx-copy", "1"),
             ("feature-sg", "1"),
             ("feature-rx-notify", "1"),
             ("feature-gso-tcpv4-prefix", None),
-            ("feature-gso-tcpv4", "0"),
+            ("feature-gso-tcpv4", str(int(GSO_TCPV4 in gso))),
             ("feature-gso-tcpv6-prefix", None),
-            ("feature-gso-tcpv6", "0"),
-            ("feature-no-csum-offload", "1"),
-            ("feature-ipv6-csum-offload", "0"),
+            ("feature-gso-tcpv6", str(int(GSO_TCPV6 in gso))),
+            ("feature-no-csum-offload", "0"),
+            ("feature-ipv6-csum-offload", "1"),
         ]
         for queue in self.queues:
             keys += [(self._home(queue) + key, value) for key, value in queue.rx_keys()]
@@ -399,7 +399,7 @@ class Frontend:
         return keys
 
     def _linux_keys(self) -> list[tuple[str, str | None]]:
-        """In netfront's order. Blank sums are refused here, which netfront never does."""
+        """In netfront's order; a backend does sums over IPv4 unless it is told not to."""
         keys: list[tuple[str, str | None]] = []
         if self.features.max_queues is not None:
             keys.append(("multi-queue-num-queues", str(len(self.queues))))
@@ -412,10 +412,9 @@ class Frontend:
             ("request-rx-copy", "1"),
             ("feature-rx-notify", "1"),
             ("feature-sg", "1"),
-            ("feature-gso-tcpv4", "0"),
-            ("feature-gso-tcpv6", "0"),
-            ("feature-ipv6-csum-offload", "0"),
-            ("feature-no-csum-offload", "1"),
+            ("feature-gso-tcpv4", "1"),
+            ("feature-gso-tcpv6", "1"),
+            ("feature-ipv6-csum-offload", "1"),
         ]
 
     def _write(self, keys: Sequence[tuple[str, str | None]]) -> None:
@@ -489,12 +488,11 @@ class Frontend:
 
     def receiver_set_offload_options(self, options: int) -> None:
         """Take Offload's bits; large packets only where the registry allows them."""
-        if not self.parameters.receiver.allow_gso_packets:
-            options &= ~LARGE_PACKETS
-        self.receiver_options.offload = options
+        self.receiver.set_offload_options(options)
 
     def receiver_return_packets(self, cookies: Sequence[int]) -> None:
-        """Packets that were handed up come back."""
+        """Packets that were handed up come back. LocalProtocolError for one that is not lent."""
+        self.receiver.return_packets(cookies)
 
     def disable(self) -> None:
         self._drop_unsent()
@@ -541,20 +539,3 @@ class Frontend:
         self.statistics.completed(completions)
         if self.callbacks is not None:
             self.callbacks.transmitter_return_packets(completions)
-
-    def _receive_packets(self, index: int, frames: list[bytes], losses: Sequence[Loss]) -> None:
-        count = self.statistics.add
-        for loss in losses:
-            if loss is Loss.BACKEND:
-                count(Statistic.RECEIVER_BACKEND_ERRORS)
-            else:
-                count(Statistic.RECEIVER_FRONTEND_ERRORS)
-                count(Statistic.RECEIVER_PACKETS_DROPPED)
-        longest = self.mac.maximum_frame_size
-        wanted = self.mac.filter(frames)
-        if max(map(len, wanted), default=0) > longest:
-            wanted = [frame for frame in wanted if len(frame) <= longest]
-        count(Statistic.RECEIVER_PACKETS_DROPPED, len(frames) - len(wanted))
-        self.statistics.received(wanted)
-        if wanted and self.callbacks is not None:
-            self.callbacks.receiver_queue_packets(index, [ReceiverPacket(one) for one in wanted])

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
-from xenpv.vif.callbacks import BROADCAST, PacketType
+from xenpv.vif.callbacks import PacketType
 
 SPEED: Final = 100_000_000_000  # bit/s: the registry's MacSpeed of 100, in G
 MTU_DEFAULT: Final = 1500
@@ -83,26 +83,9 @@ class Mac:
             raise _invalid(f"addresses of type {kind}")
         return self.levels[PacketType(kind)]
 
-    def filter(self, frames: list[bytes]) -> list[bytes]:
-        """Those that are for this interface, in order."""
-        level = self.levels[PacketType.UNICAST]
-        current = self.current
-        if level is FilterLevel.MATCHING:
-            return [
-                frame
-                for frame in frames
-                if frame[:6] == current or (frame[0] & 1 and self._group(frame))
-            ]
-        every = level is FilterLevel.ALL
-        return [frame for frame in frames if (self._group(frame) if frame[0] & 1 else every)]
-
-    def _group(self, frame: bytes) -> bool:
-        if frame[:6] == BROADCAST:
-            return self.levels[PacketType.BROADCAST] is not FilterLevel.NONE
-        level = self.levels[PacketType.MULTICAST]
-        return level is FilterLevel.ALL or (
-            level is FilterLevel.MATCHING and frame[:6] in self.multicast
-        )
+    def passes_group(self, frame: bytes) -> bool:
+        """Whether a frame to a multicast group is for this interface, at level MATCHING."""
+        return frame[:6] in self.multicast
 
 
 def _invalid(reason: str) -> NtStatusError:

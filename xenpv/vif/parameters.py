@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from xenpv.abi._kernel import lib
+
 if TYPE_CHECKING:
     from xenpv.bus.registry import Registry
 
 PATH: Final = "Services\\XENVIF\\Parameters"
 MAX_QUEUES: Final = 8  # of the INF
+GSO_TCPV4: Final[int] = lib.XEN_NETIF_GSO_TYPE_TCPV4
+GSO_TCPV6: Final[int] = lib.XEN_NETIF_GSO_TYPE_TCPV6
 MAC_SPEED: Final = 100  # Gbit/s
 
 
@@ -28,6 +32,12 @@ class ReceiverParameters:
     disable_ipv6_gso: bool = False
     ip_align_offset: int = 0
     always_pullup: bool = False
+
+    @property
+    def gso_types(self) -> tuple[int, ...]:
+        """XEN_NETIF_GSO_TYPE_* that the backend is offered to send."""
+        offered = ((GSO_TCPV4, self.disable_ipv4_gso), (GSO_TCPV6, self.disable_ipv6_gso))
+        return tuple(kind for kind, is_disabled in offered if not is_disabled)
 
 
 @attrs.frozen(kw_only=True)

@@ -8,11 +8,11 @@ from xenpv.bus.xenbus import XenBus
 from xenpv.errors import PeerProtocolError
 from xenpv.vif.callbacks import Completion, TransmitterStatus
 from xenpv.vif.features import Features
-from xenpv.vif.options import ReceiverOptions
 from xenpv.vif.packet import TransmitterPacket
 from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.poller import Poller
-from xenpv.vif.receiver import Loss, ReceiverRing
+from xenpv.vif.receiver import Receiver
+from xenpv.vif.rxring import ReceiverRing
 from xenpv.vif.transmitter import TransmitterRing, Waiting
 from xenpv.vif.txpacket import Rules
 
@@ -21,7 +21,7 @@ class Queue:
     """Queue `index` towards domain `domid`. The callbacks may be called while it is connected.
 
     `broken` gets the reason when the backend broke the protocol; no poll follows then.
-    `features`, `parameters` and `options` are what its rings go by.
+    `features` and `parameters` are what its rings go by.
     """
 
     __slots__ = (
@@ -30,16 +30,16 @@ class Queue:
         "domid",
         "features",
         "index",
+        "is_paused",
         "name",
-        "options",
         "parameters",
         "pollers",
-        "received",
         "receiver",
         "returns",
         "running",
         "stopped",
         "transmitter",
+        "upper",
     )
 
     def __init__(
@@ -50,10 +50,9 @@ class Queue:
         index: int,
         name: str,
         returns: Callable[[Sequence[Completion]], None],
-        received: Callable[[int, list[bytes], Sequence[Loss]], None],
+        upper: Receiver,
         broken: Callable[[str], None],
         features: Features,
-        options: ReceiverOptions,
         parameters: Parameters = DEFAULTS,
     ) -> None:
         self.bus = bus
@@ -61,13 +60,13 @@ class Queue:
         self.index = index
         self.name = name
         self.returns = returns
-        self.received = received
+        self.upper = upper
         self.broken = broken
         self.features = features
-        self.options = options
         self.parameters = parameters
         self.running = False  # enabled: frames flow
         self.stopped = False  # the backend broke the protocol
+        self.is_paused = False  # the driver above wants packets back before it takes more
         self.transmitter: TransmitterRing | None = None
         self.receiver: ReceiverRing | None = None
         self.pollers: list[Poller] = []
@@ -83,7 +82,9 @@ class Queue:
             validate=parameters.transmitter.validate_checksums,
             always_copy=parameters.transmitter.always_copy,
         )
-        self.receiver = ReceiverRing(self.bus, self.domid)
+        self.receiver = ReceiverRing(
+            self.bus, self.domid, gso_types=parameters.receiver.gso_types
+        )
         self.transmitter = TransmitterRing(self.bus, self.domid, rules=rules, returns=self.returns)
         ways = (
             (("rx", self.poll_rx), ("tx", self.poll_tx))
@@ -139,16 +140,7 @@ class Queue:
         self.poll_tx()
 
     def poll_rx(self) -> None:
-        if not self.running or self.receiver is None:
-            return
-        try:
-            frames = self.receiver.poll()
-        except PeerProtocolError as error:
-            self.broken(f"{self.name}: {error}")
-        else:
-            losses, self.receiver.losses = self.receiver.losses, []
-            if frames or losses:
-                self.received(self.index, frames, losses)
+        self.upper.poll(self)
 
     def poll_tx(self) -> None:
         if self.transmitter is None or self.stopped:

@@ -1,234 +1,295 @@
-"""Frames in: the rx ring of each queue (win-xenvif receiver.c).
+"""What becomes of packets that came in, on their way to the driver above (win-xenvif receiver.c).
 
-Every slot of the ring has a page that the backend may write until it answers the slot.
-Responses come in the order of the requests, so a slot's number says which page it is about,
-whatever id the backend wrote there.
+In order: headers that do not parse, the packet filter, large packets, frames longer than the
+MTU allows, the tag, checksums, the hash. A packet handed up is lent until it is returned.
 """
 
 from __future__ import annotations
 
 import enum
-import struct
-from functools import cache
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from xenpv.abi._kernel import lib
-from xenpv.abi.layout import packer
-from xenpv.bus.ring import FrontRing
-from xenpv.bus.xenbus import XenBus
-from xenpv.errors import PeerProtocolError
-from xenpv.vif.granter import PAGE_SIZE, Granter
-from xenpv.vif.parse import ETHERNET
-from xenpv.vif.poller import Poller
+import attrs
 
-REQUEST: Final = packer("netif_rx_request")
-RESPONSE: Final = packer("netif_rx_response")
-EXTRA: Final = packer("netif_extra_info")
+from xenpv.abi._kernel import ffi, lib
+from xenpv.errors import LocalProtocolError, PeerProtocolError
+from xenpv.vif.callbacks import CHECKSUM_SHIFT, PacketType
+from xenpv.vif.mac import FilterLevel
+from xenpv.vif.packet import (
+    NO_HASH,
+    HashAlgorithm,
+    Offload,
+    PacketHash,
+    ReceiverPacket,
+)
+from xenpv.vif.rxpacket import Batch, Extras, Loss
+from xenpv.vif.segment import LargePacket
+from xenpv.vif.statistics import Statistic
 
-DATA_VALIDATED: Final[int] = lib.NETRXF_data_validated
-CSUM_BLANK: Final[int] = lib.NETRXF_csum_blank
-MORE_DATA: Final[int] = lib.NETRXF_more_data
-EXTRA_INFO: Final[int] = lib.NETRXF_extra_info
-GSO_PREFIX: Final[int] = lib.NETRXF_gso_prefix
-EXTRA_FLAG_MORE: Final[int] = lib.XEN_NETIF_EXTRA_FLAG_MORE
-EXTRA_TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
-EXTRA_TYPE_MAX: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_MAX
+if TYPE_CHECKING:
+    from xenpv.vif.frontend import Frontend
+    from xenpv.vif.queue import Queue
 
-_ZEROS: Final = bytes(256 * PAGE_SIZE)
+net_receive: Final = lib.net_receive
 
+TAGGED: Final[int] = lib.NET_TAGGED
+GSO: Final[int] = lib.NET_GSO
+MALFORMED: Final[int] = lib.NET_MALFORMED
+MINE: Final[int] = lib.NET_MINE
+MULTICAST: Final[int] = lib.NET_MULTICAST
+BROADCAST: Final[int] = lib.NET_BROADCAST
+LARGE: Final[int] = lib.NET_LARGE
 
-@cache
-def _requests(count: int) -> struct.Struct:
-    """That many requests, packed in one go: id, pad and reference of each."""
-    return struct.Struct("<" + REQUEST.format.lstrip("<") * count)
-
-
-class Loss(enum.Enum):
-    """Why a packet that the backend sent is not handed up."""
-
-    BACKEND = "a response carries an error"
-    OFFLOAD = "it needs an offload that was not offered"
-    SHORT = "it is no frame"
+RUN_MAX: Final = 1024  # packets in one run of calls to a driver of version 8 or 9
+LARGE_PACKETS: Final = Offload.IPV4_LARGE_PACKET | Offload.IPV6_LARGE_PACKET
 
 
-class ReceiverRing:
-    """One queue's rx ring from connect to release.
+class Verdict(enum.Enum):
+    """What is to be done with packets of like headers."""
 
-    PeerProtocolError from `poll`: the backend cannot be believed any more.
+    PASS = "hand it up"  # noqa: S105 - a verdict, no password
+    LOOK = "its address or its tag decides"
+    DROP = "it is not for this interface"
+    MALFORMED = "its headers do not parse"
+
+
+@attrs.define(eq=False)
+class HandUp:
+    """Packets to hand up, and the facts of each."""
+
+    packets: list[ReceiverPacket] = attrs.field(factory=list)
+    facts: list[int] = attrs.field(factory=list)
+
+
+class Receiver:
+    """The receive side of `frontend`, as long as that lives; its rings come and go.
+
+    `lent` has the cookies of packets that the driver above has not returned.
     """
 
-    def __init__(self, bus: XenBus, domid: int) -> None:
-        self._bus = bus
-        self._page = Granter(bus.gnttab, domid, readonly=False)
-        self._page.permit(self._page.add(1))
-        self.ring = FrontRing(
-            bus.domain, self._page.pfns, req_size=REQUEST.size, rsp_size=RESPONSE.size
-        )
-        self.granter = Granter(bus.gnttab, domid, readonly=False)
-        self.poller: Poller | None = None
-        self._requests = b""
-        self._clear: list[int] = []  # pfn, 0, 4096 of each slot: pieces for scatter
-        self.posted = 0
-        self.answered = 0
-        self.losses: list[Loss] = []  # of packets that poll did not return
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self.hash_algorithm: int = HashAlgorithm.NONE
+        self.hash_types = 0  # mask of 1 << HashType
+        self.pauses_itself = False  # the driver above cannot ask for it: versions 8 and 9
+        self.lent: dict[int, None] = {}
+        self._cookie = 0
+
+    def set_offload_options(self, options: int) -> None:
+        """ReceiverSetOffloadOptions; no large packets where AllowGsoPackets is 0."""
+        if not self._frontend.parameters.receiver.allow_gso_packets:
+            options &= ~LARGE_PACKETS
+        self._frontend.receiver_options.offload = int(options)
 
     @property
-    def ref(self) -> int:
-        """The reference of the ring's page."""
-        return self._page.refs[0]
+    def offload(self) -> int:
+        """Offload's bits."""
+        return self._frontend.receiver_options.offload
 
-    @property
-    def filled(self) -> bool:
-        return bool(self._requests)
+    # up
 
-    def fill(self) -> None:
-        """Post every slot. HypercallError: not enough memory or references, nothing is posted."""
-        size = self.ring.size
-        while len(self.granter.pfns) < size:
-            self.granter.add(size - len(self.granter.pfns))
-        first = self.ring.req_prod % size
-        self._clear = [0, 0, PAGE_SIZE] * size
-        self._clear[::3] = self.granter.pfns[:size]
-        words = [0] * (3 * size)
-        words[::3] = range(size)
-        words[2::3] = self.granter.refs[:size]
-        self._requests = _requests(size).pack(*words)
-        slots = [*range(first, size), *range(first)]
-        self.granter.permit(slots)
-        self._push(slots[0], size)
+    def poll(self, queue: Queue) -> None:
+        """Hand up what its rx ring has, until that is empty or the driver above has enough."""
+        run = 0
+        while queue.running and queue.receiver is not None and not queue.is_paused:
+            try:
+                batch, more = queue.receiver.receive()
+            except PeerProtocolError as error:
+                queue.broken(f"{queue.name}: {error}")
+                return
+            if batch is not None:
+                run += self._deliver(queue, batch)
+            if not more:
+                return
+            if self.pauses_itself and run > RUN_MAX:
+                queue.pollers[0].trigger()
+                return
 
-    def _push(self, slot: int, count: int) -> None:
-        """Post `count` slots from `slot` on."""
-        requests = self._requests
-        width = REQUEST.size
-        end = slot + count
-        chunk = requests[slot * width : end * width]
-        if end > self.ring.size:
-            chunk += requests[: (end - self.ring.size) * width]
-        self.posted += count
-        if self.ring.push(chunk, count) and self.poller is not None:
-            self.poller.send()
+    def _deliver(self, queue: Queue, batch: Batch) -> int:
+        """Hand a batch up; how many packets that were."""
+        if batch.losses:
+            self._lost(batch.losses)
+        packets = self._packets(batch) if batch.ends else ()
+        callbacks = self._frontend.callbacks
+        if not packets or callbacks is None:
+            return 0
+        self.lent.update(dict.fromkeys(range(self._cookie - len(packets), self._cookie)))
+        if callbacks.receiver_queue_packets(queue.index, packets):
+            if self.lent:
+                queue.is_paused = True
+            elif queue.running:
+                queue.pollers[0].trigger()  # all came back already
+        return len(packets)
 
-    def poll(self) -> list[bytes]:
-        """Frames of all responses that are there; their slots are posted again."""
-        frames: list[bytes] = []
-        while True:
-            count, responses = self.ring.take()
-            if count:
-                self._receive(bytes(responses), count, frames)
-            if not self.ring.final_check():
-                return frames
+    def _lost(self, losses: Sequence[Loss]) -> None:
+        count = self._frontend.statistics.add
+        for loss in losses:
+            if loss is Loss.BACKEND:
+                count(Statistic.RECEIVER_BACKEND_ERRORS)
+            else:
+                count(Statistic.RECEIVER_FRONTEND_ERRORS)
+                count(Statistic.RECEIVER_PACKETS_DROPPED)
 
-    def _receive(self, raw: bytes, count: int, frames: list[bytes]) -> None:
-        size = self.ring.size
-        first = (self.ring.rsp_cons - count) % size
-        self.answered += count
-        slots = [*range(first, size), *range(first)][:count]
-        # Access ends before the bytes are looked at: the backend cannot change them then.
-        busy = self.granter.revoke(slots)
-        if busy:
-            raise PeerProtocolError(f"rx slot {busy[0]} was answered, yet its grant is in use")
-        pieces, lengths = self._packets(raw, first)
-        data = self._bus.domain.gather(pieces, sum(lengths))
+    def _inspect(self, data: bytearray, ends: list[int], flags: list[int]) -> list[int]:
+        """Facts of each frame, the bits of NET_*; sums that are wanted are written."""
+        out = bytearray(4 * len(ends))
+        calculates = self._frontend.parameters.receiver.calculate_checksums
+        failed = net_receive(
+            self.offload, calculates, self._frontend.mac.current, ffi.from_buffer(data),
+            len(data), ends, flags, len(ends), ffi.from_buffer(out),
+        )  # fmt: skip
+        assert not failed
+        return memoryview(out).cast("I").tolist()
+
+    def _packets(self, batch: Batch) -> list[ReceiverPacket]:
+        """Packets to hand up, counted."""
+        ends, flags, extras = batch.ends, batch.flags, batch.extras
+        for position, told in extras.items():
+            if told.mss:
+                flags[position] |= LARGE
+        facts = self._inspect(batch.data, ends, flags)
+        data = bytes(batch.data)
+        frames = []
         at = 0
-        for length in lengths:
-            frames.append(data[at : at + length])
-            at += length
-        self._wipe(first, count)
-        self.granter.permit(slots)
-        self._push(first, count)
+        for end in ends:
+            frames.append(data[at:end])
+            at = end
+        verdicts = {one: self._verdict(one) for one in dict.fromkeys(facts)}
+        longest = self._frontend.mac.maximum_frame_size
+        if (
+            len(verdicts) == 1
+            and verdicts[facts[0]] is Verdict.PASS
+            and not extras
+            and max(map(len, frames)) <= longest
+        ):
+            self._frontend.statistics.received(facts, frames)
+            sums = facts[0] >> CHECKSUM_SHIFT & 0x1FF
+            first = self._cookie
+            self._cookie += len(frames)
+            return [
+                ReceiverPacket(frame, sums, 0, 0, None, NO_HASH, cookie)
+                for cookie, frame in enumerate(frames, first)
+            ]
+        hand_up = HandUp()
+        for position, frame in enumerate(frames):
+            fact = facts[position]
+            self._sort(
+                frame, fact, verdicts[fact], flags[position], extras.get(position), hand_up
+            )
+        packets = hand_up.packets
+        self._frontend.statistics.received(hand_up.facts, [one.data for one in packets])
+        for packet in packets:
+            packet.cookie = self._cookie
+            self._cookie += 1
+        return packets
 
-    def _wipe(self, first: int, count: int) -> None:
-        """The backend sees nothing of an earlier packet (XSA-403)."""
-        clear = self._clear
-        end = first + count
-        pieces = clear[3 * first : 3 * end] + clear[: max(0, 3 * (end - self.ring.size))]
-        zeros = _ZEROS if count == 256 else memoryview(_ZEROS)[: count * PAGE_SIZE]
-        self._bus.domain.scatter(pieces, zeros)
-
-    def _packets(self, raw: bytes, first: int) -> tuple[list[int], list[int]]:
-        """Pieces of memory and the length of each whole packet, in order."""
-        pfns = self.granter.pfns
-        mask = self.ring.size - 1
-        pieces: list[int] = []
-        lengths: list[int] = []
-        responses = list(RESPONSE.iter_unpack(raw))
-        count = len(responses)
-        index = 0
-        while index < count:
-            number, offset, flags, status = responses[index]
-            slot = (first + index) & mask
-            if (
-                flags | DATA_VALIDATED == DATA_VALIDATED
-                and number == slot
-                and status >= ETHERNET
-                and offset + status <= PAGE_SIZE
-            ):
-                pieces += (pfns[slot], offset, status)
-                lengths.append(status)
-                index += 1
-            else:
-                index = self._chain(raw, index, first, pieces, lengths)
-        return pieces, lengths
-
-    def _chain(
-        self, raw: bytes, index: int, first: int, pieces: list[int], lengths: list[int]
-    ) -> int:
-        """One packet of any shape from response `index` on; the index after it."""
-        mask = self.ring.size - 1
-        start = len(pieces)
-        total = seen = 0
-        loss: Loss | None = None
-        more = MORE_DATA
-        while more:
-            if index * RESPONSE.size >= len(raw):
-                raise PeerProtocolError("an rx packet has more data than there are responses")
-            number, offset, flags, status = RESPONSE.unpack_from(raw, index * RESPONSE.size)
-            slot = (first + index) & mask
-            if number != slot:
-                raise PeerProtocolError(f"rx slot {slot} answered with id {number}")
-            if status < 0:
-                loss = Loss.BACKEND
-            elif offset + status > PAGE_SIZE:
-                raise PeerProtocolError(f"rx slot {slot}: {status} bytes at {offset} in a page")
-            else:
-                pieces += (self.granter.pfns[slot], offset, status)
-                total += status
-            index += 1
-            if flags & EXTRA_INFO and not seen:
-                index, segmented = self._extras(raw, index)
-                if segmented:
-                    loss = loss or Loss.OFFLOAD
-            more = flags & MORE_DATA
-            seen |= flags | EXTRA_INFO  # extras follow the first slot only
-        if seen & (CSUM_BLANK | GSO_PREFIX):
-            loss = loss or Loss.OFFLOAD
-        if total < ETHERNET:
-            loss = loss or Loss.SHORT
-        if loss is None:
-            lengths.append(total)
+    def _verdict(self, fact: int) -> Verdict:
+        """By the facts alone."""
+        levels = self._frontend.mac.levels
+        if fact & MALFORMED:
+            return Verdict.MALFORMED
+        if fact & BROADCAST:
+            passes = levels[PacketType.BROADCAST] is not FilterLevel.NONE
+        elif fact & MULTICAST:
+            level = levels[PacketType.MULTICAST]
+            if level is FilterLevel.MATCHING:
+                return Verdict.LOOK
+            passes = level is FilterLevel.ALL
         else:
-            del pieces[start:]
-            self.losses.append(loss)
-        return index
+            level = levels[PacketType.UNICAST]
+            passes = level is FilterLevel.ALL or (
+                level is FilterLevel.MATCHING and bool(fact & MINE)
+            )
+        if not passes:
+            return Verdict.DROP
+        if fact & TAGGED and self.offload & Offload.TAG_MANIPULATION:
+            return Verdict.LOOK
+        return Verdict.PASS
 
-    def _extras(self, raw: bytes, index: int) -> tuple[int, bool]:
-        """The index after the extras that start at `index`, and whether GSO is one of them."""
-        segmented = False
-        flags = EXTRA_FLAG_MORE
-        while flags & EXTRA_FLAG_MORE:
-            if index * RESPONSE.size >= len(raw):
-                raise PeerProtocolError("an rx packet has more extras than there are responses")
-            kind, flags, _ = EXTRA.unpack_from(raw, index * RESPONSE.size)
-            if not 0 < kind < EXTRA_TYPE_MAX:
-                raise PeerProtocolError(f"rx extra of type {kind}")
-            segmented |= kind == EXTRA_TYPE_GSO
-            index += 1
-        return index, segmented
+    def _sort(
+        self,
+        frame: bytes,
+        fact: int,
+        verdict: Verdict,
+        flags: int,
+        extras: Extras | None,
+        hand_up: HandUp,
+    ) -> None:
+        """One packet of a batch in which not all are alike."""
+        count = self._frontend.statistics.add
+        if verdict is Verdict.MALFORMED:
+            count(Statistic.RECEIVER_FRONTEND_ERRORS)
+        mac = self._frontend.mac
+        large = flags & LARGE
+        if (
+            verdict is Verdict.MALFORMED
+            or verdict is Verdict.DROP
+            or (verdict is Verdict.LOOK and fact & MULTICAST and not mac.passes_group(frame))
+            or (not large and len(frame) > mac.maximum_frame_size)
+        ):
+            count(Statistic.RECEIVER_PACKETS_DROPPED)
+            return
+        value = NO_HASH if extras is None else self._hash(extras.hash)
+        if not large:
+            self._append(frame, fact, 0, value, hand_up)
+            return
+        assert extras is not None
+        try:
+            parts = self._parts(LargePacket(frame, extras.mss))
+        except ValueError:
+            count(Statistic.RECEIVER_FRONTEND_ERRORS)
+            count(Statistic.RECEIVER_PACKETS_DROPPED)
+            return
+        data = bytearray().join([part for part, _ in parts])
+        ends = []
+        at = 0
+        for part, _ in parts:
+            at += len(part)
+            ends.append(at)
+        facts = self._inspect(data, ends, [flags & ~LARGE] * len(ends))
+        at = 0
+        for end, one, (_, mss) in zip(ends, facts, parts, strict=True):
+            self._append(bytes(data[at:end]), one | (GSO if mss else 0), mss, value, hand_up)
+            at = end
 
-    def release(self) -> list[tuple[int, int]]:
-        """Give pages and references back; (ref, pfn) of those that the backend still maps."""
-        self._requests = b""
-        self.granter.release()
-        self._page.release()
-        return self.granter.quarantined + self._page.quarantined
+    def _append(
+        self, frame: bytes, fact: int, mss: int, value: PacketHash, hand_up: HandUp
+    ) -> None:
+        """A packet that goes up; its tag is taken out if that is wanted."""
+        tci = 0
+        if fact & TAGGED and self.offload & Offload.TAG_MANIPULATION:
+            tci = int.from_bytes(frame[14:16], "big")
+            frame = frame[:12] + frame[16:]
+            fact &= ~TAGGED
+        hand_up.packets.append(
+            ReceiverPacket(frame, fact >> CHECKSUM_SHIFT & 0x1FF, mss, tci, None, value)
+        )
+        hand_up.facts.append(fact)
+
+    def _parts(self, packet: LargePacket) -> list[tuple[bytes, int]]:
+        bit = Offload.IPV4_LARGE_PACKET if packet.is_ipv4 else Offload.IPV6_LARGE_PACKET
+        if not self.offload & bit:
+            return packet.cut()
+        return packet.peeled() if self.offload & Offload.NEED_LARGE_PACKET_SPLIT else packet.whole()
+
+    def _hash(self, value: PacketHash) -> PacketHash:
+        """A hash counts if the driver above asked for its kind."""
+        if self.hash_algorithm == HashAlgorithm.TOEPLITZ and self.hash_types >> value.type & 1:
+            return value
+        return NO_HASH
+
+    # down
+
+    def return_packets(self, cookies: Sequence[int]) -> None:
+        """ReceiverReturnPacket. LocalProtocolError for one that is not lent."""
+        lent = self.lent
+        for cookie in cookies:
+            if cookie not in lent:
+                raise LocalProtocolError(f"packet {cookie} is not lent")
+            del lent[cookie]
+        for queue in self._frontend.queues:
+            if queue.is_paused:
+                queue.is_paused = False
+                if queue.running:
+                    queue.pollers[0].trigger()

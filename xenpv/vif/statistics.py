@@ -1,15 +1,20 @@
-"""Counters of one interface: the first eighteen of XENVIF_VIF_STATISTIC's fifty.
+"""Counters of one interface: XENVIF_VIF_STATISTIC's fifty.
 
-The others count what the checksum, tag and segmentation offloads did.
+A packet that was sent or handed up counts by its destination, by its headers and by what was
+found out of its checksums; one that was not counts as dropped, and as an error of one end.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Final
 
+from xenpv.abi._kernel import lib
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
-from xenpv.vif.callbacks import Completion, PacketType, TransmitterStatus, packet_type
+from xenpv.vif.callbacks import CHECKSUM_SHIFT, Completion, PacketType, TransmitterStatus
 
 
 class Statistic(enum.IntEnum):
@@ -33,20 +38,59 @@ class Statistic(enum.IntEnum):
     RECEIVER_MULTICAST_OCTETS = 15
     RECEIVER_BROADCAST_PACKETS = 16
     RECEIVER_BROADCAST_OCTETS = 17
+    TRANSMITTER_TAGGED_PACKETS = 18
+    TRANSMITTER_LLC_SNAP_PACKETS = 19
+    TRANSMITTER_IPV4_PACKETS = 20
+    TRANSMITTER_IPV6_PACKETS = 21
+    TRANSMITTER_TCP_PACKETS = 22
+    TRANSMITTER_UDP_PACKETS = 23
+    TRANSMITTER_GSO_PACKETS = 24
+    TRANSMITTER_IPV4_CHECKSUM_SUCCEEDED = 25
+    TRANSMITTER_IPV4_CHECKSUM_FAILED = 26
+    TRANSMITTER_IPV4_CHECKSUM_NOT_VALIDATED = 27
+    TRANSMITTER_TCP_CHECKSUM_SUCCEEDED = 28
+    TRANSMITTER_TCP_CHECKSUM_FAILED = 29
+    TRANSMITTER_TCP_CHECKSUM_NOT_VALIDATED = 30
+    TRANSMITTER_UDP_CHECKSUM_SUCCEEDED = 31
+    TRANSMITTER_UDP_CHECKSUM_FAILED = 32
+    TRANSMITTER_UDP_CHECKSUM_NOT_VALIDATED = 33
+    RECEIVER_TAGGED_PACKETS = 34
+    RECEIVER_LLC_SNAP_PACKETS = 35
+    RECEIVER_IPV4_PACKETS = 36
+    RECEIVER_IPV6_PACKETS = 37
+    RECEIVER_TCP_PACKETS = 38
+    RECEIVER_UDP_PACKETS = 39
+    RECEIVER_GSO_PACKETS = 40
+    RECEIVER_IPV4_CHECKSUM_SUCCEEDED = 41
+    RECEIVER_IPV4_CHECKSUM_FAILED = 42
+    RECEIVER_IPV4_CHECKSUM_NOT_VALIDATED = 43
+    RECEIVER_TCP_CHECKSUM_SUCCEEDED = 44
+    RECEIVER_TCP_CHECKSUM_FAILED = 45
+    RECEIVER_TCP_CHECKSUM_NOT_VALIDATED = 46
+    RECEIVER_UDP_CHECKSUM_SUCCEEDED = 47
+    RECEIVER_UDP_CHECKSUM_FAILED = 48
+    RECEIVER_UDP_CHECKSUM_NOT_VALIDATED = 49
 
 
-OK = TransmitterStatus.OK
-UNICAST = PacketType.UNICAST
-_TRANSMITTER = {
+OK: Final = TransmitterStatus.OK
+UNICAST: Final = PacketType.UNICAST
+MULTICAST: Final[int] = lib.NET_MULTICAST
+BROADCAST: Final[int] = lib.NET_BROADCAST
+GROUP: Final = MULTICAST | BROADCAST
+_TRANSMITTER: Final = {
     PacketType.UNICAST: Statistic.TRANSMITTER_UNICAST_PACKETS,
     PacketType.MULTICAST: Statistic.TRANSMITTER_MULTICAST_PACKETS,
     PacketType.BROADCAST: Statistic.TRANSMITTER_BROADCAST_PACKETS,
 }
-_RECEIVER = {
-    PacketType.UNICAST: Statistic.RECEIVER_UNICAST_PACKETS,
-    PacketType.MULTICAST: Statistic.RECEIVER_MULTICAST_PACKETS,
-    PacketType.BROADCAST: Statistic.RECEIVER_BROADCAST_PACKETS,
-}
+# Bits of Traits, and above them those of Checksum, in the order of the counters.
+_TRAIT_BITS: Final = (*range(7), *range(CHECKSUM_SHIFT, CHECKSUM_SHIFT + 9))
+TRAITS: Final = sum(1 << bit for bit in _TRAIT_BITS)
+
+
+@cache
+def _counters(first: Statistic, traits: int) -> tuple[int, ...]:
+    """Counters of a packet with these traits; they stand from `first` on."""
+    return tuple(first + step for step, bit in enumerate(_TRAIT_BITS) if traits >> bit & 1)
 
 
 class Statistics:
@@ -65,6 +109,13 @@ class Statistics:
     def add(self, index: Statistic, count: int = 1) -> None:
         self.values[index] += count
 
+    def _add_traits(self, first: Statistic, traits: Sequence[int]) -> None:
+        """Count what packets carry, given each one's traits."""
+        values = self.values
+        for one, count in Counter(traits).items():
+            for index in _counters(first, one & TRAITS):
+                values[index] += count
+
     def completed(self, completions: Sequence[Completion]) -> None:
         """Packets that went back to the driver above: only those sent count as packets."""
         values = self.values
@@ -82,16 +133,25 @@ class Statistics:
                 values[at + 1] += size
         values[Statistic.TRANSMITTER_UNICAST_PACKETS] += len(completions) - len(others)
         values[Statistic.TRANSMITTER_UNICAST_OCTETS] += octets
+        traits = [one[5] for one in completions if one[1] == OK]
+        self._add_traits(Statistic.TRANSMITTER_TAGGED_PACKETS, traits)
 
-    def received(self, frames: Sequence[bytes]) -> None:
-        """Frames that are handed up."""
+    def received(self, facts: Sequence[int], frames: Sequence[bytes]) -> None:
+        """Frames that are handed up, with the bits of NET_* of each."""
         values = self.values
         octets = sum(map(len, frames))
-        groups = [frame for frame in frames if frame[0] & 1]
-        for frame in groups:
-            at = _RECEIVER[packet_type(frame)]
-            values[at] += 1
-            values[at + 1] += len(frame)
-            octets -= len(frame)
-        values[Statistic.RECEIVER_UNICAST_PACKETS] += len(frames) - len(groups)
+        count = len(frames)
+        for one, frame in zip(facts, frames, strict=True):
+            if one & GROUP:
+                at = (
+                    Statistic.RECEIVER_BROADCAST_PACKETS
+                    if one & BROADCAST
+                    else Statistic.RECEIVER_MULTICAST_PACKETS
+                )
+                values[at] += 1
+                values[at + 1] += len(frame)
+                octets -= len(frame)
+                count -= 1
+        values[Statistic.RECEIVER_UNICAST_PACKETS] += count
         values[Statistic.RECEIVER_UNICAST_OCTETS] += octets
+        self._add_traits(Statistic.RECEIVER_TAGGED_PACKETS, facts)

@@ -125,12 +125,16 @@ class Pages:
 
     def gather(self, pieces: Sequence[int], size: int) -> bytes:
         """The bytes of pieces, given flat as pfn, offset, size, pfn, offset, size, ..."""
+        return bytes(self.collect(pieces, size))
+
+    def collect(self, pieces: Sequence[int], size: int) -> bytearray:
+        """`gather` for one who changes the bytes."""
         out = bytearray(size)
         count = len(pieces) // 3
         done = lib.page_gather(self.kernel, pieces, count, ffi.from_buffer(out), size)
         if done < 0:
             self.fail(done, f"gather of {count} pieces")
-        return bytes(out)
+        return out
 
     def scatter(self, pieces: Sequence[int], data: bytes | bytearray | memoryview) -> None:
         """`data` into pieces, given as for `gather`."""

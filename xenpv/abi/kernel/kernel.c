@@ -17,3 +17,4 @@
 #include "evtchn.c"
 #include "vcpu.c"
 #include "checksum.c"
+#include "netrx.c"
