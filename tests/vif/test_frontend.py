@@ -90,10 +90,10 @@ COMMON = [
     "request-rx-copy=1",
     "feature-sg=1",
     "feature-rx-notify=1",
-    "feature-gso-tcpv4=0",
-    "feature-gso-tcpv6=0",
-    "feature-no-csum-offload=1",
-    "feature-ipv6-csum-offload=0",
+    "feature-gso-tcpv4=1",
+    "feature-gso-tcpv6=1",
+    "feature-no-csum-offload=0",
+    "feature-ipv6-csum-offload=1",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.vif.rawback import frame, scene
 from xenpv.bus.ntstatus import NtStatusError
 from xenpv.vif.callbacks import PacketType
 from xenpv.vif.mac import FilterLevel, Mac, parse_address
@@ -33,17 +34,20 @@ def test_an_address_is_six_pairs_of_hex_digits(text: str | None, address: bytes 
 
 
 def passing(unicast: int, multicast: int, broadcast: int) -> set[str]:
-    mac = Mac(permanent=OWN, multicast=[LISTED])
-    mac.levels = {
-        PacketType.UNICAST: FilterLevel(unicast),
-        PacketType.MULTICAST: FilterLevel(multicast),
-        PacketType.BROADCAST: FilterLevel(broadcast),
-    }
     frames = {
         "own": OWN, "other": OTHER, "listed": LISTED, "group": GROUP, "broadcast": BROADCAST,
     }  # fmt: skip
-    passed = mac.filter([address + bytes(54) for address in frames.values()])
-    return {name for name, address in frames.items() if address + bytes(54) in passed}
+    with scene() as s:
+        mac = s.pdo.frontend.mac
+        mac.multicast = [LISTED]
+        mac.set_filter_level(PacketType.UNICAST, unicast)
+        mac.set_filter_level(PacketType.MULTICAST, multicast)
+        mac.set_filter_level(PacketType.BROADCAST, broadcast)
+        s.back.send(*(frame(60, destination=address) for address in frames.values()))
+        s.run()
+        got = [data[:6] for data in s.nic.received]
+        assert s.nic.statistics.received_dropped == 5 - len(got)
+    return {name for name, address in frames.items() if address in got}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +70,8 @@ def test_each_level_lets_through_what_the_driver_does(
     assert passing(*levels) == passes
 
 
-def test_nothing_passes_before_a_level_is_set() -> None:
-    assert Mac(permanent=OWN).filter([OWN + bytes(54), BROADCAST + bytes(54)]) == []
+def test_no_level_is_set_at_first() -> None:
+    assert set(Mac(permanent=OWN).levels.values()) == {FilterLevel.NONE}
 
 
 def test_a_unicast_address_is_refused_in_the_multicast_list() -> None:

@@ -245,6 +245,7 @@ class Adapter:
         for one in lists:
             one.pending = 0
         self._lists_in.returned += len(lists)
+        self._vif.receiver_return_packets([one.cookie for one in lists])
 
     def query(self, number: int) -> bytes:
         """An OID's value, as bytes of NDIS' layout; OidError carries its NDIS status."""
@@ -266,7 +267,9 @@ class Adapter:
 
     def receiver_queue_packets(self, _index: int, packets: Sequence[ReceiverPacket]) -> bool:
         """Packets that arrived on one queue, one indication; True above 1,024 outstanding."""
-        packets, _ = split_tagged(packets)
+        packets, tagged = split_tagged(packets)
+        if tagged:
+            self._vif.receiver_return_packets([packet.cookie for packet in tagged])
         if self.list_receiver is not None:
             lists, scarce = self._lists_in.indicate(packets)
             self.list_receiver.receive_lists(lists)
@@ -277,6 +280,7 @@ class Adapter:
         self.received.extend(frames)
         if self.receiver is not None:
             self.receiver.receive(frames)
+        self._vif.receiver_return_packets([packet.cookie for packet in packets])
         return False
 
     def mac_state_change(self) -> None:

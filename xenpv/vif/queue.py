@@ -82,9 +82,7 @@ class Queue:
             validate=parameters.transmitter.validate_checksums,
             always_copy=parameters.transmitter.always_copy,
         )
-        self.receiver = ReceiverRing(
-            self.bus, self.domid, gso_types=parameters.receiver.gso_types
-        )
+        self.receiver = ReceiverRing(self.bus, self.domid, gso_types=parameters.receiver.gso_types)
         self.transmitter = TransmitterRing(self.bus, self.domid, rules=rules, returns=self.returns)
         ways = (
             (("rx", self.poll_rx), ("tx", self.poll_tx))

@@ -174,9 +174,7 @@ class Receiver:
         hand_up = HandUp()
         for position, frame in enumerate(frames):
             fact = facts[position]
-            self._sort(
-                frame, fact, verdicts[fact], flags[position], extras.get(position), hand_up
-            )
+            self._sort(frame, fact, verdicts[fact], flags[position], extras.get(position), hand_up)
         packets = hand_up.packets
         self._frontend.statistics.received(hand_up.facts, [one.data for one in packets])
         for packet in packets:
