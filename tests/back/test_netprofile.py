@@ -32,7 +32,9 @@ def test_a_vif_that_is_attached_later_has_its_profile_too() -> None:
 
 
 def test_a_profile_that_is_none_is_refused_before_anything_is_made() -> None:
-    with pytest.raises(LocalProtocolError, match="expected one of linux, qemu, mirage"):
+    with pytest.raises(
+        LocalProtocolError, match="expected one of linux, linux-zerocopy, qemu, mirage"
+    ):
         Platform(netback="windows")
     with Platform() as xen:
         with pytest.raises(LocalProtocolError, match="'tapdisk'"):

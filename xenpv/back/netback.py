@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import attrs
 
 from xenpv.abi.xenbus import XenbusState as State
+from xenpv.back.credit import Rate
 from xenpv.back.netctrl import ControlRing
 from xenpv.back.nethash import NONE as NO_HASH
 from xenpv.back.nethash import NetHash
@@ -60,11 +61,14 @@ class Network(Protocol):
 class Counters:
     """Seen from the guest: `tx` is what it sent."""
 
-    __slots__ = ("rx_bytes", "rx_dropped", "rx_packets", "tx_bytes", "tx_dropped", "tx_packets")
+    __slots__ = ("rx_bytes", "rx_dropped", "rx_gso_checksum_fixup", "rx_packets", "tx_bytes",
+                 "tx_dropped", "tx_packets")  # fmt: skip
 
     def __init__(
         self,
     ) -> None:
+        # Linux' name, seen from its side: GSO packets that came without a blank sum.
+        self.rx_gso_checksum_fixup = 0
         self.tx_packets = 0
         self.tx_bytes = 0
         self.tx_dropped = 0
@@ -239,10 +243,20 @@ class Netback:
             queue = NetQueue(self, index)
             self.queues.append(queue)
             queue.connect(keys)
+        if profile.tx.rated:
+            self._rate_changed()
+            device.keys["rate"] = self._rate_changed
         bridge = self._network.bridge(device.get("bridge") or "xenbr0")
         bridge.attach(self, vlans_of(device.get("vlan")))
         self._bridge = bridge
         self.carrier = True
+
+    def _rate_changed(self) -> None:
+        """xen_net_read_rate, of every queue by itself."""
+        rate = Rate.parse(self.device.get("rate"))
+        for queue in self.queues:
+            if queue.tx is not None:
+                queue.tx.set_rate(rate)
 
     def _connect_control(self) -> None:
         """A frontend without `ctrl-ring-ref` has no control ring."""
@@ -256,6 +270,7 @@ class Netback:
         self.multicast_control = bool(self.device.frontend_number("request-multicast-control", 0))
 
     def _disconnect(self) -> None:
+        self.device.keys.pop("rate", None)
         self._carrier_off()
         for queue in self.queues:
             queue.release()

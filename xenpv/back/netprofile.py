@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from xenpv.abi.xenbus import XenbusState as State
+from xenpv.back.txrules import LINUX_TX, LINUX_ZEROCOPY_TX, MIRAGE_TX, QEMU_TX, TxRules
 from xenpv.back.xenbus import number_of
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import PAGE_SIZE
@@ -127,9 +128,7 @@ class Profile:
     `queues_max` 1 without `announced` queues: it reads flat keys and `event-channel` only.
 
     Rings:
-    `tx_chains`, `tx_extras`: it knows more_data, extra_info. `tx_fatal`: a broken rule shuts the
-    vif (Linux); others answer ERROR, or stop. `tx_maps`: payload is mapped, and its slots are
-    answered when the packet is released; others copy.
+    `tx`: how it reads what a guest transmits, and whether `rate` limits that.
     `rx_offset`: where bytes begin in a page; `rx_bytes`: how many fit behind it. `rx_chains`:
     a frame may take several slots. `rx_sums`: csum_blank and data_validated are used.
     `rx_expires`: what waits for slots is dropped in time, and a stalled guest loses the carrier.
@@ -153,11 +152,7 @@ class Profile:
     control: bool = False
     multicast: bool = False
     headroom: bool = False
-    rate: bool = False
-    tx_chains: bool = True
-    tx_extras: bool = False
-    tx_fatal: bool = False
-    tx_maps: bool = False
+    tx: TxRules
     rx_offset: int = 0
     rx_bytes: int = PAGE_SIZE
     rx_chains: bool = True
@@ -195,10 +190,7 @@ LINUX: Final = Profile(
     control=True,
     multicast=True,
     headroom=True,
-    rate=True,
-    tx_extras=True,
-    tx_fatal=True,
-    tx_maps=True,
+    tx=LINUX_TX,
     rx_sums=True,
     rx_expires=True,
 )
@@ -208,7 +200,7 @@ QEMU: Final = Profile(
     front_mac=True,
     walk=QEMU_WALK,
     rx_copy=True,
-    tx_chains=False,
+    tx=QEMU_TX,
     rx_offset=2,  # NET_IP_ALIGN
     rx_bytes=PAGE_SIZE - 2,
     rx_chains=False,
@@ -227,8 +219,11 @@ MIRAGE: Final = Profile(
     deletes=True,
     walk=MIRAGE_WALK,
     flag=flag_one,
+    tx=MIRAGE_TX,
 )
-PROFILES: Final = {profile.name: profile for profile in (LINUX, QEMU, MIRAGE)}
+# What Linux really does with the pages of what it is sent; `linux` copies, which is cheaper.
+LINUX_ZEROCOPY: Final = attrs.evolve(LINUX, name="linux-zerocopy", tx=LINUX_ZEROCOPY_TX)
+PROFILES: Final = {profile.name: profile for profile in (LINUX, LINUX_ZEROCOPY, QEMU, MIRAGE)}
 
 
 def profile(name: str) -> Profile:

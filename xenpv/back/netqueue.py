@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from xenpv.back import netrx, nettx
+from xenpv.back import netrx, txpacket
 from xenpv.back.netkeys import QueueKeys
 from xenpv.back.netrx import RxQueue
-from xenpv.back.nettx import TxQueue
 from xenpv.back.ring import BackRing
+from xenpv.back.txring import TxRing
+from xenpv.back.txserver import TxServer, tx_server
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class NetQueue:
     def __init__(self, vif: Netback, index: int) -> None:
         self._vif = vif
         self.name = f"{vif.name}-q{index}"
-        self.tx: TxQueue | None = None
+        self.tx: TxServer | None = None
         self.rx: RxQueue | None = None
         domain = vif.domain
         self._tx_task = domain.task(f"{self.name}-tx", self.poll_tx)
@@ -33,7 +34,7 @@ class NetQueue:
 
     def connect(self, keys: QueueKeys) -> None:
         """PeerProtocolError or HypercallError: what was done is undone by `release`."""
-        tx_ring = self._ring(keys.tx_ring_ref, nettx.REQUEST.size, nettx.RESPONSE_SIZE)
+        tx_ring = self._ring(keys.tx_ring_ref, txpacket.REQUEST.size, txpacket.RESPONSE_SIZE)
         rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE.size)
         split = keys.tx_port != keys.rx_port
         tx_port = self._bind(keys.tx_port)
@@ -42,7 +43,8 @@ class NetQueue:
         dispatcher.bind_task(tx_port, self._tx_task if split else self._both_task)
         if split:
             dispatcher.bind_task(rx_port, self._rx_task)
-        self.tx = TxQueue(self._vif, tx_ring, tx_port)
+        ring = TxRing(self._vif, tx_ring, tx_port)
+        self.tx = tx_server(ring, self._vif.profile.tx, self._tx_task, self.name)
         self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task)
         self._tx_task.wake()
 
@@ -88,6 +90,8 @@ class NetQueue:
     def release(self) -> None:
         """Unbind, unmap; a second call does nothing."""
         domain = self._vif.domain
+        if self.tx is not None:
+            self.tx.release()
         if self.rx is not None:
             self.rx.release()
         self.tx = self.rx = None

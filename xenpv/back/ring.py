@@ -74,6 +74,11 @@ class BackRing:
             self.domain.fail(count, "ring requests")
         return count, self._view[: count * self.req_size]
 
+    def untake(self, count: int) -> None:
+        """The last `count` requests taken were not looked at: they are on the ring as before."""
+        cons = (self.req_cons - count) & 0xFFFFFFFF
+        lib.ring_seek(self._handle, self.rsp_prod, cons)
+
     def push(self, responses: bytes | bytearray, count: int) -> bool:
         """Publish `count` packed responses, in slot order; True: notify the frontend."""
         notify = lib.back_push(self._handle, ffi.from_buffer(responses), count)

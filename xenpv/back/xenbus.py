@@ -89,6 +89,7 @@ class Device:
         "frontend",
         "frontend_domid",
         "frontend_state",
+        "keys",
         "kind",
         "path",
         "state",
@@ -120,6 +121,8 @@ class Device:
         self.broken = ""  # why the device was shut for its frontend's misdeeds
         # Keys of its own that it could not do without: it is probed anew when one is written.
         self.wants: tuple[str, ...] = ()
+        # Keys of its own that its driver watches, and what is called when one is written.
+        self.keys: dict[str, Callable[[], object]] = {}
         self._watches: list[BackWatch] = []
 
     @property
@@ -211,6 +214,16 @@ class Device:
         except (PeerProtocolError, HypercallError, StoreError) as error:
             self.fatal(str(error))
 
+    def key_changed(self, key: str) -> None:
+        """A key of its own was written: the driver hears of it if it watches that."""
+        handler = self.keys.get(key)
+        if handler is None:
+            return
+        try:
+            handler()
+        except (PeerProtocolError, HypercallError, StoreError) as error:
+            self.fatal(str(error))
+
     def _hotplug(self, _path: str) -> None:
         try:
             self.driver.hotplug_changed()
@@ -274,6 +287,8 @@ class BackendBus:
         if known is not None:
             # A key of a device that is known: of interest to its driver, unless it has none.
             name = path[end + 1 :]
+            if known.keys:
+                known.key_changed(name)
             if (known.wants or name == "frontend") and known.is_retried(name):
                 self._probe_again(known)
             return

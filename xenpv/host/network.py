@@ -38,6 +38,36 @@ _LINK_LOCAL = b"\x01\x80\xc2\x00\x00"  # with a last byte of 0-0F: never forward
 _NO_ADDRESS = bytes(6)
 
 
+class Lender(Protocol):
+    """Whose pages a frame's bytes are from."""
+
+    def returned(self, lease: Lease) -> None:
+        """The last share was given back."""
+
+
+class Lease:
+    """Slots of a guest that stay unanswered for as long as somebody has the frame they carried.
+
+    A port that keeps a frame after `receive` takes a share with `hold` and gives it back with
+    `drop`, once for each frame it has: a packet's segments have one lease.
+    """
+
+    __slots__ = ("_lender", "shares", "slots")
+
+    def __init__(self, lender: Lender, slots: Sequence[int]) -> None:
+        self._lender = lender
+        self.slots = slots  # by the lender's numbers
+        self.shares = 1  # the lender's own
+
+    def hold(self) -> None:
+        self.shares += 1
+
+    def drop(self) -> None:
+        self.shares -= 1
+        if not self.shares:
+            self._lender.returned(self)
+
+
 @attrs.define(order=False)
 class Frame:
     """One Ethernet frame without FCS, with what its sender said about offloads.
@@ -58,6 +88,8 @@ class Frame:
     # The queue that it came through or goes to and its first slot there; -1: of no ring.
     queue: int = -1
     slot: int = -1
+    # Set where the sender's pages are not copied; whoever evolves a frame passes it on.
+    lease: Lease | None = attrs.field(default=None, eq=False, repr=False)
 
 
 class FrameBatch(Sequence[Frame]):

@@ -78,6 +78,23 @@ def blank_checksum(frame: Frame) -> Frame:
     )
 
 
+def sum_from_scratch(data: bytes) -> bytes:
+    """An IPv4 frame with the sums that it ought to have, whatever stood there; others as they are.
+
+    QEMU's net_checksum_calculate: the header's sum, and that of a whole TCP or UDP packet.
+    """
+    headers = parse_headers(data)
+    if headers is None or headers.version != 4:
+        return data
+    network, at = headers.network, headers.network + 10
+    blank = data[network:at] + bytes(2) + data[at + 2 : headers.transport]
+    data = data[:at] + internet_checksum(blank).to_bytes(2, "big") + data[at + 2 :]
+    try:
+        return finish_checksum(blank_checksum(Frame(data))).data
+    except PeerProtocolError:
+        return data
+
+
 def segment(frame: Frame) -> list[Frame]:
     """Cut a GSO packet into segments of `gso_size` payload bytes; others pass as they are.
 
@@ -101,7 +118,7 @@ def segment(frame: Frame) -> list[Frame]:
     if headers.end - payload_start <= frame.gso_size:
         return [attrs.evolve(frame, gso_type=GSO_NONE, gso_size=0)]
     return [
-        Frame(part, csum_blank=True, data_validated=True, hash=frame.hash)
+        Frame(part, csum_blank=True, data_validated=True, hash=frame.hash, lease=frame.lease)
         for part in _cut(frame.data, headers, payload_start, frame.gso_size)
     ]
 

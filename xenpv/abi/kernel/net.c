@@ -27,7 +27,8 @@ static int64_t net_take(struct net_pass *p)
 {
     const struct netif_tx_request *request = p->requests;
     struct net_group *group = p->groups;
-    int64_t n = back_take(p->ring, p->requests, p->ring->size, sizeof(*request));
+    /* netback bounds by what it consumed: what waits for a slot to answer in is no offence. */
+    int64_t n = take_requests(p->ring, p->requests, p->ring->size, sizeof(*request), p->ring->cons);
 
     for (int64_t i = 0; i < n; i++, request++) {
         uint32_t end = (uint32_t)request->offset + request->size;

@@ -260,8 +260,12 @@ static int64_t front_reap(ring *r, void *responses, uint32_t max)
 
 static uint32_t back_inflight(ring *r) { return r->cons - r->prod_pvt; }
 
-/* Requests copied out, at most max and never more than there are slots to answer in. */
-static int64_t back_take(ring *r, void *requests, uint32_t max, uint32_t req_size)
+/*
+ * Requests copied out, at most max and never more than there are slots to answer in. The
+ * producer must not be more than a ring ahead of `from`.
+ */
+static inline int64_t take_requests(ring *r, void *requests, uint32_t max, uint32_t req_size,
+                                    uint32_t from)
 {
     struct call c = call_begin(r->d->m, r->d->domid, 0);
     uint8_t *request = requests;
@@ -276,7 +280,7 @@ static int64_t back_take(ring *r, void *requests, uint32_t max, uint32_t req_siz
     barrier_read();
     if (c.aborted)
         return KERNEL_E_ABORTED;
-    if (prod - r->prod_pvt > r->size)       /* RING_REQUEST_PROD_OVERFLOW */
+    if (prod - from > r->size)
         return KERNEL_E_OVERFLOW;
     n = prod - r->cons;
     if (n > r->size)                        /* the producer moved behind what was consumed */
@@ -292,6 +296,12 @@ static int64_t back_take(ring *r, void *requests, uint32_t max, uint32_t req_siz
         return KERNEL_E_ABORTED;
     r->cons += n;
     return n;
+}
+
+/* RING_REQUEST_PROD_OVERFLOW: a ring ahead of the responses. */
+static int64_t back_take(ring *r, void *requests, uint32_t max, uint32_t req_size)
+{
+    return take_requests(r, requests, max, req_size, r->prod_pvt);
 }
 
 /*
