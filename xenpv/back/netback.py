@@ -106,6 +106,7 @@ class Netback:
         self._bridge: Bridge | None = None
         self._announced = False  # Connected was written since it was reached
         self._removed = False
+        self._stalled_queues = 0
 
     # the bus
 
@@ -204,6 +205,8 @@ class Netback:
     def _reconfigure(self) -> None:
         """The frontend wants other room before its packets, in whatever state it is."""
         self.offer = attrs.evolve(self.offer, headroom=read_headroom(self.device))
+        for queue in self.queues:
+            queue.reconfigure()
         self.device.switch_state(State.RECONFIGURED)
 
     def remove(self) -> None:
@@ -246,10 +249,24 @@ class Netback:
         if profile.tx.rated:
             self._rate_changed()
             device.keys["rate"] = self._rate_changed
-        bridge = self._network.bridge(device.get("bridge") or "xenbr0")
-        bridge.attach(self, vlans_of(device.get("vlan")))
-        self._bridge = bridge
-        self.carrier = True
+        self._stalled_queues = count
+        for queue in self.queues:
+            queue.start()
+
+    def queue_ready(self) -> None:
+        """A queue has the slots for what waits; the last of them brings the carrier up."""
+        self._stalled_queues -= 1
+        if not self._stalled_queues and not self.disabled:
+            bridge = self._network.bridge(self.device.get("bridge") or "xenbr0")
+            bridge.attach(self, vlans_of(self.device.get("vlan")))
+            self._bridge = bridge
+            self.carrier = True
+
+    def queue_stalled(self) -> None:
+        """The guest takes nothing any more: without a carrier nothing comes to wait."""
+        self._stalled_queues += 1
+        self.domain.trace.note(self.domain.domid, f"{self.name}: guest rx stalled")
+        self._carrier_off()
 
     def _rate_changed(self) -> None:
         """xen_net_read_rate, of every queue by itself."""

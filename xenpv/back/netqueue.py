@@ -35,7 +35,7 @@ class NetQueue:
     def connect(self, keys: QueueKeys) -> None:
         """PeerProtocolError or HypercallError: what was done is undone by `release`."""
         tx_ring = self._ring(keys.tx_ring_ref, txpacket.REQUEST.size, txpacket.RESPONSE_SIZE)
-        rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE.size)
+        rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE_SIZE)
         split = keys.tx_port != keys.rx_port
         tx_port = self._bind(keys.tx_port)
         rx_port = self._bind(keys.rx_port) if split else tx_port
@@ -47,6 +47,16 @@ class NetQueue:
         self.tx = tx_server(ring, self._vif.profile.tx, self._tx_task, self.name)
         self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task)
         self._tx_task.wake()
+
+    def start(self) -> None:
+        """All queues of the vif are connected."""
+        if self.rx is not None:
+            self.rx.start()
+
+    def reconfigure(self) -> None:
+        """The offer of the frontend changed."""
+        if self.rx is not None:
+            self.rx.reconfigure()
 
     def _ring(self, ref: int, req_size: int, rsp_size: int) -> BackRing:
         domain = self._vif.domain
