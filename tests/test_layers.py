@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "back": ("host", "store.connection", "xen.domain", "abi"),
     # What sees both ends: the composition root, its guests, and what moves a whole guest.
     **dict.fromkeys(
-        ("platform", "guest", "serving", "driverdomain", "migration"),
+        ("platform", "guest", "serving", "driverdomain", "migration", "taps", "guesttap"),
         (
             "abi",
             "xen",
@@ -42,6 +42,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "serving",
             "driverdomain",
             "migration",
+            "taps",
+            "guesttap",
         ),
     ),
     "testing": ("",),

@@ -112,6 +112,7 @@ class Platform:
     its chooser, and `run` of either lets both go on. `trusted`: modules of class drivers that are
     not xenpv's, of which a guest that is saved or restored here may have objects. `netback`: the
     profile of vifs that name none, linux, qemu or mirage; another raises LocalProtocolError.
+    `dom0_vcpus`: as Xen's dom0_max_vcpus; netback offers that many queues, up to 8.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Platform:
         loop: Loop | None = None,
         trusted: Sequence[str] = (),
         netback: str = "linux",
+        dom0_vcpus: int = 1,
     ) -> None:
         self.seed = seed
         self.netback = netprofile.profile(netback)
@@ -130,7 +132,7 @@ class Platform:
         self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
         self.dom0 = self.hypervisor.create_domain(
-            0, vcpus=1, max_pages=DOM0_PAGES, max_event_channels=DOM0_PORT_MAX
+            0, vcpus=dom0_vcpus, max_pages=DOM0_PAGES, max_event_channels=DOM0_PORT_MAX
         )
         self.dom0.populate(DOM0_PAGES)
         self.dom0.unpause()

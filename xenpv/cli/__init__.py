@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OK: Final = 0
 FAILED: Final = 1
 BAD_INPUT: Final = 2
+VCPUS_MAX: Final = 128
 
 EXAMPLES: Final = """\
 examples:
@@ -28,6 +29,7 @@ examples:
   xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
   xenpv run guest.cfg --save guest.save     save it at the end, instead of shutting it down
   xenpv run --restore guest.save            go on with it, and check its devices
+  xenpv run guest.cfg --tap xenbr0=tap0     and let the host's kernel talk to it until Ctrl-C
   xenpv replay failure.replay               run a recorded failure again
   xenpv store --socket /tmp/xs              serve xenstored to real clients
 """
@@ -83,7 +85,7 @@ def parser() -> Parser:
     )
     run.add_argument("configs", nargs="*", metavar="CONFIG", help="an xl.cfg file of one guest")
     run.add_argument("--json", action="store_true", help="print one JSON document instead")
-    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every choice (0)")
+    run.add_argument("--seed", type=_seed, metavar="N", help="of every choice (0)")
     run.add_argument("--pcap", type=Path, metavar="FILE", help="capture the bridges as pcapng")
     run.add_argument("--no-write", action="store_true", help="do not write to any disk")
     run.add_argument(
@@ -99,6 +101,16 @@ def parser() -> Parser:
         metavar="FILE",
         help="a guest that was saved, instead of a CONFIG or beside it; may be repeated",
     )
+    run.add_argument(
+        "--dom0-vcpus",
+        type=_vcpus,
+        default=1,
+        metavar="N",
+        help="of the control domain, whose netback offers as many queues, up to 8 (1)",
+    )
+    from xenpv.cli import taps
+
+    taps.add_to(run)
     replay = commands.add_parser(
         "replay",
         help="run a recorded failure again",
@@ -119,6 +131,12 @@ def parser() -> Parser:
 def _seed(text: str) -> int:
     if not text.isdecimal() or len(text) > 20 or int(text) >= 1 << 64:
         raise argparse.ArgumentTypeError(f"a seed is a number from 0 to 2^64 - 1, not {text!r}")
+    return int(text)
+
+
+def _vcpus(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= VCPUS_MAX:
+        raise argparse.ArgumentTypeError(f"expected 1 to {VCPUS_MAX} vcpus, not {text!r}")
     return int(text)
 
 
@@ -146,18 +164,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from xenpv.cli import inputs
+    from xenpv.cli import inputs, taps
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
+    outside = taps.outside(options)
     sources = inputs.load(options.configs, options.restore)
     if options.save is not None:
         inputs.check_save(options.save, sources)
+    taps.check(outside, sources)
     for source in sources:
         for warning in source.config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     wanted = Options(
-        seed=options.seed, write=not options.no_write, pcap=options.pcap, save=options.save
+        seed=options.seed or 0,
+        write=not options.no_write,
+        pcap=options.pcap,
+        save=options.save,
+        dom0_vcpus=options.dom0_vcpus,
+        outside=outside,
     )
     # So that a disk's scratch area is put back also then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -167,7 +192,7 @@ def _run(options: argparse.Namespace) -> int:
     except ConfigError:
         raise
     except Exception as error:
-        error.add_note(f"This is a bug in xenpv; --seed {options.seed} repeats it.")
+        error.add_note(f"This is a bug in xenpv; --seed {wanted.seed} repeats it.")
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)

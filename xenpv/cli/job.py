@@ -21,7 +21,8 @@ from xenpv.cli.disk import DiskCheck
 from xenpv.cli.hostfile import HostFile, MemoryFile, Progress
 from xenpv.cli.inputs import Source, save_path
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
-from xenpv.cli.vif import VifCheck
+from xenpv.cli.taps import Outside, Service, say
+from xenpv.cli.vif import VifCheck, losses
 from xenpv.errors import ConfigError, Livelock, XenpvError
 from xenpv.guest import Guest
 from xenpv.host.device import Device
@@ -43,12 +44,14 @@ HOST_MAC: Final = 0x0200_0000_0001
 @attrs.frozen(kw_only=True)
 class Options:
     """`write`: also write to the disks that may be written. `save`: into which file or directory
-    the guests are saved at the end, instead of being shut down."""
+    the guests are saved at the end, instead of being shut down. `outside`: what is served."""
 
     seed: int = 0
     write: bool = True
     pcap: Path | None = None
     save: Path | None = None
+    dom0_vcpus: int = 1
+    outside: Outside = attrs.field(factory=Outside)
 
 
 class Job:
@@ -67,6 +70,7 @@ class Job:
         self.guests: list[tuple[Guest, GuestFound]] = []
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
+        self._service = Service(options.outside, options.seed, say)
 
     def run(self) -> RunFound:
         """Raises ConfigError, before anything is written, if the capture cannot be."""
@@ -77,12 +81,16 @@ class Job:
                 if disk.target not in self.files and disk.target not in inside:
                     self.files[disk.target] = HostFile(disk.target)
         with ExitStack() as stack:
+            self._service.open(stack)
             writer = self._capture(stack)
             for target, file in self.files.items():
                 self.sha256[target] = file.sha256(self.progress)
             # After the platform is closed, when nothing of it can write any more.
             stack.callback(self._give_back)
-            platform = stack.enter_context(Platform(seed=self.options.seed))
+            self.found.seed = self._service.seed
+            platform = stack.enter_context(
+                Platform(seed=self._service.seed, dom0_vcpus=self.options.dom0_vcpus)
+            )
             try:
                 self._go(platform, writer)
             except Livelock as error:
@@ -125,11 +133,54 @@ class Job:
                 if here.connected and not here.idle:
                     self._exercise(platform, guest, device, here)
         self._list(platform)
+        if self.options.outside.serves:
+            self._serve(platform)
         for guest, found in self._outgoing():
             if self.options.save is None:
                 self._shut_down(platform, guest, found)
             else:
                 self._save(guest, found, save_path(self.options.save, found.config))
+
+    def _serve(self, platform: Platform) -> None:
+        """Let the outside in. The host on a bridge leaves it to the one behind the TAP."""
+        for place, station in list(self.stations.items()):
+            if self._named(*place[:2]) in self._service.bridges:
+                del self.stations[place]
+                station.bridge.detach(station)
+        before = self._losses(platform)
+        try:
+            self._service.serve(platform, lambda where: self._bridge(platform, where), self._guest)
+        finally:
+            self.found.taps = self._service.found
+            for found, lost in self._losses(platform).items():
+                then = before.get(found, {})
+                found.lost = {why: count - then.get(why, 0) for why, count in lost.items()}
+
+    def _losses(self, platform: Platform) -> dict[VifFound, dict[str, int]]:
+        """Of every interface, so far."""
+        lost = {}
+        for guest, here in self.guests:
+            for device, found in zip(guest.created.devices, here.devices, strict=True):
+                if isinstance(found, VifFound):
+                    bridge = self._bridge(platform, self._named(device.backend_domid, found.bridge))
+                    port = bridge.ports.get(found.name)
+                    adapter = next((one for one in guest.nets if one.number == found.id), None)
+                    lost[found] = losses(adapter, None if port is None else port.port)
+        return lost
+
+    def _named(self, domid: int, bridge: str) -> str:
+        """What that domain's bridge is called: as it is in dom0, else `GUEST:NAME`."""
+        driver = next((guest.name for guest, _ in self.guests if guest.domid == domid), "")
+        return f"{driver}:{bridge}" if domid else bridge
+
+    def _bridge(self, platform: Platform, where: str) -> Bridge:
+        """The bridge `NAME`, or `GUEST:NAME` of a driver domain."""
+        driver, _, name = where.rpartition(":")
+        guest = self._guest(driver)
+        return platform.bridge(name) if guest is None else guest.bridge(name)
+
+    def _guest(self, name: str) -> Guest | None:
+        return next((guest for guest, _ in self.guests if guest.name == name), None)
 
     def _outgoing(self) -> list[tuple[Guest, GuestFound]]:
         """Whom others are served by goes after these."""
@@ -285,6 +336,7 @@ class Job:
                 )
             )
         found.digest = platform.digest
+        found.failures += self._service.conclude(found.digest)
         found.timeline = list(platform.loop.trace.notes)
         found.virtual_ns = platform.loop.now
 

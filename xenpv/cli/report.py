@@ -71,6 +71,7 @@ class VifFound(DeviceFound):
     frames_received: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    lost: dict[str, int] = attrs.field(factory=dict)  # frames, by reason, while TAPs were served
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -101,11 +102,32 @@ class BridgeFound:
 
 
 @attrs.define(eq=False, kw_only=True)
+class TapFound:
+    """A TAP while it was served. Counters are frames; `in` comes from the host's kernel.
+
+    `lost`: inside xenpv, by reason. `refused`: by the kernel, by the error's name. `tx_dropped`:
+    what the kernel had no room for in the TAP's queue, None where that cannot be seen.
+    """
+
+    name: str
+    where: str
+    headed: bool
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    bytes_out: int
+    lost: dict[str, int]
+    refused: dict[str, int]
+    tx_dropped: int | None
+
+
+@attrs.define(eq=False, kw_only=True)
 class RunFound:
     seed: int
     digest: str = ""
     guests: list[GuestFound] = attrs.field(factory=list)
     bridges: list[BridgeFound] = attrs.field(factory=list)
+    taps: list[TapFound] = attrs.field(factory=list)
     xl_list: str = ""  # with -v; as the run stood when every device had been exercised
     vm_list: str = ""
     timeline: list[Note] = attrs.field(factory=list)
@@ -126,6 +148,7 @@ def as_json(run: RunFound) -> dict[str, Any]:
         "seed": run.seed,
         "guests": [_guest_json(guest) for guest in run.guests],
         "bridges": [attrs.asdict(bridge) for bridge in run.bridges],
+        "taps": [attrs.asdict(tap) for tap in run.taps],
         "list": run.xl_list,
         "vm_list": run.vm_list,
         "failures": run.failures,
@@ -184,6 +207,10 @@ def as_text(run: RunFound, *, unicode: bool = True) -> Iterator[str]:
                 f"{bridge.dropped} dropped"
             )
         yield ""
+    if run.taps:
+        yield "taps"
+        yield from (f"  {line}" for tap in run.taps for line in _tap_text(tap))
+        yield ""
     yield from _listings(run)
     for guest in run.guests:
         if guest.console:
@@ -194,6 +221,20 @@ def as_text(run: RunFound, *, unicode: bool = True) -> Iterator[str]:
     yield ""
     yield from (f"FAILED: {line}" for failure in run.failures for line in failure.splitlines())
     yield from _closing(run)
+
+
+def _tap_text(tap: TapFound) -> Iterator[str]:
+    header = "with virtio-net headers" if tap.headed else "without headers"
+    yield (
+        f"{tap.where}={tap.name}, {header}: {_counted(tap.frames_in, 'frame')} "
+        f"({_size(tap.bytes_in)}) in, {tap.frames_out} ({_size(tap.bytes_out)}) out, "
+        f"{sum(tap.lost.values())} lost"
+    )
+    whys = [f"{count} {why}" for why, count in tap.lost.items() if count]
+    whys += [f"{count} refused by the kernel: {why}" for why, count in tap.refused.items()]
+    if tap.tx_dropped:
+        whys.append(f"{tap.tx_dropped} dropped by the kernel: the queue was full")
+    yield from (f"  {why}" for why in whys)
 
 
 def _listings(run: RunFound) -> Iterator[str]:

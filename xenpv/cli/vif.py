@@ -6,8 +6,10 @@ import random
 import time
 from typing import Final
 
+from xenpv.back.netback import Netback
 from xenpv.cli.report import VifFound
 from xenpv.errors import Livelock, XenpvError
+from xenpv.host.network import Port
 from xenpv.host.packet import arp_request, icmp_echo_request, parse_arp, parse_echo_reply
 from xenpv.host.responder import Responder
 from xenpv.net.adapter import Adapter
@@ -22,6 +24,23 @@ PAYLOADS: Final = (0, 1, 18, 56, 511, 1024)
 BURST: Final = 64
 BURST_BYTES: Final = 256 << 10
 ETHERNET_HEADER: Final = 14
+
+
+def losses(adapter: Adapter | None, port: Port | None) -> dict[str, int]:
+    """Frames lost between a guest's programs and the bridge, so far, by where and why."""
+    lost = {}
+    if adapter is not None:
+        counted = adapter.statistics
+        lost = {
+            "sent_dropped": counted.sent_dropped,
+            "sent_errors": counted.sent_errors,
+            "received_dropped": counted.received_dropped,
+            "received_errors": counted.received_errors,
+        }
+    if isinstance(port, Netback):
+        lost["backend_tx_dropped"] = port.counters.tx_dropped
+        lost["backend_rx_dropped"] = port.counters.rx_dropped
+    return lost
 
 
 class VifCheck:

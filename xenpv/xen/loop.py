@@ -266,6 +266,14 @@ class Loop:
         self._machines += 1
         return self._machines - 1
 
+    @property
+    def next_deadline(self) -> int | None:
+        """When the next timer fires, periodic ones too; None if none is armed."""
+        timers = self._timers
+        while timers and not timers[0][2].fires(timers[0][1]):
+            heapq.heappop(timers)
+        return timers[0][0] if timers else None
+
     def push_timer(self, timer: Timer, after_ns: int) -> int:
         self._sequence += 1
         heapq.heappush(self._timers, (self.now + max(0, after_ns), self._sequence, timer))

@@ -44,6 +44,7 @@ class Event(enum.IntEnum):
     STORE = 7
     DOMAIN = 8
     NOTE = 9
+    OUTSIDE = 10
 
 
 # event: (bits of its second operand, how it reads)
@@ -57,6 +58,7 @@ EVENTS: Final[dict[int, tuple[int, str]]] = {
     Event.STORE: (32, "store request type {a}, crc {b:08x}"),
     Event.DOMAIN: (8, "domain event {a} ({b})"),
     Event.NOTE: (0, "note, crc {a:08x}"),
+    Event.OUTSIDE: (32, "input {a} from outside, crc {b:08x}"),
 }
 
 
