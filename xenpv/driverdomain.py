@@ -25,7 +25,9 @@ from xenpv.host.network import Bridge, Frame, Network
 from xenpv.host.offload import finish_checksum, segment
 from xenpv.host.scripts import Scripts
 from xenpv.net.adapter import Adapter
-from xenpv.net.oid import U32, Oid, PacketFilter
+from xenpv.net.ndis import U32
+from xenpv.net.oid import Oid
+from xenpv.net.packetfilter import PacketFilter
 from xenpv.vif.adapter import Vif as XenVif
 from xenpv.xen.loop import Task
 

@@ -10,27 +10,29 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol, cast
-
-import attrs
+from typing import Final, Protocol
 
 from xenpv.errors import LocalProtocolError
-from xenpv.net import oid
+from xenpv.net import packetfilter, setinformation, statistics
+from xenpv.net.attributes import LINK_SPEED, Attributes, attributes
+from xenpv.net.context import AdapterContext
+from xenpv.net.link import Indication, Link
 from xenpv.net.nbl import ListReceiver, ListSender, NetBufferList, ReceiveFlags
+from xenpv.net.ndis import U32, U32_MAX, NdisStatus, NdisVersion
+from xenpv.net.oid import OidAnswer, OidError, RequestType
+from xenpv.net.properties import Properties
+from xenpv.net.queryinformation import query_information
 from xenpv.net.receiver import Receiver as ListsIn
 from xenpv.net.receiver import split_tagged
+from xenpv.net.statistics import AdapterStatistics
 from xenpv.net.transmitter import Transmitter
-from xenpv.vif.interface import (
-    Completion,
-    NtStatusError,
-    ReceiverPacket,
-    Statistic,
-    VifInterface,
-)
+from xenpv.vif.interface import Completion, NtStatusError, ReceiverPacket, VifInterface
+
+__all__ = ["Adapter", "AdapterState", "AdapterStatistics", "Link", "Receiver", "Sender"]
 
 RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
 ETHERNET_HEADER: Final = 14
-LINK_SPEED: Final = 1_000_000_000  # bit/s: what the attributes claim at initialisation
+LINKS_MAX: Final = 64
 
 
 class AdapterState(enum.Enum):
@@ -39,7 +41,12 @@ class AdapterState(enum.Enum):
     INITIALISED = "initialised"
     RUNNING = "running"
     PAUSED = "paused"
+    SHUT_DOWN = "shut down"
+    REMOVED = "removed"  # by surprise: it will be halted
     HALTED = "halted"
+
+
+OVER: Final = (AdapterState.SHUT_DOWN, AdapterState.REMOVED, AdapterState.HALTED)
 
 
 class Receiver(Protocol):
@@ -58,37 +65,24 @@ class Sender(Protocol):
         """
 
 
-@attrs.frozen(kw_only=True)
-class Link:
-    """A link indication (NDIS_STATUS_LINK_STATE): speeds in bit/s, both ways alike."""
-
-    up: bool
-    speed: int
-    full_duplex: bool
-
-
-@attrs.frozen(kw_only=True)
-class AdapterStatistics:
-    """Frames and their bytes since the interface was made; `sent` are those answered well."""
-
-    sent_frames: int
-    sent_bytes: int
-    sent_dropped: int
-    sent_errors: int
-    received_frames: int
-    received_bytes: int
-    received_dropped: int
-    received_errors: int
-
-
 class Adapter:
     """One adapter. `links` are its link indications, oldest first.
 
     `in_flight` counts frames given to `send` and `send_lists` whose completion is still to come.
     """
 
-    def __init__(self, vif: VifInterface) -> None:
+    def __init__(
+        self,
+        vif: VifInterface,
+        *,
+        properties: Properties | None = None,
+        version: NdisVersion = NdisVersion.V6_85,
+    ) -> None:
+        """InitializeEx. `properties` in place of the registry's; `version` is the system's NDIS."""
+        if properties is None:
+            properties = Properties.read(vif.stack, vif.number)
         self._vif = vif
+        self._context = AdapterContext.initialize(vif, properties, version)
         self.state = AdapterState.INITIALISED
         self.received: deque[bytes] = deque(maxlen=RECEIVED_MAX)
         self.receiver: Receiver | None = None
@@ -96,42 +90,77 @@ class Adapter:
         self.list_receiver: ListReceiver | None = None
         self.list_sender: ListSender | None = None
         self.links: deque[Link] = deque(
-            [Link(up=True, speed=LINK_SPEED, full_duplex=True)], maxlen=64
+            [Link(up=True, speed=LINK_SPEED, full_duplex=True)], maxlen=LINKS_MAX
         )
         self.error = ""  # why it could not be enabled
         self.in_flight = 0
+        self._is_enabled = False
         self._cookie = 0
-        self._lists_out = Transmitter(self._complete)
+        self._lists_out = Transmitter(self._complete, self._context.offload)
         self._lists_in = ListsIn()
         # What a protocol sets when it binds to the adapter.
-        oid.set_packet_filter(vif, oid.U32.pack(oid.DEFAULT_FILTER))
+        packetfilter.write(vif, U32.pack(packetfilter.DEFAULT_FILTER))
 
     # life
 
-    def restart(self) -> None:
-        """Enable the interface, then indicate the link. `error` says why it failed."""
-        if self.state is AdapterState.HALTED:
-            raise LocalProtocolError("the adapter is halted")
+    def restart(self) -> NdisStatus:
+        """Enable the interface, then indicate the link. FAILURE: `error` says why.
+
+        LocalProtocolError: the adapter is at its end.
+        """
+        if self.state in OVER:
+            raise LocalProtocolError(f"the adapter is {self.state.value}")
         self.error = ""
         self.state = AdapterState.RUNNING
+        if not self._is_enabled:
+            self._vif.stack.enable()
+            self._is_enabled = True
+        self._context.offload_withdrawn()
         try:
             self._vif.enable(self)
         except NtStatusError as error:
             self.error = str(error)
-            self.state = AdapterState.PAUSED
+            self._rest(AdapterState.PAUSED)
         self.mac_state_change()
+        return NdisStatus.FAILURE if self.error else NdisStatus.SUCCESS
 
-    def pause(self) -> None:
+    def pause(self) -> NdisStatus:
         """Disable the interface; frames already with the backend still complete."""
         if self.state is AdapterState.RUNNING:
-            self.state = AdapterState.PAUSED
-            self._vif.disable()
-            self.mac_state_change()
+            self._disable(AdapterState.PAUSED)
+        return NdisStatus.SUCCESS
+
+    def shutdown(self, *, bug_check: bool = False) -> None:
+        """ShutdownEx: the system goes down. Nothing is touched if it does so by a bug check."""
+        if self.state not in OVER and not bug_check:
+            self._disable(AdapterState.SHUT_DOWN)
+
+    def surprise_removed(self) -> None:
+        """DevicePnPEventNotify, SurpriseRemoved: the device is gone already; halt follows."""
+        if self.state not in OVER:
+            self._disable(AdapterState.REMOVED)
 
     def halt(self) -> None:
-        """The end of the adapter."""
-        self.pause()
+        """The end of the adapter. A second call does nothing."""
+        if self.state is AdapterState.HALTED:
+            return
+        if self.state is AdapterState.RUNNING:
+            self._disable(AdapterState.PAUSED)
         self.state = AdapterState.HALTED
+        self._vif.release()
+
+    def _disable(self, state: AdapterState) -> None:
+        was_running = self.state is AdapterState.RUNNING
+        self.state = state
+        if was_running:
+            self._vif.disable()
+            self._rest(state)
+            self.mac_state_change()
+
+    def _rest(self, state: AdapterState) -> None:
+        self.state = state
+        self._is_enabled = False
+        self._vif.stack.disable()
 
     # what programs use
 
@@ -148,7 +177,7 @@ class Adapter:
     @property
     def mtu(self) -> int:
         """Longest IP packet, in bytes."""
-        return oid.mtu(self._vif)
+        return self._context.mtu
 
     @property
     def link_up(self) -> bool:
@@ -156,23 +185,22 @@ class Adapter:
 
     @property
     def statistics(self) -> AdapterStatistics:
-        def total(first: Statistic) -> int:
-            """Unicast, multicast and broadcast lie two apart."""
-            return sum(self._vif.query_statistic(first + step) for step in (0, 2, 4))
+        return statistics.read(self._vif)
 
-        query = self._vif.query_statistic
-        return AdapterStatistics(
-            sent_frames=total(Statistic.TRANSMITTER_UNICAST_PACKETS),
-            sent_bytes=total(Statistic.TRANSMITTER_UNICAST_OCTETS),
-            sent_dropped=query(Statistic.TRANSMITTER_PACKETS_DROPPED),
-            sent_errors=query(Statistic.TRANSMITTER_BACKEND_ERRORS)
-            + query(Statistic.TRANSMITTER_FRONTEND_ERRORS),
-            received_frames=total(Statistic.RECEIVER_UNICAST_PACKETS),
-            received_bytes=total(Statistic.RECEIVER_UNICAST_OCTETS),
-            received_dropped=query(Statistic.RECEIVER_PACKETS_DROPPED),
-            received_errors=query(Statistic.RECEIVER_BACKEND_ERRORS)
-            + query(Statistic.RECEIVER_FRONTEND_ERRORS),
-        )
+    @property
+    def properties(self) -> Properties:
+        """Its advanced properties, as they were when it was initialised."""
+        return self._context.properties
+
+    @property
+    def attributes(self) -> Attributes:
+        """What it tells NDIS of itself."""
+        return attributes(self._context)
+
+    @property
+    def indications(self) -> deque[Indication]:
+        """What NDIS was told, oldest first: a link state at every change that XenVif tells."""
+        return self._context.indications
 
     def send(self, frame: bytes) -> int:
         """Send one Ethernet frame, without FCS; its number. See send_many."""
@@ -221,7 +249,7 @@ class Adapter:
         if not packets:
             return cookies
         try:
-            self._vif.transmitter_queue_packets(cast("list[bytes]", packets), cookies)
+            self._vif.transmitter_queue_packets(packets, cookies)
         except (LocalProtocolError, NtStatusError):
             self.in_flight -= len(cookies)
             self._lists_out.refuse(cookies)
@@ -247,13 +275,26 @@ class Adapter:
         self._lists_in.returned += len(lists)
         self._vif.receiver_return_packets([one.cookie for one in lists])
 
+    def oid_request(
+        self, kind: RequestType | int, number: int, value: bytes = b"", *, length: int = U32_MAX
+    ) -> OidAnswer:
+        """OidRequest: a query with `length` bytes of room, or a set of `value`."""
+        if kind in (RequestType.QUERY_INFORMATION, RequestType.QUERY_STATISTICS):
+            return query_information(self._context, number, length)
+        if kind == RequestType.SET_INFORMATION:
+            return setinformation.set_information(self._context, number, value)
+        return OidAnswer(status=NdisStatus.NOT_SUPPORTED)
+
     def query(self, number: int) -> bytes:
         """An OID's value, as bytes of NDIS' layout; OidError carries its NDIS status."""
-        return oid.query(self._vif, number)
+        answer = query_information(self._context, number, U32_MAX)
+        if answer.status is not NdisStatus.SUCCESS:
+            raise OidError(answer.status, f"query of OID {number:#x}")
+        return answer.data
 
     def set(self, number: int, value: bytes) -> None:
         """Set an OID; OidError carries its NDIS status."""
-        oid.set_value(self._vif, number, value)
+        setinformation.apply(self._context, number, value)
 
     # what the interface says
 
@@ -266,16 +307,12 @@ class Adapter:
             self.sender.sent(completions)
 
     def receiver_queue_packets(self, _index: int, packets: Sequence[ReceiverPacket]) -> bool:
-        """Packets that arrived on one queue, one indication; True above 1,024 outstanding."""
+        """Packets that arrived on one queue; True above 1,024 outstanding."""
         packets, tagged = split_tagged(packets)
         if tagged:
             self._vif.receiver_return_packets([packet.cookie for packet in tagged])
         if self.list_receiver is not None:
-            lists, scarce = self._lists_in.indicate(packets)
-            self.list_receiver.receive_lists(lists)
-            if scarce:
-                self._give_back(lists)
-            return scarce
+            return self._indicate(self.list_receiver, packets)
         frames = [packet.data for packet in packets]
         self.received.extend(frames)
         if self.receiver is not None:
@@ -283,13 +320,17 @@ class Adapter:
         self._vif.receiver_return_packets([packet.cookie for packet in packets])
         return False
 
+    def _indicate(self, receiver: ListReceiver, packets: Sequence[ReceiverPacket]) -> bool:
+        """Each list is an indication of its own; one with RESOURCES goes back behind it."""
+        lists, scarce = self._lists_in.indicate(packets)
+        for one in lists:
+            receiver.receive_lists((one,))
+            if scarce:
+                self._give_back((one,))
+        return scarce
+
     def mac_state_change(self) -> None:
-        """Indicate the link where it changed."""
-        state = self._vif.mac_query_state()
-        link = Link(
-            up=state.link_up and self.state is AdapterState.RUNNING,
-            speed=state.speed,
-            full_duplex=state.full_duplex,
-        )
+        """Indicate the link; `links` has it where it changed."""
+        link = self._context.link_changed()
         if link != self.links[-1]:
             self.links.append(link)

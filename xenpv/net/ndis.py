@@ -1,8 +1,17 @@
-"""NDIS' numbers that an adapter speaks: statuses of requests, sends and indications (ndis.h)."""
+"""NDIS' numbers that an adapter speaks: statuses, versions, the header of its objects (ndis.h)."""
 
 from __future__ import annotations
 
 import enum
+from struct import Struct
+from typing import Final
+
+U32: Final = Struct("<I")
+U64: Final = Struct("<Q")
+U32_MAX: Final = 0xFFFFFFFF
+
+HEADER: Final = Struct("<BBH")  # NDIS_OBJECT_HEADER: type, revision, size
+OBJECT_TYPE_DEFAULT: Final = 0x80
 
 
 class NdisStatus(enum.IntEnum):
@@ -20,3 +29,18 @@ class NdisStatus(enum.IntEnum):
     INVALID_LENGTH = 0xC0010014
     INVALID_DATA = 0xC0010015
     BUFFER_TOO_SHORT = 0xC0010016
+
+
+class NdisVersion(enum.IntEnum):
+    """The NDIS that a miniport registers with: major << 8 | minor."""
+
+    V6_30 = 0x061E
+    V6_60 = 0x063C
+    V6_85 = 0x0655
+
+    @classmethod
+    def of_build(cls, build: int) -> NdisVersion:
+        """What a Windows of that build number has: 6.60 since 14393, 6.85 since 20348."""
+        if build >= 20348:
+            return cls.V6_85
+        return cls.V6_60 if build >= 14393 else cls.V6_30

@@ -1,22 +1,171 @@
-"""OID requests: what NDIS asks an adapter and sets in it (win-xennet adapter.c).
+"""OIDs: the numbers of what NDIS asks an adapter and sets in it (ntddndis.h), and answers.
 
-Two tables say which OIDs are answered; every other is NOT_SUPPORTED. Values are little-endian
-bytes of NDIS' own layouts.
+ETHERNET_ is NDIS' OID_802_3_.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Final
 
+import attrs
+
 from xenpv.errors import XenpvError
 from xenpv.net.ndis import NdisStatus
-from xenpv.vif.interface import FilterLevel, NtStatusError, PacketType, Statistic, VifInterface
 
-U32: Final = Struct("<I")
-U64: Final = Struct("<Q")
+
+class Oid(enum.IntEnum):
+    """The OIDs that XenNet names; those in SUPPORTED it says it has."""
+
+    GEN_SUPPORTED_LIST = 0x10101
+    GEN_HARDWARE_STATUS = 0x10102
+    GEN_MEDIA_SUPPORTED = 0x10103
+    GEN_MEDIA_IN_USE = 0x10104
+    GEN_MAXIMUM_LOOKAHEAD = 0x10105
+    GEN_MAXIMUM_FRAME_SIZE = 0x10106
+    GEN_TRANSMIT_BUFFER_SPACE = 0x10108
+    GEN_RECEIVE_BUFFER_SPACE = 0x10109
+    GEN_TRANSMIT_BLOCK_SIZE = 0x1010A
+    GEN_RECEIVE_BLOCK_SIZE = 0x1010B
+    GEN_VENDOR_ID = 0x1010C
+    GEN_VENDOR_DESCRIPTION = 0x1010D
+    GEN_CURRENT_PACKET_FILTER = 0x1010E
+    GEN_CURRENT_LOOKAHEAD = 0x1010F
+    GEN_DRIVER_VERSION = 0x10110
+    GEN_MAXIMUM_TOTAL_SIZE = 0x10111
+    GEN_MAC_OPTIONS = 0x10113
+    GEN_MEDIA_CONNECT_STATUS = 0x10114
+    GEN_MAXIMUM_SEND_PACKETS = 0x10115
+    GEN_VENDOR_DRIVER_VERSION = 0x10116
+    GEN_SUPPORTED_GUIDS = 0x10117
+    GEN_NETWORK_LAYER_ADDRESSES = 0x10118
+    GEN_PHYSICAL_MEDIUM = 0x10202
+    GEN_RECEIVE_SCALE_PARAMETERS = 0x10204
+    GEN_MAC_ADDRESS = 0x10205
+    GEN_MAX_LINK_SPEED = 0x10206
+    GEN_INTERRUPT_MODERATION = 0x10209
+    GEN_PHYSICAL_MEDIUM_EX = 0x10213
+    GEN_MACHINE_NAME = 0x1021A
+    GEN_RECEIVE_HASH = 0x1021F
+    GEN_XMIT_OK = 0x20101
+    GEN_RCV_OK = 0x20102
+    GEN_XMIT_ERROR = 0x20103
+    GEN_RCV_ERROR = 0x20104
+    GEN_RCV_NO_BUFFER = 0x20105
+    GEN_STATISTICS = 0x20106
+    GEN_DIRECTED_BYTES_XMIT = 0x20201
+    GEN_DIRECTED_FRAMES_XMIT = 0x20202
+    GEN_MULTICAST_BYTES_XMIT = 0x20203
+    GEN_MULTICAST_FRAMES_XMIT = 0x20204
+    GEN_BROADCAST_BYTES_XMIT = 0x20205
+    GEN_BROADCAST_FRAMES_XMIT = 0x20206
+    GEN_DIRECTED_BYTES_RCV = 0x20207
+    GEN_DIRECTED_FRAMES_RCV = 0x20208
+    GEN_MULTICAST_BYTES_RCV = 0x20209
+    GEN_MULTICAST_FRAMES_RCV = 0x2020A
+    GEN_BROADCAST_BYTES_RCV = 0x2020B
+    GEN_BROADCAST_FRAMES_RCV = 0x2020C
+    GEN_RCV_CRC_ERROR = 0x2020D
+    GEN_TRANSMIT_QUEUE_LENGTH = 0x2020E
+    GEN_INIT_TIME_MS = 0x20213
+    GEN_RESET_COUNTS = 0x20214
+    GEN_MEDIA_SENSE_COUNTS = 0x20215
+    ETHERNET_PERMANENT_ADDRESS = 0x1010101
+    ETHERNET_CURRENT_ADDRESS = 0x1010102
+    ETHERNET_MULTICAST_LIST = 0x1010103
+    ETHERNET_MAXIMUM_LIST_SIZE = 0x1010104
+    ETHERNET_RCV_ERROR_ALIGNMENT = 0x1020101
+    ETHERNET_XMIT_ONE_COLLISION = 0x1020102
+    ETHERNET_XMIT_MORE_COLLISIONS = 0x1020103
+    OFFLOAD_ENCAPSULATION = 0x101010A
+    IP4_OFFLOAD_STATS = 0xFC010209
+    IP6_OFFLOAD_STATS = 0xFC01020A
+    TCP_OFFLOAD_PARAMETERS = 0xFC01020C
+    PNP_SET_POWER = 0xFD010101
+    PNP_QUERY_POWER = 0xFD010102
+    PM_CURRENT_CAPABILITIES = 0xFD010107
+
+
+# In XenNet's order. PHYSICAL_MEDIUM and its _EX are in the list and not answered.
+SUPPORTED: Final = (
+    Oid.GEN_SUPPORTED_LIST,
+    Oid.GEN_HARDWARE_STATUS,
+    Oid.GEN_MEDIA_SUPPORTED,
+    Oid.GEN_MEDIA_IN_USE,
+    Oid.GEN_PHYSICAL_MEDIUM,
+    Oid.GEN_PHYSICAL_MEDIUM_EX,
+    Oid.GEN_CURRENT_LOOKAHEAD,
+    Oid.GEN_MAXIMUM_LOOKAHEAD,
+    Oid.GEN_MAXIMUM_FRAME_SIZE,
+    Oid.GEN_MAXIMUM_TOTAL_SIZE,
+    Oid.GEN_RECEIVE_BLOCK_SIZE,
+    Oid.GEN_TRANSMIT_BLOCK_SIZE,
+    Oid.GEN_MAC_OPTIONS,
+    Oid.GEN_MEDIA_CONNECT_STATUS,
+    Oid.GEN_VENDOR_DESCRIPTION,
+    Oid.GEN_VENDOR_DRIVER_VERSION,
+    Oid.GEN_DRIVER_VERSION,
+    Oid.GEN_MAXIMUM_SEND_PACKETS,
+    Oid.GEN_VENDOR_ID,
+    Oid.GEN_CURRENT_PACKET_FILTER,
+    Oid.GEN_XMIT_OK,
+    Oid.GEN_RCV_OK,
+    Oid.GEN_XMIT_ERROR,
+    Oid.GEN_RCV_ERROR,
+    Oid.GEN_RCV_CRC_ERROR,
+    Oid.GEN_RCV_NO_BUFFER,
+    Oid.GEN_TRANSMIT_QUEUE_LENGTH,
+    Oid.GEN_TRANSMIT_BUFFER_SPACE,
+    Oid.GEN_RECEIVE_BUFFER_SPACE,
+    Oid.GEN_STATISTICS,
+    Oid.GEN_DIRECTED_BYTES_XMIT,
+    Oid.GEN_DIRECTED_FRAMES_XMIT,
+    Oid.GEN_MULTICAST_BYTES_XMIT,
+    Oid.GEN_MULTICAST_FRAMES_XMIT,
+    Oid.GEN_BROADCAST_BYTES_XMIT,
+    Oid.GEN_BROADCAST_FRAMES_XMIT,
+    Oid.GEN_DIRECTED_BYTES_RCV,
+    Oid.GEN_DIRECTED_FRAMES_RCV,
+    Oid.GEN_MULTICAST_BYTES_RCV,
+    Oid.GEN_MULTICAST_FRAMES_RCV,
+    Oid.GEN_BROADCAST_BYTES_RCV,
+    Oid.GEN_BROADCAST_FRAMES_RCV,
+    Oid.GEN_INTERRUPT_MODERATION,
+    Oid.ETHERNET_RCV_ERROR_ALIGNMENT,
+    Oid.ETHERNET_XMIT_ONE_COLLISION,
+    Oid.ETHERNET_XMIT_MORE_COLLISIONS,
+    Oid.OFFLOAD_ENCAPSULATION,
+    Oid.TCP_OFFLOAD_PARAMETERS,
+    Oid.PM_CURRENT_CAPABILITIES,
+    Oid.PNP_QUERY_POWER,
+    Oid.PNP_SET_POWER,
+    Oid.GEN_RECEIVE_SCALE_PARAMETERS,
+    Oid.GEN_RECEIVE_HASH,
+)
+SUPPORTED_LIST: Final = Struct(f"<{len(SUPPORTED)}I").pack(*SUPPORTED)
+
+
+class RequestType(enum.IntEnum):
+    """NDIS_REQUEST_TYPE; every other is NOT_SUPPORTED."""
+
+    QUERY_INFORMATION = 0
+    SET_INFORMATION = 1
+    QUERY_STATISTICS = 2
+
+
+@attrs.frozen(kw_only=True)
+class OidAnswer:
+    """How a request ended.
+
+    A query's `data` is what was written into the buffer, which may be a part also where it
+    failed; `bytes_needed` is the length that would have done, `bytes_read` what a set took.
+    """
+
+    status: NdisStatus
+    data: bytes = b""
+    bytes_needed: int = 0
+    bytes_read: int = 0
 
 
 class OidError(XenpvError):
@@ -25,151 +174,3 @@ class OidError(XenpvError):
     def __init__(self, status: NdisStatus, message: str) -> None:
         self.status = status
         super().__init__(f"{status.name}: {message}")
-
-
-class Oid(enum.IntEnum):
-    """The OIDs that are answered; ETHERNET_ is NDIS' OID_802_3_."""
-
-    GEN_HARDWARE_STATUS = 0x10102
-    GEN_MEDIA_SUPPORTED = 0x10103
-    GEN_MEDIA_IN_USE = 0x10104
-    GEN_MAXIMUM_FRAME_SIZE = 0x10106
-    GEN_VENDOR_ID = 0x1010C
-    GEN_CURRENT_PACKET_FILTER = 0x1010E
-    GEN_MAXIMUM_TOTAL_SIZE = 0x10111
-    GEN_MEDIA_CONNECT_STATUS = 0x10114
-    GEN_XMIT_OK = 0x20101
-    GEN_RCV_OK = 0x20102
-    GEN_XMIT_ERROR = 0x20103
-    GEN_RCV_ERROR = 0x20104
-    ETHERNET_PERMANENT_ADDRESS = 0x1010101
-    ETHERNET_CURRENT_ADDRESS = 0x1010102
-    ETHERNET_MULTICAST_LIST = 0x1010103
-    ETHERNET_MAXIMUM_LIST_SIZE = 0x1010104
-
-
-class PacketFilter(enum.IntFlag):
-    """NDIS_PACKET_TYPE_*, those that may be set."""
-
-    DIRECTED = 0x01
-    MULTICAST = 0x02
-    ALL_MULTICAST = 0x04
-    BROADCAST = 0x08
-    PROMISCUOUS = 0x20
-
-
-ALLOWED_FILTER: Final = 0x2F
-DEFAULT_FILTER: Final = PacketFilter.DIRECTED | PacketFilter.ALL_MULTICAST | PacketFilter.BROADCAST
-VENDOR_ID: Final = 0x5853
-MULTICAST_LIST_MAX: Final = 32  # what is answered; longer lists are taken all the same
-CONNECTED: Final = 1
-DISCONNECTED: Final = 2
-HEADER_ALLOWANCE: Final = 18  # of the longest frame: Ethernet and one tag
-
-
-def mtu(vif: VifInterface) -> int:
-    """Longest IP packet, in bytes."""
-    return vif.mac_query_maximum_frame_size() - HEADER_ALLOWANCE
-
-
-def _sum_packets(vif: VifInterface, unicast: Statistic) -> bytes:
-    """Unicast, multicast and broadcast packets; their counters lie two apart."""
-    return U64.pack(sum(vif.query_statistic(unicast + step) for step in (0, 2, 4)))
-
-
-def _sum_errors(vif: VifInterface, backend: Statistic) -> bytes:
-    """Backend and frontend errors, which stand side by side."""
-    return U32.pack(vif.query_statistic(backend) + vif.query_statistic(backend + 1) & 0xFFFFFFFF)
-
-
-def _packet_filter(vif: VifInterface) -> bytes:
-    unicast = vif.mac_query_filter_level(PacketType.UNICAST)
-    if unicast is FilterLevel.ALL:
-        return U32.pack(PacketFilter.PROMISCUOUS)
-    bits = PacketFilter(0)
-    if unicast is FilterLevel.MATCHING:
-        bits |= PacketFilter.DIRECTED
-    multicast = vif.mac_query_filter_level(PacketType.MULTICAST)
-    if multicast is not FilterLevel.NONE:
-        all_of_them = multicast is FilterLevel.ALL
-        bits |= PacketFilter.ALL_MULTICAST if all_of_them else PacketFilter.MULTICAST
-    if vif.mac_query_filter_level(PacketType.BROADCAST) is not FilterLevel.NONE:
-        bits |= PacketFilter.BROADCAST
-    return U32.pack(bits)
-
-
-def _media_connect_status(vif: VifInterface) -> bytes:
-    return U32.pack(CONNECTED if vif.mac_query_state().link_up else DISCONNECTED)
-
-
-QUERIES: Final[Mapping[int, Callable[[VifInterface], bytes]]] = {
-    Oid.GEN_HARDWARE_STATUS: lambda _: U32.pack(0),
-    Oid.GEN_MEDIA_SUPPORTED: lambda _: U32.pack(0),
-    Oid.GEN_MEDIA_IN_USE: lambda _: U32.pack(0),
-    Oid.GEN_MAXIMUM_FRAME_SIZE: lambda vif: U32.pack(mtu(vif)),
-    Oid.GEN_MAXIMUM_TOTAL_SIZE: lambda vif: U32.pack(mtu(vif) + 14),
-    Oid.GEN_VENDOR_ID: lambda _: U32.pack(VENDOR_ID),
-    Oid.GEN_CURRENT_PACKET_FILTER: _packet_filter,
-    Oid.GEN_MEDIA_CONNECT_STATUS: _media_connect_status,
-    Oid.GEN_XMIT_OK: lambda vif: _sum_packets(vif, Statistic.TRANSMITTER_UNICAST_PACKETS),
-    Oid.GEN_RCV_OK: lambda vif: _sum_packets(vif, Statistic.RECEIVER_UNICAST_PACKETS),
-    Oid.GEN_XMIT_ERROR: lambda vif: _sum_errors(vif, Statistic.TRANSMITTER_BACKEND_ERRORS),
-    Oid.GEN_RCV_ERROR: lambda vif: _sum_errors(vif, Statistic.RECEIVER_BACKEND_ERRORS),
-    Oid.ETHERNET_PERMANENT_ADDRESS: VifInterface.mac_query_permanent_address,
-    Oid.ETHERNET_CURRENT_ADDRESS: VifInterface.mac_query_current_address,
-    Oid.ETHERNET_MULTICAST_LIST: lambda vif: b"".join(vif.mac_query_multicast_addresses()),
-    Oid.ETHERNET_MAXIMUM_LIST_SIZE: lambda _: U32.pack(MULTICAST_LIST_MAX),
-}
-
-
-def query(vif: VifInterface, oid: int) -> bytes:
-    """The value of an OID; raises OidError(NOT_SUPPORTED)."""
-    answer = QUERIES.get(oid)
-    if answer is None:
-        raise OidError(NdisStatus.NOT_SUPPORTED, f"query of OID {oid:#x}")
-    return answer(vif)
-
-
-def set_packet_filter(vif: VifInterface, value: bytes) -> None:
-    """A value of another length than 4 bytes is taken and changes nothing."""
-    if len(value) != U32.size:
-        return
-    (bits,) = U32.unpack(value)
-    if bits & ~ALLOWED_FILTER:
-        raise OidError(NdisStatus.INVALID_PARAMETER, f"packet filter {bits:#x}")
-    none, matching, everything = FilterLevel.NONE, FilterLevel.MATCHING, FilterLevel.ALL
-    unicast = matching if bits & PacketFilter.DIRECTED else none
-    multicast = matching if bits & PacketFilter.MULTICAST else none
-    if bits & PacketFilter.ALL_MULTICAST:
-        multicast = everything
-    broadcast = everything if bits & PacketFilter.BROADCAST else none
-    if bits & PacketFilter.PROMISCUOUS:
-        unicast = multicast = broadcast = everything
-    vif.mac_set_filter_level(PacketType.UNICAST, unicast)
-    vif.mac_set_filter_level(PacketType.MULTICAST, multicast)
-    vif.mac_set_filter_level(PacketType.BROADCAST, broadcast)
-
-
-def set_multicast_list(vif: VifInterface, value: bytes) -> None:
-    """Addresses of 6 bytes, one behind the other."""
-    if len(value) % 6:
-        raise OidError(NdisStatus.INVALID_LENGTH, f"{len(value)} bytes of multicast addresses")
-    addresses = [value[at : at + 6] for at in range(0, len(value), 6)]
-    try:
-        vif.mac_set_multicast_addresses(addresses)
-    except NtStatusError as error:
-        raise OidError(NdisStatus.INVALID_DATA, str(error)) from error
-
-
-SETS: Final[Mapping[int, Callable[[VifInterface, bytes], None]]] = {
-    Oid.GEN_CURRENT_PACKET_FILTER: set_packet_filter,
-    Oid.ETHERNET_MULTICAST_LIST: set_multicast_list,
-}
-
-
-def set_value(vif: VifInterface, oid: int, value: bytes) -> None:
-    """Set an OID; raises OidError with the status NDIS would get."""
-    change = SETS.get(oid)
-    if change is None:
-        raise OidError(NdisStatus.NOT_SUPPORTED, f"set of OID {oid:#x}")
-    change(vif, value)

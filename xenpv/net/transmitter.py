@@ -11,6 +11,7 @@ from typing import Final
 
 from xenpv.net.nbl import ChecksumRequest, NetBufferList
 from xenpv.net.ndis import NdisStatus
+from xenpv.net.offload import OffloadState
 from xenpv.vif.interface import (
     NO_HASH,
     Completion,
@@ -74,13 +75,15 @@ def packets_of(one: NetBufferList, offload: int) -> list[bytes | TransmitterPack
 
 
 class Transmitter:
-    """Lists that are with the interface. `offload`: what lists may ask for.
+    """Lists that are with the interface. `offload.transmit`: what lists may ask for.
 
     `completed` gets the lists that are done.
     """
 
-    def __init__(self, completed: Callable[[Sequence[NetBufferList]], None]) -> None:
-        self.offload = 0
+    def __init__(
+        self, completed: Callable[[Sequence[NetBufferList]], None], offload: OffloadState
+    ) -> None:
+        self._offload = offload
         self._completed = completed
         self._lists: dict[int, NetBufferList] = {}  # by the cookies of their packets below
 
@@ -98,9 +101,10 @@ class Transmitter:
         """
         packets: list[bytes | TransmitterPacket] = []
         failed = []
+        enabled = self._offload.transmit
         for one in lists:
             wanted = offload_of(one)
-            if wanted & ~self.offload or not (0 <= one.priority < 8 and 0 <= one.mss < 1 << 16):
+            if wanted & ~enabled or not (0 <= one.priority < 8 and 0 <= one.mss < 1 << 16):
                 one.status = NdisStatus.FAILURE
                 failed.append(one)
                 continue

@@ -19,6 +19,7 @@ from xenpv.vif.frontend import Frontend, FrontendState
 from xenpv.vif.interface import VifInterface
 from xenpv.vif.mac import parse_address
 from xenpv.vif.parameters import DEFAULTS, Parameters
+from xenpv.vif.stack import DeviceStack
 
 CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
@@ -30,8 +31,11 @@ CONNECTED: Final = (FrontendState.CONNECTED, FrontendState.ENABLED)
 class Miniport(Protocol):
     """An instance of the driver above."""
 
-    def restart(self) -> None:
+    def restart(self) -> object:
         """The interface is connected: enable it. May not raise."""
+
+    def surprise_removed(self) -> None:
+        """The device is gone: disable the interface; halt follows."""
 
     def halt(self) -> None:
         """The device goes: disable the interface and forget it."""
@@ -62,7 +66,7 @@ class Pdo(Generic[M]):
         """Bring the driver above up."""
         self.has_failed = False
         if self.miniport is None:
-            self.miniport = self._fdo.miniport(VifInterface(self.frontend))
+            self.miniport = self._fdo.miniport(VifInterface(self.frontend, self._fdo.stack))
         self.miniport.restart()
 
     def failed(self) -> None:
@@ -103,6 +107,8 @@ class Pdo(Generic[M]):
         if not self.removing:
             self._withdraw()
         self.removing = True
+        if self.miniport is not None:
+            self.miniport.surprise_removed()
         self._halt()
         self.frontend.vanish()
 
@@ -125,6 +131,7 @@ class Vif(Generic[M]):
     def __init__(self, bus: XenBus, miniport: Callable[[VifInterface], M]) -> None:
         self.bus = bus
         self.miniport = miniport
+        self.stack = DeviceStack(bus)
         self.pdos: dict[int, Pdo[M]] = {}
         self._left: list[int] = []  # ejected, while their directories are there
         self._again: list[int] = []  # failed or ejected, and changed since

@@ -24,6 +24,7 @@ from xenpv.vif.packet import (
     ReceiverPacket,
     TransmitterPacket,
 )
+from xenpv.vif.stack import DeviceStack
 from xenpv.vif.statistics import Statistic
 
 RING_SIZE: Final = 256  # slots of a tx or rx ring of one page (io/netif.h)
@@ -34,6 +35,7 @@ __all__ = [
     "Callbacks",
     "Checksum",
     "Completion",
+    "DeviceStack",
     "FilterLevel",
     "HashAlgorithm",
     "HashType",
@@ -52,10 +54,11 @@ __all__ = [
 
 
 class VifInterface:
-    """One interface; `number` is that of its device."""
+    """One interface; `number` is that of its device, `stack` what else is below the driver."""
 
-    def __init__(self, frontend: Frontend) -> None:
+    def __init__(self, frontend: Frontend, stack: DeviceStack) -> None:
         self._frontend = frontend
+        self.stack = stack
         self.references = 0
 
     @property
