@@ -116,7 +116,7 @@ def test_s3_is_acknowledged_and_all_is_asleep_until_it_wakes(xen: Platform) -> N
         assert bus.wake() is NTSTATUS.SUCCESS
         xen.run()
         assert xen.toolstack.xs.read(f"{HOME}/control/feature-s3") == "1"
-        assert len(xen.toolstack.xs.directory(f"{HOME}/drivers")) == 4
+        assert len(xen.toolstack.xs.directory(f"{HOME}/drivers")) == 5
         assert guest.disks[0].read(0, 1) == bytes(range(256)) * 2
         assert guest.nets[0].link_up
     assert guest.shutdown() == 0

@@ -77,7 +77,8 @@ class DeviceStack:
             self._bus.clear_driver_key(PRODUCT)
 
     def _resumed(self) -> None:
-        # XenNet counts adapters and does this with a single one only: with two the key is lost.
+        # XenNet claims another key where the old one may still be, and with two adapters none.
+        self._bus.clear_driver_key(PRODUCT)
         self._bus.claim_driver_key(PRODUCT)
 
     def warn(self, text: str) -> None:
