@@ -12,8 +12,9 @@ from xenpv.host.offload import finish_checksum, segment
 from xenpv.host.packet import TCP, parse_headers
 from xenpv.host.tap import Device, Tap, TapEnd
 from xenpv.net.nbl import ChecksumRequest, ChecksumResult, NetBufferList, ReceiveFlags
-from xenpv.net.ndis import NdisStatus
-from xenpv.net.oid import DEFAULT_FILTER, U32, Oid, OidError, PacketFilter
+from xenpv.net.ndis import U32, NdisStatus
+from xenpv.net.oid import Oid, OidError
+from xenpv.net.packetfilter import DEFAULT_FILTER, PacketFilter
 
 if TYPE_CHECKING:
     from xenpv.guest import Guest
@@ -26,7 +27,6 @@ TAG: Final = 4
 
 # NDIS_OFFLOAD_ENCAPSULATION: object header (type 0xA8, revision 1, size), then for IPv4 and IPv6
 # whether it is on, NDIS_ENCAPSULATION_IEEE_802_3, and the bytes of that header.
-OFFLOAD_ENCAPSULATION: Final = 0x101010A
 ENCAPSULATION: Final = Struct("<BBHIIIIII")
 ENCAPSULATED: Final = (0xA8, 1, 28, 1, 2, HEADER, 1, 2, HEADER)
 
@@ -71,7 +71,7 @@ class GuestTap:
         self._software = False
         adapter.set(Oid.GEN_CURRENT_PACKET_FILTER, U32.pack(FILTER))
         try:
-            adapter.set(OFFLOAD_ENCAPSULATION, ENCAPSULATION.pack(*ENCAPSULATED))
+            adapter.set(Oid.OFFLOAD_ENCAPSULATION, ENCAPSULATION.pack(*ENCAPSULATED))
         except OidError:
             self._software = True  # an adapter without offloads
         if isinstance(self.end.device, Tap):
