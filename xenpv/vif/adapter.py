@@ -15,7 +15,7 @@ from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
-from xenpv.vif.frontend import Frontend, FrontendState
+from xenpv.vif.frontend import UP, Frontend
 from xenpv.vif.interface import VifInterface
 from xenpv.vif.mac import parse_address
 from xenpv.vif.parameters import DEFAULTS, Parameters
@@ -25,7 +25,6 @@ CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
 # Keys of a frontend's directory whose change is a reason to try a failed interface again.
 RETRIES: Final = (b"", b"mac", b"backend", b"backend-id", b"mtu")
-CONNECTED: Final = (FrontendState.CONNECTED, FrontendState.ENABLED)
 
 
 class Miniport(Protocol):
@@ -303,7 +302,7 @@ class Vif(Generic[M]):
     def connected(self, number: int) -> bool:
         """Whether interface `number` is connected and its backend believed."""
         pdo = self.pdos.get(number)
-        return pdo is not None and pdo.frontend.state in CONNECTED and not pdo.frontend.broken
+        return pdo is not None and pdo.frontend.state in UP and not pdo.frontend.broken
 
     def adapters(self) -> list[M]:
         """Instances of the driver above, by device number."""

@@ -35,13 +35,17 @@ RETRIES_MAX: Final = 10
 
 
 class FrontendState(enum.Enum):
-    """XENVIF_FRONTEND_STATE."""
+    """XENVIF_FRONTEND_STATE, and the wait inside Disable: packets are still lent."""
 
     UNKNOWN = "unknown"
     CLOSED = "closed"
     PREPARED = "prepared"
     CONNECTED = "connected"
     ENABLED = "enabled"
+    DISABLING = "disabling"
+
+
+UP: Final = (FrontendState.CONNECTED, FrontendState.ENABLED, FrontendState.DISABLING)
 
 
 class Owner(Protocol):
@@ -92,6 +96,8 @@ class Frontend:
         self.callbacks: Callbacks | None = None
         self._owner = owner
         self._closing = False
+        self._vanished = False
+        self._enable_again = False  # asked for while disabling
         self._stale: list[Queue] = []  # of before a suspend, until their backend let go of them
         # What a suspend found waiting, as it was given.
         self._unsent: list[tuple[bytes | TransmitterPacket, int]] = []
@@ -121,10 +127,7 @@ class Frontend:
             return
         self._closing = True
         self.disable()
-        if self.state is FrontendState.UNKNOWN or self.handshake.backend is None:
-            self._finish()
-        else:
-            self._drain.start()
+        self._disabled()
 
     def drained(self) -> None:
         """What was on the rings is answered, or will not be."""
@@ -132,14 +135,38 @@ class Frontend:
 
     def vanish(self) -> None:
         """The device was taken out of the store: nothing is left to shake hands with."""
-        self._closing = True
-        self.disable()
+        self._closing = self._vanished = True
         self._drain.stop()
         self.handshake.goals.clear()
-        if self.queues or self._stale:
-            self._await_backend()
-        else:
+        self.disable()
+        self._disabled()
+
+    def _disabled(self) -> None:
+        """One that closes goes on, once no packet is lent any more."""
+        if self.state is FrontendState.DISABLING:
+            return
+        if self._vanished:
+            if self.queues or self._stale:
+                self._await_backend()
+            else:
+                self._finish()
+        elif self.state is FrontendState.UNKNOWN or self.handshake.backend is None:
             self._finish()
+        else:
+            self._drain.start()
+
+    def packets_returned(self) -> None:
+        """The last packet that was lent is back."""
+        if self.state is not FrontendState.DISABLING:
+            return
+        self.state = FrontendState.CONNECTED
+        if self._closing:
+            self._disabled()
+        elif self._enable_again and self.callbacks is not None:
+            try:
+                self.enable(self.callbacks)
+            except NtStatusError as error:
+                self.bus.log(f"xenvif: {self.path}: {error}\n")
 
     def suspend(self) -> None:
         """Early, after a migration: the backend is another machine's, no walk may reach it."""
@@ -329,9 +356,7 @@ class Frontend:
         if self._closing:
             if state in GONE and not self.handshake.goals:
                 self._finish()
-        elif self.state in (FrontendState.CONNECTED, FrontendState.ENABLED) and (
-            state is State.CLOSING or state in GONE
-        ):
+        elif self.state in UP and (state is State.CLOSING or state in GONE):
             self._owner.request_eject()
 
     # connect
@@ -452,8 +477,14 @@ class Frontend:
     # enabled
 
     def enable(self, callbacks: Callbacks) -> None:
-        """Let frames flow. NtStatusError: the rx slots cannot all be posted, or not connected."""
+        """Let frames flow. NtStatusError: the rx slots cannot all be posted, or not connected.
+
+        While packets from before are lent it is put off until the last is back.
+        """
         self.callbacks = callbacks
+        if self.state is FrontendState.DISABLING:
+            self._enable_again = True
+            return
         if self.state is FrontendState.ENABLED or self.broken:
             return
         if self.state is not FrontendState.CONNECTED:
@@ -474,7 +505,7 @@ class Frontend:
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
         """Replace the list; NtStatusError for an address that is no group's."""
         self.mac.set_multicast(addresses)
-        if self._windows and self.state in (FrontendState.CONNECTED, FrontendState.ENABLED):
+        if self._windows and self.state in UP:
             self._advertise()
 
     def set_filter_level(self, kind: int, level: int) -> None:
@@ -496,9 +527,11 @@ class Frontend:
 
     def disable(self) -> None:
         self._drop_unsent()
+        self._enable_again = False
         if self.state is not FrontendState.ENABLED:
             return
-        self.state = FrontendState.CONNECTED
+        lent = self.receiver.lent
+        self.state = FrontendState.DISABLING if lent else FrontendState.CONNECTED
         for queue in self.queues:
             queue.disable()
         if self.callbacks is not None:

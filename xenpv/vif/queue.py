@@ -10,6 +10,7 @@ from xenpv.vif.callbacks import Completion, TransmitterStatus
 from xenpv.vif.features import Features
 from xenpv.vif.packet import TransmitterPacket
 from xenpv.vif.parameters import DEFAULTS, Parameters
+from xenpv.vif.pending import Pending
 from xenpv.vif.poller import Poller
 from xenpv.vif.receiver import Receiver
 from xenpv.vif.rxring import ReceiverRing
@@ -33,6 +34,7 @@ class Queue:
         "is_paused",
         "name",
         "parameters",
+        "pending",
         "pollers",
         "receiver",
         "returns",
@@ -67,6 +69,7 @@ class Queue:
         self.running = False  # enabled: frames flow
         self.stopped = False  # the backend broke the protocol
         self.is_paused = False  # the driver above wants packets back before it takes more
+        self.pending = Pending()
         self.transmitter: TransmitterRing | None = None
         self.receiver: ReceiverRing | None = None
         self.pollers: list[Poller] = []
@@ -119,12 +122,14 @@ class Queue:
         if not self.receiver.filled:
             self.receiver.fill()
         self.running = True
+        self.is_paused = False
         for poller in self.pollers:
             poller.trigger()
 
     def disable(self) -> None:
         """No more frames; what was not posted yet comes back as dropped."""
         self.running = False
+        self.upper.drop(self)
         if self.transmitter is not None:
             self.transmitter.drop_waiting()
 
@@ -152,6 +157,7 @@ class Queue:
         """Break off: every packet comes back as an error, nothing is polled any more."""
         self.running = False
         self.stopped = True
+        self.upper.drop(self)
         if self.transmitter is not None:
             self.transmitter.abort(TransmitterStatus.ERROR)
 
@@ -173,6 +179,7 @@ class Queue:
         """
         self.running = False
         self.stopped = True
+        self.upper.drop(self)
         for poller in self.pollers:
             poller.close()
         self.pollers.clear()

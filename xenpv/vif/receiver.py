@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
-
-import attrs
 
 from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import LocalProtocolError, PeerProtocolError
@@ -23,7 +22,8 @@ from xenpv.vif.packet import (
     PacketHash,
     ReceiverPacket,
 )
-from xenpv.vif.rxpacket import Batch, Extras, Loss
+from xenpv.vif.pending import Pending
+from xenpv.vif.rxpacket import NO_EXTRAS, Batch, Loss
 from xenpv.vif.segment import LargePacket
 from xenpv.vif.statistics import Statistic
 
@@ -40,6 +40,7 @@ MINE: Final[int] = lib.NET_MINE
 MULTICAST: Final[int] = lib.NET_MULTICAST
 BROADCAST: Final[int] = lib.NET_BROADCAST
 LARGE: Final[int] = lib.NET_LARGE
+SUMS: Final = 0x1FF  # bits of Checksum
 
 RUN_MAX: Final = 1024  # packets in one run of calls to a driver of version 8 or 9
 LARGE_PACKETS: Final = Offload.IPV4_LARGE_PACKET | Offload.IPV6_LARGE_PACKET
@@ -52,14 +53,6 @@ class Verdict(enum.Enum):
     LOOK = "its address or its tag decides"
     DROP = "it is not for this interface"
     MALFORMED = "its headers do not parse"
-
-
-@attrs.define(eq=False)
-class HandUp:
-    """Packets to hand up, and the facts of each."""
-
-    packets: list[ReceiverPacket] = attrs.field(factory=list)
-    facts: list[int] = attrs.field(factory=list)
 
 
 class Receiver:
@@ -92,35 +85,47 @@ class Receiver:
     def poll(self, queue: Queue) -> None:
         """Hand up what its rx ring has, until that is empty or the driver above has enough."""
         run = 0
+        more = True
         while queue.running and queue.receiver is not None and not queue.is_paused:
-            try:
-                batch, more = queue.receiver.receive()
-            except PeerProtocolError as error:
-                queue.broken(f"{queue.name}: {error}")
+            if queue.pending.packets:
+                run += len(queue.pending.packets)
+                if not self._hand_up(queue) or (self.pauses_itself and run >= RUN_MAX):
+                    break
+            elif not more:
                 return
-            if batch is not None:
-                run += self._deliver(queue, batch)
-            if not more:
-                return
-            if self.pauses_itself and run > RUN_MAX:
-                queue.pollers[0].trigger()
-                return
+            else:
+                try:
+                    batch, more = queue.receiver.receive()
+                except PeerProtocolError as error:
+                    queue.broken(f"{queue.name}: {error}")
+                    return
+                if batch is not None:
+                    self._sort(batch, queue.pending)
+        if queue.running and not queue.is_paused:
+            queue.pollers[0].trigger()
 
-    def _deliver(self, queue: Queue, batch: Batch) -> int:
-        """Hand a batch up; how many packets that were."""
-        if batch.losses:
-            self._lost(batch.losses)
-        packets = self._packets(batch) if batch.ends else ()
+    def _hand_up(self, queue: Queue) -> bool:
+        """Lend packets to the driver above, RUN_MAX at a time; False if it wants a pause."""
+        packets, facts = queue.pending.take(RUN_MAX)
+        self._frontend.statistics.received(facts, packets)
+        first = self._cookie
+        self._cookie += len(packets)
+        cookies = range(first, self._cookie)
+        for cookie, packet in zip(cookies, packets, strict=True):
+            packet.cookie = cookie
+        self.lent.update(dict.fromkeys(cookies))
         callbacks = self._frontend.callbacks
-        if not packets or callbacks is None:
-            return 0
-        self.lent.update(dict.fromkeys(range(self._cookie - len(packets), self._cookie)))
-        if callbacks.receiver_queue_packets(queue.index, packets):
-            if self.lent:
-                queue.is_paused = True
-            elif queue.running:
-                queue.pollers[0].trigger()  # all came back already
-        return len(packets)
+        assert callbacks is not None  # it is enabled
+        if not callbacks.receiver_queue_packets(queue.index, packets):
+            return True
+        # If all came back inside the call, no return is going to end the pause.
+        queue.is_paused = bool(self.lent)
+        return False
+
+    def drop(self, queue: Queue) -> None:
+        """What waits for the driver above is too late."""
+        packets = queue.pending.take()[0]
+        self._frontend.statistics.add(Statistic.RECEIVER_PACKETS_DROPPED, len(packets))
 
     def _lost(self, losses: Sequence[Loss]) -> None:
         count = self._frontend.statistics.add
@@ -142,9 +147,13 @@ class Receiver:
         assert not failed
         return memoryview(out).cast("I").tolist()
 
-    def _packets(self, batch: Batch) -> list[ReceiverPacket]:
-        """Packets to hand up, counted."""
+    def _sort(self, batch: Batch, pending: Pending) -> None:
+        """Find out what is to become of each packet."""
+        if batch.losses:
+            self._lost(batch.losses)
         ends, flags, extras = batch.ends, batch.flags, batch.extras
+        if not ends:
+            return
         for position, told in extras.items():
             if told.mss:
                 flags[position] |= LARGE
@@ -156,31 +165,25 @@ class Receiver:
             frames.append(data[at:end])
             at = end
         verdicts = {one: self._verdict(one) for one in dict.fromkeys(facts)}
-        longest = self._frontend.mac.maximum_frame_size
         if (
             len(verdicts) == 1
             and verdicts[facts[0]] is Verdict.PASS
             and not extras
-            and max(map(len, frames)) <= longest
+            and max(map(len, frames)) <= self._frontend.mac.maximum_frame_size
         ):
-            self._frontend.statistics.received(facts, frames)
-            sums = facts[0] >> CHECKSUM_SHIFT & 0x1FF
-            first = self._cookie
-            self._cookie += len(frames)
-            return [
-                ReceiverPacket(frame, sums, 0, 0, None, NO_HASH, cookie)
-                for cookie, frame in enumerate(frames, first)
-            ]
-        hand_up = HandUp()
+            sums = facts[0] >> CHECKSUM_SHIFT & SUMS
+            pending.facts += facts
+            pending.packets += [ReceiverPacket(frame, sums) for frame in frames]
+            return
         for position, frame in enumerate(frames):
             fact = facts[position]
-            self._sort(frame, fact, verdicts[fact], flags[position], extras.get(position), hand_up)
-        packets = hand_up.packets
-        self._frontend.statistics.received(hand_up.facts, [one.data for one in packets])
-        for packet in packets:
-            packet.cookie = self._cookie
-            self._cookie += 1
-        return packets
+            told = extras.get(position, NO_EXTRAS)
+            if self._passes(verdicts[fact], frame, fact, flags[position]):
+                value = self._hash(told.hash)
+                if flags[position] & LARGE:
+                    self._large(frame, told.mss, flags[position] & ~LARGE, value, pending)
+                else:
+                    self._append(frame, fact, 0, value, pending)
 
     def _verdict(self, fact: int) -> Verdict:
         """By the facts alone."""
@@ -205,54 +208,40 @@ class Receiver:
             return Verdict.LOOK
         return Verdict.PASS
 
-    def _sort(
-        self,
-        frame: bytes,
-        fact: int,
-        verdict: Verdict,
-        flags: int,
-        extras: Extras | None,
-        hand_up: HandUp,
-    ) -> None:
-        """One packet of a batch in which not all are alike."""
-        count = self._frontend.statistics.add
+    def _passes(self, verdict: Verdict, frame: bytes, fact: int, flags: int) -> bool:
+        """The packet filter and the length; what does not pass is counted."""
         if verdict is Verdict.MALFORMED:
-            count(Statistic.RECEIVER_FRONTEND_ERRORS)
+            self._frontend.statistics.add(Statistic.RECEIVER_FRONTEND_ERRORS)
         mac = self._frontend.mac
-        large = flags & LARGE
         if (
             verdict is Verdict.MALFORMED
             or verdict is Verdict.DROP
             or (verdict is Verdict.LOOK and fact & MULTICAST and not mac.passes_group(frame))
-            or (not large and len(frame) > mac.maximum_frame_size)
+            or (not flags & LARGE and len(frame) > mac.maximum_frame_size)
         ):
-            count(Statistic.RECEIVER_PACKETS_DROPPED)
-            return
-        value = NO_HASH if extras is None else self._hash(extras.hash)
-        if not large:
-            self._append(frame, fact, 0, value, hand_up)
-            return
-        assert extras is not None
+            self._frontend.statistics.add(Statistic.RECEIVER_PACKETS_DROPPED)
+            return False
+        return True
+
+    def _large(
+        self, frame: bytes, mss: int, flags: int, value: PacketHash, pending: Pending
+    ) -> None:
+        """A packet of several segments, as the driver above takes it."""
         try:
-            parts = self._parts(LargePacket(frame, extras.mss))
+            parts = self._parts(LargePacket(frame, mss))
         except ValueError:
-            count(Statistic.RECEIVER_FRONTEND_ERRORS)
-            count(Statistic.RECEIVER_PACKETS_DROPPED)
+            self._lost([Loss.OFFLOAD])
             return
         data = bytearray().join([part for part, _ in parts])
-        ends = []
+        ends = list(accumulate([len(part) for part, _ in parts]))
+        facts = self._inspect(data, ends, [flags] * len(ends))
         at = 0
-        for part, _ in parts:
-            at += len(part)
-            ends.append(at)
-        facts = self._inspect(data, ends, [flags & ~LARGE] * len(ends))
-        at = 0
-        for end, one, (_, mss) in zip(ends, facts, parts, strict=True):
-            self._append(bytes(data[at:end]), one | (GSO if mss else 0), mss, value, hand_up)
+        for end, fact, (_, rest) in zip(ends, facts, parts, strict=True):
+            self._append(bytes(data[at:end]), fact | (GSO if rest else 0), rest, value, pending)
             at = end
 
     def _append(
-        self, frame: bytes, fact: int, mss: int, value: PacketHash, hand_up: HandUp
+        self, frame: bytes, fact: int, mss: int, value: PacketHash, pending: Pending
     ) -> None:
         """A packet that goes up; its tag is taken out if that is wanted."""
         tci = 0
@@ -260,10 +249,10 @@ class Receiver:
             tci = int.from_bytes(frame[14:16], "big")
             frame = frame[:12] + frame[16:]
             fact &= ~TAGGED
-        hand_up.packets.append(
-            ReceiverPacket(frame, fact >> CHECKSUM_SHIFT & 0x1FF, mss, tci, None, value)
+        pending.packets.append(
+            ReceiverPacket(frame, fact >> CHECKSUM_SHIFT & SUMS, mss, tci, None, value)
         )
-        hand_up.facts.append(fact)
+        pending.facts.append(fact)
 
     def _parts(self, packet: LargePacket) -> list[tuple[bytes, int]]:
         bit = Offload.IPV4_LARGE_PACKET if packet.is_ipv4 else Offload.IPV6_LARGE_PACKET
@@ -280,14 +269,15 @@ class Receiver:
     # down
 
     def return_packets(self, cookies: Sequence[int]) -> None:
-        """ReceiverReturnPacket. LocalProtocolError for one that is not lent."""
-        lent = self.lent
+        """ReceiverReturnPacket. LocalProtocolError for one that is not lent, or named twice."""
+        take = self.lent.pop
         for cookie in cookies:
-            if cookie not in lent:
+            if take(cookie, self) is not None:
                 raise LocalProtocolError(f"packet {cookie} is not lent")
-            del lent[cookie]
         for queue in self._frontend.queues:
             if queue.is_paused:
                 queue.is_paused = False
                 if queue.running:
                     queue.pollers[0].trigger()
+        if not self.lent:
+            self._frontend.packets_returned()

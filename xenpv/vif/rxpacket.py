@@ -58,6 +58,9 @@ class Extras(NamedTuple):
     hash: PacketHash = NO_HASH
 
 
+NO_EXTRAS: Final = Extras()
+
+
 @attrs.define(eq=False)
 class Batch:
     """Packets of one look at the ring, back to back in `data`; each ends where `ends` says.

@@ -15,6 +15,7 @@ from typing import Final
 from xenpv.abi._kernel import lib
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.vif.callbacks import CHECKSUM_SHIFT, Completion, PacketType, TransmitterStatus
+from xenpv.vif.packet import ReceiverPacket
 
 
 class Statistic(enum.IntEnum):
@@ -136,22 +137,22 @@ class Statistics:
         traits = [one[5] for one in completions if one[1] == OK]
         self._add_traits(Statistic.TRANSMITTER_TAGGED_PACKETS, traits)
 
-    def received(self, facts: Sequence[int], frames: Sequence[bytes]) -> None:
-        """Frames that are handed up, with the bits of NET_* of each."""
+    def received(self, facts: Sequence[int], packets: Sequence[ReceiverPacket]) -> None:
+        """Packets that are handed up, with the bits of NET_* of each."""
         values = self.values
-        octets = sum(map(len, frames))
-        count = len(frames)
-        for one, frame in zip(facts, frames, strict=True):
-            if one & GROUP:
+        unicast = octets = 0
+        for one, packet in zip(facts, packets, strict=True):
+            if not one & GROUP:
+                unicast += 1
+                octets += len(packet.data)
+            else:
                 at = (
                     Statistic.RECEIVER_BROADCAST_PACKETS
                     if one & BROADCAST
                     else Statistic.RECEIVER_MULTICAST_PACKETS
                 )
                 values[at] += 1
-                values[at + 1] += len(frame)
-                octets -= len(frame)
-                count -= 1
-        values[Statistic.RECEIVER_UNICAST_PACKETS] += count
+                values[at + 1] += len(packet.data)
+        values[Statistic.RECEIVER_UNICAST_PACKETS] += unicast
         values[Statistic.RECEIVER_UNICAST_OCTETS] += octets
         self._add_traits(Statistic.RECEIVER_TAGGED_PACKETS, facts)
