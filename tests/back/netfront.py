@@ -7,7 +7,9 @@ from struct import pack, unpack
 
 import attrs
 
+from xenpv.abi.xenbus import XenbusState
 from xenpv.back.netback import Netback
+from xenpv.back.txrules import TxRules
 from xenpv.host.network import Frame
 from xenpv.testing.raw_world import RawWorld
 
@@ -127,3 +129,26 @@ class Net:
     def received(self) -> list[tuple[int, int, int, int]]:
         """(id, offset, flags, status) of every rx response."""
         return [unpack("<HHHh", raw) for raw in self.world.vif.rx.take()]
+
+
+def reconnect_at(net: Net, index: int) -> None:
+    """Close, and connect again with rings whose counters stand at `index`."""
+    front = net.world.vif
+    front.state = XenbusState.CLOSED
+    net.world.run()
+    front.state = XenbusState.INITIALISING
+    net.world.run()
+    front.attach()
+    for ring in (front.tx, front.rx):
+        ring.req_prod = ring.rsp_prod = index
+        ring.req_event = ring.rsp_event = index + 1
+        ring.ring.seek(index)
+    front.announce()
+    net.world.run()
+    front.finish()
+
+
+def serve_by(net: Net, rules: TxRules, index: int = 0) -> None:
+    """Connect again to a backend that reads its tx ring by `rules`; counters from `index` on."""
+    net.back.profile = attrs.evolve(net.back.profile, tx=rules)
+    reconnect_at(net, index)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.back.netfront import ERROR, OKAY, Net, frame, slot
-from tests.back.test_nettx import reconnect_at
+from tests.back.netfront import ERROR, OKAY, Net, frame, reconnect_at, slot
 from xenpv.abi.xenbus import XenbusState
 from xenpv.back.credit import Credit, Rate
 from xenpv.host.network import Direction, Frame

@@ -18,9 +18,9 @@ from tests.back.netfront import (
     RX_VALIDATED,
     Net,
     frame,
+    reconnect_at,
     slot,
 )
-from tests.back.test_nettx import reconnect_at
 from xenpv.abi.xenbus import XenbusState
 from xenpv.host.network import GSO_TCPV4, Frame
 from xenpv.host.offload import blank_checksum, finish_checksum

@@ -26,6 +26,7 @@ from tests.back.netfront import (
     extra,
     frame,
     gso,
+    reconnect_at,
     slot,
 )
 from xenpv.abi.xenbus import XenbusState
@@ -412,23 +413,6 @@ def test_indices_wrap(start: int) -> None:
         assert net.send(slots[:20]) == [(n, OKAY) for n in range(20)]
         assert net.send(slots[20:]) == [(n, OKAY) for n in range(20, 40)]
         assert net.sink.data == frames
-
-
-def reconnect_at(net: Net, index: int) -> None:
-    """Close, and connect again with rings whose counters stand at `index`."""
-    front = net.world.vif
-    front.state = XenbusState.CLOSED
-    net.world.run()
-    front.state = XenbusState.INITIALISING
-    net.world.run()
-    front.attach()
-    for ring in (front.tx, front.rx):
-        ring.req_prod = ring.rsp_prod = index
-        ring.req_event = ring.rsp_event = index + 1
-        ring.ring.seek(index)
-    front.announce()
-    net.world.run()
-    front.finish()
 
 
 def test_slots_are_conserved_over_many_rounds(net: Net) -> None:

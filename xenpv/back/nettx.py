@@ -55,8 +55,8 @@ allocate: Final = ffi.new_allocator(should_clear_after_alloc=False)
 
 BATCH: Final = 64  # packets (TX_BATCH_SIZE)
 
-# Where its bytes begin, how many they are, flags, data slots, extras.
-Packet = tuple[int, int, int, int, Extras | None]
+# Where its bytes begin, how many they are, flags, data slots, extras, number of its first slot.
+Packet = tuple[int, int, int, int, Extras | None, int]
 
 
 class Batch:
@@ -171,11 +171,11 @@ class TxQueue:
             return False
         for at, (_flags, _smallest, _furthest, size) in enumerate(groups):
             first = at * BATCH
-            self._group(first, min(BATCH, count - first), size)
+            self._group(first, min(BATCH, count - first), size, count)
         return True
 
-    def _group(self, first: int, count: int, size: int) -> None:
-        """Copy, answer and pass on `count` slots of `size` bytes in all."""
+    def _group(self, first: int, count: int, size: int, total: int) -> None:
+        """Copy, answer and pass on `count` of `total` slots taken, of `size` bytes in all."""
         vif, ring = self._vif, self._ring
         # Of its own, since the frames go on; where each ends stands before them.
         buffer = allocate("uint8_t[]", 4 * count + size)
@@ -186,7 +186,10 @@ class TxQueue:
         )  # fmt: skip
         if failed < 0:
             vif.domain.fail(failed, "copy")
-        frames: Sequence[Frame] = FrameBatch(data[4 * count :], data[: 4 * count].cast("I"))
+        frames: Sequence[Frame] = FrameBatch(
+            data[4 * count :], data[: 4 * count].cast("I"),
+            queue=self._tx.queue, slot=self._tx.slot(first, total), slots=ring.size,
+        )  # fmt: skip
         if failed:
             verdicts = self._verdicts[first : first + count]
             frames = [frame for frame, bad in zip(frames, verdicts, strict=True) if not bad]
@@ -222,7 +225,7 @@ class TxQueue:
                 if copied and not shape and size >= ETHERNET and offset + size <= PAGE_SIZE:
                     ops += (ref, offset | size << 16, at)
                     responses += (number, OKAY)
-                    packets.append((at, size, flags, 1, None))
+                    packets.append((at, size, flags, 1, None, index))
                     batch.plain &= not flags & SUMS
                     at += size
                     index += 1
@@ -240,7 +243,7 @@ class TxQueue:
                         ops += (ref, offset | head << 16, at)
                         ops += (ref2, offset2 | size2 << 16, at + head)
                         responses += (number, OKAY, number2, OKAY)
-                        packets.append((at, size, flags, 2, None))
+                        packets.append((at, size, flags, 2, None, index))
                         batch.plain &= not flags & SUMS
                         at += size
                         index += 2
@@ -251,7 +254,7 @@ class TxQueue:
         finally:
             # What came before a fatal slot is still sent and answered.
             batch.size = at
-            self._finish(batch)
+            self._finish(batch, len(slots))
         return index
 
     def _chain(self, batch: Batch, slots: list[Slot], raw: memoryview, index: int) -> int:
@@ -281,11 +284,12 @@ class TxQueue:
         data_slots = [(ref, offset, flags, number, rest), *later]
         if self.pages is not None:
             batch.chains.append(
-                Chain(slots=data_slots, total=total, flags=flags, nr_extras=nr_extras, told=told)
-            )
+                Chain(slots=data_slots, total=total, flags=flags, nr_extras=nr_extras, told=told,
+                      slot=self._tx.slot(index, len(slots)))
+            )  # fmt: skip
             return after
         batch.plain = batch.plain and told is None and not flags & SUMS
-        batch.packets.append((batch.size, total, flags, len(ids), told))
+        batch.packets.append((batch.size, total, flags, len(ids), told, index))
         for slot_ref, slot_offset, _, _, size in data_slots:
             batch.ops += (slot_ref, slot_offset | size << 16, batch.size)
             batch.size += size
@@ -301,8 +305,8 @@ class TxQueue:
         self._vif.multicast_remove(body)
         return OKAY
 
-    def _finish(self, batch: Batch) -> None:
-        """Copy, answer, and pass the frames on."""
+    def _finish(self, batch: Batch, count: int) -> None:
+        """Copy, answer, and pass the frames on: packets of the `count` slots taken last."""
         frames: list[Frame] = []
         responses = batch.responses
         if batch.chains:
@@ -311,12 +315,15 @@ class TxQueue:
         elif batch.ops:
             data, failed = self._tx.copy(batch.ops, len(batch.ops) // 3, batch.size)
             whole = _mark_failed(batch, failed) if failed else batch.packets
+            queue, base, mask = self._tx.queue, self._tx.slot(0, count), self._ring.size - 1
             if batch.plain:
-                frames = [Frame(data[at : at + size]) for at, size, _, _, _ in whole]
+                frames = [Frame(data[at : at + size], False, False, 0, 0, None, queue,
+                                base + index & mask)
+                          for at, size, _, _, _, index in whole]  # fmt: skip
             else:
                 make = self._tx.frame
-                told = [make(data[at : at + size], flags, extras)
-                        for at, size, flags, _, extras in whole]  # fmt: skip
+                told = [make(data[at : at + size], flags, extras, base + index & mask)
+                        for at, size, flags, _, extras, index in whole]  # fmt: skip
                 frames = [frame for frame in told if frame is not None]
         self._vif.counters.tx_dropped += len(batch.packets) + len(batch.chains) - len(frames)
         self._tx.answer(batch.refused + responses)
@@ -331,7 +338,7 @@ def _mark_failed(batch: Batch, failed: list[int]) -> list[Packet]:
     whole = []
     op = response = 0
     for packet in batch.packets:
-        slots, told = packet[3:]
+        slots, told = packet[3:5]
         extras = 0 if told is None else told.count
         wrong = [number - op for number in failed if op <= number < op + slots]
         for slot in wrong:

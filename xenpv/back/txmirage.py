@@ -27,23 +27,29 @@ class MirageTx:
         count, raw = self._tx.ring.take()
         if not count and self._tx.is_full:
             return False  # of slots that are never answered
-        # One whose offset is no place in a page is not read at all, nor ever answered.
-        slots = [slot for slot in REQUEST.iter_unpack(raw) if slot[1] <= PAGE_SIZE]
         responses: list[int] = []
         frames: list[Frame] = []
         chain: list[Slot] = []
-        for slot in slots:
+        first = 0
+        for index, slot in enumerate(REQUEST.iter_unpack(raw)):
+            if slot[1] > PAGE_SIZE:
+                continue  # it is not read at all, nor ever answered
+            first = first if chain else index
             chain.append(slot)
             if not slot[2] & MORE_DATA:
-                self._packet(chain, responses, frames)
+                data = self._packet(chain, responses)
                 chain = []
+                if data is not None:
+                    at = self._tx.slot(first, count)
+                    frames.append(Frame(data, queue=self._tx.queue, slot=at))
         for slot in chain:  # cut off by the end of the poll
             responses += (slot[3], ERROR)
         self._tx.answer(responses)
         self._tx.pass_on(frames, sum([len(frame.data) for frame in frames]))
         return self._tx.ring.final_check()
 
-    def _packet(self, chain: list[Slot], responses: list[int], frames: list[Frame]) -> None:
+    def _packet(self, chain: list[Slot], responses: list[int]) -> bytes | None:
+        """Answer its slots; its bytes, if all could be read."""
         total = chain[0][4]
         sizes = [slot[4] for slot in chain]
         sizes[0] = total - sum(sizes[1:])
@@ -62,9 +68,9 @@ class MirageTx:
         for index, slot in enumerate(chain):
             responses += (slot[3], OKAY if index < read else ERROR)
         if whole and not failed:
-            frames.append(Frame(data))
-        else:
-            self._tx.vif.counters.tx_dropped += 1
+            return data
+        self._tx.vif.counters.tx_dropped += 1
+        return None
 
     def set_rate(self, rate: Rate | None) -> None:
         """Mirage does not look at `rate`."""

@@ -36,6 +36,7 @@ class Chain:
     flags: int
     nr_extras: int
     told: Extras | None
+    slot: int  # on the ring, of the first
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -145,7 +146,7 @@ class TxPages:
 
     def _lend(self, chain: Chain, data: bytes, keys: list[int]) -> Frame | None:
         lease = Lease(self, keys)
-        frame = self._ring.frame(data, chain.flags, chain.told)
+        frame = self._ring.frame(data, chain.flags, chain.told, chain.slot)
         if frame is None:
             lease.drop()
         else:

@@ -35,12 +35,15 @@ class QemuTx:
         responses: list[int] = []
         frames: list[Frame] = []
         op = at = 0
-        for (_, _, flags, number, length), whole in zip(slots, good, strict=True):
+        for index, (_, _, flags, number, length) in enumerate(slots):
+            whole = good[index]
             mapped = whole and op not in failed
             responses += (number, OKAY if mapped else ERROR)
             if mapped:
                 frame = data[at : at + length]
-                frames.append(Frame(sum_from_scratch(frame) if flags & CSUM_BLANK else frame))
+                if flags & CSUM_BLANK:
+                    frame = sum_from_scratch(frame)
+                frames.append(Frame(frame, queue=self._tx.queue, slot=self._tx.slot(index, count)))
             if whole:
                 op += 1
                 at += length

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class TxRing:
-    """`ring` of `vif`, answered through `port`."""
+    """`ring` of the vif's queue number `queue`, answered through `port`."""
 
-    def __init__(self, vif: Netback, ring: BackRing, port: int) -> None:
+    def __init__(self, vif: Netback, ring: BackRing, port: int, queue: int = 0) -> None:
         self.vif = vif
+        self.queue = queue
         self.ring = ring
         self.port = port
         self._local = bytearray()
@@ -44,12 +45,19 @@ class TxRing:
         data = bytes(memoryview(local)[:size])
         return data, [number for number in range(count) if status[number]] if failed else []
 
-    def frame(self, data: bytes, flags: int, told: Extras | None) -> Frame | None:
-        """A packet with what its sender said of it; None, and counted, if that cannot be."""
-        counters = self.vif.counters
+    def frame(self, data: bytes, flags: int, told: Extras | None, slot: int) -> Frame | None:
+        """A packet with what its sender said of it; None if that cannot be."""
         if told is not None and told.gso_type and not flags & CSUM_BLANK:
-            counters.rx_gso_checksum_fixup += 1
-        return offloads(data, flags, told)
+            self.vif.counters.rx_gso_checksum_fixup += 1
+        frame = offloads(data, flags, told)
+        if frame is not None:
+            frame.queue = self.queue
+            frame.slot = slot
+        return frame
+
+    def slot(self, index: int, count: int) -> int:
+        """Where on the ring request `index` of the last `count` taken lay."""
+        return (self.ring.req_cons - count + index) % self.ring.size
 
     def answer(self, responses: list[int]) -> None:
         """Publish ids and statuses, in that order, and notify if the guest asked for it."""
