@@ -17,6 +17,7 @@ from tests.back.netfront import (
     MORE,
     NULL,
     OKAY,
+    PEER_MAC,
     Net,
     extra,
     frame,
@@ -24,7 +25,9 @@ from tests.back.netfront import (
     serve_by,
     slot,
 )
+from xenpv import Vif
 from xenpv.abi.xenbus import XenbusState
+from xenpv.back.netback import Netback
 from xenpv.back.nettx import TxQueue
 from xenpv.back.txpages import copied_bytes
 from xenpv.back.txrules import LINUX_ZEROCOPY_TX, TxRules
@@ -350,3 +353,30 @@ def test_a_shuffling_backend_answers_in_an_order_of_its_seed() -> None:
     assert len({tuple(one) for one in orders}) > 1
     assert orders == [order(seed, shuffled=True) for seed in range(4)]
     assert order(1, shuffled=False) == list(range(8))
+
+
+@pytest.mark.parametrize("end", ["delivered", "expired", "closed"])
+def test_another_vifs_backlog_holds_the_senders_pages(end: str) -> None:
+    with world_raw(seed=5) as world:
+        net = Net(world)
+        sender = world.platform.create(name="a", vifs=[Vif(profile="linux-zerocopy")]).start()
+        data = PEER_MAC + sender.nets[0].mac + b"\x88\xb5" + frame(1000)
+        sender.nets[0].send(data)
+        world.platform.advance(0.001)  # not the 10 s that a frame may wait
+        device = world.platform.backends.device("vif", sender.domid, 0)
+        assert device is not None
+        assert isinstance(device.driver, Netback)
+        tx = device.driver.queues[0].tx
+        assert isinstance(tx, TxQueue)
+        assert tx.pages is not None
+        assert tx.pages.held == 1
+        if end == "delivered":
+            net.post(1)
+        elif end == "closed":
+            world.vif.state = XenbusState.CLOSED
+            world.platform.advance(0.001)
+        world.run()
+        assert tx.pages.held == 0
+        assert net.sink.data == [data]
+        assert len(net.received()) == (end == "delivered")
+        assert sender.nets[0].statistics.sent_frames == 1

@@ -22,6 +22,7 @@ class NetQueue:
 
     def __init__(self, vif: Netback, index: int) -> None:
         self._vif = vif
+        self._index = index
         self.name = f"{vif.name}-q{index}"
         self.tx: TxServer | None = None
         self.rx: RxQueue | None = None
@@ -43,7 +44,7 @@ class NetQueue:
         dispatcher.bind_task(tx_port, self._tx_task if split else self._both_task)
         if split:
             dispatcher.bind_task(rx_port, self._rx_task)
-        ring = TxRing(self._vif, tx_ring, tx_port)
+        ring = TxRing(self._vif, tx_ring, tx_port, self._index)
         self.tx = tx_server(ring, self._vif.profile.tx, self._tx_task, self.name)
         self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task)
         self._tx_task.wake()

@@ -81,6 +81,9 @@ class RxQueue:
         if self.backlog_bytes + size <= BACKLOG_MAX:
             self._backlog.extend([(expires, frame) for frame in frames])
             self.backlog_bytes += size
+            for frame in frames:
+                if frame.lease is not None:
+                    frame.lease.hold()
         else:
             for frame in frames:
                 if self.backlog_bytes >= BACKLOG_MAX:
@@ -89,6 +92,8 @@ class RxQueue:
                 else:
                     self._backlog.append((expires, frame))
                     self.backlog_bytes += len(frame.data)
+                    if frame.lease is not None:
+                        frame.lease.hold()
         self._task.wake()
 
     def _left(self, size: int) -> None:
@@ -137,6 +142,8 @@ class RxQueue:
 
     def _drop_head(self) -> None:
         _, frame = self._backlog.popleft()
+        if frame.lease is not None:
+            frame.lease.drop()
         self._left(len(frame.data))
         self._vif.counters.rx_dropped += 1
 
@@ -170,6 +177,8 @@ class RxQueue:
             left -= 1
             backlog.popleft()
             parts.append(data)
+            if frame.lease is not None:
+                frame.lease.drop()
             if chained:
                 packing.chain(frame, extras, slots[used : used + need], ops, responses, at)
             else:
@@ -222,5 +231,8 @@ class RxQueue:
         self._timer.cancel()
         self._vif.domain.timers.remove(self._timer)
         self._vif.counters.rx_dropped += len(self._backlog)
+        for _, frame in self._backlog:
+            if frame.lease is not None:
+                frame.lease.drop()
         self._backlog.clear()
         self.backlog_bytes = 0
