@@ -15,6 +15,7 @@ import attrs
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.credit import Rate
 from xenpv.back.netctrl import ControlRing
+from xenpv.back.netfit import fit
 from xenpv.back.nethash import NONE as NO_HASH
 from xenpv.back.nethash import NetHash
 from xenpv.back.netkeys import (
@@ -36,11 +37,11 @@ from xenpv.back.netprofile import (
     Profile,
 )
 from xenpv.back.netqueue import NetQueue
+from xenpv.back.store import BackWatch
 from xenpv.back.xenbus import Device
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
-from xenpv.host.network import GSO_NONE, Bridge, Frame
-from xenpv.host.offload import finish_checksum, segment
-from xenpv.host.packet import BROADCAST, ETHERTYPE_IPV6, mac_bytes
+from xenpv.host.network import Bridge, Frame
+from xenpv.host.packet import BROADCAST, mac_bytes
 from xenpv.host.vlan import PortVlans, parse_vlans
 from xenpv.xen.domain import Domain
 
@@ -48,7 +49,6 @@ MULTICAST_MAX: Final = 64  # XEN_NETBK_MCAST_MAX
 MTU_DEFAULT: Final = 1500
 MTU_MAX: Final = 65517
 HEADER_ALLOWANCE: Final = 18  # Ethernet and one tag
-GSO_MAX: Final = 65535
 
 
 class Network(Protocol):
@@ -85,6 +85,8 @@ class Netback:
     `carrier`: it is a port of its bridge.
     """
 
+    places = True  # as a RingPort
+
     def __init__(self, device: Device, network: Network, profile: Profile = LINUX) -> None:
         self.device = device
         self.profile = profile
@@ -104,9 +106,11 @@ class Netback:
         self.multicast_control = False
         self._network = network
         self._bridge: Bridge | None = None
+        self._watch: BackWatch | None = None  # of request-multicast-control
         self._announced = False  # Connected was written since it was reached
         self._removed = False
         self._stalled_queues = 0
+        self._longest = MTU_DEFAULT + HEADER_ALLOWANCE  # bytes of a frame for the guest
 
     # the bus
 
@@ -234,10 +238,13 @@ class Netback:
         self.offer = read_offer(device, profile)
         longest = MTU_MAX if self.offer.sg else MTU_DEFAULT
         self.mtu = min(device.number("mtu", MTU_DEFAULT), longest)
+        self._longest = self.mtu + HEADER_ALLOWANCE if profile.rx_chains else profile.rx_bytes
         self.disabled = False
         device.broken = ""
         if profile.multicast:
             self._multicast_changed()
+            path = f"{device.frontend}/request-multicast-control"
+            self._watch = device.store.watch(path, self._multicast_changed)
         if profile.control:
             self._connect_control()
         for index in range(count):
@@ -296,6 +303,9 @@ class Netback:
             self.control.release()
             self.control = None
         self.multicast.clear()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self.device.store.unwatch(watch)
 
     def _carrier_off(self) -> None:
         self.carrier = False
@@ -328,16 +338,20 @@ class Netback:
 
     def receive(self, frames: Sequence[Frame]) -> None:
         """From the bridge to the guest: finished as the guest needs it, and queued."""
-        longest = self.mtu + HEADER_ALLOWANCE
+        longest = self._longest
         plain = [
             frame
             for frame in frames
             if not frame.csum_blank and not frame.gso_type and len(frame.data) <= longest
         ]
         if len(plain) != len(frames):
-            plain = [part for frame in frames for part in self._fit(frame, longest)]
+            fitted = [fit(frame, self.offer, longest) for frame in frames]
+            plain = [part for parts, _ in fitted for part in parts]
+            self.lose(sum([lost for _, lost in fitted]))
         if self.multicast_control:
-            plain = [frame for frame in plain if self._wants(frame.data)]
+            wanted = [frame for frame in plain if self._wants(frame.data)]
+            self.lose(len(plain) - len(wanted))
+            plain = wanted
         if self.hash.algorithm != NO_HASH:
             plain = [attrs.evolve(frame, hash=self.hash.of(frame.data)) for frame in plain]
         if len(self.queues) == 1:
@@ -361,28 +375,22 @@ class Netback:
             if mine and queue.rx is not None:
                 queue.rx.queue(mine)
 
-    def _fit(self, frame: Frame, longest: int) -> list[Frame]:
-        """What the guest gets for a frame: done in software what it does not take."""
-        try:
-            parts = [frame] if frame.gso_type in self.offer.gso_types else segment(frame)
-            parts = [part if self._sums(part) else finish_checksum(part) for part in parts]
-        except PeerProtocolError:
-            parts = []
-        fitting = [
-            part
-            for part in parts
-            if len(part.data) <= (longest if part.gso_type == GSO_NONE else GSO_MAX)
-        ]
-        if len(fitting) < max(1, len(parts)):
-            self.counters.rx_dropped += 1
-        return fitting
+    def lose(self, count: int) -> None:
+        """Frames for the guest that it does not get."""
+        if count:
+            self.counters.rx_dropped += count
+            if self._bridge is not None:
+                self._bridge.lost(self, count)
 
-    def _sums(self, frame: Frame) -> bool:
-        """Whether the guest takes this frame's checksum as it is."""
-        if not frame.csum_blank:
-            return True
-        ipv6 = frame.data[12:14] == ETHERTYPE_IPV6.to_bytes(2, "big")
-        return self.offer.ipv6_csum if ipv6 else self.offer.csum
+    @property
+    def captured(self) -> bool:
+        """Somebody wants to know where frames went."""
+        return self._bridge is not None and bool(self._bridge.taps)
+
+    def placed(self, frames: Sequence[Frame]) -> None:
+        """Frames are in their slots, as `queue` and `slot` of each say."""
+        if self._bridge is not None:
+            self._bridge.placed(self, frames, self.domain.loop.now)
 
     def _wants(self, data: bytes) -> bool:
         return not data[0] & 1 or data[:6] == BROADCAST or data[:6] in self.multicast
@@ -415,13 +423,14 @@ class NetbackFactory:
     """
 
     def __init__(
-        self, network: Network, profile_of: Callable[[int, int], Profile] | None = None
+        self,
+        network: Network,
+        profile_of: Callable[[int, int], Profile] | None = None,
     ) -> None:
         self._network = network
         self._profile_of = profile_of
 
     def __call__(self, device: Device) -> Netback:
-        if self._profile_of is None:
-            return Netback(device, self._network)
-        found = self._profile_of(device.frontend_domid, device.devid)
+        of = self._profile_of
+        found = LINUX if of is None else of(device.frontend_domid, device.devid)
         return Netback(device, self._network, found)

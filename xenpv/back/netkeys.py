@@ -72,12 +72,18 @@ def read_offer(device: Device, profile: Profile) -> Offer:
         return Offer(sg=profile.rx_chains, gso_types=gso, csum=False)
     if not flag("request-rx-copy"):
         return Offer()  # Linux reads no flag after it
+    sg = flag("feature-sg")
+    csum = not flag("feature-no-csum-offload")
+    ipv6_csum = flag("feature-ipv6-csum-offload")
+    # A device that cannot do the sums of large packets, or scatter them, is sent none
+    # (netdev_fix_features).
+    sums = {GSO_TCPV4: sg and csum, GSO_TCPV6: sg and ipv6_csum}
     return Offer(
         rx_notify=flag("feature-rx-notify"),
-        sg=flag("feature-sg"),
-        gso_types=tuple(kind for key, kind in GSO_KEYS if flag(key)),
-        csum=not flag("feature-no-csum-offload"),
-        ipv6_csum=flag("feature-ipv6-csum-offload"),
+        sg=sg,
+        gso_types=tuple(kind for key, kind in GSO_KEYS if sums[kind] and flag(key)),
+        csum=csum,
+        ipv6_csum=ipv6_csum,
         headroom=read_headroom(device),
     )
 

@@ -46,7 +46,7 @@ class NetQueue:
             dispatcher.bind_task(rx_port, self._rx_task)
         ring = TxRing(self._vif, tx_ring, tx_port, self._index)
         self.tx = tx_server(ring, self._vif.profile.tx, self._tx_task, self.name)
-        self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task)
+        self.rx = RxQueue(self._vif, rx_ring, rx_port, self._rx_task, self._index)
         self._tx_task.wake()
 
     def start(self) -> None:

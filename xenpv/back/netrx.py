@@ -13,6 +13,8 @@ from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import packer, struct_format
 from xenpv.back.nethash import NONE as NO_HASH
@@ -48,11 +50,12 @@ class RxQueue:
     until `start`. `stopped`: the backlog is full.
     """
 
-    def __init__(self, vif: Netback, ring: BackRing, port: int, task: Task) -> None:
+    def __init__(self, vif: Netback, ring: BackRing, port: int, task: Task, index: int) -> None:
         self._vif = vif
         self._ring = ring
         self._port = port
         self._task = task
+        self._index = index
         self._timer = vif.domain.timer(task)
         self._expires = vif.profile.rx_expires
         self._stalls = self._expires and vif.offer.rx_notify
@@ -85,15 +88,17 @@ class RxQueue:
                 if frame.lease is not None:
                     frame.lease.hold()
         else:
+            lost = 0
             for frame in frames:
                 if self.backlog_bytes >= BACKLOG_MAX:
                     self.stopped = True
-                    self._vif.counters.rx_dropped += 1
+                    lost += 1
                 else:
                     self._backlog.append((expires, frame))
                     self.backlog_bytes += len(frame.data)
                     if frame.lease is not None:
                         frame.lease.hold()
+            self._vif.lose(lost)
         self._task.wake()
 
     def _left(self, size: int) -> None:
@@ -145,7 +150,7 @@ class RxQueue:
         if frame.lease is not None:
             frame.lease.drop()
         self._left(len(frame.data))
-        self._vif.counters.rx_dropped += 1
+        self._vif.lose(1)
 
     def _batch(self) -> bool:
         """Up to BATCH packets; False if not even one finds the slots it needs."""
@@ -160,6 +165,7 @@ class RxQueue:
         posted = len(slots)
         hashed = self._vif.hash.algorithm != NO_HASH
         plain = not hashed and not packing.headroom
+        places: list[tuple[Frame, int]] | None = [] if self._vif.captured else None
         while backlog and left:
             frame = backlog[0][1]
             data = frame.data
@@ -179,6 +185,8 @@ class RxQueue:
             parts.append(data)
             if frame.lease is not None:
                 frame.lease.drop()
+            if places is not None:
+                places.append((frame, used))
             if chained:
                 packing.chain(frame, extras, slots[used : used + need], ops, responses, at)
             else:
@@ -193,8 +201,21 @@ class RxQueue:
         del slots[:used]
         self._left(at)
         self._last_rx_ns = self._vif.domain.loop.now
+        first = self._ring.rsp_prod
         self._finish(ops, responses, parts)
+        if places:
+            self._show(places, first)
         return True
+
+    def _show(self, places: Sequence[tuple[Frame, int]], first: int) -> None:
+        """Tell captures of frames, each in the slot that is so many after `first`."""
+        size = self._ring.size
+        self._vif.placed(
+            [
+                attrs.evolve(frame, queue=self._index, slot=(first + at) % size)
+                for frame, at in places
+            ]
+        )
 
     def _take(self) -> int:
         """Take what the guest posted; how many."""
@@ -230,7 +251,7 @@ class RxQueue:
         """Forget what waits."""
         self._timer.cancel()
         self._vif.domain.timers.remove(self._timer)
-        self._vif.counters.rx_dropped += len(self._backlog)
+        self._vif.lose(len(self._backlog))
         for _, frame in self._backlog:
             if frame.lease is not None:
                 frame.lease.drop()

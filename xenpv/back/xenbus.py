@@ -24,16 +24,24 @@ def state_of(text: str | None) -> State:
     return State(int(text)) if int(text) <= State.RECONFIGURED else State.UNKNOWN
 
 
+NUMBER_MAX: Final = (1 << 64) - 1
+NUMBER_DIGITS: Final = 20
+
+
 def number_of(text: str | None, default: int) -> int:
-    """A leading decimal number, as Linux' xenbus_read_unsigned; else the default."""
+    """A leading decimal number, as Linux' xenbus_read_unsigned; else the default.
+
+    What 64 bits do not hold is no number. Linux cuts to 32, so that 4294967296 is 0 there.
+    """
     if text and len(text) < 20 and text.isascii() and text.isdigit():
         return int(text)
     digits = ""
-    for character in text or "":
+    for character in (text or "").lstrip(" \t\n"):
         if character not in "0123456789":
             break
         digits += character
-    return int(digits) if digits and len(digits) < 20 else default
+    value = int(digits) if 0 < len(digits) <= NUMBER_DIGITS else -1
+    return value if 0 <= value <= NUMBER_MAX else default
 
 
 class Driver(Protocol):
