@@ -20,6 +20,7 @@ from xenpv.vif.drain import Drain
 from xenpv.vif.features import Features
 from xenpv.vif.hashing import choose
 from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
+from xenpv.vif.multicast import MulticastControl
 from xenpv.vif.options import ReceiverOptions
 from xenpv.vif.packet import Offload, TransmitterPacket
 from xenpv.vif.parameters import DEFAULTS, GSO_TCPV4, GSO_TCPV6, Parameters
@@ -86,6 +87,7 @@ class Frontend:
         self.parameters = parameters
         self.features = Features()
         self.receiver_options = ReceiverOptions()
+        self.multicast_control = MulticastControl(self)
         self.hash_mapping: Sequence[int] = ()  # the queue of each value of a hash, modulo its size
         self.receiver = Receiver(self)
         self.state = FrontendState.UNKNOWN
@@ -418,6 +420,7 @@ class Frontend:
         ]
         for queue in self.queues:
             keys += [(self._home(queue) + key, value) for key, value in queue.rx_keys()]
+        keys += self.multicast_control.keys()
         for queue in self.queues:
             keys += [(self._home(queue) + key, value) for key, value in queue.tx_keys()]
         keys.append(("multi-queue-num-queues", str(len(self.queues))))
@@ -497,6 +500,7 @@ class Frontend:
             status = NTSTATUS.INSUFFICIENT_RESOURCES
             raise NtStatusError(status, str(error), operation="VIF Enable") from error
         self.state = FrontendState.ENABLED
+        self.multicast_control.replace([], self.mac.multicast)
         callbacks.mac_state_change()
         unsent, self._unsent = self._unsent, []
         if unsent:
@@ -504,13 +508,18 @@ class Frontend:
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
         """Replace the list; NtStatusError for an address that is no group's."""
+        old = self.mac.multicast
         self.mac.set_multicast(addresses)
+        if self.state is FrontendState.ENABLED:
+            self.multicast_control.replace(old, self.mac.multicast)
         if self._windows and self.state in UP:
             self._advertise()
 
     def set_filter_level(self, kind: int, level: int) -> None:
         """NtStatusError for a type or a level that is none."""
         self.mac.set_filter_level(kind, level)
+        if kind == PacketType.MULTICAST:
+            self.multicast_control.level_changed()
 
     @property
     def transmit_offload(self) -> Offload:
@@ -532,6 +541,7 @@ class Frontend:
             return
         lent = self.receiver.lent
         self.state = FrontendState.DISABLING if lent else FrontendState.CONNECTED
+        self.multicast_control.replace(self.mac.multicast, [])
         for queue in self.queues:
             queue.disable()
         if self.callbacks is not None:

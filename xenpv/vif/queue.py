@@ -138,6 +138,18 @@ class Queue:
         self.transmitter.queue(frames, cookies)
         self.transmitter.post()
 
+    def announce(self, frames: Sequence[bytes]) -> None:
+        """Frames of the driver's own, which go before all that waits and come back to nobody."""
+        if self.running and self.transmitter is not None:
+            self.transmitter.announcements.extend(frames)
+            self.transmitter.post()
+
+    def control_multicast(self, changes: Sequence[tuple[bytes, bool]]) -> None:
+        """Groups to add (True) to the backend's list, or to remove from it."""
+        if self.running and self.transmitter is not None:
+            self.transmitter.controls.extend(changes)
+            self.transmitter.post()
+
     def poll(self) -> None:
         self.poll_rx()
         self.poll_tx()
