@@ -161,12 +161,11 @@ class RxQueue:
         used = at = 0
         room_in_page, start, offset = packing.room, packing.start, packing.offset
         sums = packing.sums
-        left = BATCH
         posted = len(slots)
         hashed = self._vif.hash.algorithm != NO_HASH
         plain = not hashed and not packing.headroom
         places: list[tuple[Frame, int]] | None = [] if self._vif.captured else None
-        while backlog and left:
+        while backlog and len(parts) < BATCH:
             frame = backlog[0][1]
             data = frame.data
             size = len(data)
@@ -180,7 +179,6 @@ class RxQueue:
                         self._drop_head()  # the ring never has so many
                         continue
                     break
-            left -= 1
             backlog.popleft()
             parts.append(data)
             if frame.lease is not None:
