@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from tests.back.ctrlfront import channel, ring
 from tests.back.netfront import Net
+from tests.back.netscene import connect, scene
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.netkeys import Offer
-from xenpv.host.image import MemoryImage
-from xenpv.platform import Platform
-from xenpv.testing.raw_world import RawWorld
-
-
-@contextmanager
-def scene(profile: str = "linux", queues: int = 1) -> Iterator[Net]:
-    """A raw interface that waits for its frontend's keys."""
-    platform = Platform(seed=5, netback=profile, dom0_vcpus=queues)
-    with RawWorld(platform, MemoryImage(bytearray(512)), "xenbr0") as world:
-        platform.run()
-        world.vif.attach()
-        yield Net(world)
-
-
-def connect(net: Net, **keys: str | None) -> Offer:
-    """Write the keys, `_` for `-`, beside all others; the offer as the backend has it."""
-    net.world.vif.announce({name.replace("_", "-"): text for name, text in keys.items()})
-    net.world.run()
-    return net.back.offer
-
 
 # What a text is as a boolean, 1 or 0; None: as if it were absent.
 LINUX_TEXTS = [

@@ -199,7 +199,7 @@ class RxQueue:
         del slots[:used]
         self._left(at)
         self._last_rx_ns = self._vif.domain.loop.now
-        first = self._ring.rsp_prod
+        first = self._ring.rsp_prod if places else 0
         self._finish(ops, responses, parts)
         if places:
             self._show(places, first)
