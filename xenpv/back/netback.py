@@ -104,7 +104,6 @@ class Netback:
         self.mtu = MTU_DEFAULT
         self.multicast: list[bytes] = []
         self.multicast_control = False
-        self._multicast_watch: BackWatch | None = None
         self._network = network
         self._bridge: Bridge | None = None
         self._watch: BackWatch | None = None  # of request-multicast-control
@@ -243,8 +242,6 @@ class Netback:
         self.disabled = False
         device.broken = ""
         if profile.multicast:
-            path = f"{device.frontend}/request-multicast-control"
-            self._multicast_watch = device.store.watch(path, self._multicast_changed)
             self._multicast_changed()
             path = f"{device.frontend}/request-multicast-control"
             self._watch = device.store.watch(path, self._multicast_changed)
@@ -298,9 +295,6 @@ class Netback:
 
     def _disconnect(self) -> None:
         self.device.keys.pop("rate", None)
-        watch, self._multicast_watch = self._multicast_watch, None
-        if watch is not None:
-            self.device.store.unwatch(watch)
         self._carrier_off()
         for queue in self.queues:
             queue.release()
