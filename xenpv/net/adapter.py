@@ -19,6 +19,7 @@ from xenpv.net.context import AdapterContext
 from xenpv.net.link import Indication, Link
 from xenpv.net.nbl import ListReceiver, ListSender, NetBufferList, ReceiveFlags
 from xenpv.net.ndis import U32, U32_MAX, NdisStatus, NdisVersion
+from xenpv.net.offload import OffloadConfiguration
 from xenpv.net.oid import OidAnswer, OidError, RequestType
 from xenpv.net.properties import Properties
 from xenpv.net.queryinformation import query_information
@@ -191,6 +192,11 @@ class Adapter:
     def properties(self) -> Properties:
         """Its advanced properties, as they were when it was initialised."""
         return self._context.properties
+
+    @property
+    def offload(self) -> OffloadConfiguration:
+        """The offloads that are switched on."""
+        return self._context.configuration
 
     @property
     def attributes(self) -> Attributes:
