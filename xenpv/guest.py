@@ -13,7 +13,7 @@ from xenpv.host.libxl import ToolstackError
 from xenpv.serving import Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from xenpv.back.console import Console
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from xenpv.vbd.adapter import Vbd
     from xenpv.vbd.disk import Disk as GuestDisk
     from xenpv.vif.adapter import Vif as XenVif
+    from xenpv.vif.interface import VifInterface
 
 T = TypeVar("T")
 
@@ -61,12 +62,16 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
 
     from xenpv.iface.agent import class_driver
     from xenpv.net.adapter import Adapter
+    from xenpv.net.ndis import NdisVersion
     from xenpv.net.responder import station
     from xenpv.vbd.adapter import Vbd
     from xenpv.vif.adapter import Vif as XenVif
 
     # No closures: they are kept in the guest, which can be saved.
-    miniport = Adapter if system is None else partial(station, system.addresses)
+    miniport: Callable[[VifInterface], Adapter] = Adapter
+    if system is not None:
+        version = NdisVersion.of_system(system.uname if system.distro == "windows" else "")
+        miniport = partial(station, system.addresses, version)
     return {
         "VBD": Vbd,
         "VIF": partial(XenVif, miniport=miniport),

@@ -213,7 +213,11 @@ def test_the_driver_version_is_the_systems(version: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "version"), [(9200, 0x61E), (14392, 0x61E), (14393, 0x63C), (20347, 0x63C), (20348, 0x655)]
+    ("uname", "version"),
+    [("6.2.9200", 0x61E), ("6.3.9600", 0x61E), ("10.0.14392", 0x61E), ("10.0.14393", 0x63C), ("10.0.20347", 0x63C), ("10.0.20348", 0x655), ("10.0.26100", 0x655), ("", 0x655), ("10.0.x", 0x655)],
 )  # fmt: skip
-def test_a_windows_has_the_ndis_of_its_build(build: int, version: int) -> None:
-    assert NdisVersion.of_build(build) == version
+def test_a_windows_has_the_ndis_of_its_build(uname: str, version: int) -> None:
+    with Platform(seed=1) as xen:
+        guest = xen.create(name="g", vifs=[Vif()])
+        guest.os.uname = uname
+        assert guest.start().nets[0].query(0x10110) == version.to_bytes(4, "little")

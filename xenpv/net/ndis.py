@@ -39,8 +39,15 @@ class NdisVersion(enum.IntEnum):
     V6_85 = 0x0655
 
     @classmethod
-    def of_build(cls, build: int) -> NdisVersion:
-        """What a Windows of that build number has: 6.60 since 14393, 6.85 since 20348."""
+    def of_system(cls, version: str) -> NdisVersion:
+        """What a Windows "10.0.20348" has: 6.60 since build 14393, 6.85 since 20348.
+
+        Of what is no Windows' version, the newest.
+        """
+        parts = version.split(".")
+        if len(parts) < 3 or not parts[2].isdecimal() or parts[0] not in ("6", "10"):
+            return cls.V6_85
+        build = int(parts[2])
         if build >= 20348:
             return cls.V6_85
         return cls.V6_60 if build >= 14393 else cls.V6_30

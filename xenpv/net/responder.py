@@ -19,6 +19,7 @@ from xenpv.net import inet
 
 if TYPE_CHECKING:
     from xenpv.net.adapter import Adapter
+    from xenpv.net.ndis import NdisVersion
     from xenpv.vif.interface import VifInterface
 
 ECHO_REPLY, ECHO_REQUEST = 0, 8  # RFC 792
@@ -245,11 +246,16 @@ class Responder:
         return Outcome.NEIGHBOUR, answer
 
 
-def station(addresses: Mapping[int, Configured], vif: VifInterface) -> Adapter:
-    """A miniport for `vif`, with a responder bound where its number has addresses."""
+def station(
+    addresses: Mapping[int, Configured], version: NdisVersion, vif: VifInterface
+) -> Adapter:
+    """A miniport for `vif`, with a responder bound where its number has addresses.
+
+    `version` is the NDIS of the system that it runs in.
+    """
     from xenpv.net.adapter import Adapter
 
-    adapter = Adapter(vif)
+    adapter = Adapter(vif, version=version)
     configured = addresses.get(adapter.number)
     if configured is not None:
         Responder.bind(adapter, " ".join((*configured.ipv4, *configured.ipv6)))
