@@ -1,0 +1,206 @@
+"""What must hold of a network device whatever is sent: both real ends, with a bridge between.
+
+Each law is that of netif and its drivers, not of our code: nothing is lost or made twice, rings
+keep count over the wrap of their indices, offloads change nothing of what a program sent.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vif.rawback import rings_at
+from xenpv import Platform, Vif
+from xenpv.guest import Guest
+from xenpv.host import packet
+from xenpv.host.packet import (
+    TCP,
+    UDP,
+    internet_checksum,
+    ip_addresses,
+    parse_headers,
+    pseudo_header,
+)
+from xenpv.net.nbl import ChecksumRequest, ChecksumResult, NetBufferList
+from xenpv.net.ndis import NdisStatus
+
+A, B = bytes.fromhex("00163e000001"), bytes.fromhex("00163e000002")
+NET4 = (bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2)))
+NET6 = (packet.link_local(A), packet.link_local(B))
+STARTS = (0, 0x7FFFFFF1, 0xFFFFFFF0)
+SLOTS = 256
+
+
+@attrs.define(eq=False)
+class Protocol:
+    """Takes every list, and gives it back."""
+
+    guest: Guest
+    lists: list[NetBufferList] = attrs.Factory(list)
+    done: list[NetBufferList] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        self.guest.nets[0].list_receiver = self
+        self.guest.nets[0].list_sender = self
+
+    def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
+        self.lists += lists
+        self.guest.nets[0].return_lists(lists)
+
+    def sent_lists(self, lists: Sequence[NetBufferList]) -> None:
+        self.done += lists
+
+
+@contextmanager
+def pair(
+    *, start: int = 0, seed: int = 0, personalities: Sequence[str] = ("windows", "windows")
+) -> Iterator[tuple[Platform, Protocol, Protocol]]:
+    with Platform(seed=seed) as xen, rings_at(start):
+        ends = [
+            xen.create(
+                name=name,
+                memory_mib=16,
+                vcpus=2,
+                personality=personality,
+                vifs=[Vif(mac=mac.hex(":"))],
+            ).start()
+            for name, mac, personality in zip("ab", (A, B), personalities, strict=True)
+        ]
+        here, there = (Protocol(end) for end in ends)
+        yield xen, here, there
+
+
+@attrs.frozen
+class Sent:
+    """A program's packet: `payload` behind the transport header is what must arrive."""
+
+    net: int  # 4 or 6
+    protocol: int
+    ports: tuple[int, int]
+    sequence: int
+    payload: bytes
+    mss: int
+
+    def list(self) -> NetBufferList:
+        source, destination = NET4 if self.net == 4 else NET6
+        if self.protocol == UDP:
+            transport = struct.pack(">HHHH", *self.ports, 8 + len(self.payload), 0)
+        else:
+            transport = struct.pack(
+                ">HHIIBBHHH", *self.ports, self.sequence, 0, 0x50, 0x18, 1000, 0, 0
+            )
+        whole = transport + self.payload
+        if self.net == 4:
+            network = packet.ipv4_packet(source, destination, self.protocol, whole)
+            kind = packet.ETHERTYPE_IPV4
+        else:
+            network = packet.ipv6_packet(source, destination, self.protocol, whole)
+            kind = packet.ETHERTYPE_IPV6
+        frame = packet.ethernet_frame(B, A, kind, network)
+        asked = ChecksumRequest.IS_IPV4 if self.net == 4 else ChecksumRequest.IS_IPV6
+        asked |= ChecksumRequest.UDP if self.protocol == UDP else ChecksumRequest.TCP
+        if self.mss:
+            return NetBufferList((frame,), mss=self.mss, is_ipv6=self.net == 6)
+        return NetBufferList((frame,), checksum=asked)
+
+
+@st.composite
+def sent(draw: st.DrawFn) -> Sent:
+    protocol = draw(st.sampled_from((TCP, UDP)))
+    net = draw(st.sampled_from((4, 6)))
+    large = protocol == TCP and draw(st.booleans())
+    # What 40 bytes of IPv6 and 20 of TCP leave of the MTU; sizes of 0, of an odd end, of a page.
+    size = draw(st.integers(0, 1440) | st.sampled_from((0, 1, 26, 1440)))
+    if large:
+        size = draw(st.integers(1441, 60000) | st.sampled_from((4096, 8192, 60000)))
+    fill = draw(st.sampled_from((b"\0", b"\xff", bytes(range(251)))))
+    payload = (fill * (size // len(fill) + 1))[:size]
+    return Sent(
+        net=net,
+        protocol=protocol,
+        ports=(draw(st.integers(1, 0xFFFF)), draw(st.integers(1, 0xFFFF))),
+        sequence=draw(st.sampled_from((0, 1, 0xFFFFFF00))),
+        payload=payload,
+        mss=draw(st.sampled_from((536, 1220, 1440))) if large else 0,
+    )
+
+
+def transport_of(frame: bytes) -> tuple[int, int, bytes, int]:
+    """IP version, protocol, the transport's bytes, where the payload starts in them.
+
+    Its sums are right, in the frame's own bytes.
+    """
+    headers = parse_headers(frame)
+    assert headers is not None
+    if headers.version == 4:
+        assert internet_checksum(frame[headers.network : headers.transport]) == 0
+    segment = frame[headers.transport : headers.end]
+    over = pseudo_header(*ip_addresses(frame, headers), headers.protocol, len(segment))
+    assert internet_checksum(over + segment) == 0
+    at = 8 if headers.protocol == UDP else (segment[12] >> 4) * 4
+    return headers.version, headers.protocol, segment, at
+
+
+def arrived(lists: Sequence[NetBufferList]) -> list[tuple[int, int, tuple[int, int], int, bytes]]:
+    """Packets as their program sent them: segments that follow one another are joined."""
+    found: list[tuple[int, int, tuple[int, int], int, bytes]] = []
+    expects = None
+    for one in lists:
+        (frame,) = one.buffers
+        version, protocol, segment, at = transport_of(frame)
+        assert one.checksum & (ChecksumResult.TCP_SUCCEEDED | ChecksumResult.UDP_SUCCEEDED)
+        ports = struct.unpack_from(">HH", segment)
+        payload = segment[at:]
+        sequence = 0
+        pushed = True
+        if protocol == TCP:
+            (sequence,) = struct.unpack_from(">I", segment, 4)
+            pushed = bool(segment[13] & 0x08)
+        key = (version, protocol, ports, sequence)
+        if expects == key:
+            *head, before = found[-1]
+            found[-1] = (*head, before + payload)  # type: ignore[assignment]
+        else:
+            found.append((version, protocol, ports, sequence, payload))
+        after = (sequence + len(payload)) & 0xFFFFFFFF
+        expects = None if pushed else (version, protocol, ports, after)
+    return found
+
+
+def assert_slots_are_kept(guest: Guest) -> None:
+    """Slots posted are those answered and those outstanding, on every ring of the guest."""
+    pdo = guest._vif.pdos[0]
+    for queue in pdo.frontend.queues:
+        tx, rx = queue.transmitter, queue.receiver
+        assert tx.posted == tx.answered + tx.in_flight
+        assert rx.posted - rx.answered == SLOTS
+
+
+@settings(max_examples=80)
+@given(
+    packets=st.lists(sent(), min_size=1, max_size=12),
+    start=st.sampled_from(STARTS),
+    personalities=st.sampled_from((("windows", "windows"), ("windows", "linux"))),
+    seed=st.integers(0, 7),
+)
+def test_offloads_change_nothing_of_what_a_program_sent(
+    packets: list[Sent], start: int, personalities: tuple[str, str], seed: int
+) -> None:
+    with pair(start=start, seed=seed, personalities=personalities) as (xen, here, there):
+        xen.run()
+        lists = [one.list() for one in packets]
+        here.guest.nets[0].send_lists(lists)
+        xen.run()
+        assert sorted(map(id, here.done)) == sorted(map(id, lists))  # each exactly once
+        assert {one.status for one in lists} == {NdisStatus.SUCCESS}
+        # Queues keep the order of a flow, not that between flows.
+        expected = [(p.net, p.protocol, p.ports, p.sequence * (p.protocol == TCP), p.payload)
+                    for p in packets]  # fmt: skip
+        assert sorted(arrived(there.lists)) == sorted(expected)
+        for end in (here, there):
+            assert_slots_are_kept(end.guest)
