@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,12 +27,18 @@ from xenpv.host.packet import (
     parse_headers,
     pseudo_header,
 )
+from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.net.nbl import ChecksumRequest, ChecksumResult, NetBufferList
 from xenpv.net.ndis import NdisStatus
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import Loop, Task
 
 A, B = bytes.fromhex("00163e000001"), bytes.fromhex("00163e000002")
 NET4 = (bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2)))
 NET6 = (packet.link_local(A), packet.link_local(B))
+OFFLOAD_ENCAPSULATION = 0x101010A
+# NDIS_OFFLOAD_ENCAPSULATION: on, of 802.3 with 14 bytes, for IPv4 and for IPv6.
+ETHERNET_II = struct.pack("<BBHIIIIII", 0xA8, 1, 28, 1, 2, 14, 1, 2, 14)
 STARTS = (0, 0x7FFFFFF1, 0xFFFFFFF0)
 SLOTS = 256
 
@@ -47,6 +54,10 @@ class Protocol:
     def __attrs_post_init__(self) -> None:
         self.guest.nets[0].list_receiver = self
         self.guest.nets[0].list_sender = self
+        try:
+            self.guest.nets[0].set(OFFLOAD_ENCAPSULATION, ETHERNET_II)
+        except Exception:
+            pass
 
     def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
         self.lists += lists
@@ -204,3 +215,116 @@ def test_offloads_change_nothing_of_what_a_program_sent(
         assert sorted(arrived(there.lists)) == sorted(expected)
         for end in (here, there):
             assert_slots_are_kept(end.guest)
+
+
+@pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")  # python-pcapng
+def test_a_capture_names_the_slots_of_both_directions(tmp_path) -> None:
+    """As tcpdump on the vif of the receiver: two pages take two slots, and the ring goes around."""
+    from pcapng import FileScanner
+    from pcapng.blocks import EnhancedPacket
+
+    path = tmp_path / "b.pcapng"
+    with pair(start=0xFFFFFFFE) as (xen, here, there), path.open("wb") as file:
+        capture = PcapngCapture(PcapngWriter(file), port="vif2.0")
+        xen.bridge("xenbr0").taps.append(capture)
+        adapter = here.guest.nets[0]
+        for _ in range(3):
+            adapter.send(B + A + b"\x88\xb5" + bytes(100))
+        xen.run()
+        there.guest.nets[0].send(A + B + b"\x88\xb5" + bytes(100))
+        xen.run()
+    with path.open("rb") as file:
+        packets = [block for block in FileScanner(file) if isinstance(block, EnhancedPacket)]
+    assert [packet.options["opt_comment"] for packet in packets] == [
+        "queue 0 slot 254", "queue 0 slot 255", "queue 0 slot 0", "queue 0 slot 254",
+    ]  # fmt: skip
+    assert [packet.options["epb_flags"].inout for packet in packets] == [
+        "outbound", "outbound", "outbound", "inbound",
+    ]  # fmt: skip
+
+
+@attrs.define(eq=False)
+class Scribbler:
+    """Between two steps of the loop it writes into pages that both ends of a vif share.
+
+    `data`: where and what, four bytes a time, until there are no more.
+    """
+
+    domain: Domain
+    pages: Sequence[int]
+    data: Sequence[tuple[int, int, int, int]]
+    at: int = 0
+    steps: int = 0
+
+    def drain(self, loop: Loop, limit: int) -> int:
+        done = 0
+        while loop.ready and done < limit:
+            self.scribble()
+            count = len(loop.ready)
+            task = loop.ready[loop.chooser.choose(count) if count > 1 else 0]
+            loop.start(task)
+            task.run()
+            done += 1
+        return done
+
+    def pump(self, loop: Loop, task: Task) -> bool:
+        if task.queued:
+            loop.start(task)
+            task.run()
+            return True
+        return False
+
+    def scribble(self) -> None:
+        self.steps += 1
+        if self.at < len(self.data):
+            wait, page, offset, value = self.data[self.at]
+            if self.steps % (wait + 1) == 0:
+                self.at += 1
+                self.domain.store32(self.pages[page % len(self.pages)], offset * 4, value)
+
+
+# The indices and events of a ring, and its first slots, more often than the rest.
+PLACE = st.sampled_from((0, 1, 2, 3)) | st.integers(16, 30) | st.integers(0, 1023)
+WORD = st.sampled_from((0, 1, 2, 255, 256, 257, 0xFFFF, 0xFFFFFFFF, 0x0004_0000)) | st.integers(
+    0, 0xFFFFFFFF
+)
+
+
+@settings(max_examples=150)
+@given(
+    data=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7), PLACE, WORD), max_size=30),
+    start=st.sampled_from(STARTS),
+    seed=st.integers(0, 7),
+)
+def test_bytes_that_change_under_both_ends_end_in_a_state_that_has_a_name(
+    data: list[tuple[int, int, int, int]], start: int, seed: int
+) -> None:
+    """Every frame comes back once, an end that cannot go on says why, and others go on."""
+    with pair(start=start, seed=seed) as (xen, here, there):
+        bystander = Protocol(
+            xen.create(name="c", memory_mib=16, vifs=[Vif(mac="00:16:3e:00:00:03")]).start()
+        )
+        domain = here.guest.created.domain
+        rings = [page for queue in here.guest._vif.pdos[0].frontend.queues
+                 for ring in (queue.transmitter, queue.receiver) for page in ring._page.pfns]  # fmt: skip
+        here_nic, there_nic = here.guest.nets[0], there.guest.nets[0]
+        xen.loop.scheduler = Scribbler(domain, rings, data)
+        lists = []
+        for size in (60, 1514, 200):
+            for _ in range(4):
+                if here_nic.link_up:
+                    one = NetBufferList((B + A + b"\x88\xb5" + bytes(size - 14),))
+                    lists.append(one)
+                    here_nic.send_lists([one])
+                there_nic.send_lists([NetBufferList((A + B + b"\x88\xb5" + bytes(size - 14),))])
+            xen.run()
+        xen.loop.scheduler = None
+        xen.loop.advance(61 * 10**9)  # watchdogs, expiry and stall
+        there.lists.clear()
+        bystander.guest.nets[0].send(B + bytes.fromhex("00163e000003") + b"\x88\xb5" + bytes(46))
+        xen.run()
+        assert len(there.lists) == 1
+        here.guest.detach("vif", 0, mode="forced" if here_nic.link_up else "auto")
+        xen.run()
+        assert sorted(map(id, here.done)) == sorted(map(id, lists))
+        assert NdisStatus.PENDING not in [one.status for one in lists]
