@@ -54,10 +54,7 @@ class Protocol:
     def __attrs_post_init__(self) -> None:
         self.guest.nets[0].list_receiver = self
         self.guest.nets[0].list_sender = self
-        try:
-            self.guest.nets[0].set(OFFLOAD_ENCAPSULATION, ETHERNET_II)
-        except Exception:
-            pass
+        self.guest.nets[0].set(OFFLOAD_ENCAPSULATION, ETHERNET_II)
 
     def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
         self.lists += lists
