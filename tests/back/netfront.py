@@ -121,10 +121,24 @@ class Net:
         ]
         return pfns, ring.push(b"".join(requests), count)
 
+    def post_one_page(self, count: int) -> None:
+        """Post `count` rx slots that all lead to one page, and notify."""
+        guest, ring = self.world.guest, self.world.vif.rx
+        ref = guest.grant(guest.page())
+        first = ring.ring.req_prod
+        slots = [pack("<HHI", (first + index) % 256, 0, ref) for index in range(count)]
+        ring.push(b"".join(slots), count)
+        self.world.vif.notify()
+
     def deliver(self, *frames: Frame) -> None:
         """Frames from the station at the other end."""
         self.world.bridge.transmit(self.sink, list(frames), self.world.platform.loop.now)
         self.world.run()
+
+    def deliver_at_once(self, *frames: Frame) -> None:
+        """The same while time stands still."""
+        self.world.bridge.transmit(self.sink, list(frames), self.world.platform.loop.now)
+        self.world.platform.loop.advance(0)
 
     def received(self) -> list[tuple[int, int, int, int]]:
         """(id, offset, flags, status) of every rx response."""

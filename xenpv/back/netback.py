@@ -164,10 +164,19 @@ class Netback:
         """Walk to what the frontend's state asks for."""
         if self._removed:
             return
+        try:
+            self._follow(state)
+        except (PeerProtocolError, HypercallError):
+            self._disconnect()
+            self.state = CLOSING  # where the bus takes a failed device
+            raise
+        if state is UNKNOWN or (state is CLOSED and not self.device.online):
+            self._unregister()
+            self.device.wants = () if state is UNKNOWN else ("online",)
+
+    def _follow(self, state: State) -> None:
         profile = self.profile
         if state in profile.fatal_states:
-            self._disconnect()
-            self.state = CLOSING
             raise PeerProtocolError(f"saw state {int(state)} at frontend")
         if state is RECONFIGURING and profile.headroom:
             self._reconfigure()
@@ -177,20 +186,12 @@ class Netback:
         if profile.deletes and was_connected and self.state is CLOSED:
             self._unregister()
             self.device.store.remove(self.device.path)
-        elif state is UNKNOWN or (state is CLOSED and not self.device.online):
-            self._unregister()
-            self.device.wants = () if state is UNKNOWN else ("online",)
 
     def _enter(self, state: State) -> None:
         if self.state is CONNECTED:
             self._disconnect()
         if state is CONNECTED:
-            try:
-                self._connect()
-            except (PeerProtocolError, HypercallError):
-                self._disconnect()
-                self.state = CLOSING  # where the bus takes a failed device
-                raise
+            self._connect()
         self.state = state
         if state is not CONNECTED:
             self.device.switch_state(state)
