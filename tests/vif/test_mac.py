@@ -70,6 +70,19 @@ def test_each_level_lets_through_what_the_driver_does(
     assert passing(*levels) == passes
 
 
+@pytest.mark.parametrize(("filters", "count"), [("1", 2), ("0", 1)])
+def test_every_group_passes_level_matching_while_the_backend_filters(
+    filters: str, count: int
+) -> None:
+    features = {"feature-sg": "1", "feature-dynamic-multicast-control": filters}
+    with scene(features=features) as s:
+        s.pdo.frontend.mac.multicast = [LISTED]
+        s.pdo.frontend.mac.set_filter_level(PacketType.MULTICAST, FilterLevel.MATCHING)
+        s.back.send(frame(60, destination=LISTED), frame(60, destination=GROUP))
+        s.run()
+        assert len(s.nic.received) == count
+
+
 def test_no_level_is_set_at_first() -> None:
     assert set(Mac(permanent=OWN).levels.values()) == {FilterLevel.NONE}
 

@@ -249,7 +249,7 @@ def test_a_negotiated_headroom_is_in_front_of_every_slot_and_its_extra_is_known(
         ring = s.pdo.frontend.queues[0].receiver
         assert ring is not None
         rules = RULES[personality]
-        ring.assembler = Assembler(size=256, rules=rules, gso_types=(), headroom=256)
+        ring.assembler = Assembler(rules=rules, gso_types=(), headroom=256)
         room = b"\xee" * 256
         deliver(
             s, room + data[:100] + room + data[100:], sizes=[356, 456],

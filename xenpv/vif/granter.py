@@ -9,7 +9,6 @@ nothing. What cannot be taken back is quarantined: neither page nor reference is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from errno import EBUSY
 from typing import Final
 
 from xenpv.abi._kernel import lib
@@ -81,16 +80,13 @@ class Granter:
     def revoke(self, numbers: Sequence[int]) -> list[int]:
         """Take access back; the numbers of those that the backend holds on to."""
         domain = self._gnttab.domain
-        kernel = domain.kernel
-        refs = self.refs
-        revoke = lib.grant_entry_revoke
+        refs = [self.refs[number] for number in numbers]
+        done = domain.check(lib.grant_entries_revoke(domain.kernel, refs, len(refs)))
         busy = []
-        for number in numbers:
-            done = revoke(kernel, refs[number])
-            if done < 0:
-                if done != -EBUSY:
-                    domain.check(done)
-                busy.append(number)
+        while done < len(refs):
+            busy.append(numbers[done])
+            rest = refs[done + 1 :]
+            done += 1 + domain.check(lib.grant_entries_revoke(domain.kernel, rest, len(rest)))
         return busy
 
     def release(self) -> None:

@@ -159,11 +159,7 @@ class Receiver:
                 flags[position] |= LARGE
         facts = self._inspect(batch.data, ends, flags)
         data = bytes(batch.data)
-        frames = []
-        at = 0
-        for end in ends:
-            frames.append(data[at:end])
-            at = end
+        frames = [data[at:end] for at, end in zip((0, *ends), ends, strict=False)]
         verdicts = {one: self._verdict(one) for one in dict.fromkeys(facts)}
         if (
             len(verdicts) == 1
@@ -194,9 +190,10 @@ class Receiver:
             passes = levels[PacketType.BROADCAST] is not FilterLevel.NONE
         elif fact & MULTICAST:
             level = levels[PacketType.MULTICAST]
-            if level is FilterLevel.MATCHING:
+            is_filtered = self._frontend.multicast_control.is_used  # by the backend already
+            if level is FilterLevel.MATCHING and not is_filtered:
                 return Verdict.LOOK
-            passes = level is FilterLevel.ALL
+            passes = level is not FilterLevel.NONE
         else:
             level = levels[PacketType.UNICAST]
             passes = level is FilterLevel.ALL or (

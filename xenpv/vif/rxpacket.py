@@ -9,18 +9,21 @@ takes the id for nothing and refuses what has too many slots.
 from __future__ import annotations
 
 import enum
+from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import attrs
 
-from xenpv.abi._kernel import lib
+from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.layout import packer
 from xenpv.errors import PeerProtocolError
 from xenpv.vif.packet import NO_HASH, HashAlgorithm, HashType, PacketHash
 from xenpv.vif.parse import ETHERNET
 
 PAGE_SIZE: Final = 4096
+
+net_single: Final = lib.net_single
 
 RESPONSE: Final = packer("netif_rx_response")
 EXTRA: Final = packer("netif_extra_info")
@@ -92,62 +95,62 @@ RULES: Final = {
 
 
 class Assembler:
-    """Packets of a ring of `size` slots; `gso_types` are those offered to the backend.
+    """Packets of one ring; `gso_types` are those offered to the backend.
 
     `headroom`: bytes that XDP leaves free in front of the data of every slot, negotiated.
     """
 
-    __slots__ = ("_gso_types", "_headroom", "_mask", "_rules")
+    __slots__ = ("_gso_types", "_headroom", "_rules", "_words")
 
-    def __init__(
-        self, *, size: int, rules: Rules, gso_types: Sequence[int], headroom: int = 0
-    ) -> None:
-        self._mask = size - 1
+    def __init__(self, *, rules: Rules, gso_types: Sequence[int], headroom: int = 0) -> None:
         self._rules = rules
         self._gso_types = tuple(gso_types)
         self._headroom = headroom
+        self._words = b""
 
-    def packets(self, raw: bytes, first: int, pfns: Sequence[int]) -> tuple[list[int], Batch]:
+    def packets(self, raw: bytes, first: int, pfns: Sequence[int]) -> tuple[Sequence[int], Batch]:
         """Pieces of memory for gather and what they make, from responses to slot `first` on.
 
         `pfns` has the page of each slot. PeerProtocolError: the backend cannot be believed.
         """
-        mask = self._mask
-        # A packet in a slot of its own needs no closer look, but for XDP's headroom.
-        plain = SUMS if not self._headroom else -1
+        count = len(raw) // RESPONSE.size
+        if not self._headroom:
+            # One slot each, most likely: then there is nothing else to look at.
+            pieces, end, flag = bytearray(12 * count), bytearray(4 * count), bytearray(4 * count)
+            single = net_single(
+                raw, count, first, self._pages(pfns), len(pfns), ffi.from_buffer(pieces),
+                ffi.from_buffer(end), ffi.from_buffer(flag),
+            )  # fmt: skip
+            if single == count:
+                ends, flags = (memoryview(one).cast("I").tolist() for one in (end, flag))
+                return ffi.from_buffer("uint32_t[]", pieces), Batch(ends, flags, {}, [])
+        return self._follow(raw, count, first, pfns)
+
+    def _pages(self, pfns: Sequence[int]) -> bytes:
+        """The pages as words; they change when a ring is filled, only."""
+        if len(self._words) != 4 * len(pfns):
+            self._words = array("I", pfns).tobytes()
+        return self._words
+
+    def _follow(
+        self, raw: bytes, count: int, first: int, pfns: Sequence[int]
+    ) -> tuple[list[int], Batch]:
+        """Packet by packet."""
         pieces: list[int] = []
-        ends: list[int] = []
-        flags: list[int] = []
-        batch = Batch(ends, flags, {}, [])
-        responses = list(RESPONSE.iter_unpack(raw))
-        count = len(responses)
+        batch = Batch([], [], {}, [])
         index = at = 0
         while index < count:
-            number, offset, flag, status = responses[index]
-            slot = (first + index) & mask
-            if (
-                flag <= plain
-                and number == slot
-                and status >= ETHERNET
-                and offset + status <= PAGE_SIZE
-            ):
-                pieces += (pfns[slot], offset, status)
-                at += status
-                ends.append(at)
-                flags.append(flag)
-                index += 1
-            else:
-                chain = Chain(self._rules, self._gso_types, self._headroom)
-                index = chain.follow(raw, index, first, pfns)
-                if chain.loss is not None:
-                    batch.losses.append(chain.loss)
-                    continue
-                if chain.extras:
-                    batch.extras[len(ends)] = chain.told()
-                pieces += chain.pieces
-                at += chain.total
-                ends.append(at)
-                flags.append(chain.flags & SUMS)
+            chain = Chain(self._rules, self._gso_types, self._headroom)
+            index = chain.follow(raw, index, first, pfns)
+            if chain.loss is not None:
+                batch.losses.append(chain.loss)
+                continue
+            if chain.extras:
+                batch.extras[len(batch.ends)] = chain.told()
+            pieces += chain.pieces
+            at += chain.total
+            batch.ends.append(at)
+            batch.flags.append(chain.flags & SUMS)
         return pieces, batch
 
 

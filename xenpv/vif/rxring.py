@@ -46,7 +46,6 @@ class ReceiverRing:
         )
         self.granter = Granter(bus.gnttab, domid, readonly=False)
         self.assembler = Assembler(
-            size=self.ring.size,
             rules=RULES[bus.personality],
             gso_types=gso_types,
             headroom=headroom,
@@ -111,7 +110,7 @@ class ReceiverRing:
         if busy:
             raise PeerProtocolError(f"rx slot {busy[0]} was answered, yet its grant is in use")
         pieces, batch = self.assembler.packets(bytes(responses), first, self.granter.pfns)
-        if pieces:
+        if batch.ends:
             batch.data = self._bus.domain.collect(pieces, batch.ends[-1])
         self._wipe(first, count)
         self.granter.permit(slots)

@@ -78,6 +78,9 @@ UNICAST: Final = PacketType.UNICAST
 MULTICAST: Final[int] = lib.NET_MULTICAST
 BROADCAST: Final[int] = lib.NET_BROADCAST
 GROUP: Final = MULTICAST | BROADCAST
+UNICAST_PACKETS: Final = int(Statistic.RECEIVER_UNICAST_PACKETS)
+MULTICAST_PACKETS: Final = int(Statistic.RECEIVER_MULTICAST_PACKETS)
+BROADCAST_PACKETS: Final = int(Statistic.RECEIVER_BROADCAST_PACKETS)
 _TRANSMITTER: Final = {
     PacketType.UNICAST: Statistic.TRANSMITTER_UNICAST_PACKETS,
     PacketType.MULTICAST: Statistic.TRANSMITTER_MULTICAST_PACKETS,
@@ -110,10 +113,10 @@ class Statistics:
     def add(self, index: Statistic, count: int = 1) -> None:
         self.values[index] += count
 
-    def _add_traits(self, first: Statistic, traits: Sequence[int]) -> None:
-        """Count what packets carry, given each one's traits."""
+    def _add_traits(self, first: Statistic, kinds: Counter[int]) -> None:
+        """Count what packets carry: `kinds` has how many there are with the same traits."""
         values = self.values
-        for one, count in Counter(traits).items():
+        for one, count in kinds.items():
             for index in _counters(first, one & TRAITS):
                 values[index] += count
 
@@ -134,25 +137,23 @@ class Statistics:
                 values[at + 1] += size
         values[Statistic.TRANSMITTER_UNICAST_PACKETS] += len(completions) - len(others)
         values[Statistic.TRANSMITTER_UNICAST_OCTETS] += octets
-        traits = [one[5] for one in completions if one[1] == OK]
-        self._add_traits(Statistic.TRANSMITTER_TAGGED_PACKETS, traits)
+        kinds = Counter([one[5] for one in completions if one[1] == OK])
+        self._add_traits(Statistic.TRANSMITTER_TAGGED_PACKETS, kinds)
 
     def received(self, facts: Sequence[int], packets: Sequence[ReceiverPacket]) -> None:
         """Packets that are handed up, with the bits of NET_* of each."""
         values = self.values
-        unicast = octets = 0
-        for one, packet in zip(facts, packets, strict=True):
-            if not one & GROUP:
-                unicast += 1
-                octets += len(packet.data)
-            else:
-                at = (
-                    Statistic.RECEIVER_BROADCAST_PACKETS
-                    if one & BROADCAST
-                    else Statistic.RECEIVER_MULTICAST_PACKETS
-                )
-                values[at] += 1
-                values[at + 1] += len(packet.data)
-        values[Statistic.RECEIVER_UNICAST_PACKETS] += unicast
-        values[Statistic.RECEIVER_UNICAST_OCTETS] += octets
-        self._add_traits(Statistic.RECEIVER_TAGGED_PACKETS, facts)
+        kinds = Counter(facts)
+        octets = sum([len(packet.data) for packet in packets])
+        unicast = len(packets)
+        if any(one & GROUP for one in kinds):
+            for one, packet in zip(facts, packets, strict=True):
+                if one & GROUP:
+                    at = BROADCAST_PACKETS if one & BROADCAST else MULTICAST_PACKETS
+                    values[at] += 1
+                    values[at + 1] += len(packet.data)
+                    unicast -= 1
+                    octets -= len(packet.data)
+        values[UNICAST_PACKETS] += unicast
+        values[UNICAST_PACKETS + 1] += octets
+        self._add_traits(Statistic.RECEIVER_TAGGED_PACKETS, kinds)

@@ -440,6 +440,18 @@ static int grant_entry_revoke(domain *d, uint32_t ref)
     return (int)call_end(&c, 0);
 }
 
+/* Entry after entry: how many before the first that is in use, or all. */
+static int64_t grant_entries_revoke(domain *d, const uint32_t *refs, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        int done = grant_entry_revoke(d, refs[i]);
+
+        if (done)
+            return done == -EBUSY ? (int64_t)i : done;
+    }
+    return count;
+}
+
 /* To writable at any time, to read-only while nobody has it writable: EBUSY. */
 static int grant_entry_readonly(domain *d, uint32_t ref, int readonly)
 {

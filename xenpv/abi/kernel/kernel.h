@@ -176,6 +176,7 @@ int grant_entry_set_transitive(domain *, uint32_t ref, uint32_t domid, uint32_t 
 int64_t grant_entry_flags(domain *, uint32_t ref);
 int64_t grant_entry_status(domain *, uint32_t ref);
 int grant_entry_revoke(domain *, uint32_t ref);
+int64_t grant_entries_revoke(domain *, const uint32_t *refs, uint32_t count);
 int grant_entry_readonly(domain *, uint32_t ref, int readonly);
 uint32_t grant_pins(domain *, uint32_t ref);
 int64_t grant_pinned_frame(domain *, uint32_t ref);
@@ -272,6 +273,8 @@ struct net_headers {
     uint32_t udp;
     uint32_t end;
 };
+int64_t net_single(const void *responses, uint32_t n, uint32_t first, const void *pfns,
+                   uint32_t size, void *pieces, void *ends, void *flags);
 int net_parse(const void *frame, uint32_t size, struct net_headers *);
 int net_receive(uint32_t offload, int calculate, const void *address, void *data, uint32_t size,
                 const uint32_t *ends, const uint32_t *flags, uint32_t n, void *facts);

@@ -75,6 +75,32 @@ enum {
     IP_DESTINATION = 60,
 };
 
+/*
+ * Responses from slot `first` on, each a packet of its own in a page of `pfns`: pieces for
+ * gather, where each frame ends, its flags. How many there are before one that is not such.
+ */
+static int64_t net_single(const void *responses, uint32_t n, uint32_t first, const void *pfns,
+                          uint32_t size, void *pieces, void *ends, void *flags)
+{
+    const struct netif_rx_response *rsp = responses;
+    uint32_t *piece = pieces, *end = ends, *flag = flags, at = 0;
+
+    for (uint32_t i = 0; i < n; i++, rsp++) {
+        uint32_t slot = (first + i) & (size - 1);
+
+        if (rsp->flags & ~(NETRXF_data_validated | NETRXF_csum_blank) || rsp->id != slot ||
+            rsp->status < ETHERNET_HEADER || rsp->offset + rsp->status > (int)FRAME_SIZE)
+            return i;
+        *piece++ = ((const uint32_t *)pfns)[slot];
+        *piece++ = rsp->offset;
+        *piece++ = (uint32_t)rsp->status;
+        at += (uint32_t)rsp->status;
+        end[i] = at;
+        flag[i] = rsp->flags;
+    }
+    return n;
+}
+
 static uint32_t be16(const uint8_t *p)
 {
     return (uint32_t)p[0] << 8 | p[1];
