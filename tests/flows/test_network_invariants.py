@@ -19,6 +19,7 @@ from tests.vif.rawback import rings_at
 from xenpv import Platform, Vif
 from xenpv.guest import Guest
 from xenpv.host import packet
+from xenpv.host.libxl import ToolstackError
 from xenpv.host.packet import (
     TCP,
     UDP,
@@ -30,6 +31,7 @@ from xenpv.host.packet import (
 from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.net.nbl import ChecksumRequest, ChecksumResult, NetBufferList
 from xenpv.net.ndis import NdisStatus
+from xenpv.testing.census import leaks, take_census
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Loop, Task
 
@@ -94,7 +96,7 @@ class Sent:
     payload: bytes
     mss: int
 
-    def list(self) -> NetBufferList:
+    def list(self, source_mac: bytes = A, destination_mac: bytes = B) -> NetBufferList:
         source, destination = NET4 if self.net == 4 else NET6
         if self.protocol == UDP:
             transport = struct.pack(">HHHH", *self.ports, 8 + len(self.payload), 0)
@@ -109,7 +111,7 @@ class Sent:
         else:
             network = packet.ipv6_packet(source, destination, self.protocol, whole)
             kind = packet.ETHERTYPE_IPV6
-        frame = packet.ethernet_frame(B, A, kind, network)
+        frame = packet.ethernet_frame(destination_mac, source_mac, kind, network)
         asked = ChecksumRequest.IS_IPV4 if self.net == 4 else ChecksumRequest.IS_IPV6
         asked |= ChecksumRequest.UDP if self.protocol == UDP else ChecksumRequest.TCP
         if self.mss:
@@ -325,3 +327,148 @@ def test_bytes_that_change_under_both_ends_end_in_a_state_that_has_a_name(
         xen.run()
         assert sorted(map(id, here.done)) == sorted(map(id, lists))
         assert NdisStatus.PENDING not in [one.status for one in lists]
+
+
+def send_some(here: Protocol, count: int = 6) -> list[NetBufferList]:
+    """Plain, summed and large packets, if the link is up."""
+    nic = here.guest.nets[0] if here.guest.nets else None
+    mac = A if nic is None else nic.mac
+    lists = []
+    for number in range(count):
+        large = number % 3 == 2
+        one = Sent(
+            net=4 if number % 2 else 6,
+            protocol=TCP,
+            ports=(number + 1, 80),
+            sequence=0,
+            payload=bytes([number]) * (20000 if large else 100 * number),
+            mss=1220 if large else 0,
+        ).list(mac, A if mac == B else B)
+        if nic is not None and nic.link_up:
+            lists.append(one)
+            nic.send_lists([one])
+    return lists
+
+
+def suspend(xen: Platform, end: Protocol) -> None:
+    end.guest.suspend()
+    end.guest.resume()
+
+
+def plug_again(xen: Platform, end: Protocol) -> None:
+    end.guest.detach("vif", 0)
+    end.guest.attach(Vif(mac=(A if end.guest.name == "a" else B).hex(":")))
+    end.__attrs_post_init__()
+
+
+def pause_adapter(xen: Platform, end: Protocol) -> None:
+    end.guest.nets[0].pause()
+    xen.run()
+    end.guest.nets[0].restart()
+
+
+def rewrite_backend(xen: Platform, end: Protocol) -> None:
+    """A backend that closes by itself, as one whose driver is unloaded and loaded."""
+    xen.backends.rebind("vif", end.guest.domid, 0)
+
+
+EVENTS = (suspend, plug_again, pause_adapter, rewrite_backend)
+
+
+@settings(max_examples=40)
+@given(
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.booleans(), st.booleans()), max_size=4),
+    start=st.sampled_from(STARTS),
+    seed=st.integers(0, 7),
+)
+def test_after_the_end_nothing_is_left_and_every_packet_came_back_once(
+    events: list[tuple[object, bool, bool]], start: int, seed: int
+) -> None:
+    with Platform(seed=seed) as empty_world, rings_at(start):
+        empty = take_census(empty_world)
+    with pair(start=start, seed=seed) as (xen, here, there):
+        sent = {id(here): [], id(there): []}
+        for event, at_there, loaded in events:
+            for end in (here, there):
+                sent[id(end)] += send_some(end)
+            if not loaded:
+                xen.run()
+            event(xen, there if at_there else here)
+            xen.run()
+        for end in (here, there):
+            sent[id(end)] += send_some(end)
+        xen.run()
+        for end in (here, there):
+            end.guest.shutdown()
+            end.guest.destroy()
+        xen.run()
+        for end in (here, there):
+            assert sorted(map(id, end.done)) == sorted(map(id, sent[id(end)]))
+            assert NdisStatus.PENDING not in [one.status for one in end.done]
+        left = [line for line in leaks(empty, take_census(xen), lost=False)
+                if ": node" not in line and ": task" not in line]  # fmt: skip
+        assert left == []
+        assert not any("attr/vif" in line for line in leaks(empty, take_census(xen)))
+
+
+KEYS = (
+    "feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload",
+    "feature-no-csum-offload", "feature-split-event-channels", "multi-queue-max-queues",
+    "feature-ctrl-ring", "feature-multicast-control", "feature-dynamic-multicast-control",
+    "feature-rx-copy", "feature-xdp-headroom",
+)  # fmt: skip
+VALUES = (None, "0", "1", "2", "", "18446744073709551616", "-1", "1x", "10", "\xff")
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+@pytest.mark.parametrize("key", KEYS)
+def test_whatever_a_key_of_the_backend_says_the_ends_agree_or_say_why(
+    key: str, personality: str
+) -> None:
+    for value in VALUES:
+        with Platform(seed=1) as xen:
+            other = Protocol(
+                xen.create(name="b", memory_mib=16, vifs=[Vif(mac=B.hex(":"))]).start()
+            )
+            guest = xen.create(
+                name="a",
+                memory_mib=16,
+                vcpus=4,
+                personality=personality,
+                vifs=[Vif(mac=A.hex(":"))],
+            )
+            xen.run()  # the backend writes its features
+            path = f"/local/domain/0/backend/vif/{guest.domid}/0/{key}"
+            xs = xen.toolstack.ctx.xs
+            if value is not None:
+                xs.write(path, value)
+            elif xs.read(path) is not None:
+                xs.rm(path)
+            try:
+                guest.start()
+            except ToolstackError:
+                device = guest._vif.pdos[0].frontend
+                back = xen.backends.device("vif", guest.domid, 0)
+                assert device.error or device.broken or back.broken, (key, value)
+                continue
+            here = Protocol(guest)
+            if not guest.nets[0].link_up:
+                assert guest.nets[0].error or guest._vif.pdos[0].frontend.error, (key, value)
+                continue
+            lists = [
+                NetBufferList((B + A + b"\x88\xb5" + bytes(size),)) for size in (46, 100, 1500)
+            ]
+            guest.nets[0].send_lists(lists)
+            other.guest.nets[0].send_lists(
+                [NetBufferList((A + B + b"\x88\xb5" + bytes(size),)) for size in (46, 100, 1500)]
+            )
+            back = send_some(other)
+            xen.run()
+            assert {one.status for one in (*lists, *back)} == {NdisStatus.SUCCESS}, (key, value)
+            assert [len(one.buffers[0]) for one in other.lists] == [60, 114, 1514], (key, value)
+            plain = [one for one in here.lists if one.buffers[0][12:14] == b"\x88\xb5"]
+            assert [len(one.buffers[0]) for one in plain] == [60, 114, 1514], (key, value)
+            rest = [one for one in here.lists if one.buffers[0][12:14] != b"\x88\xb5"]
+            assert sorted(len(one[4]) for one in arrived(rest)) == sorted(
+                (0, 100, 20000, 300, 400, 20000)
+            ), (key, value)
