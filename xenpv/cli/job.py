@@ -7,6 +7,7 @@ being killed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ from xenpv.platform import Platform
 # The host on each bridge, and the net of the guests' addresses: 10.0.0.2 and up.
 HOST_IPV4: Final = bytes((10, 0, 0, 1))
 GUESTS_PER_BYTE: Final = 250
+QUEUES: Final = "multi-queue-num-queues"
 # Locally administered, so not one that Xen makes up.
 HOST_MAC: Final = 0x0200_0000_0001
 
@@ -248,6 +250,9 @@ class Job:
         for device, here in zip(guest.created.devices, found.devices, strict=True):
             here.state = _state(platform, device.frontend_path)
             here.backend_state = _state(platform, device.backend_path)
+            if isinstance(here, VifFound) and here.connected:
+                text = platform.toolstack.xs.read(f"{device.frontend_path}/{QUEUES}") or "1"
+                here.queues = int(text) if re.fullmatch("[0-9]{1,5}", text) else 0
 
     def _restore(self, platform: Platform, saved: Saved) -> Guest:
         """Paused. Disks that were inside the file are compared with what was there."""

@@ -64,6 +64,7 @@ class DiskFound(DeviceFound):
 class VifFound(DeviceFound):
     mac: str
     bridge: str
+    queues: int = 0  # that the frontend connected
     mtu: int = 0
     pings_sent: int = 0
     pings_answered: int = 0
