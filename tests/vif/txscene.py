@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from tests.back.netfront import Sink
-from tests.vif.rawback import MAC, Scene
+from tests.vif.rawback import MAC, Scene, rings_at
 from xenpv import Guest, Platform, Vif
 from xenpv.vif.frontend import Frontend
 from xenpv.vif.packet import ReceiverPacket, TransmitterPacket
@@ -132,9 +132,15 @@ class Wire:
 
 @contextmanager
 def wire(
-    personality: str = "windows", *, mtu: int | None = None, vcpus: int = 1, seed: int = 5
+    personality: str = "windows",
+    *,
+    mtu: int | None = None,
+    vcpus: int = 1,
+    seed: int = 5,
+    start: int = 0,
 ) -> Iterator[Wire]:
-    with Platform(seed=seed) as xen:
+    """Rings begin at index `start`."""
+    with Platform(seed=seed) as xen, rings_at(start):
         guest = xen.create(
             name="g", vifs=[Vif(mac=MAC, mtu=mtu)], personality=personality, vcpus=vcpus
         ).start()
