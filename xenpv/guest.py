@@ -72,9 +72,10 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
     if system is not None:
         version = NdisVersion.of_system(system.uname if system.distro == "windows" else "")
         miniport = partial(station, system.addresses, version)
+    addresses = {} if system is None else system.addresses
     return {
         "VBD": Vbd,
-        "VIF": partial(XenVif, miniport=miniport),
+        "VIF": partial(XenVif, miniport=miniport, addresses=addresses),
         "IFACE": partial(class_driver, system=system),
     }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.vif.rawback import MAC, RawBack, Scene, frame, scene
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.handshake import ABSENT, Do, Goal
 from xenpv.bus.store import StoreInterface
+from xenpv.bus.store_client import RM, WRITE
+from xenpv.errors import StoreError
 from xenpv.host.device import Device as HostDevice
 from xenpv.platform import Platform, Vif
 from xenpv.vif.frontend import FrontendState
@@ -59,21 +63,27 @@ def test_linux_connects_at_once() -> None:
 def written(personality: str, features: dict[str, str], *, vcpus: int = 1) -> list[str]:
     """Keys below the frontend's directory in the order of their writing, state included."""
     keys: list[str] = []
-    write = StoreInterface.write
-    remove = StoreInterface.remove
+    request, many = StoreInterface.request, StoreInterface.request_many
 
-    def record(self: StoreInterface, path: str, value: str, transaction: object = None) -> None:
-        if path.startswith("device/vif/0/"):
-            keys.append(f"{path[13:]}={value}")
-        write(self, path, value, transaction)  # type: ignore[arg-type]  # passed through
+    def note(kind: int, payload: bytes) -> None:
+        path, _, value = payload.decode().partition("\0")
+        if path.startswith("device/vif/0/") and kind in (WRITE, RM):
+            keys.append(f"{path[13:]}={value}" if kind == WRITE else f"-{path[13:]}")
 
-    def forget(self: StoreInterface, path: str, transaction: object = None) -> None:
-        keys.append(f"-{path[13:]}")
-        remove(self, path, transaction)  # type: ignore[arg-type]  # passed through
+    def record(self: StoreInterface, kind: int, payload: bytes, tx_id: int = 0) -> bytes:
+        note(kind, payload)
+        return request(self, kind, payload, tx_id)
+
+    def record_many(
+        self: StoreInterface, requests: Sequence[tuple[int, bytes]], tx_id: int = 0
+    ) -> list[bytes | StoreError]:
+        for one in requests:
+            note(*one)
+        return many(self, requests, tx_id)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoreInterface, "write", record)
-        patch.setattr(StoreInterface, "remove", forget)
+        patch.setattr(StoreInterface, "request", record)
+        patch.setattr(StoreInterface, "request_many", record_many)
         with scene(personality, features, vcpus=vcpus):
             pass
     last = max(at for at, key in enumerate(keys) if key == "state=4")
@@ -90,7 +100,9 @@ COMMON = [
     "request-rx-copy=1",
     "feature-sg=1",
     "feature-rx-notify=1",
+    "-feature-gso-tcpv4-prefix",
     "feature-gso-tcpv4=1",
+    "-feature-gso-tcpv6-prefix",
     "feature-gso-tcpv6=1",
     "feature-no-csum-offload=0",
     "feature-ipv6-csum-offload=1",

@@ -221,6 +221,19 @@ class StoreClient(StoreTransport, Interface):
                 return None
             raise
 
+    def get_many(self, paths: Sequence[str]) -> list[str | None]:
+        """As `get`, of several nodes with one look at the ring."""
+        requests = [(READ, path.encode() + b"\0") for path in paths]
+        found: list[str | None] = []
+        for answer in self.request_many(requests):
+            if isinstance(answer, StoreError):
+                if answer.name not in ("ENOENT", "EACCES"):
+                    raise answer
+                found.append(None)
+            else:
+                found.append(answer.split(b"\0", 1)[0].decode("utf-8", "replace"))
+        return found
+
     def exists(self, path: str, transaction: Transaction | None = None) -> bool:
         return self.get(path, transaction) is not None
 
@@ -265,6 +278,24 @@ class StoreClient(StoreTransport, Interface):
             raise LocalProtocolError(f"{len(text)} bytes of text for {path}, {TEXT_MAX} fit")
         tx_id = 0 if transaction is None else self._tx_id(transaction)
         self.request(WRITE, path.encode() + b"\0" + text, tx_id)
+
+    def write_many(
+        self, values: Sequence[tuple[str, str | None]], transaction: Transaction | None = None
+    ) -> None:
+        """As `write`, of several nodes in their order; None removes one, which need not be there.
+
+        All are asked for; then the first refusal is raised.
+        """
+        tx_id = 0 if transaction is None else self._tx_id(transaction)
+        requests = [
+            (RM, path.encode() + b"\0")
+            if value is None
+            else (WRITE, path.encode() + b"\0" + value.encode())
+            for path, value in values
+        ]
+        for (kind, _), answer in zip(requests, self.request_many(requests, tx_id), strict=True):
+            if isinstance(answer, StoreError) and (kind == WRITE or answer.name != "ENOENT"):
+                raise answer
 
     def remove(self, path: str, transaction: Transaction | None = None) -> None:
         self.request(RM, path.encode() + b"\0", self._tx_id(transaction))

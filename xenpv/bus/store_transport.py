@@ -7,7 +7,7 @@ wake the task of their watch; no callback runs inside a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn, Protocol
 
@@ -97,10 +97,11 @@ class StoreTransport:
         self._received = bytearray()
         self._partial_at = 0  # rsp_cons behind the bytes in it
         self._attach()
-        self._replies: list[tuple[int, bytes]] = []  # at most one: that of the latest request
+        self._replies: list[tuple[int, bytes]] = []  # of the latest requests, in their order
         self._tokens: dict[bytes, Watch] = {}  # of the watches that events are for
         self._req_id = 0
         self._waiting_for = -1
+        self._waiting_last = -1  # of several requests that were sent at once
 
     def _attach(self) -> None:
         """To the kernel's copies of byte streams, over the page."""
@@ -195,7 +196,8 @@ class StoreTransport:
             if kind == WATCH_EVENT:
                 self._fire(bytes(received[start:at]))
             elif req_id == self._waiting_for:
-                self._waiting_for = -1
+                last = req_id == self._waiting_last
+                self._waiting_for = -1 if last else (req_id + 1) & 0xFFFF
                 self._replies.append((kind, bytes(received[start:at])))
             else:
                 self._pass_on(kind, req_id, bytes(received[start:at]))
@@ -239,7 +241,7 @@ class StoreTransport:
         size = len(payload)
         if size > PAYLOAD_MAX:
             self._refuse(kind, payload, "E2BIG", f"{size} bytes; a request has at most 4096")
-        self._req_id = self._waiting_for = req_id = (self._req_id + 1) & 0xFFFF
+        self._req_id = self._waiting_for = self._waiting_last = req_id = (self._req_id + 1) & 0xFFFF
         self.requests += 1
         replies = self._replies
         if replies:
@@ -255,10 +257,63 @@ class StoreTransport:
             self._refuse(kind, payload, body.rstrip(b"\0").decode("ascii", "replace"))
         return body
 
+    def request_many(
+        self, requests: Sequence[tuple[int, bytes]], tx_id: int = 0
+    ) -> list[bytes | StoreError]:
+        """Types and payloads; the reply's payload of each, or what it was refused with, in order.
+
+        As many at once as the ring has room for: one look at it for all, not one for each.
+        xenstored answers a client's requests in their order. StoreError EIO: not at all.
+        """
+        answers: list[bytes | StoreError] = []
+        at = 0
+        while at < len(requests):
+            message, count = b"", 0
+            first = (self._req_id + 1) & 0xFFFF
+            for kind, payload in requests[at:]:
+                size = len(payload)
+                if count and len(message) + HEADER_SIZE + size > RING_SIZE:
+                    break
+                if size > PAYLOAD_MAX:
+                    self._refuse(kind, payload, "E2BIG", f"{size} bytes; at most 4096")
+                self._req_id = (self._req_id + 1) & 0xFFFF
+                message += pack(kind, self._req_id, tx_id, size) + payload
+                count += 1
+            self._waiting_for, self._waiting_last = first, self._req_id
+            answers += self._exchange(message, requests[at : at + count])
+            at += count
+        return answers
+
+    def _exchange(
+        self, message: bytes, requests: Sequence[tuple[int, bytes]]
+    ) -> list[bytes | StoreError]:
+        """Send whole requests, whose ids are waited for, and take the replies to all of them."""
+        self.requests += len(requests)
+        replies = self._replies
+        replies.clear()
+        try:
+            self.send(message)
+            while len(replies) < len(requests):
+                self.spin()
+        except StoreError as error:
+            self._refuse(*requests[len(replies)], error.name, error.reason)
+        taken = list(zip(requests, replies, strict=True))
+        replies.clear()
+        return [
+            self._refusal(*request, body.rstrip(b"\0").decode("ascii", "replace"))
+            if answer == ERROR
+            else body
+            for request, (answer, body) in taken
+        ]
+
+    @classmethod
+    def _refuse(cls, kind: int, payload: bytes, name: str, reason: str = "") -> NoReturn:
+        raise cls._refusal(kind, payload, name, reason)
+
     @staticmethod
-    def _refuse(kind: int, payload: bytes, name: str, reason: str = "") -> NoReturn:
+    def _refusal(kind: int, payload: bytes, name: str, reason: str = "") -> StoreError:
         first = payload.split(b"\0", 1)[0].decode("utf-8", "replace")
         operation = XS(kind).name if kind in _TYPES else f"type {kind}"
         if kind in (TRANSACTION_START, TRANSACTION_END):
             first = ""
-        raise StoreError(name, reason, operation=operation, path=first)
+        return StoreError(name, reason, operation=operation, path=first)

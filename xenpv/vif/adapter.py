@@ -5,7 +5,7 @@ A child walks to Connected by itself; then the driver above (`miniport`) gets it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Generic, Protocol, TypeVar
 
 from xenpv.bus.awaited import CLOSED_TOO, Awaited
@@ -15,6 +15,7 @@ from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
+from xenpv.vif.advertisement import Configured, packed
 from xenpv.vif.frontend import UP, Frontend
 from xenpv.vif.interface import VifInterface
 from xenpv.vif.mac import parse_address
@@ -25,6 +26,7 @@ CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
 # Keys of a frontend's directory whose change is a reason to try a failed interface again.
 RETRIES: Final = (b"", b"mac", b"backend", b"backend-id", b"mtu")
+NO_ADDRESSES: Final[Mapping[int, Configured]] = {}
 
 
 class Miniport(Protocol):
@@ -67,6 +69,10 @@ class Pdo(Generic[M]):
         if self.miniport is None:
             self.miniport = self._fdo.miniport(VifInterface(self.frontend, self._fdo.stack))
         self.miniport.restart()
+
+    def addresses(self) -> list[bytes]:
+        """What the system configured the interface with."""
+        return packed(self._fdo.addresses.get(self.number))
 
     def failed(self) -> None:
         """START_DEVICE fails."""
@@ -125,11 +131,21 @@ class Pdo(Generic[M]):
 
 
 class Vif(Generic[M]):
-    """XENVIF's function device. `miniport` makes an instance of the driver above."""
+    """XENVIF's function device. `miniport` makes an instance of the driver above.
 
-    def __init__(self, bus: XenBus, miniport: Callable[[VifInterface], M]) -> None:
+    `addresses` is what the system has configured by device number; whoever changes it calls
+    `addresses_changed`.
+    """
+
+    def __init__(
+        self,
+        bus: XenBus,
+        miniport: Callable[[VifInterface], M],
+        addresses: Mapping[int, Configured] = NO_ADDRESSES,
+    ) -> None:
         self.bus = bus
         self.miniport = miniport
+        self.addresses = addresses
         self.stack = DeviceStack(bus)
         self.pdos: dict[int, Pdo[M]] = {}
         self._left: list[int] = []  # ejected, while their directories are there
@@ -303,6 +319,12 @@ class Vif(Generic[M]):
         """Whether interface `number` is connected and its backend believed."""
         pdo = self.pdos.get(number)
         return pdo is not None and pdo.frontend.state in UP and not pdo.frontend.broken
+
+    def addresses_changed(self, number: int) -> None:
+        """NotifyUnicastIpAddressChange, of one interface."""
+        pdo = self.pdos.get(number)
+        if pdo is not None:
+            pdo.frontend.addresses_changed()
 
     def adapters(self) -> list[M]:
         """Instances of the driver above, by device number."""

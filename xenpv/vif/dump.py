@@ -24,12 +24,13 @@ def _lines(frontend: Frontend, crashing: bool) -> Iterator[str]:
         yield f"ERROR: {frontend.error}"
     yield from handshake_lines(frontend.handshake)
     for queue in frontend.queues:
-        yield from _queue(queue, crashing)
+        yield from queue_lines(queue, crashing)
     if frontend.quarantined:
         yield f"{len(frontend.quarantined)} pages are still mapped by the backend"
 
 
-def _queue(queue: Queue, crashing: bool) -> Iterator[str]:
+def queue_lines(queue: Queue, crashing: bool) -> Iterator[str]:
+    """Lines of one queue's rings."""
     ports = ", ".join(f"{poller.port:04x}" for poller in queue.pollers)
     running = "running" if queue.running else "stopped"
     yield f"queue {queue.index}: {running}, ports {ports}"

@@ -15,10 +15,21 @@ from xenpv.errors import LocalProtocolError
 from xenpv.vif.packet import Offload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from xenpv.vif.parameters import Parameters
 
+KEYS: Final = (
+    "multi-queue-max-queues",
+    "feature-sg",
+    "feature-gso-tcpv4",
+    "feature-gso-tcpv6",
+    "feature-no-csum-offload",
+    "feature-ipv6-csum-offload",
+    "feature-split-event-channels",
+    "feature-ctrl-ring",
+    "feature-dynamic-multicast-control",
+)
 LARGE_PACKET_MAX: Final = 65535 - 18 - 40 - 216 - 60  # bytes; 65,201, the smaller of IPv4's and 6's
 
 
@@ -41,22 +52,22 @@ class Features:
     max_queues: int | None = None
 
     @classmethod
-    def read(cls, get: Callable[[str], str | None], *, windows: bool) -> Features:
-        """`get` reads a key of the backend's directory, None where it is absent.
+    def parse(cls, values: Sequence[str | None], *, windows: bool) -> Features:
+        """From the values of KEYS in a backend's directory, None where one is absent.
 
         LocalProtocolError (STATUS_INVALID_PARAMETER): the backend offers no queue at all.
         """
         parse = parse_flag if windows else _is_number
-        maximum = get("multi-queue-max-queues")
+        maximum, sg, gso_tcpv4, gso_tcpv6, no_csum, ipv6_csum, split, ctrl_ring, multicast = values
         return cls(
-            sg=parse(get("feature-sg")),
-            gso_tcpv4=parse(get("feature-gso-tcpv4")),
-            gso_tcpv6=parse(get("feature-gso-tcpv6")),
-            csum=not parse(get("feature-no-csum-offload")),
-            ipv6_csum=parse(get("feature-ipv6-csum-offload")),
-            split=parse(get("feature-split-event-channels")),
-            ctrl_ring=windows and parse(get("feature-ctrl-ring")),
-            dynamic_multicast=windows and parse(get("feature-dynamic-multicast-control")),
+            sg=parse(sg),
+            gso_tcpv4=parse(gso_tcpv4),
+            gso_tcpv6=parse(gso_tcpv6),
+            csum=not parse(no_csum),
+            ipv6_csum=parse(ipv6_csum),
+            split=parse(split),
+            ctrl_ring=windows and parse(ctrl_ring),
+            dynamic_multicast=windows and parse(multicast),
             max_queues=None if maximum is None else _queues(maximum),
         )
 

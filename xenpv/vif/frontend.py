@@ -11,28 +11,33 @@ from typing import Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.handshake import Goal, Handshake, Seen, parse_flag, parse_state
-from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError, status_of
 from xenpv.bus.store import Watch
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import HypercallError, LocalProtocolError, StoreError
+from xenpv.vif import features, keys
+from xenpv.vif.advertisement import Advertisement
+from xenpv.vif.announce import announcements
 from xenpv.vif.callbacks import Callbacks, Completion, PacketType, TransmitterStatus
 from xenpv.vif.drain import Drain
 from xenpv.vif.features import Features
 from xenpv.vif.hashing import choose
-from xenpv.vif.mac import MTU_DEFAULT, MTU_MIN, SPEED, Mac, MacState, address_text
+from xenpv.vif.link import Link
+from xenpv.vif.mac import Mac, MacState, parse_mtu
 from xenpv.vif.multicast import MulticastControl
 from xenpv.vif.options import ReceiverOptions
 from xenpv.vif.packet import Offload, TransmitterPacket
-from xenpv.vif.parameters import DEFAULTS, GSO_TCPV4, GSO_TCPV6, Parameters
+from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.queue import Queue
 from xenpv.vif.receiver import Receiver
 from xenpv.vif.states import GONE, START, TABLES, WATCHED
 from xenpv.vif.statistics import Statistics
+from xenpv.vif.watchdog import Watchdog
 
 UNPLUG_FAILED: Final = "UNPLUG FAILED: device is still in use"
 
 UNICAST: Final = PacketType.UNICAST
-RETRIES_MAX: Final = 10
+GBIT: Final = 10**9
 
 
 class FrontendState(enum.Enum):
@@ -54,6 +59,9 @@ class Owner(Protocol):
 
     def connected(self) -> None:
         """Both ends are Connected: the interface may be enabled."""
+
+    def addresses(self) -> list[bytes]:
+        """IP addresses that the system gave the interface, of 4 or 16 bytes each."""
 
     def closed(self) -> None:
         """Everything is given back; nothing of the frontend runs any more."""
@@ -104,6 +112,10 @@ class Frontend:
         # What a suspend found waiting, as it was given.
         self._unsent: list[tuple[bytes | TransmitterPacket, int]] = []
         self._drain = Drain(self)
+        self.link = Link(bus, self.path, parameters.mac_speed * GBIT, self._link_changed)
+        self.advertisement = Advertisement(bus, number)
+        self.watchdog = Watchdog(self)
+        self._announces = False  # a suspend interrupted it: tell where its addresses went
         self._watch: Watch | None = None
         self._watched = ""
         self._task = bus.domain.task(f"{self.path} backend", self._backend_changed)
@@ -180,7 +192,9 @@ class Frontend:
         One that was closing closes with the new backend.
         """
         self._drain.stop()
+        self.watchdog.stop()
         self._unwatch()
+        self.link.unwatch()
         self.handshake.unwatch()
         self.handshake.is_offline = False
         for queue in self.queues:
@@ -188,8 +202,9 @@ class Frontend:
         self._stale += self.queues
         self.queues = []
         self.broken = ""
+        self._announces = self._announces or self.state is FrontendState.ENABLED
         self.state = FrontendState.UNKNOWN
-        self._forget_attributes()
+        self.advertisement.withdraw()
         if self.callbacks is not None:
             self.callbacks.mac_state_change()
         if self._closing:
@@ -206,6 +221,8 @@ class Frontend:
     def _finish(self) -> None:
         self.handshake.stop()
         self._drain.forget()
+        self.watchdog.forget()
+        self.link.forget()
         self._unwatch()
         self.bus.domain.forget(self._task)
         self._release()
@@ -218,7 +235,8 @@ class Frontend:
         self.queues = []
         self._release_stale()
         self.state = FrontendState.CLOSED
-        self._forget_attributes()
+        self.watchdog.stop()
+        self.advertisement.withdraw()
 
     def _release_stale(self) -> None:
         """The backend closed: it has nothing mapped any more, unless it cheats."""
@@ -235,16 +253,6 @@ class Frontend:
                 (cookie, TransmitterStatus.DROPPED, UNICAST, 0, 0, 0) for _, cookie in unsent
             ]
             self._return_packets(dropped)
-
-    def _forget_attributes(self) -> None:
-        if self._windows:
-            self._discard(f"attr/vif/{self.number}")
-
-    def _discard(self, path: str) -> None:
-        try:
-            self.bus.store.discard(path)
-        except StoreError as error:
-            self.bus.log(f"xenvif: {path}: {error}\n")
 
     def eject_failed(self) -> None:
         """Somebody uses the interface: the system did not let it go."""
@@ -285,7 +293,8 @@ class Frontend:
             for queue in self.queues:
                 queue.listen()
             if self._windows:
-                self._advertise()
+                self.watchdog.start()
+                self.advertisement.connected(self.mac, self._owner.addresses())
             self._owner.connected()
         elif self._closing:
             self._close_rest()
@@ -367,8 +376,12 @@ class Frontend:
         """Rings, channels and keys, before the backend looks at them."""
         assert not self.queues
         self.error = ""
-        self.mac.mtu = self._mtu()
-        self.features = Features.read(self._backend_key, windows=self._windows)
+        backend, read = self.handshake.backend, self.bus.store.get_many
+        paths = [f"{backend}/{key}" for key in features.KEYS]
+        mtu, *offered = read([f"{self.path}/mtu", *paths])
+        self.mac.mtu = parse_mtu(mtu)
+        self.features = Features.parse(offered, windows=self._windows)
+        self.mac.filters_below = self.multicast_control.is_used
         for index in range(self._queue_count()):
             queue = Queue(
                 bus=self.bus,
@@ -383,99 +396,17 @@ class Frontend:
             )
             self.queues.append(queue)
             queue.connect(self.mac.maximum_frame_size)
-        self._write(self._windows_keys() if self._windows else self._linux_keys())
-
-    def _mtu(self) -> int:
-        text = self.bus.store.get(f"{self.path}/mtu")
-        if text is None:
-            return MTU_DEFAULT
-        mtu = int(text) if text.isdecimal() and len(text) < 10 else 0
-        if mtu < MTU_MIN:
-            raise LocalProtocolError(f"mtu {text!r} is below {MTU_MIN}")
-        return mtu
-
-    def _backend_key(self, key: str) -> str | None:
-        return self.bus.store.get(f"{self.handshake.backend}/{key}")
+        keys.write(self.bus.store, self.path, self._keys())
 
     def _queue_count(self) -> int:
         most = min(self.bus.domain.processors, self.parameters.frontend_max_queues)
         return max(1, min(self.features.max_queues or 1, most))
 
-    def _home(self, queue: Queue) -> str:
-        return f"queue-{queue.index}/" if len(self.queues) > 1 else ""
-
-    def _windows_keys(self) -> list[tuple[str, str | None]]:
-        """In XenVif's order; None removes."""
-        gso = self.parameters.receiver.gso_types
-        keys: list[tuple[str, str | None]] = [
-            ("request-rx-copy", "1"),
-            ("feature-sg", "1"),
-            ("feature-rx-notify", "1"),
-            ("feature-gso-tcpv4-prefix", None),
-            ("feature-gso-tcpv4", str(int(GSO_TCPV4 in gso))),
-            ("feature-gso-tcpv6-prefix", None),
-            ("feature-gso-tcpv6", str(int(GSO_TCPV6 in gso))),
-            ("feature-no-csum-offload", "0"),
-            ("feature-ipv6-csum-offload", "1"),
-        ]
-        for queue in self.queues:
-            keys += [(self._home(queue) + key, value) for key, value in queue.rx_keys()]
-        keys += self.multicast_control.keys()
-        for queue in self.queues:
-            keys += [(self._home(queue) + key, value) for key, value in queue.tx_keys()]
-        keys.append(("multi-queue-num-queues", str(len(self.queues))))
-        return keys
-
-    def _linux_keys(self) -> list[tuple[str, str | None]]:
-        """In netfront's order; a backend does sums over IPv4 unless it is told not to."""
-        keys: list[tuple[str, str | None]] = []
-        if self.features.max_queues is not None:
-            keys.append(("multi-queue-num-queues", str(len(self.queues))))
-        for queue in self.queues:
-            rx, tx = queue.rx_keys(), queue.tx_keys()
-            ordered = [tx[0], rx[0], *tx[1:], *rx[1:]]
-            keys += [(self._home(queue) + key, value) for key, value in ordered]
-        return [
-            *keys,
-            ("request-rx-copy", "1"),
-            ("feature-rx-notify", "1"),
-            ("feature-sg", "1"),
-            ("feature-gso-tcpv4", "1"),
-            ("feature-gso-tcpv6", "1"),
-            ("feature-ipv6-csum-offload", "1"),
-        ]
-
-    def _write(self, keys: Sequence[tuple[str, str | None]]) -> None:
-        store = self.bus.store
-        for _ in range(RETRIES_MAX):
-            transaction = store.transaction_start()
-            try:
-                for key, value in keys:
-                    path = f"{self.path}/{key}"
-                    if value is not None:
-                        store.write(path, value, transaction)
-                    elif store.get(path, transaction) is not None:
-                        store.remove(path, transaction)
-            except StoreError:
-                store.transaction_end(transaction, commit=False)
-                raise
-            if store.transaction_end(transaction, commit=True):
-                return
-        raise StoreError("EAGAIN", f"{self.path}: no commit in {RETRIES_MAX} tries")
-
-    def _advertise(self) -> None:
-        """What tools of the host show of the interface."""
-        base = f"attr/vif/{self.number}"
-        name = "Ethernet" if not self.number else f"Ethernet {self.number + 1}"
-        store = self.bus.store
-        try:
-            store.discard(f"{base}/mac")
-            store.discard(f"{base}/name")
-            store.write(f"{base}/name", name)
-            for index, address in enumerate([self.mac.current, *self.mac.multicast]):
-                store.write(f"{base}/mac/{index}", address_text(address))
-        except StoreError as error:
-            self.bus.log(f"xenvif: {base}: {error}\n")
+    def _keys(self) -> keys.Keys:
+        if not self._windows:
+            return keys.linux_keys(self.queues, self.features)
+        multicast = self.multicast_control.keys()
+        return keys.windows_keys(self.queues, self.parameters, multicast=multicast, control=[])
 
     # enabled
 
@@ -493,18 +424,41 @@ class Frontend:
         if self.state is not FrontendState.CONNECTED:
             reason = f"{self.path} is {self.state.value}"
             raise NtStatusError(NTSTATUS.UNSUCCESSFUL, reason, operation="VIF Enable")
+        self._enable_link()
         try:
             for queue in self.queues:
                 queue.enable()
         except HypercallError as error:
+            self._disable_queues()
             status = NTSTATUS.INSUFFICIENT_RESOURCES
             raise NtStatusError(status, str(error), operation="VIF Enable") from error
         self.state = FrontendState.ENABLED
+        self._announce()
         self.multicast_control.replace([], self.mac.multicast)
         callbacks.mac_state_change()
         unsent, self._unsent = self._unsent, []
         if unsent:
             self.send([frame for frame, _ in unsent], [cookie for _, cookie in unsent])
+
+    def _enable_link(self) -> None:
+        if not self._windows:
+            return
+        try:
+            self.link.watch()
+        except StoreError as error:
+            raise NtStatusError(status_of(error), str(error), operation="VIF Enable") from error
+
+    def _disable_queues(self) -> None:
+        for queue in self.queues:
+            queue.disable()
+        self.link.unwatch()
+
+    def _announce(self) -> None:
+        """After a resume, before all that waits: where the addresses of the interface are now."""
+        if self._announces:
+            self._announces = False
+            frames = announcements(self.mac.current, self._owner.addresses())
+            self.queues[0].announce(frames)
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
         """Replace the list; NtStatusError for an address that is no group's."""
@@ -513,13 +467,22 @@ class Frontend:
         if self.state is FrontendState.ENABLED:
             self.multicast_control.replace(old, self.mac.multicast)
         if self._windows and self.state in UP:
-            self._advertise()
+            self.advertisement.mac(self.mac)
 
     def set_filter_level(self, kind: int, level: int) -> None:
         """NtStatusError for a type or a level that is none."""
         self.mac.set_filter_level(kind, level)
         if kind == PacketType.MULTICAST:
             self.multicast_control.level_changed()
+
+    def addresses_changed(self) -> None:
+        """The system gave the interface other IP addresses."""
+        if self._windows and self.state in UP:
+            self.advertisement.addresses(self._owner.addresses())
+
+    def _link_changed(self) -> None:
+        if self.callbacks is not None and self.state is FrontendState.ENABLED:
+            self.callbacks.mac_state_change()
 
     @property
     def transmit_offload(self) -> Offload:
@@ -542,14 +505,17 @@ class Frontend:
         lent = self.receiver.lent
         self.state = FrontendState.DISABLING if lent else FrontendState.CONNECTED
         self.multicast_control.replace(self.mac.multicast, [])
-        for queue in self.queues:
-            queue.disable()
+        self._disable_queues()
         if self.callbacks is not None:
             self.callbacks.mac_state_change()
 
     def mac_state(self) -> MacState:
-        up = self.state is FrontendState.ENABLED and not self.broken
-        return MacState(link_up=up, speed=SPEED if up else 0)
+        up = self.state is FrontendState.ENABLED and not self.broken and self.link.is_up
+        return MacState(
+            link_up=up,
+            speed=self.link.speed if up else 0,
+            full_duplex=not self.link.is_disconnected,
+        )
 
     def send(self, frames: Sequence[bytes | TransmitterPacket], cookies: Sequence[int]) -> None:
         """Queue packets; NtStatusError UNSUCCESSFUL unless enabled."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
+from xenpv.errors import LocalProtocolError
 from xenpv.vif.callbacks import PacketType
 
-SPEED: Final = 100_000_000_000  # bit/s: the registry's MacSpeed of 100, in G
 MTU_DEFAULT: Final = 1500
 MTU_MIN: Final = 60
+MTU: Final = re.compile(r"[ \t\n\v\f\r]*\+?([0-9]{1,9})(?![0-9])", re.ASCII)  # strtol, base 10
+ADDRESS: Final = re.compile(r"(?:[0-9A-Fa-f]{2}[:-]?){6}(?![:-]?[0-9A-Fa-f]{2})")
 HEADER_ALLOWANCE: Final = 18  # Ethernet and one tag
 
 
@@ -27,19 +30,38 @@ class FilterLevel(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class MacState:
-    """What mac_query_state answers: `speed` in bit/s, 0 while the link is down."""
+    """What mac_query_state answers: `speed` in bit/s, 0 while the link is down.
+
+    The duplex mode is full, or unknown while the toolstack has the cable unplugged.
+    """
 
     link_up: bool
     speed: int
     full_duplex: bool = True
 
 
+def parse_mtu(text: str | None) -> int:
+    """Bytes, or MTU_DEFAULT. LocalProtocolError (STATUS_INVALID_PARAMETER) for fewer than
+    MTU_MIN, and for text that does not begin with a number.
+    """
+    if text is None:
+        return MTU_DEFAULT
+    found = MTU.match(text)
+    mtu = int(found[1]) if found else 0
+    if mtu < MTU_MIN:
+        raise LocalProtocolError(f"mtu {text!r} is below {MTU_MIN}")
+    return mtu
+
+
 def parse_address(text: str | None) -> bytes | None:
-    """Six pairs of hex digits with `:`, `-` or nothing between them; None for anything else."""
-    digits = (text or "").replace(":", "").replace("-", "")
-    if len(digits) != 12 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+    """Six pairs of hex digits, each with `:`, `-` or nothing behind it; None for more or fewer.
+
+    What follows, and is no pair, is not looked at.
+    """
+    found = ADDRESS.match(text or "")
+    if found is None:
         return None
-    return bytes.fromhex(digits)
+    return bytes.fromhex(found[0].replace(":", "").replace("-", ""))
 
 
 def address_text(address: bytes) -> str:
@@ -55,6 +77,7 @@ class Mac:
     current: bytes = attrs.field(default=b"")
     multicast: list[bytes] = attrs.field(factory=list)
     levels: dict[PacketType, FilterLevel] = attrs.field(init=False)
+    filters_below: bool = False  # the backend sends only what was asked for
 
     def __attrs_post_init__(self) -> None:
         self.current = self.current or self.permanent
@@ -85,7 +108,7 @@ class Mac:
 
     def passes_group(self, frame: bytes) -> bool:
         """Whether a frame to a multicast group is for this interface, at level MATCHING."""
-        return frame[:6] in self.multicast
+        return self.filters_below or frame[:6] in self.multicast
 
 
 def _invalid(reason: str) -> NtStatusError:
