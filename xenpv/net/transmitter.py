@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from xenpv.net.nbl import ChecksumRequest, NetBufferList
-from xenpv.net.ndis import NdisStatus
+from xenpv.net.ndis import U32_MAX, NdisStatus
 from xenpv.net.offload import OffloadState
 from xenpv.vif.interface import (
     NO_HASH,
     Completion,
     HashAlgorithm,
+    HashType,
     Offload,
+    PacketHash,
     TransmitterPacket,
     TransmitterStatus,
 )
@@ -64,7 +66,7 @@ def packets_of(one: NetBufferList, offload: int) -> list[bytes | TransmitterPack
     frames = list(one.buffers)
     if b"" in frames:
         del frames[frames.index(b"") :]
-    hashed = one.hash if one.hash.algorithm == HashAlgorithm.TOEPLITZ else NO_HASH
+    hashed = one.hash if _is_toeplitz(one.hash) else NO_HASH
     if not offload and hashed is NO_HASH:
         return list(frames)
     tci = one.priority << PRIORITY_SHIFT
@@ -72,6 +74,12 @@ def packets_of(one: NetBufferList, offload: int) -> list[bytes | TransmitterPack
         TransmitterPacket(data=frame, offload=offload, mss=one.mss, tci=tci, hash=hashed)
         for frame in frames
     ]
+
+
+def _is_toeplitz(value: PacketHash) -> bool:
+    """Whether it says something: a u32 of a type that there is."""
+    is_known = HashType.NONE < value.type <= HashType.IPV6_TCP
+    return value.algorithm == HashAlgorithm.TOEPLITZ and is_known and 0 <= value.value <= U32_MAX
 
 
 class Transmitter:
