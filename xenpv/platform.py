@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
-from xenpv.back import netprofile
-from xenpv.back.blkback import BlkbackFactory
 from xenpv.back.console import ConsoleDaemon
-from xenpv.back.netback import NetbackFactory
-from xenpv.back.netprofile import Profile
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import LocalProtocolError
@@ -42,6 +38,7 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.back.netprofile import Profile
     from xenpv.bus.registry import Registry
     from xenpv.host.diskspec import DiskSpec
     from xenpv.host.domainconfig import DomainConfig
@@ -127,6 +124,11 @@ class Platform:
         dom0_vcpus: int = 1,
     ) -> None:
         self.seed = seed
+        # `import xenpv` does not need the backends: a world does.
+        from xenpv.back import netprofile
+        from xenpv.back.blkback import BlkbackFactory
+        from xenpv.back.netback import NetbackFactory
+
         self.netback = netprofile.profile(netback)
         self.trusted = tuple(trusted)
         self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
@@ -261,6 +263,8 @@ class Platform:
         mac = None if nic.mac is None else mac_bytes(nic.mac)
         backend = _backend(nic.backend)
         if nic.profile is not None:
+            from xenpv.back import netprofile
+
             netprofile.profile(nic.profile)
         return VifSpec(
             bridge=nic.bridge,
@@ -275,10 +279,12 @@ class Platform:
 
     def netback_of(self, domid: int, devid: int) -> Profile:
         """Which netback an interface of a domain has."""
+        from xenpv.back.netprofile import PROFILES
+
         made = self.toolstack.created.get(domid)
         for nic in made.config.vifs if made is not None else ():
             if nic.devid == devid:
-                return netprofile.PROFILES.get(nic.profile, self.netback)
+                return PROFILES.get(nic.profile, self.netback)
         return self.netback
 
     def _images_of(self, backend: str) -> ImageProvider:
