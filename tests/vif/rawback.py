@@ -15,13 +15,15 @@ from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.bus.ring import FrontRing
 from xenpv.net.adapter import Adapter
-from xenpv.vif import rxring, transmitter
+from xenpv.vif import controller, rxring, transmitter
 from xenpv.vif.adapter import Pdo
 from xenpv.xen.domain import Domain
 
 MAC = "00:16:3e:00:00:01"
 GUEST_MAC = bytes.fromhex("00163e000001")
 PEER_MAC = bytes.fromhex("00163e0000ee")
+
+GET_HASH_FLAGS, SET_KEY, SET_MAPPING = 1, 3, 6  # control requests
 
 # What this end writes when the frontend goes to a state.
 ANSWERS = {
@@ -47,6 +49,13 @@ class RawBack:
     states: list[State] = attrs.field(factory=list)
     tx: BackRing | None = None
     rx: BackRing | None = None
+    ctrl: BackRing | None = None
+    ctrl_port: int = 0
+    # By type: status and data; None: it says nothing at all.
+    replies: dict[int, tuple[int, int]] | None = attrs.field(
+        factory=lambda: {GET_HASH_FLAGS: (0, 0xF)}
+    )
+    seen: list[tuple[int | bytes, ...]] = attrs.field(factory=list)
     ports: list[int] = attrs.field(factory=list)
     maps: list[tuple[int, int]] = attrs.field(factory=list)
     posted: list[tuple[int, int]] = attrs.field(factory=list)  # rx id and reference
@@ -86,6 +95,13 @@ class RawBack:
         ]
         self.tx = self._ring(number("tx-ring-ref"), 12, 4)
         self.rx = self._ring(number("rx-ring-ref"), 8, 8)
+        ref = self.device.frontend_number("ctrl-ring-ref", 0)
+        if ref:
+            port = self.device.frontend_number("event-channel-ctrl", 0)
+            self.ctrl_port = domain.evtchn.bind_interdomain(self.device.frontend_domid, port)
+            self.ctrl = self._ring(ref, 16, 12)
+            task = domain.task("raw control", self.serve_ctrl)
+            self.device.dispatcher.bind_task(self.ctrl_port, task)
 
     def _ring(self, ref: int, req: int, rsp: int) -> BackRing:
         domain = self.device.domain
@@ -97,13 +113,17 @@ class RawBack:
         domain = self.device.domain
         for port in self.ports:
             domain.evtchn.close(port)
+        if self.ctrl_port:
+            self.device.dispatcher.unbind_port(self.ctrl_port)
+            domain.evtchn.close(self.ctrl_port)
+            self.ctrl_port = 0
         for pfn, handle in self.maps:
             domain.gnttab.unmap(handle, pfn)
             domain.holes.free(pfn)
         self.ports.clear()
         self.maps.clear()
         self.posted.clear()
-        self.tx = self.rx = None
+        self.tx = self.rx = self.ctrl = None
 
     # what a test does with it
 
@@ -133,6 +153,30 @@ class RawBack:
         finally:
             domain.gnttab.unmap(handle, pfn)
             domain.holes.free(pfn)
+
+    def asked(self) -> list[tuple[int, int, int, int, int]]:
+        """Control requests since the last call: id, type, data."""
+        assert self.ctrl is not None
+        count, raw = self.ctrl.take()
+        self.ctrl.final_check()
+        return [unpack("<HHIII", raw[16 * n : 16 * n + 16]) for n in range(count)]
+
+    def serve_ctrl(self) -> None:
+        """Answer by `replies`, and keep in `seen` what was asked, with the bytes behind it."""
+        if self.ctrl is None or self.replies is None:
+            return
+        for number, kind, *data in self.asked():
+            size = {SET_KEY: data[1], SET_MAPPING: 4 * data[1]}.get(kind, 0)
+            told = self.payload(data[0], 0, size) if size else b""
+            self.seen.append((kind, *((told, *data[1:]) if told else data)))
+            status, value = self.replies.get(kind, (0, 0))
+            self.answer_ctrl((number, kind, status, value))
+
+    def answer_ctrl(self, *responses: tuple[int, int, int, int]) -> None:
+        """Publish (id, type, status, data) and notify."""
+        assert self.ctrl is not None
+        self.ctrl.push(b"".join(pack("<HHII", *one) for one in responses), len(responses))
+        self.device.domain.evtchn.send(self.ctrl_port)
 
     def answer_tx(self, *responses: tuple[int, int]) -> None:
         """Publish (id, status) pairs and notify."""
@@ -228,6 +272,7 @@ def rings_at(start: int) -> Iterator[None]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controller, "FrontRing", ring)
         patch.setattr(transmitter, "FrontRing", ring)
         patch.setattr(rxring, "FrontRing", ring)
         yield

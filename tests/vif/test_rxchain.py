@@ -26,7 +26,8 @@ from tests.vif.rxscene import (
     payload,
     upper_scene,
 )
-from xenpv.vif.packet import Offload, PacketHash
+from xenpv.vif.packet import HashAlgorithm, Offload, PacketHash
+from xenpv.vif.receivehash import HashSettings
 from xenpv.vif.rxpacket import RULES, Assembler
 from xenpv.vif.statistics import Statistic
 
@@ -66,8 +67,9 @@ SETS = {
 @pytest.mark.parametrize("extras", SETS.values(), ids=SETS)
 def test_extras_count_in_any_order(extras: tuple[bytes, ...], personality: str) -> None:
     with upper_scene(int(Offload.IPV4_LARGE_PACKET), personality=personality) as (s, upper):
-        s.pdo.frontend.receiver.hash_algorithm = 2
-        s.pdo.frontend.receiver.hash_types = 1 << 2
+        s.pdo.frontend.receive_hash.settings = HashSettings(
+            algorithm=HashAlgorithm.TOEPLITZ, types=1 << 2
+        )
         is_large = gso(1000) in extras
         data = LARGE if is_large else LARGE[:0] + ether(V4 / TCP() / payload(100))
         for order in permutations(extras):

@@ -33,7 +33,8 @@ from tests.vif.rxscene import (
     sums_right,
     upper_scene,
 )
-from xenpv.vif.packet import NO_HASH, Checksum, Offload, PacketHash
+from xenpv.vif.packet import NO_HASH, Checksum, HashAlgorithm, Offload, PacketHash
+from xenpv.vif.receivehash import HashSettings
 from xenpv.vif.statistics import Statistic
 
 C = Checksum
@@ -200,8 +201,9 @@ def test_a_hash_is_taken_if_it_was_asked_for(
     algorithm: int, types: int, extra: bytes, value: PacketHash
 ) -> None:
     with upper_scene() as (s, upper):
-        s.pdo.frontend.receiver.hash_algorithm = algorithm
-        s.pdo.frontend.receiver.hash_types = types
+        s.pdo.frontend.receive_hash.settings = HashSettings(
+            algorithm=HashAlgorithm(algorithm), types=types
+        )
         deliver(s, V4_TCP, extras=[extra])
         assert [(one.data, one.hash) for one in upper.got] == [(V4_TCP, value)]
 

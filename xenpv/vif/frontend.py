@@ -29,6 +29,7 @@ from xenpv.vif.options import ReceiverOptions
 from xenpv.vif.packet import Offload, TransmitterPacket
 from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.queue import Queue
+from xenpv.vif.receivehash import ReceiveHash
 from xenpv.vif.receiver import Receiver
 from xenpv.vif.states import GONE, START, TABLES, WATCHED
 from xenpv.vif.statistics import Statistics
@@ -96,8 +97,8 @@ class Frontend:
         self.features = Features()
         self.receiver_options = ReceiverOptions()
         self.multicast_control = MulticastControl(self)
-        self.hash_mapping: Sequence[int] = ()  # the queue of each value of a hash, modulo its size
         self.receiver = Receiver(self)
+        self.receive_hash = ReceiveHash(self)
         self.state = FrontendState.UNKNOWN
         self.queues: list[Queue] = []
         self.broken = ""
@@ -197,6 +198,7 @@ class Frontend:
         self.link.unwatch()
         self.handshake.unwatch()
         self.handshake.is_offline = False
+        self.receive_hash.suspend()
         for queue in self.queues:
             self._unsent += queue.suspend()
         self._stale += self.queues
@@ -243,6 +245,7 @@ class Frontend:
         stale, self._stale = self._stale, []
         for queue in stale:
             self.quarantined += queue.release()
+        self.quarantined += self.receive_hash.release()
         if self.quarantined:
             self.quarantined = self.bus.gnttab.retry(self.quarantined)
 
@@ -292,6 +295,7 @@ class Frontend:
             self.state = FrontendState.CONNECTED
             for queue in self.queues:
                 queue.listen()
+            self.receive_hash.attach()
             if self._windows:
                 self.watchdog.start()
                 self.advertisement.connected(self.mac, self._owner.addresses())
@@ -396,6 +400,8 @@ class Frontend:
             )
             self.queues.append(queue)
             queue.connect(self.mac.maximum_frame_size)
+        if self.features.ctrl_ring:
+            self.receive_hash.connect(self.handshake.backend_domid)
         keys.write(self.bus.store, self.path, self._keys())
 
     def _queue_count(self) -> int:
@@ -406,7 +412,8 @@ class Frontend:
         if not self._windows:
             return keys.linux_keys(self.queues, self.features)
         multicast = self.multicast_control.keys()
-        return keys.windows_keys(self.queues, self.parameters, multicast=multicast, control=[])
+        control = self.receive_hash.keys()
+        return keys.windows_keys(self.queues, self.parameters, multicast=multicast, control=control)
 
     # enabled
 
@@ -425,6 +432,7 @@ class Frontend:
             reason = f"{self.path} is {self.state.value}"
             raise NtStatusError(NTSTATUS.UNSUCCESSFUL, reason, operation="VIF Enable")
         self._enable_link()
+        self.receive_hash.enable()
         try:
             for queue in self.queues:
                 queue.enable()
@@ -459,6 +467,12 @@ class Frontend:
             self._announces = False
             frames = announcements(self.mac.current, self._owner.addresses())
             self.queues[0].announce(frames)
+
+    def hash_failed(self, status: NTSTATUS) -> None:
+        """The backend did not take the hash's settings: Enable fails, only later than XenVif's."""
+        self.error = f"the hash of what is received: {status.name}"
+        self.bus.log(f"xenvif: {self.path}: {self.error}\n")
+        self.disable()
 
     def set_multicast(self, addresses: Sequence[bytes]) -> None:
         """Replace the list; NtStatusError for an address that is no group's."""
@@ -526,7 +540,7 @@ class Frontend:
         if len(queues) == 1:
             queues[0].send(frames, cookies)
             return
-        chosen = choose(frames, len(queues), self.hash_mapping)
+        chosen = choose(frames, len(queues), self.receive_hash.settings.mapping)
         for queue in queues:
             mine = [index for index, number in enumerate(chosen) if number == queue.index]
             if mine:
@@ -541,6 +555,7 @@ class Frontend:
         self.bus.log(f"xenvif: {self.path}: broken: {why}\n")
         for queue in self.queues:
             queue.stop()
+        self.receive_hash.detach()
         if self.callbacks is not None:
             self.callbacks.mac_state_change()
 

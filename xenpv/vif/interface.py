@@ -24,6 +24,7 @@ from xenpv.vif.packet import (
     ReceiverPacket,
     TransmitterPacket,
 )
+from xenpv.vif.receivehash import HashListener, HashRequest
 from xenpv.vif.stack import DeviceStack
 from xenpv.vif.statistics import Statistic
 
@@ -38,6 +39,8 @@ __all__ = [
     "DeviceStack",
     "FilterLevel",
     "HashAlgorithm",
+    "HashListener",
+    "HashRequest",
     "HashType",
     "MacState",
     "NtStatusError",
@@ -95,13 +98,23 @@ class VifInterface:
     def query_ring_count(self) -> int:
         return len(self._frontend.queues)
 
-    def update_hash_mapping(self, processors: Sequence[int]) -> None:
+    def update_hash_mapping(
+        self, processors: Sequence[int], listener: HashListener | None = None
+    ) -> HashRequest:
         """The CPU that each entry of the mapping leads to; its length is that of the mapping.
 
         INVALID_PARAMETER: more CPUs than queues, or more entries than 128.
         """
-        del processors
-        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation="VIF UpdateHashMapping")
+        return self._frontend.receive_hash.update_mapping(processors, listener)
+
+    def await_hash(self, request: HashRequest) -> None:
+        """Run the loop until a change ended, then NtStatusError if it failed.
+
+        LocalProtocolError in a handler, which is told by its listener instead.
+        """
+        if request.status is NTSTATUS.PENDING:
+            self._frontend.bus.domain.loop.run()
+        request.check()
 
     # receiver
 
@@ -121,22 +134,25 @@ class VifInterface:
         """Slots of one rx ring."""
         return RING_SIZE
 
-    def receiver_set_hash_algorithm(self, algorithm: HashAlgorithm) -> None:
-        """NOT_SUPPORTED: TOEPLITZ without a control ring, with one queue, or disabled."""
-        if algorithm == HashAlgorithm.TOEPLITZ:
-            operation = "VIF ReceiverSetHashAlgorithm"
-            raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+    def receiver_set_hash_algorithm(
+        self, algorithm: HashAlgorithm, listener: HashListener | None = None
+    ) -> HashRequest:
+        """NOT_SUPPORTED: TOEPLITZ without a control ring, with one queue, or disabled.
+
+        This and the two other calls that change the hash answer while the backend is asked:
+        `await_hash` waits outside the loop, `listener` is told inside. What fails at once raises.
+        """
+        return self._frontend.receive_hash.set_algorithm(algorithm, listener)
 
     def receiver_query_hash_capabilities(self) -> int:
-        """A mask of 1 << HashType; NOT_SUPPORTED where the backend does not hash."""
-        operation = "VIF ReceiverQueryHashCapabilities"
-        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+        """A mask of 1 << HashType; NOT_SUPPORTED unless the algorithm is TOEPLITZ."""
+        return self._frontend.receive_hash.query_capabilities()
 
-    def receiver_update_hash_parameters(self, types: int, key: bytes) -> None:
-        """`types` is a mask of 1 << HashType, `key` has 40 bytes."""
-        del types, key
-        operation = "VIF ReceiverUpdateHashParameters"
-        raise NtStatusError(NTSTATUS.NOT_SUPPORTED, operation=operation)
+    def receiver_update_hash_parameters(
+        self, types: int, key: bytes, listener: HashListener | None = None
+    ) -> HashRequest:
+        """`types` is a mask of 1 << HashType, `key` has 40 bytes, else INVALID_PARAMETER."""
+        return self._frontend.receive_hash.update_parameters(types, key, listener)
 
     # transmitter
 

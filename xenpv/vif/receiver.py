@@ -17,7 +17,6 @@ from xenpv.vif.callbacks import CHECKSUM_SHIFT, PacketType
 from xenpv.vif.mac import FilterLevel
 from xenpv.vif.packet import (
     NO_HASH,
-    HashAlgorithm,
     Offload,
     PacketHash,
     ReceiverPacket,
@@ -63,8 +62,6 @@ class Receiver:
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
-        self.hash_algorithm: int = HashAlgorithm.NONE
-        self.hash_types = 0  # mask of 1 << HashType
         self.pauses_itself = False  # the driver above cannot ask for it: versions 8 and 9
         self.lent: dict[int, None] = {}
         self._cookie = 0
@@ -259,9 +256,7 @@ class Receiver:
 
     def _hash(self, value: PacketHash) -> PacketHash:
         """A hash counts if the driver above asked for its kind."""
-        if self.hash_algorithm == HashAlgorithm.TOEPLITZ and self.hash_types >> value.type & 1:
-            return value
-        return NO_HASH
+        return value if self._frontend.receive_hash.accepts(value.type) else NO_HASH
 
     # down
 
