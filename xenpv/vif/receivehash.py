@@ -122,9 +122,9 @@ class ReceiveHash:
         self.controller = Controller(frontend.bus, domid, name, self, frontend.break_off)
         self.controller.connect()
 
-    def keys(self) -> list[tuple[str, str]]:
+    def keys(self) -> list[tuple[str, str | None]]:
         """Keys of the frontend's directory; none without a ring."""
-        return [] if self.controller is None else self.controller.keys()
+        return [] if self.controller is None else [*self.controller.keys()]
 
     def attach(self) -> None:
         """Both ends are connected, with or without a ring.
