@@ -85,7 +85,9 @@ class Queue:
             validate=parameters.transmitter.validate_checksums,
             always_copy=parameters.transmitter.always_copy,
         )
-        self.receiver = ReceiverRing(self.bus, self.domid, gso_types=parameters.receiver.gso_types)
+        self.receiver = ReceiverRing(
+            self.bus, self.domid, self.name, gso_types=parameters.receiver.gso_types
+        )
         self.transmitter = TransmitterRing(self.bus, self.domid, rules=rules, returns=self.returns)
         ways = (
             (("rx", self.poll_rx), ("tx", self.poll_tx))
@@ -170,6 +172,8 @@ class Queue:
         self.running = False
         self.stopped = True
         self.upper.drop(self)
+        if self.receiver is not None:
+            self.receiver.stop()
         if self.transmitter is not None:
             self.transmitter.abort(TransmitterStatus.ERROR)
 
@@ -192,6 +196,8 @@ class Queue:
         self.running = False
         self.stopped = True
         self.upper.drop(self)
+        if self.receiver is not None:
+            self.receiver.stop()
         for poller in self.pollers:
             poller.close()
         self.pollers.clear()

@@ -9,7 +9,6 @@ takes the id for nothing and refuses what has too many slots.
 from __future__ import annotations
 
 import enum
-from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -100,13 +99,12 @@ class Assembler:
     `headroom`: bytes that XDP leaves free in front of the data of every slot, negotiated.
     """
 
-    __slots__ = ("_gso_types", "_headroom", "_rules", "_words")
+    __slots__ = ("_gso_types", "_headroom", "_rules")
 
     def __init__(self, *, rules: Rules, gso_types: Sequence[int], headroom: int = 0) -> None:
         self._rules = rules
         self._gso_types = tuple(gso_types)
         self._headroom = headroom
-        self._words = b""
 
     def packets(self, raw: bytes, first: int, pfns: Sequence[int]) -> tuple[Sequence[int], Batch]:
         """Pieces of memory for gather and what they make, from responses to slot `first` on.
@@ -118,19 +116,13 @@ class Assembler:
             # One slot each, most likely: then there is nothing else to look at.
             pieces, end, flag = bytearray(12 * count), bytearray(4 * count), bytearray(4 * count)
             single = net_single(
-                raw, count, first, self._pages(pfns), len(pfns), ffi.from_buffer(pieces),
+                raw, count, first, pfns, len(pfns), ffi.from_buffer(pieces),
                 ffi.from_buffer(end), ffi.from_buffer(flag),
             )  # fmt: skip
             if single == count:
                 ends, flags = (memoryview(one).cast("I").tolist() for one in (end, flag))
                 return ffi.from_buffer("uint32_t[]", pieces), Batch(ends, flags, {}, [])
         return self._follow(raw, count, first, pfns)
-
-    def _pages(self, pfns: Sequence[int]) -> bytes:
-        """The pages as words; they change when a ring is filled, only."""
-        if len(self._words) != 4 * len(pfns):
-            self._words = array("I", pfns).tobytes()
-        return self._words
 
     def _follow(
         self, raw: bytes, count: int, first: int, pfns: Sequence[int]

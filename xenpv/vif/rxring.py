@@ -6,53 +6,59 @@ requests, so a slot's number says which page it is about.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from xenpv.abi.layout import packer
+from xenpv.abi._kernel import lib
 from xenpv.bus.ring import FrontRing
 from xenpv.bus.xenbus import XenBus
-from xenpv.errors import PeerProtocolError
+from xenpv.errors import HypercallError, PeerProtocolError
 from xenpv.vif.granter import PAGE_SIZE, Granter
 from xenpv.vif.poller import Poller
 from xenpv.vif.rxpacket import RESPONSE, RULES, Assembler, Batch
+from xenpv.vif.rxslots import REQUEST, Slots
+from xenpv.xen.loop import NS_PER_MS
 
-REQUEST: Final = packer("netif_rx_request")
+if TYPE_CHECKING:
+    from xenpv.xen.loop import Timer
+
 _ZEROS: Final = bytes(256 * PAGE_SIZE)
+_VIEW: Final = memoryview(_ZEROS)
 
-
-@cache
-def _requests(count: int) -> struct.Struct:
-    """That many requests, packed in one go: id, pad and reference of each."""
-    return struct.Struct("<" + REQUEST.format.lstrip("<") * count)
+# netfront tries again later where it has fewer slots posted than one packet may need.
+SLOTS_LOW: Final[int] = lib.XEN_NETIF_NR_SLOTS_MIN + 1
+REFILL_NS: Final = 100 * NS_PER_MS
 
 
 class ReceiverRing:
-    """One queue's rx ring from connect to release.
+    """One queue's rx ring from connect to release. `name` is the queue's.
 
     PeerProtocolError from `receive`: the backend cannot be believed any more.
     """
 
     def __init__(
-        self, bus: XenBus, domid: int, *, gso_types: Sequence[int], headroom: int = 0
+        self,
+        bus: XenBus,
+        domid: int,
+        name: str,
+        *,
+        gso_types: Sequence[int],
+        headroom: int = 0,
     ) -> None:
         self._bus = bus
+        self._name = name
+        self._rules = RULES[bus.personality]
         self._page = Granter(bus.gnttab, domid, readonly=False)
         self._page.permit(self._page.add(1))
         self.ring = FrontRing(
             bus.domain, self._page.pfns, req_size=REQUEST.size, rsp_size=RESPONSE.size
         )
         self.granter = Granter(bus.gnttab, domid, readonly=False)
-        self.assembler = Assembler(
-            rules=RULES[bus.personality],
-            gso_types=gso_types,
-            headroom=headroom,
-        )
+        self._slots = Slots(self.granter, self.ring.size)
+        self.assembler = Assembler(rules=self._rules, gso_types=gso_types, headroom=headroom)
         self.poller: Poller | None = None
-        self._requests = b""
-        self._clear: list[int] = []  # pfn, 0, 4096 of each slot: pieces for scatter
+        self.filled = False
+        self._timer: Timer | None = None  # made when pages run short
         self.posted = 0
         self.answered = 0
 
@@ -61,36 +67,58 @@ class ReceiverRing:
         """The reference of the ring's page."""
         return self._page.refs[0]
 
-    @property
-    def filled(self) -> bool:
-        return bool(self._requests)
-
     def fill(self) -> None:
-        """Post every slot. HypercallError: not enough memory or references, nothing is posted."""
-        size = self.ring.size
-        while len(self.granter.pfns) < size:
-            self.granter.add(size - len(self.granter.pfns))
-        first = self.ring.req_prod % size
-        self._clear = [0, 0, PAGE_SIZE] * size
-        self._clear[::3] = self.granter.pfns[:size]
-        words = [0] * (3 * size)
-        words[::3] = range(size)
-        words[2::3] = self.granter.refs[:size]
-        self._requests = _requests(size).pack(*words)
-        slots = [*range(first, size), *range(first)]
-        self.granter.permit(slots)
-        self._push(slots[0], size)
+        """Post every slot. HypercallError: not enough memory or references, nothing is posted.
 
-    def _push(self, slot: int, count: int) -> None:
-        """Post `count` slots from `slot` on."""
-        requests = self._requests
-        width = REQUEST.size
-        end = slot + count
-        chunk = requests[slot * width : end * width]
-        if end > self.ring.size:
-            chunk += requests[: (end - self.ring.size) * width]
+        netfront posts what it can get, and tries again later for the rest.
+        """
+        size = self.ring.size
+        try:
+            while len(self.granter.pfns) < size:
+                self.granter.add(size - len(self.granter.pfns))
+        except HypercallError:
+            if self._rules.breaks:
+                raise
+        self.filled = True
+        if len(self.granter.pfns) < size:
+            self._post_new(range(len(self.granter.pfns)))
+            return
+        self._slots.fill()
+        first = self.ring.req_prod % size
+        self.granter.permit(self._slots.run(first, size))
+        self._push(first, size)
+
+    def _post_new(self, numbers: range) -> None:
+        """Post pages that were not in any slot; soon again if they are few."""
+        if numbers:
+            first = self.ring.req_prod % self.ring.size
+            self._slots.place(self._slots.run(first, len(numbers)), numbers)
+            self.granter.permit(numbers)
+            self._push(first, len(numbers))
+        if len(self.granter.pfns) < SLOTS_LOW:
+            if self._timer is None:
+                domain = self._bus.domain
+                task = domain.task(f"{self._name} refill", self._refill)
+                self._timer = domain.timer(task, period_ns=REFILL_NS)
+            self._timer.arm(REFILL_NS)
+        elif self._timer is not None:
+            self._timer.cancel()
+
+    def _refill(self) -> None:
+        """Get the pages that are missing, or some of them."""
+        if not self.filled:
+            return
+        try:
+            more = self.granter.add(self.ring.size - len(self.granter.pfns))
+        except HypercallError:
+            more = range(0)
+        self._post_new(more)
+
+    def _push(self, first: int, count: int) -> None:
+        """Post `count` slots from `first` on."""
         self.posted += count
-        if self.ring.push(chunk, count) and self.poller is not None:
+        requests = self._slots.requests(first, count)
+        if self.ring.push(requests, count) and self.poller is not None:
             self.poller.send()
 
     def receive(self) -> tuple[Batch | None, bool]:
@@ -101,33 +129,43 @@ class ReceiverRing:
         count, responses, more = self.ring.reap()
         if not count:
             return None, more
-        size = self.ring.size
-        first = (self.ring.rsp_cons - count) % size
+        slots = self._slots
+        first = (self.ring.rsp_cons - count) % self.ring.size
         self.answered += count
-        slots = [*range(first, size), *range(first)][:count]
+        numbers = slots.numbers(slots.run(first, count))
         # Access ends before the bytes are looked at: the backend cannot change them then.
-        busy = self.granter.revoke(slots)
+        busy = self.granter.revoke(numbers)
         if busy:
-            raise PeerProtocolError(f"rx slot {busy[0]} was answered, yet its grant is in use")
-        pieces, batch = self.assembler.packets(bytes(responses), first, self.granter.pfns)
+            raise PeerProtocolError(f"rx page {busy[0]} was answered, yet its grant is in use")
+        pieces, batch = self.assembler.packets(bytes(responses), first, slots.pfns)
         if batch.ends:
             batch.data = self._bus.domain.collect(pieces, batch.ends[-1])
-        self._wipe(first, count)
-        self.granter.permit(slots)
+        self._wipe(slots.pieces(first, count))
+        first = self.ring.req_prod % self.ring.size
+        slots.place(slots.run(first, count), numbers)
+        self.granter.permit(numbers)
         self._push(first, count)
+        if len(self.granter.pfns) < self.ring.size:
+            self._refill()
         return batch, more
 
-    def _wipe(self, first: int, count: int) -> None:
+    def _wipe(self, pieces: list[int]) -> None:
         """The backend sees nothing of an earlier packet (XSA-403)."""
-        clear = self._clear
-        end = first + count
-        pieces = clear[3 * first : 3 * end] + clear[: max(0, 3 * (end - self.ring.size))]
-        zeros = _ZEROS if count == 256 else memoryview(_ZEROS)[: count * PAGE_SIZE]
-        self._bus.domain.scatter(pieces, zeros)
+        size = len(pieces) // 3 * PAGE_SIZE
+        self._bus.domain.scatter(pieces, _ZEROS if size == len(_ZEROS) else _VIEW[:size])
+
+    def stop(self) -> None:
+        """Post nothing any more."""
+        self.filled = False
+        if self._timer is not None:
+            self._timer.cancel()
 
     def release(self) -> list[tuple[int, int]]:
         """Give pages and references back; (ref, pfn) of those that the backend still maps."""
-        self._requests = b""
+        self.stop()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            self._bus.domain.forget_timer(timer)
         self.granter.release()
         self._page.release()
         return self.granter.quarantined + self._page.quarantined

@@ -273,7 +273,7 @@ struct net_headers {
     uint32_t udp;
     uint32_t end;
 };
-int64_t net_single(const void *responses, uint32_t n, uint32_t first, const void *pfns,
+int64_t net_single(const void *responses, uint32_t n, uint32_t first, const uint32_t *pfns,
                    uint32_t size, void *pieces, void *ends, void *flags);
 int net_parse(const void *frame, uint32_t size, struct net_headers *);
 int net_receive(uint32_t offload, int calculate, const void *address, void *data, uint32_t size,

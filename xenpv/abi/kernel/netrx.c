@@ -79,7 +79,7 @@ enum {
  * Responses from slot `first` on, each a packet of its own in a page of `pfns`: pieces for
  * gather, where each frame ends, its flags. How many there are before one that is not such.
  */
-static int64_t net_single(const void *responses, uint32_t n, uint32_t first, const void *pfns,
+static int64_t net_single(const void *responses, uint32_t n, uint32_t first, const uint32_t *pfns,
                           uint32_t size, void *pieces, void *ends, void *flags)
 {
     const struct netif_rx_response *rsp = responses;
@@ -91,7 +91,7 @@ static int64_t net_single(const void *responses, uint32_t n, uint32_t first, con
         if (rsp->flags & ~(NETRXF_data_validated | NETRXF_csum_blank) || rsp->id != slot ||
             rsp->status < ETHERNET_HEADER || rsp->offset + rsp->status > (int)FRAME_SIZE)
             return i;
-        *piece++ = ((const uint32_t *)pfns)[slot];
+        *piece++ = pfns[slot];
         *piece++ = rsp->offset;
         *piece++ = (uint32_t)rsp->status;
         at += (uint32_t)rsp->status;
