@@ -25,7 +25,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "back": ("host", "store.connection", "xen.domain", "abi"),
     # What sees both ends: the composition root, its guests, and what moves a whole guest.
     **dict.fromkeys(
-        ("platform", "guest", "serving", "driverdomain", "migration", "taps", "guesttap"),
+        (
+            "platform",
+            "guest",
+            "serving",
+            "driverdomain",
+            "migration",
+            "taps",
+            "guesttap",
+            "framelists",
+        ),
         (
             "abi",
             "xen",
@@ -44,6 +53,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "migration",
             "taps",
             "guesttap",
+            "framelists",
         ),
     ),
     "testing": ("",),

@@ -18,14 +18,16 @@ from xenpv.back.netprofile import Profile
 from xenpv.back.ringstore import RingStore
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import BackendBus, DriverFactory
-from xenpv.errors import HypercallError, LocalProtocolError, PeerProtocolError, StoreError
+from xenpv.errors import HypercallError, PeerProtocolError, StoreError
+from xenpv.framelists import frame_of, list_of
 from xenpv.host.ddomain import DriverDomainDaemon
 from xenpv.host.image import ImageProvider
 from xenpv.host.network import Bridge, Frame, Network
-from xenpv.host.offload import finish_checksum, segment
+from xenpv.host.offload import blank_checksum, finish_checksum, segment
 from xenpv.host.scripts import Scripts
 from xenpv.net.adapter import Adapter
-from xenpv.net.ndis import U32
+from xenpv.net.nbl import NetBufferList, ReceiveFlags
+from xenpv.net.ndis import U32, NdisStatus
 from xenpv.net.oid import Oid
 from xenpv.net.packetfilter import PacketFilter
 from xenpv.vif.adapter import Vif as XenVif
@@ -105,8 +107,8 @@ class EvtchnDispatcher:
 class Uplink:
     """A guest's adapter as a port of a bridge in that guest: promiscuous, both ways.
 
-    What the adapter cannot say of a frame, as a checksum that is to be written yet, is done
-    in software first.
+    A sum that is to be written yet, or a packet that is to be cut, is left to the adapter; what
+    that has not switched on is done in software.
     """
 
     def __init__(self, domain: Domain, adapter: Adapter, bridge: Bridge) -> None:
@@ -114,44 +116,47 @@ class Uplink:
         self.adapter = adapter
         self.bridge = bridge
         self.dropped = 0
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[Frame] = deque()
         self._domain = domain
         self._task = domain.task(f"{bridge.name} {self.name}", self._send)
         adapter.set(Oid.GEN_CURRENT_PACKET_FILTER, PROMISCUOUS)
         bridge.attach(self)
-        adapter.receiver = Arrivals(self)
+        adapter.list_receiver = adapter.list_sender = Arrivals(self)
 
     def receive(self, frames: Sequence[Frame]) -> None:
         """Out of the bridge, to the adapter soon."""
-        for frame in frames:
-            try:
-                parts = [finish_checksum(part) for part in segment(frame)]
-            except PeerProtocolError:
-                parts = []
-            room = QUEUE_MAX - len(self._queue)
-            self._queue.extend([part.data for part in parts[:room]])
-            self.dropped += max(len(parts) - room, not parts)
+        room = QUEUE_MAX - len(self._queue)
+        self._queue.extend(frames[:room])
+        self.dropped += max(len(frames) - room, 0)
         self._task.wake()
 
     def _send(self) -> None:
         frames = list(self._queue)
         self._queue.clear()
+        lists = [list_of(frame) for frame in frames]
+        self.adapter.send_lists(lists)
+        # What its lists asked for is not switched on.
+        refused = [n for n, one in enumerate(lists) if one.status is NdisStatus.FAILURE]
+        if refused:
+            parts = [part for n in refused for part in self._finished(frames[n])]
+            self.adapter.send_lists([NetBufferList((part.data,)) for part in parts])
+
+    def _finished(self, frame: Frame) -> list[Frame]:
         try:
-            self.adapter.send_many(frames)
-        except LocalProtocolError:
-            # Its link is down, or a frame is longer than it takes: those are lost alone.
-            self._send_singly(frames)
+            return [finish_checksum(part) for part in segment(frame)]
+        except PeerProtocolError:
+            self.dropped += 1
+            return []
 
-    def _send_singly(self, frames: Sequence[bytes]) -> None:
-        for frame in frames:
+    def arrived(self, lists: Sequence[NetBufferList]) -> None:
+        """From the adapter into the bridge. A large packet goes on as one."""
+        batch = []
+        for one in lists:
+            frame = frame_of(one)
             try:
-                self.adapter.send(frame)
-            except LocalProtocolError:
+                batch.append(blank_checksum(frame) if frame.gso_type else frame)
+            except PeerProtocolError:
                 self.dropped += 1
-
-    def arrived(self, frames: Sequence[bytes]) -> None:
-        """From the adapter into the bridge."""
-        batch = [Frame(data, data_validated=False) for data in frames]
         self.bridge.transmit(self, batch, self._domain.loop.now)
 
     def close(self) -> None:
@@ -159,7 +164,7 @@ class Uplink:
         found = self.bridge.ports.get(self.name)
         if found is not None and found.port is self:
             self.bridge.detach(self)
-        self.adapter.receiver = None
+        self.adapter.list_receiver = self.adapter.list_sender = None
         self._domain.forget(self._task)
 
 
@@ -169,8 +174,16 @@ class Arrivals:
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
 
-    def receive(self, frames: Sequence[bytes]) -> None:
-        self._uplink.arrived(frames)
+    def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
+        """Frames are copied into the bridge: lists go back at once."""
+        self._uplink.arrived(lists)
+        lent = [one for one in lists if not one.flags & ReceiveFlags.RESOURCES]
+        self._uplink.adapter.return_lists(lent)
+
+    def sent_lists(self, lists: Sequence[NetBufferList]) -> None:
+        """What the link or the backend did not take is lost."""
+        refused = [one for one in lists if one.status is NdisStatus.NOT_ACCEPTED]
+        self._uplink.dropped += len(refused)
 
 
 class DriverDomain:

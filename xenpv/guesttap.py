@@ -7,11 +7,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from xenpv.errors import PeerProtocolError
-from xenpv.host.network import GSO_NONE, GSO_TCPV4, GSO_TCPV6, Frame
+from xenpv.framelists import frame_of, list_of
+from xenpv.host.network import Frame
 from xenpv.host.offload import finish_checksum, segment
-from xenpv.host.packet import TCP, parse_headers
 from xenpv.host.tap import Device, Tap, TapEnd
-from xenpv.net.nbl import ChecksumRequest, ChecksumResult, NetBufferList, ReceiveFlags
+from xenpv.net.nbl import NetBufferList, ReceiveFlags
 from xenpv.net.ndis import U32, NdisStatus
 from xenpv.net.oid import Oid, OidError
 from xenpv.net.packetfilter import DEFAULT_FILTER, PacketFilter
@@ -29,9 +29,6 @@ TAG: Final = 4
 # whether it is on, NDIS_ENCAPSULATION_IEEE_802_3, and the bytes of that header.
 ENCAPSULATION: Final = Struct("<BBHIIIIII")
 ENCAPSULATED: Final = (0xA8, 1, 28, 1, 2, HEADER, 1, 2, HEADER)
-
-_VALIDATED: Final = ChecksumResult.TCP_SUCCEEDED | ChecksumResult.UDP_SUCCEEDED
-_FAILED: Final = ChecksumResult.TCP_FAILED | ChecksumResult.UDP_FAILED
 
 
 class GuestTap:
@@ -92,7 +89,7 @@ class GuestTap:
             frames = [part for frame in frames for part in self._finished(frame)]
         fitting = [frame for frame in frames if frame.gso_type or len(frame.data) <= longest]
         self.unsent += len(frames) - len(fitting)
-        lists = [_list(frame) for frame in fitting]
+        lists = [list_of(frame) for frame in fitting]
         adapter.send_lists(lists)
         refused = [
             frame
@@ -120,7 +117,7 @@ class GuestTap:
 
     def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
         """What the guest's adapter received."""
-        self.end.give([_frame(one) for one in lists])
+        self.end.give([frame_of(one) for one in lists])
         adapter = self._adapter
         lent = [one for one in lists if not one.flags & ReceiveFlags.RESOURCES]
         if adapter is not None and lent:
@@ -132,23 +129,3 @@ class GuestTap:
         if adapter is not None and adapter.list_receiver is self:
             adapter.list_receiver = adapter.list_sender = None
             adapter.set(Oid.GEN_CURRENT_PACKET_FILTER, U32.pack(DEFAULT_FILTER))
-
-
-def _list(frame: Frame) -> NetBufferList:
-    """What NDIS is told of a frame whose checksum or cutting is left to the adapter."""
-    if not frame.csum_blank:
-        return NetBufferList(buffers=(frame.data,))
-    headers = parse_headers(frame.data)
-    if headers is None:
-        return NetBufferList(buffers=(frame.data,))
-    ipv6 = headers.version == 6
-    request = ChecksumRequest.IS_IPV6 if ipv6 else ChecksumRequest.IS_IPV4
-    request |= ChecksumRequest.TCP if headers.protocol == TCP else ChecksumRequest.UDP
-    return NetBufferList(buffers=(frame.data,), checksum=request, mss=frame.gso_size, is_ipv6=ipv6)
-
-
-def _frame(one: NetBufferList) -> Frame:
-    """Its sums are written: XenVif is asked for their values."""
-    good = bool(one.checksum & _VALIDATED) and not one.checksum & _FAILED
-    kind = GSO_NONE if not one.mss else GSO_TCPV6 if one.is_ipv6 else GSO_TCPV4
-    return Frame(one.buffers[0], data_validated=good, gso_type=kind, gso_size=one.mss)
