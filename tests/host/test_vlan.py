@@ -229,7 +229,9 @@ def test_no_frame_leaves_its_vlan_or_comes_back(data: st.DataObject) -> None:
 def test_vlan_of_a_vif_separates_guests() -> None:
     with Platform(seed=5) as xen:
         a, b, c = (
-            xen.create(name=name, memory_mib=16, vifs=[Vif(vlan=vlans)]).start()
+            xen.create(
+                name=name, memory_mib=16, vifs=[Vif(vlan=vlans)], personality="linux"
+            ).start()
             for name, vlans in (("a", "10"), ("b", "20"), ("c", "10/20"))
         )
         a.nets[0].send(bare(ALL, a.nets[0].mac))
