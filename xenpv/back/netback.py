@@ -183,7 +183,7 @@ class Netback:
         was_connected = self.state is CONNECTED
         for step in profile.walk.get((self.state, state), ()):
             self._enter(step)
-        if profile.deletes and was_connected and self.state is CLOSED:
+        if profile.deletes and was_connected and self.state is CLOSED and self.device.online:
             self._unregister()
             self.device.store.remove(self.device.path)
 

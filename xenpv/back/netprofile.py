@@ -121,7 +121,7 @@ class Profile:
     None or False: as soon as it is there. `front_mac`: it writes `mac` for the frontend too.
     `hotplug`: Connected is written once the script is done. `script`: it must be named.
     `fatal_states`: states of a frontend that no frontend has. `deletes`: the directory goes
-    when a frontend that was connected closes.
+    when a frontend that was connected closes of itself; what the toolstack takes away it removes.
 
     The frontend's keys:
     `flag` reads a boolean. `rx_copy`: without request-rx-copy it refuses to connect.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from xenpv.testing.exploration import ExplorationFailed, Result, explore
     from xenpv.testing.explorer import Explorer
+    from xenpv.testing.linux_net import LinuxNet, NetWorld, world_net
     from xenpv.testing.raw_back import RawBlkBack, RawNetBack
     from xenpv.testing.raw_front import RawBlkFront, RawGuest, RawNetFront
     from xenpv.testing.raw_world import RawWorld, world_raw
@@ -42,6 +43,8 @@ _HOME: Final = {
     "ExplorationFailed": "exploration",
     "Explorer": "explorer",
     "KnownRing": "rings",
+    "LinuxNet": "linux_net",
+    "NetWorld": "linux_net",
     "RawBackSring": "sring",
     "RawBlkBack": "raw_back",
     "RawBlkFront": "raw_front",
@@ -67,6 +70,7 @@ _HOME: Final = {
     "run_schedule": "run",
     "take_census": "census",
     "world_back": "back_world",
+    "world_net": "linux_net",
     "world_raw": "raw_world",
 }
 
@@ -81,6 +85,8 @@ __all__ = [
     "ExplorationFailed",
     "Explorer",
     "KnownRing",
+    "LinuxNet",
+    "NetWorld",
     "RawBackSring",
     "RawBlkBack",
     "RawBlkFront",
@@ -107,6 +113,7 @@ __all__ = [
     "scenarios",
     "take_census",
     "world_back",
+    "world_net",
     "world_raw",
     "zoo",
 ]
