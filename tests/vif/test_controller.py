@@ -27,9 +27,11 @@ TYPES = 0b11110  # 1 << each of HashType but NONE
 
 @contextmanager
 def hashing(start: int = 0, vcpus: int = 4) -> Iterator[Scene]:
-    """A guest with four queues and a control ring; what Enable sent is forgotten."""
+    """A guest with four queues and a control ring; what XenNet asked for is forgotten."""
     with scene(features=FOUR, vcpus=vcpus, start=start) as s:
         s.back.seen.clear()
+        hash_of(s).capabilities = None
+        hash_of(s).settings = HashSettings()
         yield s
 
 

@@ -116,6 +116,12 @@ class VifInterface:
             self._frontend.bus.domain.loop.run()
         request.check()
 
+    def settle(self) -> None:
+        """Run the loop until nothing more happens; nothing is done in a handler."""
+        loop = self._frontend.bus.domain.loop
+        if not loop.is_running:
+            loop.run()
+
     # receiver
 
     def receiver_return_packets(self, cookies: Sequence[int]) -> None:
