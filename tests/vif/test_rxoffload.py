@@ -33,7 +33,9 @@ from tests.vif.rxscene import (
     sums_right,
     upper_scene,
 )
+from xenpv.abi._kernel import ffi, lib
 from xenpv.vif.packet import NO_HASH, Checksum, HashAlgorithm, Offload, PacketHash
+from xenpv.vif.parse import parse, traits_of
 from xenpv.vif.receivehash import HashSettings
 from xenpv.vif.statistics import Statistic
 
@@ -261,6 +263,54 @@ def test_ninety_nine_extension_headers_parse() -> None:
     with upper_scene() as (s, upper):
         deliver(s, data)
         assert [one.flags for one in upper.got] == [C.UDP_NOT_VALIDATED]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.sampled_from(
+        [*BLANKS.values(), *(row[0] for row in SAID.values()), *MALFORMED.values()]
+    ),
+    changes=st.lists(st.tuples(st.integers(12, 80), st.integers(0, 255)), max_size=4),
+    cut=st.integers(0, 60),
+)
+def test_both_parsers_find_the_same_headers(
+    data: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    """The kernel's, for what arrives, and parse.py's, for what is sent."""
+    frame = bytearray(data[: len(data) - cut])
+    for at, value in changes:
+        if at < len(frame):
+            frame[at] = value
+    headers = ffi.new("struct net_headers *")
+    parsed = lib.net_parse(ffi.from_buffer(frame), len(frame), headers)
+    info, is_whole = parse(bytes(frame))
+    if headers.length > 512 or info.length > 512:
+        return  # more than the header buffer of what is sent
+    if is_whole and not parsed:
+        # What arrives may not end in its own headers either, by the length that IP says.
+        ip = info.ip.offset
+        v4 = frame[ip] >> 4 == 4
+        size = frame[ip + 2 : ip + 4] if v4 else frame[ip + 4 : ip + 6]
+        assert ip + int.from_bytes(size, "big") + (0 if v4 else 40) < info.length
+    if parsed:
+        assert is_whole
+        assert headers.length == info.length
+        assert (headers.ip, headers.tcp, headers.udp) == (
+            info.ip.offset,
+            info.tcp.offset,
+            info.udp.offset,
+        )
+        assert headers.facts & 0x3F == traits_of(bytes(frame), info) & 0x3F
+        assert bool(headers.facts & lib.NET_FRAGMENT) is info.is_fragment
+
+
+def test_headers_longer_than_a_page_do_not_parse() -> None:
+    chain = b"".join(bytes((0, 255)) + bytes(2046) for _ in range(2)) + b"\x3b\0" + bytes(6)
+    data = IPV6_HEAD + b"\x60\0\0\0" + pack(">H", len(chain)) + b"\0\x3f" + bytes(32) + chain
+    with upper_scene(mtu=9000) as (s, upper):
+        deliver(s, data)
+        assert upper.got == []
+        assert s.pdo.frontend.statistics.query(Statistic.RECEIVER_FRONTEND_ERRORS) == 1
 
 
 # statistics

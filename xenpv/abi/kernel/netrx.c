@@ -242,7 +242,8 @@ static int net_ethernet(const uint8_t *frame, uint32_t size, struct net_headers 
 static int net_parse(const void *frame, uint32_t size, struct net_headers *h)
 {
     *h = (struct net_headers){ .end = size };
-    if (net_ethernet(frame, size, h))
+    /* They are copied to one page. */
+    if (net_ethernet(frame, size, h) && h->length <= FRAME_SIZE)
         return 1;
     h->facts |= NET_MALFORMED;
     return 0;
