@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -13,6 +14,7 @@ from xenpv import Platform, Vif
 from xenpv.errors import LocalProtocolError
 from xenpv.host import packet, vnet
 from xenpv.host.journal import JournalReader, JournalWriter, Setup
+from xenpv.host.libxl import ToolstackError
 from xenpv.host.network import GSO_TCPV4, Frame
 from xenpv.host.offload import blank_checksum
 from xenpv.host.tap import Mode, Played, Tap
@@ -345,3 +347,85 @@ def test_a_guest_that_is_behind_lets_the_kernel_wait(wire, monkeypatch):
         monkeypatch.setattr("xenpv.guesttap.IN_FLIGHT_MAX", 1)
         serve(taps)
         assert (tap.busy, tap.end.frames_in) == (False, 1)
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_a_guest_that_reboots_is_suspended_and_destroyed(wire, personality):
+    with Platform() as xen, Taps(xen) as taps:
+        guest = xen.create(name="web", vifs=[Vif(mac=GUEST_MAC)], personality=personality)
+        guest.start()
+        station = xen.respond("xenbr0", ipv4="10.9.0.1")
+        tap = taps.give(guest, 0, wire.tap)
+        asks = packet.arp_request(MAC, IP4, KERNEL4)
+
+        def answered():
+            wire.kernel.send(asks)
+            serve(taps)
+            return [packet.parse_arp(raw).sender_mac for raw in wire.received()]
+
+        guest.suspend()
+        assert answered() == []
+        guest.resume()
+        serve(taps)
+        assert station.mac in [packet.parse_arp(raw).sender_mac for raw in wire.received()]
+        guest.pause()
+        assert answered() == []
+        guest.unpause()
+        serve(taps)
+        assert [packet.parse_arp(raw).sender_mac for raw in wire.received()] == [station.mac]
+        guest.reboot()
+        # Bound again before anything came from the TAP.
+        serve(taps)
+        xen.bridge("xenbr0").transmit(station, [Frame(STRANGER + OTHER[6:])], xen.loop.now)
+        serve(taps)
+        assert wire.received() == [STRANGER + OTHER[6:]]
+        assert answered() == [station.mac]
+        assert tap.unsent == 0
+        with pytest.raises(ToolstackError, match="an object of xenpv.guesttap.GuestTap"):
+            guest.save("web.save")
+        guest.destroy()
+        assert answered() == []
+        assert tap.unsent == 1
+
+
+@pytest.mark.parametrize("encapsulated", [True, False])
+def test_what_an_adapter_does_not_do_is_done_before_it(wire, wire1, encapsulated):
+    """A large packet, a blank sum, and large ones beyond what LSO takes."""
+    with Platform() as xen, Taps(xen) as taps:
+        guest = started(xen)
+        taps.join(xen.bridge("xenbr0"), wire1.tap)
+        tap = taps.give(guest, 0, Played("tap1", headed=True))
+        (adapter,) = guest.nets
+        if not encapsulated:
+            adapter.set(0x101010A, bytes(4) + struct.pack("<6I", 0, 0, 0, 0, 0, 0))
+            off = bytearray(26)
+            off[4:9] = b"\1" * 5  # no sums, by TCP_OFFLOAD_PARAMETERS
+            off[11:13] = b"\1\1"  # no LSO
+            adapter.set(0xFC01020C, bytes(off))
+        assert bool(adapter.offload.transmit & ~1) is encapsulated
+        tcp = Ether(src=GUEST_MAC, dst=KERNEL.hex(":")) / IP(src="10.9.0.2", dst="10.9.0.1") / TCP()
+        for size in (6, 9000, 65_400):
+            large = Frame(bytes(tcp / bytes(size)), gso_type=GSO_TCPV4 if size > 1460 else 0,
+                          gso_size=1460 if size > 1460 else 0)  # fmt: skip
+            taps.arrived(1, [b"".join(vnet.emit(blank_checksum(large)))])
+            got = wire1.received()
+            assert sum(len(raw) - 54 for raw in got) == size
+            for raw in got:
+                again = Ether(raw)
+                del again[TCP].chksum
+                assert bytes(again) == raw
+        assert (tap.unsent, adapter.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize(("payload", "frames"), [(65_201, 1), (65_202, 45)])
+def test_a_large_packet_goes_down_whole_up_to_what_the_adapter_says(payload, frames):
+    """MaxOffLoadSize counts TCP payload, 65,201 bytes by XenVif."""
+    wire = Wire("tap0", Mode.TSO)
+    with Platform() as xen, Taps(xen) as taps:
+        taps.join(xen.bridge("xenbr0"), wire.tap)
+        taps.give(started(xen), 0, Played("tap1", headed=True))
+        tcp = Ether(src=GUEST_MAC, dst=KERNEL.hex(":")) / IP(src="10.9.0.2", dst="10.9.0.1") / TCP()
+        large = Frame(bytes(tcp / bytes(payload)), gso_type=GSO_TCPV4, gso_size=1460)
+        taps.arrived(1, [b"".join(vnet.emit(blank_checksum(large)))])
+        assert len(wire.received()) == frames
+    wire.close()

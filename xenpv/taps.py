@@ -50,6 +50,9 @@ class Attachment(Protocol):
     def busy(self) -> bool:
         """Whether enough waits inside, so that the TAP is not read meanwhile."""
 
+    def renew(self) -> None:
+        """Look for what it is joined to, which may have come back as another."""
+
     def arrived(self, frames: Sequence[Frame]) -> None:
         """Frames that came from the TAP, in order."""
 
@@ -74,6 +77,9 @@ class BridgeTap:
     def receive(self, frames: Sequence[Frame]) -> None:
         """What leaves the bridge here."""
         self.end.give(frames)
+
+    def renew(self) -> None:
+        """A bridge stays."""
 
     def arrived(self, frames: Sequence[Frame]) -> None:
         if self._bridge is None:
@@ -143,6 +149,8 @@ class Taps:
         if self.journal is not None:
             self.journal.step(until_ns)
         self.platform.toolstack.monitors.advance(max(0, until_ns - self.platform.loop.now))
+        for tap in self.attached:
+            tap.renew()
         self._flush()
 
     def arrived(self, index: int, raws: Sequence[bytes]) -> None:

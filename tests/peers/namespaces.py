@@ -89,9 +89,14 @@ class Namespace:
         self.run("ip", "route", "replace", *route)
         self.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/tcp_early_retrans")
 
-    def tx_dropped(self, tap: str) -> int:
+    def counted(self, tap: str) -> dict[str, dict[str, int]]:
+        """What the kernel counts of a TAP: `rx` is what xenpv wrote, `tx` what it read."""
         (link,) = json.loads(self.run("ip", "-s", "-j", "link", "show", tap))
-        return int(link["stats64"]["tx"]["dropped"])
+        counters: dict[str, dict[str, int]] = link["stats64"]
+        return counters
+
+    def tx_dropped(self, tap: str) -> int:
+        return self.counted(tap)["tx"]["dropped"]
 
     def retransmitted(self) -> int:
         """Segments that TCP sent again, but for SYNs."""
@@ -116,8 +121,17 @@ class Namespace:
 class Run:
     """`xenpv run` in a namespace of its own, once it serves. `lines` are those on stderr."""
 
-    def __init__(self, folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        made: tuple[str, ...] = (),
+    ) -> None:
+        """`made` are TAPs that are there before, and stay."""
         self.namespace = Namespace()
+        for tap in made:
+            self.namespace.run("ip", "tuntap", "add", "dev", tap, "mode", "tap")
         self._out = folder / "run.json"
         command = [*prefix, sys.executable, "-m", "xenpv", "run", "--json", *arguments]
         with self._out.open("wb") as out:

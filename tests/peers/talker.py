@@ -75,6 +75,20 @@ def datagrams(address: str, count: str, longest: str) -> dict[str, int]:
     return {"echoed": echoed}
 
 
+def burst(address: str, count: str) -> dict[str, int]:
+    """Datagrams that nobody answers, as fast as they go."""
+    with socket.socket(family(address), socket.SOCK_DGRAM) as udp:
+        udp.connect((address, 9))
+        sent = 0
+        for _ in range(int(count)):
+            try:
+                udp.send(bytes(1000))
+            except ConnectionRefusedError:  # by an ICMP of an earlier one
+                continue
+            sent += 1
+    return {"sent": sent}
+
+
 def chunk(number: int) -> bytes:
     return random.Random(number).randbytes(MIB)
 
@@ -111,5 +125,11 @@ def receive(address: str) -> dict[str, int | str]:
 
 
 if __name__ == "__main__":
-    does = {"pings": pings, "datagrams": datagrams, "send": send, "receive": receive}
+    does = {
+        "pings": pings,
+        "datagrams": datagrams,
+        "burst": burst,
+        "send": send,
+        "receive": receive,
+    }
     print(json.dumps(does[sys.argv[1]](*sys.argv[2:])))
