@@ -152,6 +152,14 @@ def test_a_bad_configuration_is_one_line_and_nothing_is_written(here, capsys, te
             "no/such/place: cannot write the capture: No such file or directory",
         ),
         (["run", "good.cfg", "--pcap", "disk.img"], "disk.img: the capture would overwrite it"),
+        (
+            ["run", "good.cfg", "--pcap", "nobody.0=x.pcapng"],
+            "--pcap nobody.0: no such interface; expected one of ",
+        ),
+        (
+            ["run", "good.cfg", "--pcap", "x.pcapng", "--pcap", "x.pcapng"],
+            "x.pcapng: two captures would write it",
+        ),
         (["run", "good.cfg", "--pcap", "good.cfg"], "good.cfg: the capture would overwrite it"),
         (["run", "--save", "x"], "xenpv run: the following arguments are required: CONFIG; see"),
         (["run", "--restore", "no"], "no: cannot be read: No such file or directory"),
@@ -239,7 +247,14 @@ def test_help_names_the_commands_and_gives_examples(capsys):
         assert word in out
     status, out, _ = outcome(capsys, "run", "--help")
     assert status == 0
-    options = ("--json", "--seed N", "--pcap FILE", "--no-write", "--save FILE", "--restore FILE")
+    options = (
+        "--json",
+        "--seed N",
+        "--pcap [GUEST.N=]FILE",
+        "--no-write",
+        "--save FILE",
+        "--restore FILE",
+    )
     for option in (*options, "CONFIG"):
         assert option in out
 

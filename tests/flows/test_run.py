@@ -230,6 +230,26 @@ def test_the_capture_has_every_ping_and_every_answer(here, capsys):
     assert (icmp.count(8), icmp.count(0)) == (pings, pings)
 
 
+@pytest.mark.filterwarnings("ignore:Field type should not be:DeprecationWarning")  # python-pcapng
+def test_a_capture_of_one_interface_has_both_ways_and_the_slots(here, capsys):
+    from pcapng import FileScanner
+    from pcapng.blocks import EnhancedPacket, InterfaceDescription
+
+    run(capsys, "front.cfg", "store.cfg", "--pcap", "front.1=one.pcapng", "--pcap", "all.pcapng")
+    with Path("one.pcapng").open("rb") as file:
+        read = list(FileScanner(file))
+    (interface,) = [one for one in read if isinstance(one, InterfaceDescription)]
+    assert interface.options["if_name"] == "vif1.1"
+    assert interface.options["if_description"] == "front.1"
+    packets = [one for one in read if isinstance(one, EnhancedPacket)]
+    ways = [one.options["epb_flags"].inout for one in packets]
+    # 72 pings, 72 answers, and an ARP each way; from elsewhere on its bridge come floods.
+    assert ways.count("inbound") == 73
+    assert ways.count("outbound") >= 73
+    assert all(one.options["opt_comment"].startswith("queue 0 slot ") for one in packets)
+    assert Path("all.pcapng").stat().st_size > Path("one.pcapng").stat().st_size
+
+
 # It would notice: each seam broken once.
 
 

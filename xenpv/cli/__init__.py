@@ -86,7 +86,6 @@ def parser() -> Parser:
     run.add_argument("configs", nargs="*", metavar="CONFIG", help="an xl.cfg file of one guest")
     run.add_argument("--json", action="store_true", help="print one JSON document instead")
     run.add_argument("--seed", type=_seed, metavar="N", help="of every choice (0)")
-    run.add_argument("--pcap", type=Path, metavar="FILE", help="capture the bridges as pcapng")
     run.add_argument("--no-write", action="store_true", help="do not write to any disk")
     run.add_argument(
         "--save",
@@ -108,8 +107,9 @@ def parser() -> Parser:
         metavar="N",
         help="of the control domain, whose netback offers as many queues, up to 8 (1)",
     )
-    from xenpv.cli import taps
+    from xenpv.cli import capture, taps
 
+    capture.add_to(run)
     taps.add_to(run)
     replay = commands.add_parser(
         "replay",
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from xenpv.cli import inputs, taps
+    from xenpv.cli import capture, inputs, taps
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
@@ -173,6 +173,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.save is not None:
         inputs.check_save(options.save, sources)
     taps.check(outside, sources)
+    capture.check(options.pcap, inputs.interfaces(sources))
     for source in sources:
         for warning in source.config.warnings:
             print(f"warning: {warning}", file=sys.stderr)

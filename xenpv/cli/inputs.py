@@ -172,3 +172,12 @@ def _check_images(configs: Sequence[DomainConfig], inside: Sequence[str]) -> Non
                 except ConfigError as error:
                     raise disk.position.error(error.message) from None
                 opened.callback(image.close)
+
+
+def interfaces(sources: Sequence[Source]) -> list[tuple[str, int]]:
+    """Each guest's network interfaces: its name, their devids."""
+    return [
+        (source.config.name, index if vif.devid is None else vif.devid)
+        for source in sources
+        for index, vif in enumerate(source.config.vifs)
+    ]

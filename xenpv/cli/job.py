@@ -18,18 +18,18 @@ import attrs
 
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.abi.xenbus import XenbusState
+from xenpv.cli.capture import CaptureOption, Captures
 from xenpv.cli.disk import DiskCheck
 from xenpv.cli.hostfile import HostFile, MemoryFile, Progress
 from xenpv.cli.inputs import Source, save_path
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
 from xenpv.cli.taps import Outside, Service, say
 from xenpv.cli.vif import VifCheck, losses
-from xenpv.errors import ConfigError, Livelock, XenpvError
+from xenpv.errors import Livelock, XenpvError
 from xenpv.guest import Guest
 from xenpv.host.device import Device
 from xenpv.host.hotplug import DOM0_NAMES
 from xenpv.host.network import Bridge
-from xenpv.host.pcapng import PcapngCapture, PcapngWriter
 from xenpv.host.responder import Responder
 from xenpv.host.vlan import parse_vlans
 from xenpv.migration.restore import Saved, restore
@@ -50,7 +50,7 @@ class Options:
 
     seed: int = 0
     write: bool = True
-    pcap: Path | None = None
+    pcap: Sequence[CaptureOption] = ()
     save: Path | None = None
     dom0_vcpus: int = 1
     outside: Outside = attrs.field(factory=Outside)
@@ -72,6 +72,7 @@ class Job:
         self.guests: list[tuple[Guest, GuestFound]] = []
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
+        self._captures = Captures(options.pcap)
         self._service = Service(options.outside, options.seed, say)
 
     def run(self) -> RunFound:
@@ -84,7 +85,9 @@ class Job:
                     self.files[disk.target] = HostFile(disk.target)
         with ExitStack() as stack:
             self._service.open(stack)
-            writer = self._capture(stack)
+            inputs = [file.path for file in self.files.values() if isinstance(file, HostFile)]
+            inputs += [Path(config.positions[""].file) for config in self.configs]
+            self._captures.open(stack, inputs)
             for target, file in self.files.items():
                 self.sha256[target] = file.sha256(self.progress)
             # After the platform is closed, when nothing of it can write any more.
@@ -94,7 +97,7 @@ class Job:
                 Platform(seed=self._service.seed, dom0_vcpus=self.options.dom0_vcpus)
             )
             try:
-                self._go(platform, writer)
+                self._go(platform)
             except Livelock as error:
                 self.found.failures.append(str(error))
             self._conclude(platform)
@@ -102,33 +105,16 @@ class Job:
         self.found.seconds = time.perf_counter() - begin
         return self.found
 
-    def _capture(self, stack: ExitStack) -> PcapngWriter | None:
-        path = self.options.pcap
-        if path is None:
-            return None
-        inputs = [file.path for file in self.files.values() if isinstance(file, HostFile)]
-        inputs += [Path(config.positions[""].file) for config in self.configs]
-        if path.exists() and any(path.samefile(other) for other in inputs):
-            raise ConfigError("the capture would overwrite it", file=str(path))
-        try:
-            return PcapngWriter(stack.enter_context(path.open("wb")))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write the capture: {error.strerror}", file=str(path)
-            ) from None
-
-    def _go(self, platform: Platform, writer: PcapngWriter | None) -> None:
+    def _go(self, platform: Platform) -> None:
         for config in self.configs:
             for vif in config.vifs:
                 if vif.backend in DOM0_NAMES:
-                    self._settle(platform, 0, platform.bridge(vif.bridge), writer, vif.vlan)
+                    self._settle(platform, 0, platform.bridge(vif.bridge), vif.vlan)
         for source in self.sources:
             for vif in source.config.vifs:
                 for guest, _ in self.guests:
                     if vif.backend == guest.name:
-                        self._settle(
-                            platform, guest.domid, guest.bridge(vif.bridge), writer, vif.vlan
-                        )
+                        self._settle(platform, guest.domid, guest.bridge(vif.bridge), vif.vlan)
             self._boot(platform, source)
         for guest, found in self.guests:
             for device, here in zip(guest.created.devices, found.devices, strict=True):
@@ -202,7 +188,6 @@ class Job:
         platform: Platform,
         domid: int,
         bridge: Bridge,
-        writer: PcapngWriter | None,
         vlan: str,
     ) -> None:
         """A bridge of that domain with a host on it, whose address is nobody else's.
@@ -223,8 +208,8 @@ class Job:
         station.mtu = max(station.mtu, *mtus)
         captured = any(where[:2] == place[:2] for where in self.stations)
         self.stations[place] = station
-        if writer is not None and not captured:
-            bridge.taps.append(PcapngCapture(writer))
+        if not captured:
+            self._captures.add_bridge(bridge)
 
     def _boot(self, platform: Platform, source: Source) -> None:
         saved = source.saved
@@ -241,6 +226,10 @@ class Job:
         self.guests.append((guest, found))
         found.domid = guest.domid
         found.devices = [_found(device) for device in guest.created.devices]
+        for device in guest.created.devices:
+            if device.kind == "vif":
+                home = self._named(device.backend_domid, device.back["bridge"])
+                self._captures.add_interface(guest, device, self._bridge(platform, home))
         try:
             guest.start()
         except Livelock:
