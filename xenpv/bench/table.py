@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from xenpv.bench import event, lifecycle, ring, store, world
+from xenpv.bench import event, lifecycle, net, ring, store, world
 from xenpv.bench.daemon import OXENSTORED, XENSTORED, Peer, missing
 from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
@@ -74,6 +74,16 @@ def _linear(operation: lifecycle.Operation, what: str, *, few: bool = False) -> 
     )  # fmt: skip
 
 
+def _wider(what: str, *, guests: int = 1, queues: int = 1, ports: int = 0) -> Bench:
+    """The cost of a frame, which must not grow with what is beside it."""
+    return Bench(
+        partial(net.wider, guests=guests, queues=queues, ports=ports), "ns",
+        "one guest with one queue", LINEAR,
+        f"a frame of 64 bytes there and back with {what}",
+        repetitions=9,
+    )  # fmt: skip
+
+
 BENCHES: Final[dict[str, Bench]] = {
     "world": Bench(
         world.world, "ms", None, 2.0,
@@ -102,6 +112,32 @@ BENCHES: Final[dict[str, Bench]] = {
         partial(ring.net, 256), "ns", C_RING, 13.0,
         "a frame of 1,514 bytes sent in a batch of 256",
     ),
+    "net-stream": Bench(
+        partial(net.frames, net.STREAM_BYTES), "k/s", C_RING, None,
+        "frames of 1,514 bytes from XenNet to the bridge, and as many back",
+        at_least=True,
+    ),
+    "net-stream:bytes": Bench(
+        partial(net.bandwidth, net.STREAM_BYTES), "MB/s", C_RING, None,
+        "the same in bytes each way",
+        at_least=True,
+    ),
+    "net-small": Bench(
+        partial(net.frames, net.SMALL_BYTES), "k/s", C_RING, None,
+        "frames of 64 bytes there and back",
+        at_least=True,
+    ),
+    "net-gso": Bench(
+        partial(net.bandwidth, net.GSO_BYTES, net.GSO_BATCH, net.MSS), "MB/s",
+        f"{C_RING}, frames of 1,514 bytes", None,
+        "large TCP packets of 65,000 bytes there and back, each way",
+        at_least=True,
+    ),
+    "net-queues": _wider("4 queues", queues=4),
+    "net-queues:vifs-10": _wider("10 guests on the bridge", guests=10),
+    "net-queues:vifs-100": _wider("100 guests on the bridge", guests=100),
+    "net-queues:ports-10": _wider("10 more ports on the bridge", ports=10),
+    "net-queues:ports-100": _wider("100 more ports on the bridge", ports=100),
     "event": Bench(
         event.dispatch, "us", None, 0.4,
         "wake to handler through the seeded chooser",
