@@ -199,7 +199,7 @@ class Play:
         """Posted = answered + in flight, of slots, an extra's NULL apart."""
         ring = self.ring
         if not self.s.broken:
-            assert ring.posted == ring.answered + ring.in_flight + ring._nulls
+            assert ring.posted == ring.answered + ring.in_flight + ring.slots.nulls
             assert ring.posted - ring.answered == ring.ring.in_flight <= 256
 
     def send(self, which: list[int]) -> None:

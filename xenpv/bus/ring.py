@@ -153,6 +153,10 @@ class FrontRing:
         self._record(self._publication | count)
         return notify == 1
 
+    def published(self, count: int) -> None:
+        """The kernel published that many requests of this ring by itself."""
+        self._record(self._publication | count)
+
     def take(self) -> tuple[int, memoryview]:
         """All responses that are there: their number and their bytes, packed.
 

@@ -6,14 +6,13 @@ is copied into whole pages first (XenVif's bounce, netfront's linearising).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import attrs
 
 from xenpv.abi._kernel import lib
 from xenpv.vif.granter import PAGE_SIZE
-from xenpv.vif.parse import ETHERNET, headers_of
+from xenpv.vif.parse import ETHERNET
 
 SLOTS_MAX: Final[int] = lib.XEN_NETIF_NR_SLOTS_MIN  # of data; extras come on top
 
@@ -28,13 +27,13 @@ class Shape:
     pad_to: int  # shorter frames get zeros up to here
     reserve: int  # slots that stay free: with no more than these, nothing is posted
     first_min: int  # bytes of the first slot, or the packet is bounced
-    headers: Callable[[bytes], int] | None  # they have a slot of their own; None: they have not
+    headers: bool  # they have a slot of their own
 
 
 SHAPES: Final = {
-    "windows": Shape(first_id=1, pad_to=60, reserve=0, first_min=0, headers=headers_of),
+    "windows": Shape(first_id=1, pad_to=60, reserve=0, first_min=0, headers=True),
     # netfront stops when 256 - 18 - 1 slots are in flight.
-    "linux": Shape(first_id=0, pad_to=0, reserve=SLOTS_MAX + 1, first_min=ETHERNET, headers=None),
+    "linux": Shape(first_id=0, pad_to=0, reserve=SLOTS_MAX + 1, first_min=ETHERNET, headers=False),
 }
 
 

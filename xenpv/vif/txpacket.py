@@ -6,7 +6,6 @@ netif.h for the backend to do. What cannot be sent is None: it never touches the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -34,14 +33,12 @@ from xenpv.vif.packet import (
     PacketInfo,
     TransmitterPacket,
 )
-from xenpv.vif.parse import ETHERNET, LENGTH_BITS, TAG, VLAN, parse, traits_of
+from xenpv.vif.parse import ETHERNET, TAG, VLAN, parse, traits_of
 
 EXTRA_GSO: Final = packer("netif_extra_info", "u.gso")
 EXTRA_HASH: Final = packer("netif_extra_info", "u.hash")
 EXTRA_MCAST: Final = packer("netif_extra_info", "u.mcast")
 EXTRA_PAD: Final = bytes(packer("netif_tx_request").size - EXTRA_GSO.size)
-REQUEST: Final = packer("netif_tx_request")
-
 CSUM_BLANK: Final[int] = lib.NETTXF_csum_blank
 DATA_VALIDATED: Final[int] = lib.NETTXF_data_validated
 TYPE_GSO: Final[int] = lib.XEN_NETIF_EXTRA_TYPE_GSO
@@ -92,17 +89,12 @@ class Prepared:
     data: bytes
     head: int
     flags: int  # of the first request
-    extras: tuple[tuple[int, ...], ...]  # each as the fields of the request whose slot it takes
+    extras: bytes  # each with the room of a request
     traits: int
 
 
-def as_request(extra: bytes) -> tuple[int, ...]:
-    """The fields of a tx request whose bytes an extra info makes up."""
-    return REQUEST.unpack(extra + EXTRA_PAD)
-
-
-def multicast_extra(address: bytes, *, add: bool) -> tuple[int, ...]:
-    return as_request(EXTRA_MCAST.pack(TYPE_MCAST_ADD if add else TYPE_MCAST_DEL, 0, address))
+def multicast_extra(address: bytes, *, add: bool) -> bytes:
+    return EXTRA_MCAST.pack(TYPE_MCAST_ADD if add else TYPE_MCAST_DEL, 0, address) + EXTRA_PAD
 
 
 def prepare(packet: TransmitterPacket, rules: Rules) -> Prepared | None:
@@ -211,27 +203,16 @@ def _validated(traits: int, seen: int) -> int:
     return traits | seen << CHECKSUM_SHIFT
 
 
-def validated_headers(frame: bytes) -> int:
-    """headers_of a packet without offloads, its sums looked at (ValidateChecksums)."""
-    info, _ = parse(frame)
-    version = frame[info.ip.offset] >> 4 if info.ip.length else 0
-    rules = Rules(frame_max=0, validate=True)
-    _, traits = _sums(bytearray(frame), info, version, 0, rules, blank=False)
-    return info.length | traits << LENGTH_BITS
-
-
-def _extras(
-    segment: int, version: int, told: PacketHash, rules: Rules
-) -> tuple[tuple[int, ...], ...]:
+def _extras(segment: int, version: int, told: PacketHash, rules: Rules) -> bytes:
     """GSO, then HASH, each but the last with the flag that more follow."""
-    found: list[Sequence[int]] = []
+    found = b""
     hashed = rules.hashes and told.algorithm == HashAlgorithm.TOEPLITZ and told.type in HASH_BITS
     if segment:
         kind = GSO_TCPV4 if version == 4 else GSO_TCPV6
         more = FLAG_MORE if hashed else 0
-        found.append(as_request(EXTRA_GSO.pack(TYPE_GSO, more, segment, kind, 0, 0)))
+        found = EXTRA_GSO.pack(TYPE_GSO, more, segment, kind, 0, 0) + EXTRA_PAD
     if hashed:
         value = (told.value & 0xFFFFFFFF).to_bytes(4, "little")
         bit = HASH_BITS[HashType(told.type)]
-        found.append(as_request(EXTRA_HASH.pack(TYPE_HASH, 0, bit, TOEPLITZ, value)))
-    return tuple(tuple(one) for one in found)
+        found += EXTRA_HASH.pack(TYPE_HASH, 0, bit, TOEPLITZ, value) + EXTRA_PAD
+    return found

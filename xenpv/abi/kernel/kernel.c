@@ -18,3 +18,4 @@
 #include "vcpu.c"
 #include "checksum.c"
 #include "netrx.c"
+#include "netfront.c"

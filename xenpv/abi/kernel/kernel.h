@@ -279,6 +279,64 @@ int net_parse(const void *frame, uint32_t size, struct net_headers *);
 int net_receive(uint32_t offload, int calculate, const void *address, void *data, uint32_t size,
                 const uint32_t *ends, const uint32_t *flags, uint32_t n, void *facts);
 
+/* netfront.c */
+#define FRONT_IDS 520
+#define FRONT_LENGTH_BITS ...
+#define FRONT_ROOM ...            /* why a call stopped */
+#define FRONT_HEADERS ...
+#define FRONT_NULL ...
+#define FRONT_ID ...
+#define FRONT_STATUS ...
+struct net_sent {
+    int64_t cookie;
+    uint32_t length;
+    uint32_t code;
+    uint16_t left;
+    uint8_t kind;
+    uint8_t status;
+    uint8_t kept;
+};
+struct net_front_table {
+    uint32_t nr_free;
+    uint32_t nulls;
+    uint32_t in_flight;
+    uint32_t pfns[520];
+    uint32_t refs[520];
+    struct net_sent packets[520];
+    uint16_t owner[520];
+    uint16_t free[520];
+};
+struct net_front {
+    ring *ring;
+    struct net_front_table *table;
+    uint32_t domid;
+    uint32_t grant_flags;
+    uint32_t pad_to;
+    uint32_t reserve;
+    uint32_t headers;
+    uint32_t linear;
+    uint32_t pending;
+    uint32_t stopped;
+    uint32_t done;
+    uint32_t answered;
+    uint32_t own;
+    int32_t number, status;
+    int32_t busy;
+};
+struct net_completion {
+    int64_t cookie, status, kind, length, payload, traits;
+};
+int64_t net_front_send(struct net_front *, const void *data, uint32_t size, const uint32_t *lengths,
+                       const int64_t *cookies, uint32_t n, uint32_t most);
+int64_t net_front_chain(struct net_front *, const void *data, uint32_t size, const uint32_t *pieces,
+                        uint32_t n, uint32_t flags, const void *extras, uint32_t nr_extras,
+                        struct net_sent *packet);
+int64_t net_front_own(struct net_front *, uint32_t id, const void *extra);
+int64_t net_front_publish(struct net_front *);
+int64_t net_front_answer(struct net_front *, const void *responses, uint32_t n,
+                         struct net_completion *completions);
+uint32_t net_front_abort(struct net_front *, uint32_t status, struct net_completion *completions);
+
 /* evtchn.c */
 int evtchn_attach(domain *, uint32_t shared_info_frame, uint32_t nr_vcpus);
 int evtchn_grow(domain *);
