@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from struct import pack
 
 import attrs
 import pytest
@@ -225,3 +226,88 @@ def test_a_pause_stops_in_the_middle_of_a_large_packet() -> None:
         s.pdo.frontend.disable()
         assert s.nic.statistics.received_frames == 2048
         assert s.nic.statistics.received_dropped == 452
+
+
+def test_packets_that_are_lent_over_a_resume_can_still_be_returned(s: Scene) -> None:
+    upper = above(s)
+    s.back.send(*FRAMES[:3])
+    s.run()
+    s.guest.suspend()
+    s.guest.resume(fast=False)
+    frontend = s.pdo.frontend
+    assert len(frontend.receiver.lent) == 3
+    frontend.callbacks = upper
+    s.back.send(FRAMES[3])
+    s.run()
+    upper.give(s, 4)
+    assert not frontend.receiver.lent
+    assert frontend.state is FrontendState.ENABLED
+
+
+def test_a_suspend_while_disabling_ends_the_wait(s: Scene) -> None:
+    upper = above(s)
+    s.back.send(*FRAMES[:3])
+    s.run()
+    frontend = s.pdo.frontend
+    frontend.disable()
+    assert frontend.state is FrontendState.DISABLING
+    s.guest.suspend()
+    s.guest.resume(fast=False)
+    assert frontend.state in (FrontendState.CONNECTED, FrontendState.ENABLED)
+    upper.give(s, 3)
+    assert frontend.state in (FrontendState.CONNECTED, FrontendState.ENABLED)
+
+
+def test_a_pause_ends_with_the_connection(s: Scene) -> None:
+    upper = above(s, limit=1)
+    s.back.send(FRAMES[0])
+    s.run()
+    assert s.pdo.frontend.queues[0].is_paused
+    s.guest.suspend()
+    s.guest.resume(fast=False)
+    s.pdo.frontend.callbacks = upper
+    s.back.send(FRAMES[1])
+    s.run()
+    assert upper.frames == FRAMES[:2]
+
+
+@pytest.mark.parametrize(("split", "polled"), [("1", False), ("0", True)])
+def test_the_event_of_a_split_rx_channel_does_not_look_at_tx(split: str, polled: bool) -> None:
+    features = {"feature-sg": "1", "feature-split-event-channels": split}
+    with scene(features=features) as s:
+        upper = above(s)
+        frontend = s.pdo.frontend
+        frontend.send([frame(60)], [7])
+        s.run()
+        back = s.back
+        assert back.tx is not None
+        answers = [pack("<Hh", number, 0) for _, _, _, number, _ in back.sent()]
+        back.tx.push(b"".join(answers), len(answers))
+        back.ports, every = back.ports[-1:], back.ports  # the last is that of rx
+        back.send(FRAMES[0])
+        s.run()
+        assert upper.frames == FRAMES[:1]
+        assert bool(upper.returned) is polled
+        back.ports = every
+        back.notify()
+        s.run()
+        assert len(upper.returned) == 1
+
+
+def test_a_frontend_that_never_stops_being_told_goes_on_with_other_work(s: Scene) -> None:
+    """The backend answers inside every call; the event is forced after 256 rounds."""
+    back = s.back
+
+    class Endless(Upper):
+        def receiver_queue_packets(self, index: int, packets: Sequence[ReceiverPacket]) -> bool:
+            super().receiver_queue_packets(index, packets)
+            s.pdo.frontend.receiver_return_packets([one.cookie for one in packets])
+            if len(self.calls) < 1000:
+                back.send(FRAMES[0])
+            return False
+
+    upper = Endless()
+    s.pdo.frontend.callbacks = upper
+    back.send(FRAMES[0])
+    s.run()
+    assert len(upper.calls) == 1000

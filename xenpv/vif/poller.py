@@ -47,10 +47,12 @@ class Poller:
         self._evtchn.send(self.channel)
 
     def _run(self) -> None:
-        for _ in range(POLLS_MAX):
+        for _ in range(POLLS_MAX - 1):
             self._poll()
             if not self._evtchn.unmask(self.channel):
                 return
+        self._poll()
+        # Unlike the others this one leaves an event that came meanwhile to the hypervisor.
         self._evtchn.unmask(self.channel, force=True)
 
     def close(self) -> None:
