@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,3 +120,22 @@ def test_what_is_returned_ends_a_pause() -> None:
         slow.kept.clear()
         xen.run()
         assert len(slow.frames) == 1300
+
+
+@pytest.mark.parametrize(
+    ("held", "count", "scarce"),
+    [(0, 1024, False), (0, 1025, True), (1023, 1, False), (1023, 2, True), (1024, 1, True), (1024, 0, False)],
+)  # fmt: skip
+def test_the_1025th_list_is_one_too_many(held: int, count: int, scarce: bool) -> None:
+    with Platform(seed=1) as xen:
+        nic = xen.create(name="g", vifs=[Vif()]).start().nets[0]
+        nic.list_receiver = lists = Lists()
+        lent = nic._vif._frontend.receiver.lent
+        for first, number in ((0, held), (held, count)):
+            packets = [ReceiverPacket(bytes(60), cookie=first + n) for n in range(number)]
+            lent.update(dict.fromkeys(packet.cookie for packet in packets))
+            paused = nic.receiver_queue_packets(0, packets)
+        assert paused == scarce
+        assert [one.flags & RESOURCES for one in lists.got] == [0] * held + [
+            RESOURCES * scarce
+        ] * count
