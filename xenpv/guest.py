@@ -213,12 +213,18 @@ class Guest(Serving):
     def start(self) -> Guest:
         """Unpause and let the guest boot until nothing more happens; returns itself.
 
-        Raises ToolstackError if a device did not connect; `devices()` says which.
+        Raises ToolstackError if a device did not connect; `devices()` says which. One that
+        leaves its work to an emulated device is none: until a reboot (`reboot_requests`), or in
+        safe mode.
         """
         self.platform.toolstack.unpause(self.created)
         self.platform.run()
         self._must_be_connected()
         return self
+
+    def _stays_emulated(self, kind: str, devid: int) -> bool:
+        vif = self._vif
+        return kind == "vif" and vif is not None and vif.stays_emulated(devid)
 
     def _must_be_connected(self) -> None:
         if self.created.domain.dead:
@@ -229,8 +235,12 @@ class Guest(Serving):
 
     @property
     def unconnected(self) -> list[str]:
-        """Its disks and interfaces that are not Connected now: "vbd 51712"."""
-        return [f"{kind} {devid}" for kind, devid, up in self._connections() if not up]
+        """Its disks and interfaces that should be Connected now and are not: "vbd 51712"."""
+        return [
+            f"{kind} {devid}"
+            for kind, devid, up in self._connections()
+            if not up and not self._stays_emulated(kind, devid)
+        ]
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif

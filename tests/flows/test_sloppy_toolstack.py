@@ -62,11 +62,6 @@ def test_keys_in_any_order_make_a_device(personality: str, kind: str, data: st.D
     made = device(kind)
     order: list[Op] = data.draw(st.permutations(ops(made)))
     rests = data.draw(st.integers(0, (1 << len(order)) - 1))  # after which of them all run
-    if (personality, kind) == ("windows", "vif"):
-        # A state without `online` is an eject to XenVif, and an ejected device may stay away:
-        # nobody runs before both are there.
-        both_there = max(at for at, op in enumerate(order) if op[1] in ("state", "online"))
-        rests &= ~((1 << both_there) - 1)
     with Platform(seed=data.draw(st.integers(0, 7))) as xen:
         guest = make(xen, personality)
         before = plain(xen, guest, made)

@@ -20,7 +20,7 @@ class PciFunction:
     """One function of a PCI device. `class_code` is 24 bits: class, subclass, interface.
 
     `devfn` is device << 3 | function on bus 0. `passed_through`: a device of the host, which
-    the guest cannot tell from an emulated one.
+    the guest cannot tell from an emulated one. `mac` is a network card's address.
     """
 
     vendor_id: int
@@ -31,6 +31,7 @@ class PciFunction:
     subsystem_id: int = attrs.field(default=0, kw_only=True)
     devfn: int = attrs.field(default=0, kw_only=True)
     passed_through: bool = attrs.field(default=False, kw_only=True)
+    mac: bytes = attrs.field(default=b"", kw_only=True)
 
 
 @attrs.frozen

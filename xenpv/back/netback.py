@@ -229,6 +229,7 @@ class Netback:
             return
         self._removed = True
         self._disconnect()
+        self.device.script_said = self.device.get("hotplug-status") or ""
         self.device.store.remove(f"{self.device.path}/hotplug-status")
 
     # connect

@@ -100,6 +100,7 @@ class Device:
         "keys",
         "kind",
         "path",
+        "script_said",
         "state",
         "store",
         "wants",
@@ -131,6 +132,7 @@ class Device:
         self.wants: tuple[str, ...] = ()
         # Keys of its own that its driver watches, and what is called when one is written.
         self.keys: dict[str, Callable[[], object]] = {}
+        self.script_said = ""  # its `hotplug-status`, which goes with its driver
         self._watches: list[BackWatch] = []
 
     @property
@@ -328,6 +330,10 @@ class BackendBus:
         key = (device.kind, device.frontend_domid, device.devid)
         self._remove(key, device)
         self._look(key)
+        again = self.devices.get(key)
+        if again is not None and device.script_said and again.get("hotplug-status") is None:
+            # udev runs the script of what is added, as it did for the one before.
+            again.write("hotplug-status", device.script_said)
 
     def _remove(self, key: tuple[str, int, int], device: Device) -> None:
         self._forget(key, device.path)

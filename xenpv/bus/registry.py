@@ -2,7 +2,7 @@
 
 Paths are below HKLM\\SYSTEM\\CurrentControlSet, their parts separated by backslashes. As in
 Windows, names are compared without case and keep the case they were made with. A REG_DWORD or
-REG_QWORD is an int, a REG_SZ a str, a REG_MULTI_SZ a tuple of str.
+REG_QWORD is an int, a REG_SZ a str, a REG_MULTI_SZ a tuple of str, a REG_BINARY bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-Value = int | str | tuple[str, ...]
+Value = int | str | tuple[str, ...] | bytes
 
 QWORD_MAX: Final = (1 << 64) - 1
 

@@ -6,8 +6,10 @@ controller for those named sd, a network card for each vif, and the Xen platform
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from xenpv.abi.pci import (
     CLASS_ETHERNET,
@@ -35,6 +37,7 @@ PLATFORM_IDS: Final = (0x0001, 0x0002)  # which have the unplug ports
 IDE_CONTROLLER: Final = PciFunction(0x8086, 0x7010, CLASS_IDE, devfn=1 << 3 | 1)
 FIRST_DEVFN: Final = 2 << 3  # of what is listed: the platform device stands first
 
+CARDS_MAX: Final = 256  # that are remembered
 _NICS: Final = {"rtl8139": (0x10EC, 0x8139), "e1000": (0x8086, 0x100E)}
 _NVMES: Final = {"intel": (0x8086, 0x5845), "redhat": (0x1B36, 0x0010)}  # QEMU before 6.0, since
 _QEMU: Final = (0x1AF4, 0x1100)  # subsystem of its devices
@@ -92,10 +95,10 @@ def nvme(model: str = "redhat") -> PciFunction:
     return _qemu(_NVMES[model], CLASS_NVME, revision=2)
 
 
-@cache
-def nic(model: str = "rtl8139") -> PciFunction:
-    """A network card: "rtl8139" or "e1000"."""
-    return _qemu(_NICS[model], CLASS_ETHERNET, revision=0x20)
+@lru_cache(CARDS_MAX)
+def nic(model: str = "rtl8139", mac: bytes = b"") -> PciFunction:
+    """A network card: "rtl8139" or "e1000"; `mac` is its address of 6 bytes, if it matters."""
+    return attrs.evolve(_qemu(_NICS[model], CLASS_ETHERNET, revision=0x20), mac=mac)
 
 
 def _qemu(ids: tuple[int, int], class_code: int, revision: int) -> PciFunction:
@@ -127,7 +130,7 @@ def default(config: DomainConfig) -> tuple[Hardware, ...]:
     if scsi:
         found.append(scsi_controller())
     found += [
-        nic(vif.model if vif.model in _NICS else "rtl8139")
+        nic(vif.model if vif.model in _NICS else "rtl8139", vif.mac or b"")
         for vif in config.vifs
         if vif.type is not NicType.VIF
     ]

@@ -10,22 +10,36 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from xenpv.bus.awaited import CLOSED_TOO, Awaited
 from xenpv.bus.debug import DebugCallback
+from xenpv.bus.interface import InterfaceVersion, query_interface
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.store import Watch
 from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.bus.xenbus import XenBus
 from xenpv.errors import StoreError
 from xenpv.vif.advertisement import Configured, packed
+from xenpv.vif.alias import check_start
 from xenpv.vif.frontend import UP, Frontend
+from xenpv.vif.identity import (
+    container_id,
+    current_address,
+    device_id,
+    forget_address,
+    hardware_ids,
+    remember_address,
+)
 from xenpv.vif.interface import VifInterface
-from xenpv.vif.mac import parse_address
+from xenpv.vif.mac import address_text, parse_address
 from xenpv.vif.parameters import DEFAULTS, Parameters
 from xenpv.vif.stack import DeviceStack
+from xenpv.vif.versions import VifVersions
 
 CLASS: Final = "device/vif"
 HOTPLUG: Final = "feature/hotplug/vif"
 # Keys of a frontend's directory whose change is a reason to try a failed interface again.
 RETRIES: Final = (b"", b"mac", b"backend", b"backend-id", b"mtu")
+# Why START_DEVICE fails where an emulated card does its work: another boot, or safe mode.
+STAYS_EMULATED: Final = (NTSTATUS.PNP_REBOOT_REQUIRED, NTSTATUS.UNSUCCESSFUL)
 NO_ADDRESSES: Final[Mapping[int, Configured]] = {}
 
 
@@ -57,17 +71,46 @@ class Pdo(Generic[M]):
         self._fdo = fdo
         self.number = number
         self.frontend = Frontend(fdo.bus, number, address, self, fdo.parameters)
+        self.vif = VifInterface(self.frontend, fdo.stack)
+        self.versions = VifVersions(self.vif)
         self.miniport: M | None = None
         self.handles = 0
         self.has_failed = False
         self.removing = False
         fdo.bus.request_unplug(UnplugType.NICS, make=True)
 
+    # QUERY_ID and QUERY_INTERFACE
+
+    @property
+    def device_id(self) -> str:
+        return device_id(self._fdo.bus.vendor_name)
+
+    @property
+    def instance_id(self) -> str:
+        return str(self.number)
+
+    @property
+    def hardware_ids(self) -> list[str]:
+        """The compatible ids are the same."""
+        return hardware_ids(self._fdo.bus.vendor_name)
+
+    @property
+    def container_id(self) -> str:
+        return container_id(self.frontend.mac.permanent)
+
+    def query_interface(self, guid: str, version: int, size: int | None = None) -> InterfaceVersion:
+        """VIF is its own, others are asked of the bus. NtStatusError NOT_SUPPORTED,
+        BUFFER_OVERFLOW.
+        """
+        if guid.upper() != VifVersions.GUID:
+            return self._fdo.bus.query_interface(guid, version, size)
+        return query_interface([self.versions], guid, version, size)
+
     def connected(self) -> None:
         """Bring the driver above up."""
         self.has_failed = False
         if self.miniport is None:
-            self.miniport = self._fdo.miniport(VifInterface(self.frontend, self._fdo.stack))
+            self.miniport = self._fdo.miniport(self.vif)
         self.miniport.restart()
 
     def addresses(self) -> list[bytes]:
@@ -148,6 +191,7 @@ class Vif(Generic[M]):
         self.addresses = addresses
         self.stack = DeviceStack(bus)
         self.pdos: dict[int, Pdo[M]] = {}
+        self.refused: dict[int, NTSTATUS] = {}  # why START_DEVICE failed, until the next boot
         self._left: list[int] = []  # ejected, while their directories are there
         self._again: list[int] = []  # failed or ejected, and changed since
         self._ejecting: list[Pdo[M]] = []
@@ -264,6 +308,7 @@ class Vif(Generic[M]):
         self._awaited.keep(numbers)
         again, self._again = self._again + self._awaited.due(), []
         self._left = [one for one in self._left if one in numbers and one not in again]
+        self.refused = {one: status for one, status in self.refused.items() if one in numbers}
         for number in [number for number in self.pdos if number not in numbers]:
             self.pdos[number].vanish()
         for number in again:
@@ -271,7 +316,7 @@ class Vif(Generic[M]):
             if failed is not None and failed.is_stuck and not failed.removing:
                 failed.remove()
         for number in numbers:
-            if number not in self.pdos and number not in self._left:
+            if number not in self.pdos and number not in (*self._left, *self.refused):
                 self._create(number)
 
     def _create(self, number: int) -> None:
@@ -283,8 +328,22 @@ class Vif(Generic[M]):
         if address is None or address[0] & 1:
             self.bus.log(f"xenvif: {path}: its mac is no address of a station\n")
             return
+        try:
+            current = self._may_start(number, address) if self.bus.is_windows else address
+        except NtStatusError as error:
+            self.refused[number] = error.status
+            self.bus.log(f"xenvif: {path}: {error}\n")
+            return
         pdo = self.pdos[number] = Pdo(self, number, address)
+        pdo.frontend.mac.current = current
         pdo.frontend.start()
+
+    def _may_start(self, number: int, address: bytes) -> bytes:
+        """START_DEVICE: the address that it has then. NtStatusError: it does not start."""
+        registry = self.bus.registry
+        remember_address(registry, number, address_text(address))
+        check_start(self.bus, number, address)
+        return current_address(registry, number, address)
 
     def request_eject(self, pdo: Pdo[M]) -> None:
         """The system is asked in a task of its own."""
@@ -310,6 +369,8 @@ class Vif(Generic[M]):
     def removed(self, pdo: Pdo[M]) -> None:
         """A child is closed; its directory may ask for another."""
         self.pdos.pop(pdo.number, None)
+        if self.bus.is_windows:
+            forget_address(self.bus.registry, pdo.number)
         if pdo.number in self._left and self._watch is not None:
             self._awaited.add(pdo.number, pdo.frontend.handshake.backend, CLOSED_TOO)
         self._silence()
@@ -319,6 +380,10 @@ class Vif(Generic[M]):
         """Whether interface `number` is connected and its backend believed."""
         pdo = self.pdos.get(number)
         return pdo is not None and pdo.frontend.state in UP and not pdo.frontend.broken
+
+    def stays_emulated(self, number: int) -> bool:
+        """Whether interface `number` leaves its network to an emulated card until the next boot."""
+        return self.refused.get(number) in STAYS_EMULATED
 
     def addresses_changed(self, number: int) -> None:
         """NotifyUnicastIpAddressChange, of one interface."""
