@@ -156,6 +156,24 @@ class Guest(Serving):
 
             self.os.addresses[device.devid] = addresses_of(text)
 
+    def set_addresses(self, number: int, text: str) -> None:
+        """Configure interface `number` with these IP addresses, as in a vif's `ip`, and no others.
+
+        Its driver tells the host of them, and the guest's responder answers there.
+        """
+        from xenpv.iface.operatingsystem import addresses_of
+        from xenpv.net.responder import Responder
+
+        self.os.addresses[number] = addresses_of(text)
+        if self._vif is None:
+            return
+        self._vif.addresses_changed(number)
+        adapter = next((one for one in self.nets if one.number == number), None)
+        if adapter is not None and isinstance(adapter.receiver, Responder | None):
+            adapter.receiver = None
+            if text:
+                Responder.bind(adapter, text)
+
     @property
     def bus(self) -> XenBus | None:
         """XENBUS, once it was found."""
