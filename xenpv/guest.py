@@ -162,17 +162,12 @@ class Guest(Serving):
         Its driver tells the host of them, and the guest's responder answers there.
         """
         from xenpv.iface.operatingsystem import addresses_of
-        from xenpv.net.responder import Responder
+        from xenpv.net.responder import rebind
 
         self.os.addresses[number] = addresses_of(text)
-        if self._vif is None:
-            return
-        self._vif.addresses_changed(number)
-        adapter = next((one for one in self.nets if one.number == number), None)
-        if adapter is not None and isinstance(adapter.receiver, Responder | None):
-            adapter.receiver = None
-            if text:
-                Responder.bind(adapter, text)
+        if self._vif is not None:
+            self._vif.addresses_changed(number)
+            rebind(self.nets, number, text)
 
     @property
     def bus(self) -> XenBus | None:
@@ -240,10 +235,6 @@ class Guest(Serving):
         self._must_be_connected()
         return self
 
-    def _stays_emulated(self, kind: str, devid: int) -> bool:
-        vif = self._vif
-        return kind == "vif" and vif is not None and vif.stays_emulated(devid)
-
     def _must_be_connected(self) -> None:
         if self.created.domain.dead:
             raise ToolstackError(f"guest {self.name!r} went down while it started")
@@ -254,11 +245,9 @@ class Guest(Serving):
     @property
     def unconnected(self) -> list[str]:
         """Its disks and interfaces that should be Connected now and are not: "vbd 51712"."""
-        return [
-            f"{kind} {devid}"
-            for kind, devid, up in self._connections()
-            if not up and not self._stays_emulated(kind, devid)
-        ]
+        emulated = [] if self._vif is None else self._vif.emulated
+        lost = [(kind, devid) for kind, devid, up in self._connections() if not up]
+        return [f"{kind} {devid}" for kind, devid in lost if kind != "vif" or devid not in emulated]
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif

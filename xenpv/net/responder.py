@@ -262,6 +262,15 @@ def station(
     return adapter
 
 
+def rebind(adapters: Sequence[Adapter], number: int, text: str) -> None:
+    """Other addresses for adapter `number`; what is bound there and no responder stays."""
+    for adapter in adapters:
+        if adapter.number == number and isinstance(adapter.receiver, Responder | None):
+            adapter.receiver = None
+            if text:
+                Responder.bind(adapter, text)
+
+
 def parse_addresses(text: str) -> list[bytes]:
     """Addresses with white space between them, each with a prefix length or without.
 

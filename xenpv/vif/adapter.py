@@ -381,9 +381,10 @@ class Vif(Generic[M]):
         pdo = self.pdos.get(number)
         return pdo is not None and pdo.frontend.state in UP and not pdo.frontend.broken
 
-    def stays_emulated(self, number: int) -> bool:
-        """Whether interface `number` leaves its network to an emulated card until the next boot."""
-        return self.refused.get(number) in STAYS_EMULATED
+    @property
+    def emulated(self) -> list[int]:
+        """Interfaces that leave their network to an emulated card until the next boot."""
+        return [one for one, status in self.refused.items() if status in STAYS_EMULATED]
 
     def addresses_changed(self, number: int) -> None:
         """NotifyUnicastIpAddressChange, of one interface."""
