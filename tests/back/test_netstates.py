@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from tests.back.netfront import Net, frame, slot
 from tests.back.netscene import connect, scene, states
 from xenpv.abi.xenbus import XenbusState as State
+from xenpv.back.xenbus import Device
+from xenpv.host.xs import XsHandle
 
 # From (the frontend's states that lead there), the next state, what is written.
 LINUX = [
@@ -141,6 +145,72 @@ def test_the_features_that_each_writes(profile: str) -> None:
             if name.startswith(("feature-", "multi-queue"))
         }
     assert found == KEYS[profile]
+
+
+# What is written when the directory is new, in order; "state" is InitWait.
+ORDER = {
+    "linux": [
+        "feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload",
+        "feature-rx-copy", "feature-rx-flip", "feature-multicast-control",
+        "feature-dynamic-multicast-control", "feature-xdp-headroom",
+        "feature-split-event-channels", "multi-queue-max-queues", "feature-ctrl-ring", "state",
+    ],
+    "qemu": ["feature-rx-copy", "feature-rx-flip", "state"],
+    "mirage": [
+        "feature-sg", "feature-gso-tcpv4", "feature-rx-copy", "feature-rx-flip",
+        "feature-rx-notify", "feature-smart-poll", "state",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", list(ORDER))
+def test_the_order_of_what_is_written(profile: str) -> None:
+    with scene(profile) as net:
+        front, xs = net.world.vif, net.world.guest.xs
+        keys = {name: xs.read(f"{front.backend_path}/{name}") or "" for name in
+                ("frontend", "frontend-id", "script", "mac", "bridge", "online")}  # fmt: skip
+        xs.rm(front.backend_path)
+        net.world.run()
+        xs.write_all(front.backend_path, {**keys, "state": "1"})
+        watcher = XsHandle(net.world.platform.xenstored.connect_local("a test"))
+        watcher.watch(front.backend_path, "t")
+        watcher.connection.events.clear()
+        net.world.run()
+        seen = [path.decode().rpartition("/")[2] for path, _ in watcher.connection.events]
+        assert seen == ORDER[profile]
+
+
+@pytest.mark.parametrize("to", [5, 6, 1])
+def test_rings_and_ports_are_given_back_before_the_state_is_left(to: int) -> None:
+    with scene() as net:
+        connect(net)
+        held: list[tuple[str | None, int, int]] = []
+        front, guest = net.world.vif, net.world.guest
+        dom0 = net.world.platform.dom0
+        ports = dom0.evtchn.bound()
+        device = front.backend
+        assert device is not None
+        switch = device.switch_state
+
+        def look(state: State) -> None:
+            held.append((str(int(state)), guest.domain.gnttab.pinned(), dom0.evtchn.bound()))
+            switch(state)
+
+        net.back.device = Shown(device, look)  # type: ignore[assignment]  # all but one method
+        front.state = to
+        net.world.run()
+        assert held[0] == ("5", 0, ports - 1)
+
+
+class Shown:
+    """A device, with another switch_state."""
+
+    def __init__(self, device: Device, look: Callable[[State], None]) -> None:
+        self._device = device
+        self.switch_state = look
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._device, name)
 
 
 def test_qemu_writes_the_address_for_the_frontend() -> None:

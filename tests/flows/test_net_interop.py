@@ -174,3 +174,26 @@ def test_the_second_frontend_talks_to_both_drivers(other: str, profile: str) -> 
         xen.run()
         assert [one.data for one in second.received] == [there] * 50
         assert not second.broken
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("personality", PERSONALITIES)
+def test_a_driver_domain_has_profiles_too(personality: str, profile: str) -> None:
+    """Its store knows less of it than dom0's: what it may not write it goes without."""
+    with Platform(seed=6) as xen:
+        driver = xen.create(name="net", personality="linux", driver_domain=True)
+        driver.start()
+        guest = xen.create(
+            name="a", vifs=[Vif(mac=MAC, backend="net", profile=profile)], personality=personality
+        )
+        guest.start()
+        sink = Sink()
+        driver.bridge("xenbr0").attach(sink)
+        (net,) = guest.nets
+        net.send_many([frame(100)] * 50)
+        xen.run()
+        assert sink.data == [frame(100)] * 50
+        driver.bridge("xenbr0").transmit(sink, [Frame(inbound(100))] * 50, xen.loop.now)
+        xen.run()
+        assert [bytes(one) for one in net.received] == [inbound(100)] * 50
+        guest.shutdown()

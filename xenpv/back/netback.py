@@ -126,7 +126,7 @@ class Netback:
             if profile.control:
                 device.write("feature-ctrl-ring", "1")
             if profile.front_mac:
-                device.store.write(f"{device.frontend}/mac", device.get("mac") or "")
+                self._write_front_mac()
         except StoreError as error:
             self._removed = True
             device.fatal(f"writing features: {error}")
@@ -141,6 +141,14 @@ class Netback:
         if self.profile.waits_first is None:
             self.device.write("state", str(int(INIT_WAIT)), tx_id)
             self.device.state = INIT_WAIT
+
+    def _write_front_mac(self) -> None:
+        """As xen_netdev_realize; where it may not, it goes on without."""
+        device = self.device
+        try:
+            device.store.write(f"{device.frontend}/mac", device.get("mac") or "")
+        except StoreError as error:
+            self.domain.trace.note(self.domain.domid, f"{self.name}: {error}")
 
     def _is_whole(self) -> bool:
         """The toolstack's keys; without one of them the device waits for it."""
