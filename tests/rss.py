@@ -50,9 +50,10 @@ class Vector:
         destination: bytes = bytes.fromhex("00163e000001"),
         tag: bytes = b"",
     ) -> bytes:
-        """An Ethernet frame of that flow, with 16 bytes behind the ports."""
+        """An Ethernet frame of that flow, with a TCP or UDP header of 20 bytes in all."""
         source, target = ip_address(self.source).packed, ip_address(self.destination).packed
-        body = self.ports + bytes(16)
+        rest = bytes(8) + b"\x50" + bytes(7) if protocol == TCP else b"\x00\x14" + bytes(14)
+        body = self.ports + rest
         if self.version == 4:
             kind, packet = ETHERTYPE_IPV4, ipv4_packet(source, target, protocol, body)
         else:
