@@ -289,6 +289,7 @@ class BackendBus:
             device.driver.remove()
             del device.driver
         self.devices.clear()
+        self.drivers = {}  # they may know the platform, which would then outlive its last name
         self.store.close()
 
     def _changed(self, path: str) -> None:
