@@ -186,6 +186,10 @@ def test_mirage_is_wedged_by_a_ring_of_such_slots_and_does_not_spin(mirage: Net)
     mirage.world.vif.notify()
     mirage.world.run()
     assert mirage.world.vif.tx.ring.in_flight == 256
+    mirage.world.vif.tx.req_prod = 0xFFFFFFFC + 257 & 0xFFFFFFFF  # there is no room for it
+    mirage.world.vif.notify()
+    mirage.world.run()
+    assert mirage.back.disabled
 
 
 def test_mirage_answers_errors_for_a_chain_cut_by_the_end_of_a_poll(mirage: Net) -> None:

@@ -25,8 +25,6 @@ class MirageTx:
 
     def poll(self) -> bool:
         count, raw = self._tx.ring.take()
-        if not count and self._tx.is_full:
-            return False  # of slots that are never answered
         responses: list[int] = []
         frames: list[Frame] = []
         chain: list[Slot] = []
