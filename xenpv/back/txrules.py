@@ -22,7 +22,7 @@ class TxRules:
 
     `zerocopy`: of a packet only the headers are copied, the rest is mapped until whoever has
     the frame lets go of it, and its slots are answered then (SKBTX_DEV_ZEROCOPY, as every
-    Linux does). Without it all is copied and answered at once, which costs a tenth.
+    Linux does). Without it all is copied and answered at once, which is cheaper here.
     `shuffled`: slots that become due together are answered in an order that the loop's
     chooser draws; every order is legal.
     `rated`: obeys the `rate` key.
