@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.vif.rawback import frame
-from xenpv.vif.hashing import flow_hash
+from tests.vif.txscene import udp4, wire
+from xenpv.vif.hashing import choose, flow_hash
+from xenpv.vif.packet import PacketHash, TransmitterPacket
 
 MACS = bytes(12)
 IP = bytes.fromhex("4500 0054 0001 0000 4011 0000 01020304 05060708")
@@ -57,3 +61,54 @@ def test_what_is_not_ip_or_is_cut_has_no_hash() -> None:
     assert flow_hash(frame(60)) == 0
     for size in range(14, 34):
         assert flow_hash(packet()[:size]) == 0
+
+
+TOEPLITZ, UNSPECIFIED = 2, 1
+MAPPING = (3, 1, 0, 2, 2)
+CHOICES = {
+    "its own of bytes": (packet(), fold(bytes.fromhex("0102030405060708 0a0b0c0d")) % 4),
+    "its own where none is given": (
+        TransmitterPacket(packet(), hash=PacketHash(0, 0, 7)),
+        fold(bytes.fromhex("0102030405060708 0a0b0c0d")) % 4,
+    ),
+    "unspecified, modulo the queues": (
+        TransmitterPacket(packet(), hash=PacketHash(UNSPECIFIED, 0, 7)), 3
+    ),
+    "Toeplitz, through the mapping": (
+        TransmitterPacket(packet(), hash=PacketHash(TOEPLITZ, 2, 0xFFFFFFFF)), 3
+    ),
+    "not IP": (frame(60), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "queue"), CHOICES.values(), ids=CHOICES)
+def test_the_queue_that_a_packet_takes(one: bytes | TransmitterPacket, queue: int) -> None:
+    assert choose([one], 4, MAPPING) == [queue]
+
+
+def test_toeplitz_without_a_mapping_takes_the_first_queue() -> None:
+    told = TransmitterPacket(packet(), hash=PacketHash(TOEPLITZ, 2, 3))
+    assert choose([told], 4, ()) == [0]
+    assert choose([told], 2, (3, 3, 3, 3)) == [1]  # of more queues than there are now
+
+
+def test_packets_of_one_flow_stay_in_order_on_one_ring() -> None:
+    with wire(vcpus=4) as w:
+        assert len(w.frontend.queues) == 4
+        flows = [udp4(40 + at)[:37] + bytes((at % 8,)) + udp4(40 + at)[38:] for at in range(64)]
+        w.send(*flows)
+        arrived = [one.data for one in w.sink.frames]
+        assert sorted(arrived) == sorted(flows)
+        for flow in range(8):
+            mine = [data for data in arrived if data[37] == flow]
+            assert [len(data) for data in mine] == sorted(len(data) for data in mine)
+        used = [queue.transmitter.posted for queue in w.frontend.queues if queue.transmitter]
+        assert sum(map(bool, used)) > 1
+
+
+def test_hashed_packets_are_spread_by_their_hash() -> None:
+    with wire(vcpus=4) as w:
+        told = [PacketHash(UNSPECIFIED, 0, value) for value in range(4)]
+        w.send(*[TransmitterPacket(udp4(100), hash=one) for one in told])
+        posted = [queue.transmitter.posted for queue in w.frontend.queues if queue.transmitter]
+        assert posted == [2, 2, 2, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from struct import unpack_from
 
 import pytest
+from attrs import evolve
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -21,6 +22,7 @@ from tests.vif.txscene import (
     LSO6,
     MORE,
     OK_STATUS,
+    TAG,
     TCP4,
     TCP6,
     UDP4,
@@ -192,3 +194,122 @@ def test_a_sum_that_the_backend_does_not_do_is_done_here(
         assert slots[0][2] == MORE
         size = slots[0][4] - slots[1][4]
         assert s.back.payload(slots[0][0], 0, size) == frame[:size]
+
+
+@pytest.mark.parametrize("tci", [0, 1, 0x2FFF, 0xFFFF])
+def test_a_tag_is_put_in_front_of_the_type(tci: int) -> None:
+    with wire() as w:
+        frame = udp4(100)
+        w.send(TransmitterPacket(frame, offload=TAG, tci=tci))
+        (got,) = w.sink.frames
+        assert got.data == frame[:12] + b"\x81\x00" + tci.to_bytes(2, "big") + frame[12:]
+        status, _, length, size, traits = w.keeper.done[0]
+        assert (status, length, size) == (OK_STATUS, len(frame) + 4, 100)
+        assert traits & 1  # TAGGED
+
+
+def test_behind_a_tag_a_sum_is_done_here() -> None:
+    with wire() as w:
+        frame = tcp4(100)
+        w.send(TransmitterPacket(without_sums(frame, TCP4_SUM), offload=TAG | TCP4, tci=3))
+        (got,) = w.sink.frames
+        assert not got.csum_blank
+        assert got.data[18:] == frame[14:]
+
+
+TAGGED, LLC, IS4, IS6, IS_TCP, IS_UDP, GSO = (1 << bit for bit in range(7))
+IP_OK, IP_BAD, IP_NOT, TCP_OK, TCP_BAD, TCP_NOT, UDP_OK, UDP_BAD, UDP_NOT = (
+    256 << bit for bit in range(9)
+)
+TRAITS = {
+    "UDP": (udp4(100), IS4 | IS_UDP | IP_NOT | UDP_NOT),
+    "TCP over IPv6": (tcp6(100), IS6 | IS_TCP | TCP_NOT),
+    "offloaded": (
+        TransmitterPacket(tcp4(100), offload=TCP4 | HEADER4), IS4 | IS_TCP | IP_NOT | TCP_NOT
+    ),
+    "a large packet": (
+        TransmitterPacket(tcp4(3000), offload=LSO4, mss=100), IS4 | IS_TCP | GSO | IP_NOT | TCP_NOT
+    ),
+    "no large packet any more": (
+        TransmitterPacket(tcp4(100), offload=LSO4, mss=100), IS4 | IS_TCP | GSO | IP_NOT | TCP_NOT
+    ),
+    "ARP": (bytes(12) + b"\x08\x06" + bytes(46), 0),
+    "LLC": (bytes(12) + b"\x00\x40" + bytes(46), LLC),
+    "an IP length that lies": (udp4(100)[:100], 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "traits"), TRAITS.values(), ids=TRAITS)
+def test_a_completion_tells_what_statistics_count(
+    one: bytes | TransmitterPacket, traits: int
+) -> None:
+    with wire() as w:
+        w.send(one)
+        assert w.keeper.done[0][0] == OK_STATUS
+        assert w.keeper.done[0][4] == traits
+
+
+def bad(frame: bytes, at: int) -> bytes:
+    return frame[:at] + bytes((frame[at] ^ 0x55,)) + frame[at + 1 :]
+
+
+VALIDATED = {
+    "right": (udp4(101), IS4 | IS_UDP | IP_OK | UDP_OK),
+    "a wrong header sum": (bad(tcp4(100), IP_SUM), IS4 | IS_TCP | IP_BAD | TCP_OK),
+    "a wrong TCP sum": (bad(tcp4(100), 99), IS4 | IS_TCP | IP_OK | TCP_BAD),
+    "a wrong UDP sum": (bad(udp6(100), 99), IS6 | IS_UDP | UDP_BAD),
+    "UDP without": (
+        udp4(100)[:40] + bytes(2) + udp4(100)[42:], IS4 | IS_UDP | IP_OK | UDP_OK
+    ),
+    "offloaded": (
+        TransmitterPacket(tcp4(100), offload=TCP4 | HEADER4), IS4 | IS_TCP | IP_NOT | TCP_NOT
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "traits"), VALIDATED.values(), ids=VALIDATED)
+def test_sums_are_looked_at_where_the_registry_wants_it(
+    one: bytes | TransmitterPacket, traits: int
+) -> None:
+    with wire() as w:
+        ring = w.frontend.queues[0].transmitter
+        assert ring is not None
+        ring._rules = evolve(ring._rules, validate=True)
+        w.send(one)
+        assert w.keeper.done[0][4] == traits
+
+
+def test_a_frame_whose_headers_lie_goes_out_as_it_is() -> None:
+    lying = [udp4(100)[:100], udp4(0)[:12] + b"\x08\x00" + b"\xff" * 60, tcp4(0)[:50]]
+    with wire() as w:
+        w.send(*lying)
+        assert [one.data for one in w.sink.frames] == [one.ljust(60, b"\0") for one in lying]
+        w.keeper.done.clear()
+        w.send(bytes(12) + b"\x81\x00\x00")  # not even Ethernet
+        assert w.keeper.done[0][0] == DROPPED_STATUS
+
+
+def test_a_backend_without_sg_gets_one_slot_and_no_extras() -> None:
+    told = PacketHash(HashAlgorithm.TOEPLITZ, HashType.IPV4_TCP, 5)
+    with scene(features={"feature-gso-tcpv4": "1", "feature-ctrl-ring": "0"}, mtu=9000) as s:
+        keeper = keep(s.pdo.frontend)
+        frontend = s.pdo.frontend
+        assert not frontend.transmit_offload & LSO4
+        send(s, TransmitterPacket(tcp4(1000), offload=TCP4, hash=told, layout=((4000, 1054),)))
+        (slot,) = s.back.sent()
+        assert slot[1:3] + slot[4:] == (0, BLANK, 1054)
+        send(s, tcp4(4096 - 54), tcp4(4097 - 54), TransmitterPacket(tcp4(4097 - 54)), first=1)
+        assert [slot[4] for slot in s.back.sent()] == [4096]
+        assert sorted(keeper.done) == [2, 3]
+
+
+def test_packets_with_offloads_survive_a_suspend_as_they_were() -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keep(s.pdo.frontend)
+        large = TransmitterPacket(tcp4(30000), offload=LSO4, mss=1460)
+        send(s, *[large] * 60)
+        ring = s.pdo.frontend.queues[0].transmitter
+        assert ring is not None
+        waiting = ring.take_waiting()
+        assert waiting
+        assert all(one is large for one, _ in waiting)

@@ -139,8 +139,8 @@ def wire(
     seed: int = 5,
     start: int = 0,
 ) -> Iterator[Wire]:
-    """Rings begin at index `start`."""
-    with Platform(seed=seed) as xen, rings_at(start):
+    """Rings begin at index `start`; there is a queue for each vcpu."""
+    with Platform(seed=seed, dom0_vcpus=vcpus) as xen, rings_at(start):
         guest = xen.create(
             name="g", vifs=[Vif(mac=MAC, mtu=mtu)], personality=personality, vcpus=vcpus
         ).start()
