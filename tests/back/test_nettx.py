@@ -398,6 +398,100 @@ def test_an_addition_is_looked_at_before_a_removal(net: Net) -> None:
     assert net.back.multicast == [group]
 
 
+def test_a_multicast_address_added_twice_is_held_twice_and_removed_once(net: Net) -> None:
+    group = bytes.fromhex("01005e000001")
+    head = slot(0, 0, EXTRA, 9, 0)
+    for kind in (MCAST_ADD, MCAST_ADD, MCAST_DEL):
+        net.send([head, extra(kind, group)])
+    assert net.back.multicast == [group]
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "hash_"),
+    [(0, 1, (0, 7)), (3, 1, (3, 7)), (2, 0, (2, 7)), (1, 99, (1, 7)), (4, 1, None), (255, 1, None)],
+)
+def test_a_hash_extra_has_one_of_four_types_and_any_algorithm(
+    net: Net, kind: int, algorithm: int, hash_: tuple[int, int] | None
+) -> None:
+    head = slot(net.page(frame(60)), 0, EXTRA, 1, 60)
+    body = bytes((kind, algorithm)) + (7).to_bytes(4, "little")
+    assert net.send([head, extra(HASH, body)]) == [(1, OKAY), (0, NULL)]
+    assert net.sink.frames[0].hash == hash_
+
+
+def test_gso_without_a_blank_sum_is_counted_even_if_it_is_lost(net: Net) -> None:
+    told = extra(GSO, gso(1460, 1))
+    blank, full, junk = (net.page(tcp(3000)), net.page(tcp(3000)), net.page(frame(3000)))
+    net.send([slot(blank, 0, EXTRA | CSUM_BLANK, 1, 3000), told])
+    net.send([slot(full, 0, EXTRA | DATA_VALIDATED, 1, 3000), told])
+    net.send([slot(junk, 0, EXTRA, 1, 3000), told])
+    assert net.back.counters.rx_gso_checksum_fixup == 2
+    assert len(net.sink.frames) == 2
+
+
+# Changes to a TCP frame of 100 bytes that carries a blank sum, and whether it is still whole.
+TELLING: list[tuple[str, bytes, bool]] = [
+    ("TCP", tcp(100), True),
+    ("UDP", tcp(100)[:23] + b"\x11" + tcp(100)[24:], True),
+    ("ICMP", tcp(100)[:23] + b"\x01" + tcp(100)[24:], False),
+    ("a fragment", tcp(100)[:20] + b"\x20\x00" + tcp(100)[22:], False),
+    ("a tag", tcp(100)[:12] + b"\x81\x00\x00\x05" + tcp(100)[12:], False),
+    ("an IP length beyond the frame", tcp(100, total=101), False),
+    ("19 bytes of TCP", tcp(100, total=53), False),
+    ("ARP", tcp(100)[:12] + b"\x08\x06" + tcp(100)[14:], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "whole"), [row[1:] for row in TELLING], ids=[r[0] for r in TELLING]
+)
+def test_a_blank_sum_must_have_its_place(net: Net, data: bytes, *, whole: bool) -> None:
+    ref = net.page(data)
+    assert net.send([slot(ref, 0, CSUM_BLANK, 1, len(data))]) == [(1, OKAY)]
+    assert net.sink.data == [data] * whole
+    # Without the flag nobody looks.
+    assert net.send([slot(ref, 0, 0, 1, len(data))]) == [(1, OKAY)]
+    assert net.sink.data[whole:] == [data]
+
+
+@pytest.mark.parametrize("ahead", [1, 256, 257, 0x80000000])
+def test_a_backend_attaches_where_the_responses_ended_unless_too_much_waits(
+    net: Net, ahead: int
+) -> None:
+    front = net.world.vif
+    front.state = XenbusState.CLOSED
+    net.world.run()
+    front.state = XenbusState.INITIALISING
+    net.world.run()
+    front.attach()
+    start = 0xFFFFFF00
+    good = slot(net.page(frame(60)), 0, 0, 1, 60)
+    for index in range(256):
+        front.tx.write_slot(index, good)
+    front.tx.rsp_prod = start
+    front.tx.req_prod = start + ahead & 0xFFFFFFFF
+    front.announce()
+    net.world.run()
+    if ahead > 256:
+        assert front.backend_state is XenbusState.CLOSING
+        assert net.back.device.broken
+        assert net.sink.frames == []
+    else:
+        assert front.backend_state is XenbusState.CONNECTED
+        assert len(net.sink.frames) == ahead
+        assert front.tx.rsp_prod == start + ahead & 0xFFFFFFFF
+
+
+def test_frames_tell_their_queue_and_first_slot(net: Net) -> None:
+    good = [slot(net.page(frame(60)), 0, 0, n, 60) for n in range(3)]
+    net.send(good)
+    chain = net.chain(frame(180), [60, 60, 60])
+    net.send([*chain, good[0], slot(net.page(tcp(100)), 0, CSUM_BLANK, 4, 100)])
+    assert [(one.queue, one.slot) for one in net.sink.frames] == [
+        (0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (0, 7),
+    ]  # fmt: skip
+
+
 def test_a_response_shows_nothing_of_an_earlier_slot(net: Net) -> None:
     net.send([slot(net.page(frame(60)), 0, 0, 0x1234, 60)])
     assert net.world.vif.tx.slot(0) == bytes.fromhex("34120000") + bytes(8)
