@@ -38,3 +38,8 @@ def test_where_a_packet_lies(data: bytes, values: dict[str, int], sizes: list[in
     assert b"".join(made.buffers)[made.offset :] == data
     assert made.offset == values.get("ip_align_offset", 0)
     assert made.info.ethernet == Header(0, 14)
+
+
+def test_a_packet_tells_where_its_headers_lie() -> None:
+    info = ReceiverPacket(ether(V4 / TCP() / payload(10), tci=5)).info
+    assert (info.length, info.ip, info.tcp) == (58, Header(18, 20), Header(38, 20))

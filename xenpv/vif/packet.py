@@ -128,9 +128,15 @@ class ReceiverPacket:
     flags: int = 0
     mss: int = 0
     tci: int = 0
-    info: PacketInfo | None = None
     hash: PacketHash = NO_HASH
     cookie: int = 0
+
+    @property
+    def info(self) -> PacketInfo:
+        """Where its headers lie, found when it is asked for."""
+        from xenpv.vif.parse import parse  # which needs PacketInfo
+
+        return parse(self.data)[0]
 
     def __len__(self) -> int:
         return len(self.data)

@@ -244,7 +244,7 @@ class Receiver:
             frame = frame[:12] + frame[16:]
             fact &= ~TAGGED
         pending.packets.append(
-            ReceiverPacket(frame, fact >> CHECKSUM_SHIFT & SUMS, mss, tci, None, value)
+            ReceiverPacket(frame, fact >> CHECKSUM_SHIFT & SUMS, mss, tci, value)
         )
         pending.facts.append(fact)
 
