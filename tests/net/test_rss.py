@@ -10,7 +10,7 @@ import pytest
 
 from tests.rss import KEY
 from tests.vif.rawback import Scene, scene
-from xenpv.net.oid import Oid, OidError
+from xenpv.net.oid import Oid, OidAnswer, OidError, RequestType
 from xenpv.net.rss import Rss
 from xenpv.vif.interface import HashAlgorithm
 from xenpv.vif.receivehash import HashSettings
@@ -79,6 +79,7 @@ def test_interface_that_hashes_is_found_out_and_left_alone() -> None:
         assert capability is not None
         assert (capability.queues, capability.entries, capability.key_bytes) == (4, 128, 40)
         assert capability.types == 0x1700
+        assert s.nic.attributes.rss is capability
         assert in_force(s).algorithm is NONE
         assert s.nic.link_up
 
@@ -91,6 +92,7 @@ def test_interface_that_hashes_is_found_out_and_left_alone() -> None:
 def test_without_a_hash_both_are_not_supported(features: dict[str, str], vcpus: int) -> None:
     with scene(features=features, vcpus=vcpus) as s:
         assert not rss(s).is_supported
+        assert s.nic.attributes.rss is None
         assert put_scale(s, scale()) == "NOT_SUPPORTED"
         assert put_hash(s, hash_()) == "NOT_SUPPORTED"
 
@@ -245,3 +247,33 @@ def test_request_inside_a_handler_is_pending() -> None:
         assert inside.status == SUCCESS
         assert rss(s).status.name == SUCCESS
         assert in_force(s).mapping == (0, 1, 2, 3, 0, 1)
+
+
+class Asking:
+    """A protocol that asks for a hash by a request of NDIS'."""
+
+    def __init__(self, s: Scene) -> None:
+        self.s = s
+        self.answers: list[OidAnswer] = []
+
+    def receive(self, _frames: object) -> None:
+        answer = self.s.nic.oid_request(
+            RequestType.SET_INFORMATION, Oid.GEN_RECEIVE_SCALE_PARAMETERS, scale()
+        )
+        self.answers.append(answer)
+
+
+def test_answer_inside_a_handler_is_pending_and_says_no_length_read() -> None:
+    with hashing() as s:
+        s.nic.receiver = asking = Asking(s)
+        frame = bytes.fromhex("00163e000001 00163e0000ee 88b5") + bytes(46)
+        s.back.send(frame)
+        s.run()
+        (answer,) = asking.answers
+        assert (answer.status, answer.bytes_needed, answer.bytes_read) == (0x103, 44, 0)
+        assert rss(s).status.name == SUCCESS
+        s.nic.receiver = None
+        answer = s.nic.oid_request(
+            RequestType.SET_INFORMATION, Oid.GEN_RECEIVE_SCALE_PARAMETERS, scale()
+        )
+        assert (answer.status, answer.bytes_needed, answer.bytes_read) == (0, 44, 44)

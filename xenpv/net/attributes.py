@@ -11,6 +11,7 @@ from xenpv.net import oid
 from xenpv.net.offload import ALL_SUMS, OffloadConfiguration, configuration, permitted
 from xenpv.net.packetfilter import SUPPORTED_FILTERS
 from xenpv.net.properties import RX, TX
+from xenpv.net.rss import RssCapability
 from xenpv.vif.interface import Offload
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ REGISTRATION: Final = (
 class Attributes:
     """Registration, general and offload attributes; speeds in bit/s, sizes in bytes.
 
-    `default_offload` is what the properties leave of `supported_offload`.
+    `default_offload` is what the properties leave of `supported_offload`; `rss` None: the interface
+    does not hash, or is not to.
     """
 
     flags: AttributeFlags
@@ -57,6 +59,7 @@ class Attributes:
     supported_oids: tuple[oid.Oid, ...]
     supported_offload: OffloadConfiguration
     default_offload: OffloadConfiguration
+    rss: RssCapability | None
 
 
 def attributes(context: AdapterContext) -> Attributes:
@@ -81,4 +84,5 @@ def attributes(context: AdapterContext) -> Attributes:
         default_offload=configuration(
             vif, offered & permitted(properties, TX), receive & permitted(properties, RX)
         ),
+        rss=context.rss.capability,
     )

@@ -110,6 +110,9 @@ CHANGES: Final[Mapping[int, Change]] = {
     Oid.PNP_SET_POWER: Change(_constant(U32.size), _power),
 }
 
+# What may wait for the backend where the loop runs; `rss.status` says how it ended.
+PENDED: Final = (Oid.GEN_RECEIVE_SCALE_PARAMETERS, Oid.GEN_RECEIVE_HASH)
+
 # Refused without a warning in the driver's log.
 SILENT: Final = (
     Oid.GEN_INTERRUPT_MODERATION,
@@ -139,4 +142,6 @@ def apply(context: AdapterContext, number: int, value: bytes) -> OidAnswer:
     if change.is_least and len(value) < needed:
         raise OidError(NdisStatus.INVALID_LENGTH, f"{len(value)} bytes of {needed}")
     read = change.apply(context, value)
+    if number in PENDED and context.rss.status is NdisStatus.PENDING:
+        return OidAnswer(status=NdisStatus.PENDING, bytes_needed=needed)
     return OidAnswer(status=NdisStatus.SUCCESS, bytes_needed=needed, bytes_read=read)
