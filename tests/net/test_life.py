@@ -193,3 +193,50 @@ def test_lists_that_are_lent_outlive_a_pause_and_enable_waits_for_them() -> None
         one.send(frame(one, other, 60, 9))
         xen.run()
         assert lists.got[-1].buffers == (frame(one, other, 60, 9),)
+
+
+LARGE = (1 << 40) + 5
+
+
+def test_counters_are_cut_to_what_their_oids_have() -> None:
+    with Platform(seed=1) as xen:
+        nic = xen.create(name="g", vifs=[Vif()]).start().nets[0]
+        nic._vif._frontend.statistics.values[:18] = [LARGE + n for n in range(18)]
+
+        def u64(number: int) -> int:
+            return int.from_bytes(nic.query(number), "little")
+
+        # Unicast, multicast, broadcast packets: 3, 5, 7 and 12, 14, 16.
+        assert u64(0x20101) == 3 * LARGE + 15
+        assert u64(0x20102) == 3 * LARGE + 42
+        low = nic.oid_request(0, 0x20101, length=4).data
+        assert low == (3 * LARGE + 15 & 0xFFFFFFFF).to_bytes(4, "little")
+        assert u64(0x20103) == (2 * LARGE + 3) & 0xFFFFFFFF
+        assert u64(0x20104) == (2 * LARGE + 21) & 0xFFFFFFFF
+        assert u64(0x20201) == LARGE + 4 & 0xFFFFFFFF
+        assert u64(0x2020C) == LARGE + 16 & 0xFFFFFFFF
+        info = [
+            int.from_bytes(nic.query(0x20106)[at : at + 8], "little") for at in range(8, 152, 8)
+        ]
+        assert info == [
+            LARGE + 9, 2 * LARGE + 21,
+            3 * LARGE + 45, LARGE + 12, LARGE + 14, LARGE + 16,
+            3 * LARGE + 18, LARGE + 3, LARGE + 5, LARGE + 7,
+            2 * LARGE + 3, 0,
+            LARGE + 13, LARGE + 15, LARGE + 17, LARGE + 4, LARGE + 6, LARGE + 8,
+        ]  # fmt: skip
+
+
+def test_the_links_speed_and_its_cable_are_indicated(guest: Guest) -> None:
+    nic, xs = guest.nets[0], guest.platform.toolstack.xs
+    home = f"/local/domain/{guest.domid}/device/vif/0"
+    xs.write(f"{home}/disconnect", "1")
+    guest.platform.run()
+    assert said(nic)[-1] == "8001280002000000" + "00" * 32
+    assert not nic.link_up
+    xs.write(f"{home}/speed", "10g")
+    xs.write(f"{home}/disconnect", "0")
+    guest.platform.run()
+    speed = (10**10).to_bytes(8, "little").hex()
+    assert said(nic)[-1] == "80012800010000000200000000000000" + 2 * speed + "00" * 8
+    assert [link.up for link in nic.links][-2:] == [False, True]
