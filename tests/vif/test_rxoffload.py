@@ -176,6 +176,16 @@ def test_a_tag_is_taken_out_where_that_is_wanted() -> None:
         assert s.pdo.frontend.statistics.query(Statistic.RECEIVER_TAGGED_PACKETS) == 1
 
 
+@pytest.mark.parametrize(("level", "group", "passes"), [(2, 9, True), (1, 9, False), (1, 1, True)])
+def test_a_tag_changes_nothing_about_the_filter(level: int, group: int, passes: bool) -> None:
+    data = bytes((1, 0, 0x5E, 0, 0, group)) + ether(V4 / TCP() / DATA, tci=5)[6:]
+    with upper_scene(int(Offload.TAG_MANIPULATION)) as (s, upper):
+        s.pdo.frontend.mac.multicast = [bytes((1, 0, 0x5E, 0, 0, 1))]
+        s.pdo.frontend.mac.set_filter_level(2, level)
+        deliver(s, data)
+        assert [(one.data, one.tci) for one in upper.got] == [(data[:12] + data[16:], 5)] * passes
+
+
 @pytest.mark.parametrize(("size", "passes"), [(1518, True), (1519, False)])
 def test_the_longest_frame_is_measured_with_its_tag(size: int, passes: bool) -> None:
     data = (GUEST_MAC + PEER_MAC + b"\x81\0\0\1\x88\xb5").ljust(size, b"x")

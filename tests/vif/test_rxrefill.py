@@ -8,7 +8,9 @@ import attrs
 import pytest
 
 from tests.vif.rawback import Scene, frame, rx, scene
+from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.errors import HypercallError
+from xenpv.vif.frontend import FrontendState
 from xenpv.vif.rxring import ReceiverRing
 
 
@@ -76,6 +78,27 @@ def test_xenvif_posts_nothing_where_it_cannot_post_all() -> None:
         with pytest.raises(HypercallError, match="ENOSPC"):
             one.ring.fill()
         assert one.in_flight == 0
+
+
+def test_enable_fails_where_the_slots_cannot_all_be_posted() -> None:
+    with scene("windows") as s:
+        frontend = s.pdo.frontend
+        callbacks = frontend.callbacks
+        assert callbacks is not None
+        frontend.disable()
+        one = short(s, 255)
+        queue = frontend.queues[0]
+        whole, queue.receiver = queue.receiver, one.ring
+        with pytest.raises(NtStatusError) as raised:
+            frontend.enable(callbacks)
+        assert raised.value.status is NTSTATUS.INSUFFICIENT_RESOURCES
+        assert frontend.state is FrontendState.CONNECTED
+        one.spare(1)
+        frontend.enable(callbacks)
+        assert one.in_flight == 256
+        frontend.disable()
+        queue.receiver = whole
+        one.ring.release()
 
 
 @pytest.mark.parametrize("spare", [1, 18, 19, 100, 255])

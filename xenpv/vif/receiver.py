@@ -49,7 +49,7 @@ class Verdict(enum.Enum):
     """What is to be done with packets of like headers."""
 
     PASS = "hand it up"  # noqa: S105 - a verdict, no password
-    LOOK = "its address or its tag decides"
+    LOOK = "its group decides"
     DROP = "it is not for this interface"
     MALFORMED = "its headers do not parse"
 
@@ -162,6 +162,7 @@ class Receiver:
             len(verdicts) == 1
             and verdicts[facts[0]] is Verdict.PASS
             and not extras
+            and not self._strips(facts[0])
             and max(map(len, frames)) <= self._frontend.mac.maximum_frame_size
         ):
             sums = facts[0] >> CHECKSUM_SHIFT & SUMS
@@ -196,11 +197,11 @@ class Receiver:
             passes = level is FilterLevel.ALL or (
                 level is FilterLevel.MATCHING and bool(fact & MINE)
             )
-        if not passes:
-            return Verdict.DROP
-        if fact & TAGGED and self.offload & Offload.TAG_MANIPULATION:
-            return Verdict.LOOK
-        return Verdict.PASS
+        return Verdict.PASS if passes else Verdict.DROP
+
+    def _strips(self, fact: int) -> bool:
+        """Whether there is a tag that the driver above wants apart."""
+        return bool(fact & TAGGED and self.offload & Offload.TAG_MANIPULATION)
 
     def _passes(self, verdict: Verdict, frame: bytes, fact: int, flags: int) -> bool:
         """The packet filter and the length; what does not pass is counted."""
@@ -210,7 +211,7 @@ class Receiver:
         if (
             verdict is Verdict.MALFORMED
             or verdict is Verdict.DROP
-            or (verdict is Verdict.LOOK and fact & MULTICAST and not mac.passes_group(frame))
+            or (verdict is Verdict.LOOK and not mac.passes_group(frame))
             or (not flags & LARGE and len(frame) > mac.maximum_frame_size)
         ):
             self._frontend.statistics.add(Statistic.RECEIVER_PACKETS_DROPPED)
@@ -239,7 +240,7 @@ class Receiver:
     ) -> None:
         """A packet that goes up; its tag is taken out if that is wanted."""
         tci = 0
-        if fact & TAGGED and self.offload & Offload.TAG_MANIPULATION:
+        if self._strips(fact):
             tci = int.from_bytes(frame[14:16], "big")
             frame = frame[:12] + frame[16:]
             fact &= ~TAGGED
