@@ -172,7 +172,7 @@ class Receiver:
         for position, frame in enumerate(frames):
             fact = facts[position]
             told = extras.get(position, NO_EXTRAS)
-            if self._passes(verdicts[fact], frame, fact, flags[position]):
+            if self._passes(verdicts[fact], frame, flags[position]):
                 value = self._hash(told.hash)
                 if flags[position] & LARGE:
                     self._large(frame, told.mss, flags[position] & ~LARGE, value, pending)
@@ -203,7 +203,7 @@ class Receiver:
         """Whether there is a tag that the driver above wants apart."""
         return bool(fact & TAGGED and self.offload & Offload.TAG_MANIPULATION)
 
-    def _passes(self, verdict: Verdict, frame: bytes, fact: int, flags: int) -> bool:
+    def _passes(self, verdict: Verdict, frame: bytes, flags: int) -> bool:
         """The packet filter and the length; what does not pass is counted."""
         if verdict is Verdict.MALFORMED:
             self._frontend.statistics.add(Statistic.RECEIVER_FRONTEND_ERRORS)
