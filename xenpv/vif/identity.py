@@ -58,6 +58,7 @@ def container_id(address: bytes) -> str:
 
 def remember_address(registry: Registry, number: int, text: str) -> None:
     """`Addresses` has the permanent address of each interface that there is, as it was read."""
+    registry.create(SERVICE)  # which stays
     registry.create(ADDRESSES, volatile=True)
     registry.set(ADDRESSES, str(number), text)
 
