@@ -338,3 +338,54 @@ def test_a_request_that_is_too_long_is_not_sent(
 def test_a_guests_request_that_is_too_long_is_not_sent(world: World) -> None:
     with pytest.raises(StoreError, match=f"^E2BIG: SET_PERMS of '{DATA}': .* at most 4096$"):
         bus(world).set_permissions(DATA, ["n1"] * 2000)
+
+
+def test_several_reads_are_one_look_at_the_ring() -> None:
+    made = make()
+    try:
+        store = made.bus_store()[1]
+        for index in range(40):
+            made.write(f"{DATA}/{index}", f"value {index}")
+        paths = [f"data/{index}" for index in range(50)]
+        assert store.get_many(paths) == [f"value {index}" for index in range(40)] + [None] * 10
+        assert store.get_many([]) == []
+        assert store.get("data/0") == "value 0", "and one alone works as before"
+    finally:
+        made.hypervisor.close()
+
+
+def test_several_writes_and_removals_in_their_order(world: World) -> None:
+    store = bus(world)
+    store.write_many([("data/a", "1"), ("data/b", "2"), ("data/a", None), ("data/gone", None)])
+    assert (world.read(f"{DATA}/b"), store.get("data/a")) == ("2", None)
+    store.write_many([("data/c", "x" * 900), ("data/d", "y" * 900), ("data/e", "z" * 1000)])
+    assert [len(store.read(f"data/{name}")) for name in "cde"] == [900, 900, 1000]
+
+
+def test_of_several_writes_the_first_refusal_is_raised_and_the_rest_is_done(world: World) -> None:
+    store = bus(world)
+    with pytest.raises(StoreError) as caught:
+        store.write_many([("data/a", "1"), ("/local/domain/0/x", "2"), ("data/b", "3")])
+    assert (caught.value.name, caught.value.path) == ("EACCES", "/local/domain/0/x")
+    assert (store.get("data/a"), store.get("data/b")) == ("1", "3")
+
+
+def test_several_writes_in_a_transaction_are_seen_at_its_end(world: World) -> None:
+    store = bus(world)
+    transaction = store.transaction_start()
+    store.write_many([("data/a", "1"), ("data/b", "2")], transaction)
+    assert store.get("data/a") is None
+    assert store.transaction_end(transaction, commit=True)
+    assert store.get_many(["data/a", "data/b"]) == ["1", "2"]
+
+
+def test_events_between_the_replies_are_not_lost(world: World) -> None:
+    store = bus(world)
+    woken: list[int] = []
+    task = store.domain.task("events", lambda: woken.append(1))
+    store.watch_add("data", task)
+    store.domain.loop.run()
+    woken.clear()
+    store.write_many([(f"data/{index}", "x") for index in range(30)])
+    store.domain.loop.run()
+    assert woken
