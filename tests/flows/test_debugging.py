@@ -89,8 +89,8 @@ def test_a_dump_says_that_a_network_backend_takes_nothing() -> None:
         world.run()
         tx = lines(world.guest.dump(), "xenvif|FRONTEND: device/vif/0: queue 0 tx: ")
         assert tx[2:4] == [
-            "rsp_cons = 00000000, 3 of 256 in flight",
-            "3 not taken by the backend, 0 taken and not answered; 0 responses not taken by us",
+            "rsp_cons = 00000000, 6 of 256 in flight",  # headers and payload of each
+            "6 not taken by the backend, 0 taken and not answered; 0 responses not taken by us",
         ]
 
 
@@ -102,7 +102,7 @@ def test_a_dump_says_that_a_network_backend_answers_nothing() -> None:
         tx = lines(world.guest.dump(), "xenvif|FRONTEND: device/vif/0: queue 0 tx: ")
         assert (
             tx[3]
-            == "0 not taken by the backend, 3 taken and not answered; 0 responses not taken by us"
+            == "0 not taken by the backend, 6 taken and not answered; 0 responses not taken by us"
         )
 
 

@@ -21,6 +21,7 @@ class Pair:
 
     def __init__(self, xen: Platform, personality: str, seed: int) -> None:
         self.xen = xen
+        self.personality = personality
         self.random = random.Random(seed)
         self.model = bytearray(SECTORS * 512)
         self.image = MemoryImage(bytearray(SECTORS * 512))
@@ -42,6 +43,10 @@ class Pair:
                 vif = Vif("br0", mac=MAC, backend="b")
                 self.app.attach(Disk("disk", "xvda", backend="b") if kind == "vbd" else vif)
                 self.attached[kind] = self.served[kind] = None
+                if kind == "vif" and not self.app.nets:
+                    # The last one's removal took back the request to unplug emulated NICs.
+                    assert self.personality == "windows"
+                    self.app.reboot()
                 return
 
     def detach(self) -> None:
