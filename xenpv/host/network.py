@@ -410,18 +410,23 @@ class Bridge:
         self, ingress: BridgePort, frames: Sequence[Frame], now_ns: int
     ) -> list[BridgePort]:
         """Queue each frame on the ports it leaves by; return these, first used first."""
-        fdb = self._fdb
-        ageing_ns = self.ageing_ns
-        record = self.frames.append
+        fdb, ageing_ns, record = self._fdb, self.ageing_ns, self.frames.append
         others: list[BridgePort] | None = None
         busy: list[BridgePort] = []
         received_bytes = forwarded = 0
+        head = b""  # both addresses of a frame before, if that went to one port alone
+        behind: list[Frame] = []  # what that port has pending
         for frame in frames:
             data = frame.data
             size = len(data)
             received_bytes += size
             if not ETHERNET_HEADER <= size <= FRAME_MAX:
                 self.drops[Drop.SIZE] += 1
+                continue
+            if data[:12] == head:
+                record(data)
+                forwarded += 1
+                behind.append(frame)
                 continue
             source = fdb.get(data[6:12])
             if (
@@ -440,11 +445,10 @@ class Bridge:
                 if not out.pending:
                     busy.append(out)
                 out.pending.append(frame)
-                for mirror in self._mirrors:
-                    if mirror is not ingress and mirror is not out:
-                        if not mirror.pending:
-                            busy.append(mirror)
-                        mirror.pending.append(frame)
+                if self._mirrors:
+                    _queue(frame, [one for one in self._mirrors if one not in (ingress, out)], busy)
+                else:
+                    head, behind = data[:12], out.pending
                 continue
             if data[:5] == _LINK_LOCAL and data[5] < 0x10:
                 self.drops[Drop.LINK_LOCAL] += 1
@@ -453,10 +457,7 @@ class Bridge:
             self.flooded += 1
             if others is None:
                 others = [out for out in self.ports.values() if out is not ingress]
-            for out in others:
-                if not out.pending:
-                    busy.append(out)
-                out.pending.append(frame)
+            _queue(frame, others, busy)
         self.forwarded += forwarded
         ingress.received_frames += len(frames)
         ingress.received_bytes += received_bytes
@@ -576,3 +577,11 @@ class Network:
         if found is None:
             found = self.bridges[name] = Bridge(name)
         return found
+
+
+def _queue(frame: Frame, outs: Sequence[BridgePort], busy: list[BridgePort]) -> None:
+    """Let a frame leave by each of these."""
+    for out in outs:
+        if not out.pending:
+            busy.append(out)
+        out.pending.append(frame)

@@ -46,7 +46,7 @@ def _offload_of_checksum(request: int) -> int:
 
 
 # Every value of the five bits: a list's offloads are looked up, not computed.
-_CHECKSUM_OFFLOAD: Final = tuple(_offload_of_checksum(bits) for bits in range(32))
+_CHECKSUM_OFFLOAD: Final = tuple(int(_offload_of_checksum(bits)) for bits in range(32))
 _TAG: Final = int(Offload.TAG_MANIPULATION)
 _LARGE: Final = (int(Offload.IPV4_LARGE_PACKET), int(Offload.IPV6_LARGE_PACKET))
 
