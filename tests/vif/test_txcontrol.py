@@ -165,3 +165,13 @@ def test_the_real_backend_filters_by_the_list(
     level: FilterLevel, groups: list[bytes], group: bytes, crosses: bool
 ) -> None:
     assert heard(level, groups, group) == crosses
+
+
+def test_ids_of_requests_are_used_again() -> None:
+    with scene(features=DYNAMIC) as s:
+        for _ in range(80):
+            s.pdo.frontend.set_multicast(GROUPS)
+            assert len(take(s)) == 8
+            s.pdo.frontend.set_multicast([])
+            assert len(take(s)) == 8
+        assert not s.broken

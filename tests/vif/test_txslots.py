@@ -13,11 +13,14 @@ from tests.vif.rawback import Scene, scene
 from tests.vif.txscene import (
     BLANK,
     DROPPED_STATUS,
+    ERROR_STATUS,
     EXTRA,
     LINUX_FEATURES,
     LSO4,
     MORE,
+    NULL,
     OK_STATUS,
+    OKAY,
     TCP4,
     answer_chain,
     keep,
@@ -222,3 +225,100 @@ def test_netfront_goes_on_to_fill_what_it_kept_free() -> None:
         )
         send(s, big, big, first=236)
         assert len(s.back.sent()) == 236 + 17 + 1
+
+
+def test_netfront_stops_for_packets_with_offloads_too() -> None:
+    with scene("linux", LINUX_FEATURES) as s:
+        keep(s.pdo.frontend)
+        send(s, *[udp4(18)] * 237, TransmitterPacket(udp4(100)))
+        slots = s.back.sent()
+        assert len(slots) == 237
+        answer_chain(s, slots[:1])
+        assert len(s.back.sent()) == 1
+
+
+def test_a_tag_does_not_move_payload_in_memory() -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keep(s.pdo.frontend)
+        send(s, TransmitterPacket(udp4(1000), offload=1, tci=5, layout=((100, 1042),)))
+        first, second = s.back.sent()
+        assert first[1:3] + first[4:] == (0, MORE, 1046)
+        assert second[1:3] + second[4:] == (142, 0, 1000)
+
+
+def test_a_packet_that_was_dropped_while_it_waited_is_not_sent_in_place_of_another() -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keeper = keep(s.pdo.frontend)
+        send(s, *[udp4(1000)] * 128)
+        slots = s.back.sent()
+        send(s, TransmitterPacket(tcp4(3000), offload=LSO4, mss=100), first=128)
+        s.pdo.frontend.disable()
+        assert keeper.done[128][0] == DROPPED_STATUS
+        answer_chain(s, slots)
+        s.pdo.frontend.enable(keeper)
+        send(s, TransmitterPacket(udp4(77)), first=129)
+        first, second = s.back.sent()
+        assert (first[4], second[4]) == (42 + 77, 77)
+
+
+def test_what_is_in_flight_at_the_end_is_dropped_with_its_extras() -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keeper = keep(s.pdo.frontend)
+        send(s, *[packet("windows", 18, 2, 14)] * 20)
+        ring = s.pdo.frontend.queues[0].transmitter
+        assert ring is not None
+        slots = s.back.sent()
+        assert len(slots) == 240
+        answer_chain(s, slots[:1])  # the first slot of the first packet
+        s.pdo.eject()
+        s.run()
+        assert [keeper.done[cookie][0] for cookie in range(20)] == [DROPPED_STATUS] * 20
+        assert (ring.answered, ring.faked) == (1, 239)
+        assert ring.posted == 240
+
+
+HOSTILE = {
+    "a NULL too many": [(0, NULL)] * 3,
+    "the slot of an extra by its neighbour's id": [(600, OKAY)],
+    "an id between pages and requests": [(519, OKAY)],
+    "an id beyond the table": [(520, OKAY)],
+    "a status that is none": [(1, 7)],
+    "the least of all": [(1, -0x8000)],
+}
+
+
+@pytest.mark.parametrize("responses", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_answer_to_a_packet_with_extras_breaks_the_interface(
+    responses: list[tuple[int, int]],
+) -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keeper = keep(s.pdo.frontend)
+        send(s, packet("windows", 18, 2, 14))
+        s.back.sent()
+        s.back.answer_tx(*responses)
+        s.run()
+        assert s.broken
+        assert keeper.done[0][0] == ERROR_STATUS
+        ring = s.pdo.frontend.queues[0].transmitter
+        assert ring is not None
+        assert ring.posted == ring.answered + ring.faked
+
+
+def test_a_first_page_that_is_answered_early_is_not_used_again_too_soon() -> None:
+    with scene(features=LINUX_FEATURES) as s:
+        keeper = keep(s.pdo.frontend)
+        send(s, udp4(1000))
+        first, second = s.back.sent()
+        s.back.answer_tx((first[3], OKAY))
+        s.run()
+        send(s, udp4(1001), first=1)
+        slots = s.back.sent()
+        assert first[3] not in [slot[3] for slot in slots]
+        s.back.answer_tx((second[3], OKAY), *((slot[3], OKAY) for slot in slots))
+        s.run()
+        assert [(keeper.done[at][0], keeper.done[at][2]) for at in (0, 1)] == [
+            (OK_STATUS, 1042), (OK_STATUS, 1043)
+        ]  # fmt: skip
+        ring = s.pdo.frontend.queues[0].transmitter
+        assert ring is not None
+        assert ring.slots.free == ring.granter.held  # every page that it has
