@@ -26,6 +26,7 @@ from tests.back.netfront import (
     slot,
 )
 from xenpv import Vif
+from xenpv.abi.gnttab import GNTMAP
 from xenpv.abi.xenbus import XenbusState
 from xenpv.back.netback import Netback
 from xenpv.back.nettx import TxQueue
@@ -33,7 +34,7 @@ from xenpv.back.txpages import copied_bytes
 from xenpv.back.txrules import LINUX_ZEROCOPY_TX, TxRules
 from xenpv.host.network import Frame
 from xenpv.testing.checkers import check_all
-from xenpv.testing.raw_world import world_raw
+from xenpv.testing.raw_world import RawWorld, world_raw
 
 BAD_REF = 4000
 
@@ -159,7 +160,7 @@ def test_a_page_is_mapped_read_only(net: Net, slow: SlowPort) -> None:
     writable = net.world.guest.domain.gnttab.pinned()
     assert writable == 4
     mappings = net.back.domain.gnttab.maptrack.values()
-    assert sum(bool(one.flags & 4) for one in mappings) == 1  # GNTMAP_readonly
+    assert sum(bool(one.flags & GNTMAP.readonly) for one in mappings) == 1
     slow.let_go(net, 0)
 
 
@@ -380,3 +381,28 @@ def test_another_vifs_backlog_holds_the_senders_pages(end: str) -> None:
         assert net.sink.data == [data]
         assert len(net.received()) == (end == "delivered")
         assert sender.nets[0].statistics.sent_frames == 1
+
+
+@pytest.mark.parametrize("end", ["destroyed", "rebound"])
+def test_pages_of_a_sender_that_is_no_more_are_let_go(end: str) -> None:
+    with world_raw(seed=5) as world:
+        xen = world.platform
+        sender = xen.create(name="a", vifs=[Vif(profile="linux-zerocopy")]).start()
+        sender.nets[0].send(PEER_MAC + sender.nets[0].mac + b"\x88\xb5" + frame(1000))
+        xen.advance(0.001)
+        domid = sender.domid
+        assert mapped_read_only(world) == 1
+        if end == "destroyed":
+            sender.destroy()
+            world.platform.advance(0.001)
+            assert domid not in xen.hypervisor.domains
+        else:
+            xen.backends.rebind("vif", domid, 0)
+        assert mapped_read_only(world) == 0
+        world.run()  # the frame expires in the other vif's backlog
+        check_all(xen)
+
+
+def mapped_read_only(world: RawWorld) -> int:
+    mappings = world.platform.dom0.gnttab.maptrack.values()
+    return sum(bool(one.flags & GNTMAP.readonly) for one in mappings)
