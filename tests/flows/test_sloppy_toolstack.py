@@ -78,6 +78,25 @@ def test_keys_in_any_order_make_a_device(personality: str, kind: str, data: st.D
         assert leaks(before, take_census(xen)) == []
 
 
+@both
+@of_each_kind
+@pytest.mark.parametrize("last", ["online", "state", "hotplug-status", "frontend", "script", "mac"])
+def test_a_key_of_the_backend_that_comes_last_while_everybody_looks_makes_a_device(
+    personality: str, kind: str, last: str
+) -> None:
+    made = device(kind)
+    places = {"hotplug-status": -1, "online": 1, last: 2}  # the script was quick
+    order = sorted(ops(made), key=lambda op: places.get(op[1], 0) if op[0] == "B" else 0)
+    with Platform(seed=3) as xen:
+        guest = make(xen, personality)
+        sloppy = Sloppy(xen, made)
+        for op in order:
+            sloppy.write(op)
+            xen.run()
+        settle(xen)
+        assert connected(guest, made)
+
+
 steps = st.one_of(
     st.tuples(st.just("write"), st.integers(0, 30)),
     st.tuples(st.just("write"), st.integers(0, 30)),

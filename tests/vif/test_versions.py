@@ -144,6 +144,30 @@ def test_of_a_packet_that_was_not_sent_only_the_status_counts() -> None:
         assert (done.type, done.status, done.packet_length, done.payload_length) == (0, 3, 0, 0)
 
 
+def test_of_a_packet_that_the_backend_refused_too() -> None:
+    with scene() as s:
+        vif, calls = taken(s, 10)
+        vif.TransmitterQueuePacket(frame(200), 0, 200, cookie="refused")
+        s.back.answer_tx(*((one[3], -1) for one in s.back.sent()))
+        s.run()
+        done = calls.of(0)[0][0].completion
+        assert (done.type, done.status, done.packet_length, done.payload_length) == (0, 4, 0, 0)
+
+
+def test_a_key_of_the_link_that_says_the_same_is_no_change() -> None:
+    with scene() as s:
+        _, calls = taken(s, 10)
+        path = f"/local/domain/{s.guest.domid}/device/vif/0/disconnect"
+        told = []
+        for value in ("0", "0", "1", "10", "0", "2"):
+            s.xen.toolstack.xs.write(path, value)
+            s.xen.toolstack.xs.set_permissions(path, ["n0", f"r{s.guest.domid}"])
+            s.run()
+            told.append(len(calls.of(2)))
+        assert [one - told[0] for one in told] == [0, 0, 1, 1, 2, 2]
+        assert told[0] == 1, "of Enable"
+
+
 @pytest.mark.parametrize("version", [8, 9, 10])
 def test_packets_come_up_one_by_one_with_more_but_for_the_last(version: int) -> None:
     with scene() as s:
