@@ -34,6 +34,7 @@ __all__ = ["Adapter", "AdapterState", "AdapterStatistics", "Link", "Receiver", "
 RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
 ETHERNET_HEADER: Final = 14
 LINKS_MAX: Final = 64
+RESOURCES: Final = int(ReceiveFlags.RESOURCES)
 
 
 class AdapterState(enum.Enum):
@@ -271,7 +272,7 @@ class Adapter:
         LocalProtocolError: one of them is not outstanding; then none is returned.
         """
         once = len({id(one) for one in lists}) == len(lists)
-        if not once or any(one.flags & ReceiveFlags.RESOURCES or not one.pending for one in lists):
+        if not once or any(one.flags & RESOURCES or not one.pending for one in lists):
             raise LocalProtocolError("a list that is not outstanding was returned")
         self._give_back(lists)
 

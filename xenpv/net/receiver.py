@@ -25,7 +25,7 @@ _RESULT: Final[Mapping[int, int]] = {
 
 def checksum_result(flags: int) -> int:
     """Bits of ChecksumResult for those of Checksum: what was not validated is left out."""
-    return sum(result for bit, result in _RESULT.items() if flags & bit)
+    return int(sum(result for bit, result in _RESULT.items() if flags & bit))
 
 
 _RESULTS: Final = tuple(checksum_result(flags) for flags in range(1 << len(Checksum)))
