@@ -92,7 +92,7 @@ SAID: dict[str, tuple[bytes, int, int, int]] = {
     "IPv4 with options": (ether(IP(dst="10.0.0.1", options=[IPOption_NOP()] * 8) / UDP() / DATA), 0, ALL_SUMS, IP_OK | UDP_OK),
     "a tag before it": (ether(V4 / TCP() / DATA, tci=5), 0, ALL_SUMS, IP_OK | TCP_OK),
     "padded to 60 bytes": (ether(V4 / UDP() / b"x").ljust(60, b"\xee"), 0, ALL_SUMS, IP_OK | UDP_OK),
-    "UDP shorter than its packet": (ether(V4 / UDP(len=18, chksum=0) / DATA), 0, ALL_SUMS, IP_OK | UDP_OK),
+    "UDP shorter than its packet": (ether(IP(src="10.0.0.2", dst="10.0.0.1", proto=17) / Raw(bytes(V4 / UDP() / payload(10))[20:] + b"\xee" * 90)), 0, ALL_SUMS, IP_OK | UDP_OK),
     "extension headers of IPv6": (ether(V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(segleft=0) / IPv6ExtHdrDestOpt() / TCP() / DATA), 0, ALL_SUMS, TCP_OK),
     "an authentication header": (ether(IPv6(src="fd00::2", dst="fd00::1", nh=51) / Raw(bytes((6, 4)) + bytes(22)) / bytes(V6 / TCP() / DATA)[40:]), 0, ALL_SUMS, TCP_OK),
 }  # fmt: skip
