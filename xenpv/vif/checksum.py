@@ -51,7 +51,7 @@ def pseudo_header_sum(packet: bytes | bytearray, info: PacketInfo) -> int:
     else:
         addresses = packet[at + 8 : at + 40]
         length = packet[at + 4] << 8 | packet[at + 5]
-    return ones_sum(addresses, max(0, length - info.ip_options.length) + protocol)
+    return ones_sum(bytes(addresses), max(0, length - info.ip_options.length) + protocol)
 
 
 def transport_sum(packet: bytes | bytearray, info: PacketInfo) -> int:

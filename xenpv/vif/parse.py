@@ -37,6 +37,9 @@ UDP_HEADER: Final = 8
 NOTHING: Final = PacketInfo()
 
 # Of packets whose sums nobody looked at.
+_TAGGED: Final = int(Traits.TAGGED)
+_LLC_SNAP: Final = int(Traits.LLC_SNAP)
+_IPV6_TRAITS: Final = int(Traits.IPV6)
 _IPV4_TRAITS: Final = int(Traits.IPV4) | Checksum.IP_NOT_VALIDATED << CHECKSUM_SHIFT
 _TCP_TRAITS: Final = int(Traits.TCP) | Checksum.TCP_NOT_VALIDATED << CHECKSUM_SHIFT
 _UDP_TRAITS: Final = int(Traits.UDP) | Checksum.UDP_NOT_VALIDATED << CHECKSUM_SHIFT
@@ -74,20 +77,20 @@ def header_length(frame: bytes) -> int:
     return headers_of(frame) & LENGTH_MASK
 
 
-def traits_of(frame: bytes, info: PacketInfo) -> int:
+def traits_of(frame: bytes | bytearray, info: PacketInfo) -> int:
     """What statistics count of a packet with these headers, no sum of which was looked at."""
     traits = 0
     if info.ethernet.length > ETHERNET:
-        traits |= Traits.TAGGED
+        traits |= _TAGGED
     if info.llc.length:
-        traits |= Traits.LLC_SNAP
+        traits |= _LLC_SNAP
     if info.ip.length:
-        traits |= _IPV4_TRAITS if frame[info.ip.offset] >> 4 == 4 else int(Traits.IPV6)
+        traits |= _IPV4_TRAITS if frame[info.ip.offset] >> 4 == 4 else _IPV6_TRAITS
     if info.tcp.length:
         traits |= _TCP_TRAITS
     if info.udp.length:
         traits |= _UDP_TRAITS
-    return int(traits)
+    return traits
 
 
 def parse(frame: bytes) -> tuple[PacketInfo, bool]:
@@ -207,7 +210,8 @@ def _transport(frame: bytes, info: PacketInfo, protocol: int) -> tuple[PacketInf
     if protocol == UDP:
         if not _fits(frame, at + UDP_HEADER):
             return info, False
-        return info._replace(length=at + UDP_HEADER, udp=Header(at, UDP_HEADER)), True
+        udp = Header(at, UDP_HEADER)
+        return PacketInfo(at + UDP_HEADER, *info[1:6], NO_HEADER, NO_HEADER, udp), True
     if protocol != TCP:
         return info, True
     if len(frame) < at + TCP_HEADER:
@@ -216,8 +220,6 @@ def _transport(frame: bytes, info: PacketInfo, protocol: int) -> tuple[PacketInf
     if length < TCP_HEADER or not _fits(frame, at + length):
         return info, False
     options = length - TCP_HEADER
-    return info._replace(
-        length=at + length,
-        tcp=Header(at, TCP_HEADER),
-        tcp_options=Header(at + TCP_HEADER, options) if options else NO_HEADER,
-    ), True
+    tcp = Header(at, TCP_HEADER)
+    tcp_options = Header(at + TCP_HEADER, options) if options else NO_HEADER
+    return PacketInfo(at + length, *info[1:6], tcp, tcp_options), True

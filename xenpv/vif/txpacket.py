@@ -75,7 +75,7 @@ class Rules:
 
     frame_max: int  # of a packet that is not large
     linear: bool = False  # the backend takes one slot a packet, and no extras
-    offered: int = 0  # Offload: what the backend does for us
+    offered: int = attrs.field(default=0, converter=int)  # Offload: what the backend does for us
     hashes: bool = False  # HASH extras may be sent
     validate: bool = False  # look at sums that are not offloaded (ValidateChecksums)
     always_copy: bool = False  # payload goes through pages of the driver (AlwaysCopy)
@@ -107,7 +107,7 @@ def prepare(packet: TransmitterPacket, rules: Rules) -> Prepared | None:
     info, _ = parse(packet.data)
     if not info.length or size > PACKET_MAX:
         return None
-    offload = packet.offload
+    offload = int(packet.offload)
     data = bytearray(packet.data)
     if offload & TAG_MANIPULATION:
         data[12:12] = VLAN + (packet.tci & 0xFFFF).to_bytes(2, "big")
@@ -145,7 +145,7 @@ def _moved(info: PacketInfo) -> PacketInfo:
 
 def _is_large(packet: TransmitterPacket, info: PacketInfo, version: int) -> bool:
     """Whether it is the whole TCP packet that the driver above says it is."""
-    asked = packet.offload & LARGE
+    asked = int(packet.offload) & LARGE
     return bool(info.tcp.length) and asked == LARGE_OF.get(version) and 0 < packet.mss <= 0xFFFF
 
 
@@ -162,7 +162,7 @@ def _sums(
 ) -> tuple[int, int]:
     """Write the sums that are asked for; flags of the first request, and the packet's traits."""
     flags = 0
-    traits = traits_of(bytes(data), info)
+    traits = traits_of(data, info)
     seen = 0
     if version == 4:
         at = info.ip.offset + CHECKSUM_IPV4
