@@ -14,7 +14,7 @@ from xenpv.guest import Guest
 from xenpv.host.network import Frame
 from xenpv.net.nbl import NetBufferList
 from xenpv.net.oid import Oid
-from xenpv.vif.interface import HashAlgorithm, HashType, PacketHash
+from xenpv.vif.interface import NTSTATUS, HashAlgorithm, HashType, PacketHash
 
 MAC = bytes.fromhex("00163e000001")
 CPUS = (2, 0, 3, 1, 1)
@@ -119,3 +119,37 @@ def test_packet_sent_with_a_hash_goes_by_the_mapping(world: World) -> None:
         frames.append(world.sink.frames[-1])
     assert [frame.queue for frame in frames] == [0, 1, 2, 3, 3]
     assert [frame.hash for frame in frames] == [(1, value) for value in range(5)]
+
+
+@pytest.mark.parametrize(("queues", "mapping"), [(4, (0, 1, 2, 3, 3)), (2, (0, 1, 0, 1, 1))])
+def test_hash_goes_with_a_migration_also_to_fewer_queues(
+    queues: int, mapping: tuple[int, ...]
+) -> None:
+    with (
+        Platform(seed=5, dom0_vcpus=4) as here,
+        Platform(loop=here.loop, dom0_vcpus=queues) as there,
+    ):
+        guest = here.create(name="g", vifs=[Vif(mac="00:16:3e:00:00:01")], vcpus=4).start()
+        guest.nets[0].set(Oid.GEN_RECEIVE_SCALE_PARAMETERS, scale(KEY, CPUS))
+        new = guest.migrate(there)
+        assert new.nets[0].link_up
+        device = there.backends.device("vif", new.domid, 0)
+        assert device is not None
+        configured = device.driver.hash  # type: ignore[attr-defined]
+        assert (configured.algorithm, configured.types, configured.key) == (1, 0xF, KEY)
+        assert configured.mapping == mapping
+
+
+def test_request_that_is_under_way_is_cancelled_by_a_suspend() -> None:
+    with Platform(seed=5, dom0_vcpus=4) as xen:
+        guest = xen.create(name="g", vifs=[Vif()], vcpus=4).start()
+        nic = guest.nets[0]
+        nic._vif.receiver_set_hash_algorithm(HashAlgorithm.NONE)
+        request = nic._vif.receiver_set_hash_algorithm(HashAlgorithm.TOEPLITZ)
+        request = nic._vif.receiver_update_hash_parameters(0b110, KEY)
+        vif = guest._vif
+        assert vif is not None
+        vif.pdos[0].frontend.resume()
+        assert request.status is NTSTATUS.CANCELLED
+        xen.run()
+        assert nic.link_up
