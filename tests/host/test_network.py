@@ -98,6 +98,20 @@ def test_learnt_destination_gets_the_frame_alone(bridge, stations):
     assert (bridge.forwarded, bridge.flooded, bridge.dropped) == (1, 1, 0)
 
 
+def test_frames_of_one_batch_to_one_station_have_each_its_source_looked_at(bridge, stations):
+    one, two, three = stations
+    bridge.transmit(two, [frame(mac(9), mac(2))], 0)
+    group = bytes((1, 0, 0, 0, 0, 1))
+    sent = [frame(mac(2), source) for source in (mac(1), mac(1), mac(7), group, mac(1))]
+    bridge.transmit(one, sent, 0)
+    assert two.frames == [*sent[:3], sent[4]]
+    assert len(three.frames) == 1
+    assert [entry.mac for entry in bridge.fdb(0) if entry.port == "vif1.0"] == [mac(1), mac(7)]
+    assert bridge.dropped == 1
+    bridge.transmit(two, [frame(mac(7), mac(2))], 0)
+    assert len(one.frames) == 2
+
+
 @pytest.mark.parametrize("group", [BROADCAST, bytes.fromhex("3333ff000001")])
 def test_group_destination_is_flooded_though_a_station_used_it_as_source(bridge, stations, group):
     one, two, three = stations

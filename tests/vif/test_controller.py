@@ -186,10 +186,22 @@ def test_backend_that_does_not_tell_its_types_still_hashes() -> None:
             vif(s).receiver_query_hash_capabilities()
 
 
-def test_silent_backend_is_told_every_100_ms_for_5_s() -> None:
+def test_silent_backend_is_told_every_100_ms_for_5_s(monkeypatch: pytest.MonkeyPatch) -> None:
     with hashing() as s:
         s.back.replies = None
         start = s.xen.loop.now
+        controller = hash_of(s).controller
+        assert controller is not None
+        assert controller._poller is not None
+        told: list[int] = []
+        evtchn = s.pdo.frontend.bus.evtchn
+        port, send = controller._poller.port, evtchn._send
+
+        def count(at: int) -> None:
+            told.append(s.xen.loop.now - start) if at == port else None
+            send(at)
+
+        monkeypatch.setattr(evtchn, "_send", count)
         request = vif(s).receiver_set_hash_algorithm(TOEPLITZ)
         assert request.status is NTSTATUS.PENDING
         for _ in range(49):
@@ -198,6 +210,7 @@ def test_silent_backend_is_told_every_100_ms_for_5_s() -> None:
         s.xen.loop.advance(100 * NS_PER_MS)
         assert request.status is NTSTATUS.TRANSACTION_TIMED_OUT
         assert s.xen.loop.now - start == 5 * NS_PER_S
+        assert told == [at * 100 * NS_PER_MS for at in range(50)]
         assert hash_of(s).settings == HashSettings()
         assert s.nic.link_up
 
