@@ -471,3 +471,12 @@ def test_whatever_the_backend_says_each_call_ends_once(
         frontend = s.pdo.frontend
         frontend.close()
         s.xen.run()
+
+
+def test_dump_tells_of_the_ring_and_of_what_is_hashed() -> None:
+    with hashing() as s:
+        ask(s, TOEPLITZ)
+        s.back.replies = None
+        vif(s).receiver_set_hash_algorithm(NONE)
+        lines = [line.split("device/vif/0: ", 1)[-1] for line in s.guest.dump().splitlines()]
+        assert "ctrl: WAITING, hash TOEPLITZ, types 0x0" in lines

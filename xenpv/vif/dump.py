@@ -8,6 +8,7 @@ from xenpv.bus.dump import handshake_lines, ring_lines
 from xenpv.vif.frontend import Frontend
 from xenpv.vif.granter import Granter
 from xenpv.vif.queue import Queue
+from xenpv.vif.receivehash import ReceiveHash
 
 
 def frontend_lines(frontend: Frontend, crashing: bool) -> Iterator[str]:
@@ -25,6 +26,7 @@ def _lines(frontend: Frontend, crashing: bool) -> Iterator[str]:
     yield from handshake_lines(frontend.handshake)
     for queue in frontend.queues:
         yield from queue_lines(queue, crashing)
+    yield from hash_lines(frontend.receive_hash, crashing)
     if frontend.quarantined:
         yield f"{len(frontend.quarantined)} pages are still mapped by the backend"
 
@@ -43,6 +45,16 @@ def queue_lines(queue: Queue, crashing: bool) -> Iterator[str]:
     if rx is not None:
         yield from ring_lines(f"queue {queue.index} rx", rx.ring, crashing, posted=True)
         yield f"queue {queue.index} rx: {_grants(rx.granter)}"
+
+
+def hash_lines(receive_hash: ReceiveHash, crashing: bool) -> Iterator[str]:
+    """Lines of the control ring, and of what is asked for over it."""
+    controller, settings = receive_hash.controller, receive_hash.settings
+    if controller is None:
+        return
+    yield from ring_lines("ctrl", controller.ring, crashing)
+    hashed = f"hash {settings.algorithm.name}, types {settings.types:#x}"
+    yield f"ctrl: {controller.state.name}, {hashed}"
 
 
 def _grants(granter: Granter) -> str:
