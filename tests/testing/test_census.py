@@ -39,15 +39,15 @@ def test_what_a_guest_of_known_devices_holds() -> None:
     with Platform(seed=3) as xen:
         started(xen)
         mine = take_census(xen).of("web")
-        # Ring pages of the disk and of both queues of the interface, 256 buffers to receive
+        # Ring pages of the disk and of the interface, which has three, 256 buffers to receive
         # into, the console's page and the store's.
-        assert mine.counts["web", "grant", "to dom0"] == 1 + 2 + 256 + 1 + 1 + 1
-        assert mine.counts["dom0", "map", "of ~web"] == 6
-        assert mine.counts["dom0", "port", "interdomain with ~web"] == 5
+        assert mine.counts["web", "grant", "to dom0"] == 1 + 3 + 256 + 1 + 1 + 1
+        assert mine.counts["dom0", "map", "of ~web"] == 7
+        assert mine.counts["dom0", "port", "interdomain with ~web"] == 6
         assert mine.counts["dom0", "backend", "vif ~web 0"] == 1
         assert mine.counts["kernel", "watch", "/local/domain/~web/device/vif/0/state"] == 1
         assert mine.counts["store", "node", "/libxl/~web/device/vbd/51712/params"] == 1
-        assert mine.total("web", "watch") == 10
+        assert mine.total("web", "watch") == 12
         assert mine.total("toolstack", "domain") == 1
         assert ("dom0", "task", "upcall0") not in mine.counts
 
@@ -75,9 +75,9 @@ LOST: list[tuple[Callable[[Platform, Guest], object], list[str]]] = [
     (
         _map_forever,
         [
-            "dom0: map of ~web: 7, was 6",
-            "dom0: page in holes: 7, was 6",
-            "web: grant to dom0: 263, was 262",
+            "dom0: map of ~web: 8, was 7",
+            "dom0: page in holes: 8, was 7",
+            "web: grant to dom0: 264, was 263",
         ],
     ),
     (_transaction, ["web: transaction open: 1, was 0"]),

@@ -135,9 +135,10 @@ def pause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
     one.state = State.PAUSED
 
 
-def unpause(_life: Lifecycle, one: Tenant, _draw: int) -> None:
+def unpause(life: Lifecycle, one: Tenant, draw: int) -> None:
     one.guest.unpause()
     one.state = State.RUNNING
+    boot_for_nics(life, one, draw)
 
 
 def crash(life: Lifecycle, one: Tenant, draw: int) -> None:
@@ -159,9 +160,22 @@ def attach_disk(life: Lifecycle, one: Tenant, _draw: int) -> None:
     one.disks[one.guest.attach(Disk(name))] = traffic
 
 
-def attach_vif(life: Lifecycle, one: Tenant, _draw: int) -> None:
+def attach_vif(life: Lifecycle, one: Tenant, draw: int) -> None:
     mac = life.mac()
-    life.station(one, one.guest.attach(Vif(mac=mac)), mac)
+    devid = one.guest.attach(Vif(mac=mac))
+    life.station(one, devid, mac)
+    boot_for_nics(life, one, draw)
+
+
+def boot_for_nics(life: Lifecycle, one: Tenant, draw: int) -> None:
+    """A reboot, if Windows needs one: the last interface's removal took back the request to
+    unplug emulated NICs, and where it has booted since XenVif starts none before the next boot.
+    """
+    one.platform.run()
+    if one.personality == "windows" and one.awake:
+        have = [each.number for each in one.guest.nets]
+        if any(devid not in have for devid in one.stations):
+            reboot(life, one, draw)
 
 
 def detach_disk(_life: Lifecycle, one: Tenant, draw: int) -> None:
@@ -301,9 +315,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "shutdown": Command(shutdown, weight=2),
     "reboot": Command(reboot),
     "pause": Command(pause, disturbs=False),
-    "unpause": Command(unpause, _paused, disturbs=False),
+    "unpause": Command(unpause, _paused),
     "attach-disk": Command(attach_disk, _has_room, disturbs=False),
-    "attach-vif": Command(attach_vif, _has_room, disturbs=False),
+    "attach-vif": Command(attach_vif, _has_room),
     "detach-disk": Command(detach_disk, _has_disk),
     "detach-vif": Command(detach_vif, _has_vif),
     "rebind": Command(rebind, _has_device),
