@@ -12,6 +12,7 @@ from xenpv import Guest, Platform, ToolstackError, Vif
 from xenpv.bus import inf
 from xenpv.bus.ntstatus import NTSTATUS
 from xenpv.bus.registry import Registry, Value
+from xenpv.host import hardware
 from xenpv.vif import identity
 from xenpv.vif.stack import configuration_key
 
@@ -200,3 +201,13 @@ def test_nothing_is_restored_where_nothing_was_saved() -> None:
         guest = start(xen, inf.installed())
         assert saved(guest) == {}
         assert guest.registry.dword(configuration_key(0), "HasSettings", 7) == 7
+
+
+def test_where_no_card_is_on_the_bus_none_has_to_be_unplugged() -> None:
+    registry = inf.installed()
+    registry.set(inf.UNPLUG, "NICS", 0)
+    with Platform() as xen:
+        guest = xen.create(
+            name="w", vifs=[Vif()], registry=registry, hardware=(hardware.platform_device(),)
+        ).start()
+        assert guest.nets[0].link_up

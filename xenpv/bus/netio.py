@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import attrs
 
-from xenpv.abi.pci import CLASS_ETHERNET
+from xenpv.abi.pci import CLASS_ETHERNET, PciFunction
 
 if TYPE_CHECKING:
     from xenpv.bus.xenbus import XenBus
@@ -44,14 +44,19 @@ def guid(text: str) -> str:
     return f"{{{str(uuid5(NAME_SPACE, text)).upper()}}}"
 
 
+def cards(bus: XenBus) -> list[PciFunction]:
+    """Network cards on the PCI bus, emulated or passed through."""
+    functions = bus.domain.ioport.functions()
+    return [one for one in functions if one.class_code == CLASS_ETHERNET]
+
+
 def interfaces(bus: XenBus) -> Iterator[InterfaceRow]:
     """Emulated and passed-through cards in the order of the bus, as far as they have a driver."""
-    functions = bus.domain.ioport.functions()
-    cards = [one for one in functions if one.class_code == CLASS_ETHERNET]
-    if not cards or bus.stack is None:
+    found = cards(bus)
+    if not found or bus.stack is None:
         return
     started = {node.instance_id for node in bus.stack.tree.walk() if node.started}
-    for card in cards:
+    for card in found:
         if len(card.mac) != MAC_SIZE:
             continue
         place = f"{card.devfn:02X}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from xenpv.bus.netio import interfaces
+from xenpv.bus.netio import cards, interfaces
 from xenpv.bus.ntstatus import NTSTATUS, NtStatusError
 from xenpv.bus.unplug import UnplugType
 from xenpv.vif import settings
@@ -35,7 +35,8 @@ def check_start(bus: XenBus, number: int, address: bytes) -> None:
             settings.save(bus.registry, number, row)
             reason = f"{row.alias} has its address"
             break
-    if not reason and not unplug.is_requested(UnplugType.NICS):
+    # (The driver asks for a reboot also where no card is there, as after all of them went.)
+    if not reason and not unplug.is_requested(UnplugType.NICS) and cards(bus):
         reason = "emulated cards were not unplugged at this boot"
     if reason:
         bus.request_unplug(UnplugType.NICS, make=True)
