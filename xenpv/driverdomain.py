@@ -26,7 +26,7 @@ from xenpv.host.network import Bridge, Frame, Network
 from xenpv.host.offload import blank_checksum, finish_checksum, segment
 from xenpv.host.scripts import Scripts
 from xenpv.net.adapter import Adapter
-from xenpv.net.nbl import NetBufferList, ReceiveFlags
+from xenpv.net.nbl import RESOURCES, NetBufferList
 from xenpv.net.ndis import U32, NdisStatus
 from xenpv.net.oid import Oid
 from xenpv.net.packetfilter import PacketFilter
@@ -177,7 +177,7 @@ class Arrivals:
     def receive_lists(self, lists: Sequence[NetBufferList]) -> None:
         """Frames are copied into the bridge: lists go back at once."""
         self._uplink.arrived(lists)
-        lent = [one for one in lists if not one.flags & ReceiveFlags.RESOURCES]
+        lent = [one for one in lists if not one.flags & RESOURCES]
         self._uplink.adapter.return_lists(lent)
 
     def sent_lists(self, lists: Sequence[NetBufferList]) -> None:

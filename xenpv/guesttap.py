@@ -12,7 +12,7 @@ from xenpv.host.network import Frame
 from xenpv.host.offload import finish_checksum, segment
 from xenpv.host.packet import parse_headers
 from xenpv.host.tap import Device, Tap, TapEnd
-from xenpv.net.nbl import NetBufferList, ReceiveFlags
+from xenpv.net.nbl import RESOURCES, NetBufferList
 from xenpv.net.ndis import U32, NdisStatus
 from xenpv.net.oid import Oid
 from xenpv.net.packetfilter import DEFAULT_FILTER, PacketFilter
@@ -131,7 +131,7 @@ class GuestTap:
         """What the guest's adapter received."""
         self.end.give([frame_of(one) for one in lists])
         adapter = self._adapter
-        lent = [one for one in lists if not one.flags & ReceiveFlags.RESOURCES]
+        lent = [one for one in lists if not one.flags & RESOURCES]
         if adapter is not None and lent:
             adapter.return_lists(lent)
 

@@ -17,7 +17,7 @@ from xenpv.net import packetfilter, setinformation, statistics
 from xenpv.net.attributes import LINK_SPEED, Attributes, attributes
 from xenpv.net.context import AdapterContext
 from xenpv.net.link import Indication, Link
-from xenpv.net.nbl import ListReceiver, ListSender, NetBufferList, ReceiveFlags
+from xenpv.net.nbl import RESOURCES, ListReceiver, ListSender, NetBufferList
 from xenpv.net.ndis import U32, U32_MAX, NdisStatus, NdisVersion
 from xenpv.net.offload import OffloadConfiguration
 from xenpv.net.oid import OidAnswer, OidError, RequestType

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -44,6 +44,10 @@ class ReceiveFlags(enum.IntFlag):
 
     DISPATCH_LEVEL = 1 << 0
     RESOURCES = 1 << 1  # the list is the protocol's during the indication only
+
+
+# As a plain number, for what looks at every list.
+RESOURCES: Final = int(ReceiveFlags.RESOURCES)
 
 
 @attrs.define(eq=False)

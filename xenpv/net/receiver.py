@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from xenpv.net.nbl import ChecksumResult, NetBufferList, ReceiveFlags
+from xenpv.net.nbl import RESOURCES, ChecksumResult, NetBufferList, ReceiveFlags
 from xenpv.vif.interface import Checksum, ReceiverPacket
 
 OUTSTANDING_MAX: Final = 1024  # IN_NDIS_MAX: above, lists are given with RESOURCES
@@ -76,5 +76,5 @@ class Receiver:
         flags = int(ReceiveFlags.DISPATCH_LEVEL)
         scarce = self.outstanding > OUTSTANDING_MAX
         if scarce:
-            flags |= ReceiveFlags.RESOURCES
+            flags |= RESOURCES
         return [list_of(packet, flags) for packet in packets], scarce
