@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xenpv import cli
+from xenpv.host import packet
 from xenpv.host.journal import JournalTap, JournalWriter, Setup
 
 CONFIG = """\
@@ -141,6 +142,25 @@ def test_a_replay_has_seed_and_taps_of_its_journal_and_compares_the_digest(here,
     assert "  xenbr0=tap0, without headers: 1 frame (60 bytes) in, 0 (0 bytes) out, 1 lost" in out
     assert "    1 malformed" in out
     assert f"digest {digest} seed 3" in out
+
+
+@pytest.mark.parametrize(("with_tap", "answers"), [(True, 0), (False, 1)])
+def test_the_host_on_a_bridge_leaves_it_to_a_tap(here, capsys, with_tap, answers):
+    mac, ip = bytes.fromhex("00163e000001"), bytes([10, 0, 0, 9])
+    asks = packet.arp_request(mac, ip, bytes([10, 0, 0, 1]))
+    guest_tap = JournalTap("web.0", True, "tap1", False)
+    taps = (guest_tap, TAP) if with_tap else (guest_tap,)
+    journal(("step", 10**10), ("arrived", 0, [asks]), ("step", 10**11), taps=taps)
+    _, out, _ = outcome(capsys, "--replay", "j", "--json")
+    assert json.loads(out)["taps"][0]["frames_out"] == answers
+
+
+@pytest.mark.parametrize(("vcpus", "queues"), [("1", 1), ("3", 3), ("16", 4)])
+def test_netback_offers_a_queue_for_each_vcpu_of_dom0(here, capsys, vcpus, queues):
+    Path("web.cfg").write_text(CONFIG + "vcpus = 4\n")
+    status, out, _ = outcome(capsys, "--dom0-vcpus", vcpus, "--json")
+    (guest,) = json.loads(out)["guests"]
+    assert (status, [device["queues"] for device in guest["devices"]]) == (0, [queues] * 2)
 
 
 def test_a_journal_that_was_cut_short_is_no_proof(here, capsys):

@@ -64,8 +64,7 @@ class GuestTap:
 
     def renew(self) -> None:
         """Bind to the adapter of the moment."""
-        nets = () if self._dead else self.guest.nets
-        found = next((one for one in nets if one.number == self.number), None)
+        found = next((one for one in self.guest.nets if one.number == self.number), None)
         if found is not self._adapter:
             self.detach()
             self._adapter = found

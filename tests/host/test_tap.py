@@ -137,6 +137,7 @@ def test_what_the_kernel_is_asked_for(monkeypatch, tmp_path, mode, flags, asked)
     kernel.asked.clear()
     adopted = Tap.open(f"fd:{given}", mode)
     assert kernel.asked[1:] == asked
+    assert not os.get_blocking(given)
     assert (adopted.name, adopted.headed, adopted.descriptor) == ("tap7", opened.headed, given)
     adopted.close()
 

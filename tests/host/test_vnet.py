@@ -73,6 +73,7 @@ REFUSED = {
     "no frame": (header() + bytes(13), "a frame of 13 bytes"),
     "too long": (header() + bytes(65550), "a frame of 65550 bytes"),
     "sum behind the end": (header(1, start=50, offset=16) + TCP4, "checksum at 50\\+16"),
+    "sum half behind": (header(1, start=42, offset=16) + TCP4, "checksum at 42\\+16 of 59"),
     "sum far behind": (header(1, start=65535, offset=65535) + TCP4, "checksum at 65535\\+65535"),
     "ufo": (header(1, 3, 42, 1448, 34, 6) + UDP4, "gso_type 0x3"),
     "uso": (header(1, 5, 42, 1448, 34, 6) + UDP4, "gso_type 0x5"),
@@ -96,6 +97,11 @@ def test_a_sum_of_no_tcp_or_udp_is_finished_here():
     data = PING[:36] + b"\0\0" + PING[38:]
     frame = vnet.parse(header(1, start=34, offset=2) + data)
     assert frame == Frame(PING, data_validated=True)
+
+
+def test_a_sum_that_comes_out_as_zero_is_written_as_its_other_form():
+    data = bytes(12) + b"\x88\xb5" + b"\0\0" + b"\xff\xff"
+    assert vnet.parse(header(1, start=14, offset=0) + data).data[14:] == b"\xff" * 4
 
 
 def test_the_sum_of_an_inner_packet_is_finished_here():
