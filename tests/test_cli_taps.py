@@ -80,6 +80,10 @@ WRONG = {
     "seconds below 0": (["--for=-1"], "argument --for: expected seconds, as 10 or 0.5, not '-1'"),
     "endless": (["--for", "99999999"], "argument --for: expected seconds"),
     "journal of nothing": (["--journal", "j"], "--journal records what comes in: expected --tap"),
+    "journal over an input": (
+        ["--journal", "web.cfg", "--tap", "xenbr0=tap0"],
+        "web.cfg: the journal would overwrite it\n",
+    ),
     "replay and tap": (
         ["--replay", "j", "--tap", "xenbr0=tap0"],
         "--replay has all from its journal: leave --tap away\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,21 @@ def read(raw):
 
 def test_what_was_written_is_read():
     assert read(written()) == (SETUP, RECORDS)
+
+
+def test_a_disk_that_is_full_is_said_so():
+    with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(ConfigError) as caught:
+        JournalWriter(file, SETUP, "a.journal")
+    assert str(caught.value) == "a.journal: cannot write the journal: No space left on device"
+
+
+def test_half_a_record_is_an_error():
+    class Half(io.BytesIO):
+        def write(self, data):
+            return super().write(data[: len(data) // 2])
+
+    with pytest.raises(ConfigError, match="only a part was written"):
+        JournalWriter(Half(), SETUP)
 
 
 def test_the_format_is_this():

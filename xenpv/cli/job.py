@@ -84,9 +84,9 @@ class Job:
                 if disk.target not in self.files and disk.target not in inside:
                     self.files[disk.target] = HostFile(disk.target)
         with ExitStack() as stack:
-            self._service.open(stack)
             inputs = [file.path for file in self.files.values() if isinstance(file, HostFile)]
             inputs += [Path(config.positions[""].file) for config in self.configs]
+            self._service.open(stack, inputs)
             self._captures.open(stack, inputs)
             for target, file in self.files.items():
                 self.sha256[target] = file.sha256(self.progress)

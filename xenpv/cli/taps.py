@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -194,11 +195,18 @@ class Service:
         self._devices: list[tuple[TapOption, Tap | Played]] = []
         self._reader: JournalReader | None = None
         self._writer: JournalWriter | None = None
-        self._file: BinaryIO | None = None
+        self._file: RawIOBase | None = None
         self._expected: str | None = None
 
-    def open(self, stack: ExitStack) -> None:
-        """Everything that may fail by what the user gave. Raises ConfigError."""
+    def open(self, stack: ExitStack, inputs: Sequence[Path]) -> None:
+        """Everything that may fail by what the user gave. Raises ConfigError.
+
+        `inputs` are files that the journal must not be.
+        """
+        record = self.outside.record
+        there = record is not None and record.exists()
+        if record is not None and there and any(record.samefile(other) for other in inputs):
+            raise ConfigError("the journal would overwrite it", file=str(record))
         if self.outside.replay is not None:
             self._open_replay(stack, self.outside.replay)
             return
@@ -207,12 +215,12 @@ class Service:
             stack.callback(tap.close)
             self._devices.append((option, tap))
             self._say(f"{tap.name} is open, for {option.where}")
-        if self.outside.record is not None:
+        if record is not None:
             try:
-                self._file = stack.enter_context(self.outside.record.open("wb"))
+                self._file = stack.enter_context(record.open("wb", buffering=0))
             except OSError as error:
                 raise ConfigError(
-                    f"cannot write the journal: {error.strerror}", file=str(self.outside.record)
+                    f"cannot write the journal: {error.strerror}", file=str(record)
                 ) from None
 
     def _open_replay(self, stack: ExitStack, path: Path) -> None:
@@ -257,7 +265,7 @@ class Service:
             return
         if self._file is not None:
             self._writer = taps.journal = JournalWriter(
-                self._file, Setup(platform.seed, taps.described())
+                self._file, Setup(platform.seed, taps.described()), str(self.outside.record)
             )
         named = " ".join(f"{one.where}={one.end.name}" for one in taps.attached)
         seconds = self.outside.seconds

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from io import RawIOBase
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import attrs
@@ -73,12 +74,16 @@ Record = Step | Arrived | End
 
 
 class JournalWriter:
-    """Writes to `file`, which stays the caller's to close. Raises OSError as the file does."""
+    """Writes to `file`, unbuffered so that a killed run leaves all; it is the caller's to close.
 
-    def __init__(self, file: BinaryIO, setup: Setup) -> None:
+    Raises ConfigError where the file takes no more; `name` is what that calls it.
+    """
+
+    def __init__(self, file: BinaryIO | RawIOBase, setup: Setup, name: str = "") -> None:
         self._file = file
+        self._name = name
         document = {"seed": setup.seed, "taps": [attrs.asdict(tap) for tap in setup.taps]}
-        file.write(MAGIC + json.dumps(document).encode() + b"\n")
+        self._write(MAGIC + json.dumps(document).encode() + b"\n")
 
     def step(self, until_ns: int) -> None:
         self._record(_STEP, 0, _TIME.pack(until_ns))
@@ -89,10 +94,18 @@ class JournalWriter:
 
     def end(self, digest: str) -> None:
         self._record(_END, 0, digest.encode())
-        self._file.flush()
 
     def _record(self, kind: int, tap: int, payload: bytes) -> None:
-        self._file.write(_RECORD.pack(kind, tap, len(payload)) + payload)
+        self._write(_RECORD.pack(kind, tap, len(payload)) + payload)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._file.write(data) == len(data):
+                return
+            why = "only a part was written"
+        except OSError as error:
+            why = error.strerror or str(error)
+        raise ConfigError(f"cannot write the journal: {why}", file=self._name)
 
 
 class JournalReader:
