@@ -34,7 +34,6 @@ __all__ = ["Adapter", "AdapterState", "AdapterStatistics", "Link", "Receiver", "
 RECEIVED_MAX: Final = 4096  # frames kept; the oldest go first
 ETHERNET_HEADER: Final = 14
 LINKS_MAX: Final = 64
-RESOURCES: Final = int(ReceiveFlags.RESOURCES)
 
 
 class AdapterState(enum.Enum):
