@@ -370,10 +370,13 @@ static uint32_t net_front_abort(struct net_front *f, uint32_t status,
 
     for (uint32_t id = 0; id < FRONT_IDS; id++) {
         uint16_t owner = t->owner[id];
-        struct net_sent *packet = &t->packets[owner - 1];
+        struct net_sent *packet;
 
         t->owner[id] = 0;
-        if (!owner || owner == FRONT_OWN || --packet->left || !packet->kind)
+        if (!owner || owner == FRONT_OWN)
+            continue;
+        packet = &t->packets[owner - 1];
+        if (--packet->left || !packet->kind)
             continue;
         completions[done++] = (struct net_completion){
             packet->cookie, status, packet->kind, 0, 0, 0,
