@@ -124,11 +124,15 @@ def _row(result: Result) -> tuple[str, ...]:
         _number(result.value),
         bench.unit,
         "-" if result.limit is None else _number(result.limit),
-        "-" if result.ratio is None else f"{result.ratio:.2f}",
+        "-" if result.ratio is None else _ratio(result.ratio),
         goal,
         "yes" if result.met else "NO",
         bench.what + against,
     )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _number(value: float) -> str:

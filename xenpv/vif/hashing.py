@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
 
 from xenpv.vif.packet import HashAlgorithm, TransmitterPacket
 from xenpv.vif.parse import (
@@ -14,6 +16,8 @@ from xenpv.vif.parse import (
     UDP,
     VLAN,
 )
+
+FLOWS_MAX: Final = 4096  # whose hashes are kept
 
 
 def choose(
@@ -63,6 +67,12 @@ def flow_hash(frame: bytes) -> int:
         return 0
     if protocol in (TCP, UDP):
         key += frame[ports : ports + 4]
+    return _fold(key)
+
+
+@lru_cache(maxsize=FLOWS_MAX)
+def _fold(key: bytes) -> int:
+    """Of a flow's frames the hash is one and the same: it is looked up."""
     value = 0
     for byte in key:
         value = (value << 4) + byte & 0xFFFFFFFF
