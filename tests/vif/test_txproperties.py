@@ -218,6 +218,9 @@ class Play:
         if not self.s.broken:
             self.take()
             now, self.owed = self.owed[:count], self.owed[count:]
+            ring = self.s.back.tx
+            if ring is not None:  # junk may have taken an answer's place on it
+                now = now[: ring.in_flight]
             if now:
                 self.s.back.answer_tx(*now)
 
