@@ -377,7 +377,7 @@ def test_after_a_suspend_every_device_is_connected_again() -> None:
         ]  # fmt: skip
         assert owners["LATE"][:4] == ["XENBUS EVTCHN", "XENBUS STORE", "XENBUS CONSOLE", "XENBUS"]
         assert sorted(owners["LATE"][4:]) == [
-            "XENBUS", "XENBUS", "XENBUS", "XENIFACE", "XENVBD", "XENVIF", "xenagent",
+            "XENBUS", "XENBUS", "XENBUS", "XENIFACE", "XENNET", "XENVBD", "XENVIF", "xenagent",
         ]  # fmt: skip
         suspend(xen, guest)
         assert states["vbd"] == [5, 6, 1, 3, 4]
