@@ -386,7 +386,7 @@ def test_after_a_suspend_every_device_is_connected_again() -> None:
         assert guest.disks[0].read(0, 1) == bytes(range(256)) * 2
         assert guest.nets[0].link_up
         entries = xen.toolstack.xs.directory(f"/local/domain/{guest.domid}/drivers")
-        assert len(entries) == 4
+        assert len(entries) == 5
         for one in guest.created.devices:  # the watches are there again
             xen.toolstack.xs.write(f"{one.backend_path}/online", "0")
             xen.toolstack.xs.write(f"{one.backend_path}/state", "5")
