@@ -31,7 +31,7 @@ class PciFunction:
     subsystem_id: int = attrs.field(default=0, kw_only=True)
     devfn: int = attrs.field(default=0, kw_only=True)
     passed_through: bool = attrs.field(default=False, kw_only=True)
-    mac: bytes = attrs.field(default=b"", kw_only=True)
+    mac: bytes = attrs.field(default=b"", kw_only=True, eq=False)  # no part of what it is
 
 
 @attrs.frozen

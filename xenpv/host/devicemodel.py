@@ -193,8 +193,15 @@ class DeviceModel:
         self.blacklisted = self.blacklisted or found is not None
 
 
-@lru_cache(256)
 def _place(function: PciFunction, devfn: int) -> PciFunction:
+    """A card with an address is one guest's: it is not remembered."""
+    if function.mac:
+        return attrs.evolve(function, devfn=devfn)
+    return _placed(function, devfn)
+
+
+@lru_cache(256)
+def _placed(function: PciFunction, devfn: int) -> PciFunction:
     return attrs.evolve(function, devfn=devfn)
 
 

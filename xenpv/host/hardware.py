@@ -6,7 +6,7 @@ controller for those named sd, a network card for each vif, and the Xen platform
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -37,7 +37,6 @@ PLATFORM_IDS: Final = (0x0001, 0x0002)  # which have the unplug ports
 IDE_CONTROLLER: Final = PciFunction(0x8086, 0x7010, CLASS_IDE, devfn=1 << 3 | 1)
 FIRST_DEVFN: Final = 2 << 3  # of what is listed: the platform device stands first
 
-CARDS_MAX: Final = 256  # that are remembered
 _NICS: Final = {"rtl8139": (0x10EC, 0x8139), "e1000": (0x8086, 0x100E)}
 _NVMES: Final = {"intel": (0x8086, 0x5845), "redhat": (0x1B36, 0x0010)}  # QEMU before 6.0, since
 _QEMU: Final = (0x1AF4, 0x1100)  # subsystem of its devices
@@ -95,10 +94,14 @@ def nvme(model: str = "redhat") -> PciFunction:
     return _qemu(_NVMES[model], CLASS_NVME, revision=2)
 
 
-@lru_cache(CARDS_MAX)
 def nic(model: str = "rtl8139", mac: bytes = b"") -> PciFunction:
     """A network card: "rtl8139" or "e1000"; `mac` is its address of 6 bytes, if it matters."""
-    return attrs.evolve(_qemu(_NICS[model], CLASS_ETHERNET, revision=0x20), mac=mac)
+    return attrs.evolve(_nic(model), mac=mac) if mac else _nic(model)
+
+
+@cache
+def _nic(model: str) -> PciFunction:
+    return _qemu(_NICS[model], CLASS_ETHERNET, revision=0x20)
 
 
 def _qemu(ids: tuple[int, int], class_code: int, revision: int) -> PciFunction:
