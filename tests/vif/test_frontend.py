@@ -144,6 +144,27 @@ def test_linux_writes_queues_first_and_their_number_only_if_asked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("personality", "feature", "told"),
+    [
+        ("linux", "1", "0"),
+        ("linux", "0", None),
+        ("linux", None, None),
+        ("linux", "", None),
+        ("windows", "1", None),
+    ],
+)
+def test_linux_tells_a_backend_that_asks_that_it_needs_no_headroom(
+    personality: str, feature: str | None, told: str | None
+) -> None:
+    features = {} if feature is None else {"feature-xdp-headroom": feature}
+    with scene(personality, features) as s:
+        assert s.key("xdp-headroom") == told
+        s.back.send(frame(100))
+        s.run()
+        assert list(s.nic.received) == [frame(100)]
+
+
+@pytest.mark.parametrize(
     ("offered", "vcpus", "queues"),
     [(None, 4, 1), ("1", 4, 1), ("4", 2, 2), ("2", 8, 2), ("99", 16, 8)],
 )

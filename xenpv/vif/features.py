@@ -30,7 +30,13 @@ KEYS: Final = (
     "feature-ctrl-ring",
     "feature-dynamic-multicast-control",
 )
+XDP: Final = "feature-xdp-headroom"  # which netfront reads and XenVif does not
 LARGE_PACKET_MAX: Final = 65535 - 18 - 40 - 216 - 60  # bytes; 65,201, the smaller of IPv4's and 6's
+
+
+def wants_headroom(value: str | None) -> bool:
+    """Whether the backend wants to be told of headroom, by the value of XDP."""
+    return _is_number(value)
 
 
 @attrs.frozen(kw_only=True)

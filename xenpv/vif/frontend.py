@@ -402,6 +402,9 @@ class Frontend:
             queue.connect(self.mac.maximum_frame_size)
         if self.features.ctrl_ring:
             self.receive_hash.connect(self.handshake.backend_domid)
+        if not self._windows and features.wants_headroom(read([f"{backend}/{features.XDP}"])[0]):
+            # netfront says what it needs by itself, before all else.
+            self.bus.store.write(f"{self.path}/xdp-headroom", "0")
         keys.write(self.bus.store, self.path, self._keys())
 
     def _queue_count(self) -> int:
