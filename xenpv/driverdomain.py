@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from xenpv.back.blkback import Blkback, BlkbackFactory
+from xenpv.back.blkprofile import Settings
 from xenpv.back.netback import Netback, NetbackFactory
 from xenpv.back.netprofile import Profile
 from xenpv.back.ringstore import RingStore
@@ -190,11 +191,16 @@ class DriverDomain:
     """What a guest with `driver_domain` has beside others; it outlives its reboots.
 
     `images` and `network` are its root file system and its bridges. `backends` is there while
-    its kernel runs, and `daemon` beside it. `netback_of`: which netback an interface has, by the
-    guest's domid and devid.
+    its kernel runs, and `daemon` beside it. `netback_of`, `blkback_of`: which backend a device
+    has, by the guest's domid and devid.
     """
 
-    def __init__(self, netback_of: Callable[[int, int], Profile]) -> None:
+    def __init__(
+        self,
+        netback_of: Callable[[int, int], Profile],
+        blkback_of: Callable[[int, int], Settings],
+    ) -> None:
+        self.blkback_of = blkback_of
         self.netback_of = netback_of
         self.images = ImageProvider()
         self.network = Network()
@@ -237,7 +243,7 @@ class DriverDomain:
         bus.store.neighbour = client
         store = BackStore(domain, client, "backends")
         factories: dict[str, DriverFactory] = {
-            "vbd": BlkbackFactory(self.images),
+            **BlkbackFactory(self.images, self.blkback_of).by_directory(),
             "vif": NetbackFactory(self.network, self.netback_of),
         }
         try:

@@ -38,6 +38,7 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.back.blkprofile import Settings
     from xenpv.back.netprofile import Profile
     from xenpv.bus.registry import Registry
     from xenpv.host.diskspec import DiskSpec
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from xenpv.host.hardware import Hardware
     from xenpv.host.responder import Responder
     from xenpv.host.vifspec import VifSpec
+    from xenpv.vbd.parameters import Parameters as VbdParameters
 
 DOM0_PAGES: Final = 16_384
 # create_dom0 of Xen sets no limit of its own: 4,096 by the 2-level ABI, five for each guest with
@@ -58,12 +60,18 @@ class Disk:
 
     `vdev` None: the next free xvd name. `backend`: the driver domain that serves it, by name
     or domid; its images are what `image` is looked up in. Raises nothing here; `create` does.
+    `profile`: which blkback it has, linux, qemu, tapdisk or mirage; None: the platform's.
+    `units`: what that takes a sector to be (xenpv.back.blkunits); None: the profile's.
+    `latency_ns`: virtual time that each of its I/Os takes; 0: none.
     """
 
     image: str | Path | Image
     vdev: str | None = None
     readonly: bool = attrs.field(default=False, kw_only=True)
     backend: str | int | None = attrs.field(default=None, kw_only=True)
+    profile: str | None = attrs.field(default=None, kw_only=True)
+    units: str | None = attrs.field(default=None, kw_only=True)
+    latency_ns: int = attrs.field(default=0, kw_only=True)
 
 
 @attrs.frozen
@@ -109,6 +117,7 @@ class Platform:
     its chooser, and `run` of either lets both go on. `trusted`: modules of class drivers that are
     not xenpv's, of which a guest that is saved or restored here may have objects. `netback`: the
     profile of vifs that name none, linux, qemu or mirage; another raises LocalProtocolError.
+    `blkback`: that of disks that name none, linux, qemu, tapdisk or mirage.
     `dom0_vcpus`: as Xen's dom0_max_vcpus; netback offers that many queues, up to 8.
     """
 
@@ -121,15 +130,17 @@ class Platform:
         loop: Loop | None = None,
         trusted: Sequence[str] = (),
         netback: str = "linux",
+        blkback: str = "linux",
         dom0_vcpus: int = 1,
     ) -> None:
         self.seed = seed
         # `import xenpv` does not need the backends: a world does.
-        from xenpv.back import netprofile
+        from xenpv.back import blkprofile, netprofile
         from xenpv.back.blkback import BlkbackFactory
         from xenpv.back.netback import NetbackFactory
 
         self.netback = netprofile.profile(netback)
+        self.blkback = blkprofile.profile(blkback)
         self.trusted = tuple(trusted)
         self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
@@ -144,7 +155,7 @@ class Platform:
         self.images = ImageProvider()
         self.network = Network()
         drivers: dict[str, DriverFactory] = {
-            "vbd": BlkbackFactory(self.images),
+            **BlkbackFactory(self.images, self.blkback_of).by_directory(),
             "vif": NetbackFactory(self.network, self.netback_of),
         }
         kernel = BackStore(self.dom0, self.xenstored.connect_local("kernel"), "kernel")
@@ -200,6 +211,7 @@ class Platform:
         domid: Domid = None,
         driver_domain: bool = False,
         monitor: bool = False,
+        vbd: VbdParameters | None = None,
     ) -> Guest:
         """A guest, created and paused. Raises ConfigError, ToolstackError.
 
@@ -212,6 +224,7 @@ class Platform:
         named as the `backend` of others' devices; of the personality "linux" it serves them.
         `monitor`: somebody waits for its end, as `xl create` does unless it is told -e, and acts
         on it by on_poweroff, on_reboot, on_crash, on_watchdog and on_soft_reset.
+        `vbd`: how its block driver behaves (xenpv.vbd.parameters), kept in its registry.
         """
         # As the drivers: when the first guest is made.
         from xenpv.host.domainconfig import DomainConfig, Personality
@@ -229,7 +242,10 @@ class Platform:
             vifs=tuple(self.vif_spec(nic) for nic in vifs),
             driver_domain=driver_domain,
         )
-        return self.create_from(config, fifo=fifo, registry=registry, domid=domid, monitor=monitor)
+        guest = self.create_from(config, fifo=fifo, registry=registry, domid=domid, monitor=monitor)
+        if vbd is not None:
+            vbd.write(guest.registry)
+        return guest
 
     def spec(self, device: Disk | Vif, made: Created) -> DiskSpec | VifSpec:
         """What the toolstack makes of a device for a domain that is there."""
@@ -254,7 +270,20 @@ class Platform:
 
         backend = _backend(disk.backend)
         target = self._target(disk.image, self._images_of(backend))
-        return DiskSpec(target=target, vdev=vdev, readwrite=not disk.readonly, backend=backend)
+        if disk.profile is not None or disk.units is not None:
+            from xenpv.back import blkprofile, blkunits
+
+            blkprofile.profile(disk.profile or self.blkback.name)
+            blkunits.units(disk.units or self.blkback.units.name)
+        return DiskSpec(
+            target=target,
+            vdev=vdev,
+            readwrite=not disk.readonly,
+            backend=backend,
+            profile=disk.profile or "",
+            units=disk.units or "",
+            latency_ns=disk.latency_ns,
+        )
 
     def vif_spec(self, nic: Vif) -> VifSpec:
         """What the toolstack makes of a Vif; `mac` None: it makes one up."""
@@ -276,6 +305,18 @@ class Platform:
             vlan=checked_vlan(nic.vlan),
             profile=nic.profile or "",
         )
+
+    def blkback_of(self, domid: int, devid: int) -> Settings:
+        """What the backend of a domain's disk is to be."""
+        from xenpv.back.blkprofile import PROFILES, Settings
+        from xenpv.back.blkunits import UNITS
+
+        made = self.toolstack.created.get(domid)
+        for disk in made.config.disks if made is not None else ():
+            if disk.number == devid:
+                profile = PROFILES.get(disk.profile, self.blkback)
+                return Settings(profile, UNITS.get(disk.units, profile.units), disk.latency_ns)
+        return Settings(self.blkback, self.blkback.units)
 
     def netback_of(self, domid: int, devid: int) -> Profile:
         """Which netback an interface of a domain has."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.blkif import PROTOCOL_DEFAULT, PROTOCOLS, Abi
+from xenpv.back.blkprofile import PROFILES, Settings
 from xenpv.back.blkring import INDIRECT_SEGMENTS_MAX, BlkRing, Bounce, Vbd
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device, number_of
@@ -37,14 +38,26 @@ class Images(Protocol):
 
 
 class BlkbackFactory:
-    """Makes the driver of each vbd of one backend domain."""
+    """Makes the driver of each disk of one backend domain.
 
-    def __init__(self, images: Images) -> None:
+    `settings_of(frontend_domid, devid)` says which backend it is to be; None: Linux'.
+    """
+
+    def __init__(
+        self, images: Images, settings_of: Callable[[int, int], Settings] | None = None
+    ) -> None:
         self.images = images
         self.bounce = Bounce()
+        self._settings_of = settings_of
+
+    def by_directory(self) -> dict[str, BlkbackFactory]:
+        """It serves every directory under backend/ that a profile names."""
+        return dict.fromkeys((one.directory for one in PROFILES.values()), self)
 
     def __call__(self, device: Device) -> Blkback:
-        return Blkback(device, self.images, self.bounce)
+        of = self._settings_of
+        settings = Settings() if of is None else of(device.frontend_domid, device.devid)
+        return Blkback(device, self.images, self.bounce, settings)
 
 
 class Queue:
@@ -76,15 +89,17 @@ class Queue:
 class Blkback:
     """The driver of one device."""
 
-    __slots__ = ("_gone", "bounce", "device", "halted", "images", "queues", "vbd")
+    __slots__ = ("_gone", "bounce", "device", "halted", "images", "queues", "settings", "vbd")
 
     def __init__(
         self,
         device: Device,
         images: Images,
         bounce: Bounce,
+        settings: Settings,
     ) -> None:
         self.device = device
+        self.settings = settings
         self.images = images
         self.bounce = bounce
         self.vbd: Vbd | None = None

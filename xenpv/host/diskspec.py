@@ -50,6 +50,7 @@ class DiskSpec:
 
     `target` "": no medium. `backend` "": dom0. `backendtype` None: the toolstack chooses.
     `discard` None: as `readwrite`. `grant_usage` None: as `backend`. `vdev` is not checked.
+    `profile`, `units`, `latency_ns`: of xenpv, what its backend is to be; "": the platform's.
     """
 
     target: str = ""
@@ -66,6 +67,9 @@ class DiskSpec:
     specification: DiskSpecification = DiskSpecification.XEN
     trusted: bool = True
     grant_usage: bool | None = None
+    profile: str = ""
+    units: str = ""
+    latency_ns: int = 0
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     position: Position = attrs.field(default=NOWHERE, eq=False)
 

@@ -16,6 +16,7 @@ from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.errors import StoreError
 from xenpv.vbd.disk import Disk
+from xenpv.vbd.parameters import Parameters
 from xenpv.vbd.personality import PERSONALITIES, WINDOWS
 from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
 from xenpv.vbd.target import Target
@@ -69,6 +70,7 @@ class Vbd:
     def __init__(self, bus: XenBus) -> None:
         self.bus = bus
         self.personality = PERSONALITIES[bus.personality]
+        self.parameters: Parameters = Parameters.read(bus.registry)
         self.targets: dict[int, Target] = {}
         self._disks: dict[int, Disk] = {}
         self._started = False
