@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from xenpv.testing.access import Access, AccessLog, DoubleFetch
     from xenpv.testing.back_world import BackWorld, world_back
+    from xenpv.testing.blk_world import BlkWorld, world_blk
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
         CheckFailed,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from xenpv.testing.exploration import ExplorationFailed, Result, explore
     from xenpv.testing.explorer import Explorer
+    from xenpv.testing.linux_blk import LinuxBlk
     from xenpv.testing.linux_net import LinuxNet, NetWorld, world_net
     from xenpv.testing.raw_back import RawBlkBack, RawNetBack
     from xenpv.testing.raw_front import RawBlkFront, RawGuest, RawNetFront
@@ -43,6 +45,8 @@ _HOME: Final = {
     "ExplorationFailed": "exploration",
     "Explorer": "explorer",
     "KnownRing": "rings",
+    "BlkWorld": "blk_world",
+    "LinuxBlk": "linux_blk",
     "LinuxNet": "linux_net",
     "NetWorld": "linux_net",
     "RawBackSring": "sring",
@@ -70,6 +74,7 @@ _HOME: Final = {
     "run_schedule": "run",
     "take_census": "census",
     "world_back": "back_world",
+    "world_blk": "blk_world",
     "world_net": "linux_net",
     "world_raw": "raw_world",
 }
@@ -79,12 +84,14 @@ __all__ = [
     "AccessLog",
     "Action",
     "BackWorld",
+    "BlkWorld",
     "Census",
     "CheckFailed",
     "DoubleFetch",
     "ExplorationFailed",
     "Explorer",
     "KnownRing",
+    "LinuxBlk",
     "LinuxNet",
     "NetWorld",
     "RawBackSring",
@@ -113,6 +120,7 @@ __all__ = [
     "scenarios",
     "take_census",
     "world_back",
+    "world_blk",
     "world_net",
     "world_raw",
     "zoo",

@@ -81,14 +81,15 @@ class RawFront:
 
     kind = ""
 
-    def __init__(self, guest: RawGuest, devid: int) -> None:
+    def __init__(self, guest: RawGuest, devid: int, backend_kind: str = "") -> None:
+        self.backend_kind = backend_kind or self.kind
         self.guest = guest
         self.platform = guest.platform
         self.domain = guest.domain
         self.devid = devid
         self.path = f"/local/domain/{guest.domid}/device/{self.kind}/{devid}"
         self.backend_path = (
-            f"/local/domain/{BACKEND_DOMID}/backend/{self.kind}/{guest.domid}/{devid}"
+            f"/local/domain/{BACKEND_DOMID}/backend/{self.backend_kind}/{guest.domid}/{devid}"
         )
         self.on_event: Callable[[], object] | None = None
         self._channel: Channel | None = None
@@ -125,7 +126,7 @@ class RawFront:
     @property
     def backend(self) -> Device | None:
         """The device as its backend driver has it; None once it is gone."""
-        return self.platform.backends.device(self.kind, self.guest.domid, self.devid)
+        return self.platform.backends.device(self.backend_kind, self.guest.domid, self.devid)
 
     # events
 
@@ -190,8 +191,10 @@ class RawBlkFront(RawFront):
 
     kind = "vbd"
 
-    def __init__(self, guest: RawGuest, devid: int, *, order: int = 0) -> None:
-        super().__init__(guest, devid)
+    def __init__(
+        self, guest: RawGuest, devid: int, *, order: int = 0, backend_kind: str = ""
+    ) -> None:
+        super().__init__(guest, devid, backend_kind)
         self.order = order
         self.refs: list[int] = []
         self.sring: RawSring

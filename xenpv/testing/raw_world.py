@@ -83,9 +83,12 @@ def _permissions(client: Connection, owner: int, reader: int) -> permission.Perm
 
 
 @lru_cache(maxsize=16)
-def _directories(domid: int, bridge: str) -> tuple[Directory, ...]:
-    """A disk and an interface, each frontend's directory before its backend's."""
-    disk = devices.vbd(DiskSpec(target=IMAGE_NAME, vdev="xvda"), domid)
+def _directories(domid: int, bridge: str, blkback: str, mode: str) -> tuple[Directory, ...]:
+    """A disk and an interface, each frontend's directory before its backend's. `blkback` is the
+    directory that the disk's has under backend/.
+    """
+    spec = DiskSpec(target=IMAGE_NAME, vdev="xvda", readwrite=mode == "w")
+    disk = attrs.evolve(devices.vbd(spec, domid), backend_kind=blkback)
     nic = devices.vif(VifSpec(bridge=bridge, devid=0, mac=MAC), domid, hvm=True)
     directories: list[Directory] = []
     for device in (disk, nic):
@@ -117,9 +120,11 @@ class RawWorld(World):
         domain.populate(GUEST_PAGES)
         self.guest = RawGuest(platform, domain)
         platform.images.register(IMAGE_NAME, image)
-        for directory in _directories(domain.domid, bridge):
+        kind = platform.blkback.directory
+        mode = "w" if image.writable else "r"
+        for directory in _directories(domain.domid, bridge, kind, mode):
             directory.plant(self.guest.xs.connection)
-        self.vbd = RawBlkFront(self.guest, DEVID_XVDA)
+        self.vbd = RawBlkFront(self.guest, DEVID_XVDA, backend_kind=kind)
         self.vif = RawNetFront(self.guest, 0)
         for front in (self.vbd, self.vif):
             self.guest.xs.write(f"{front.backend_path}/state", "1")
