@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
+from xenpv.vbd.sense import SENSE_SIZE, Sense
 from xenpv.xen.domain import PAGE_SIZE, Domain
+
+AUTOSENSE_VALID: Final = 0x80  # of an SRB's status byte: SRB_STATUS_AUTOSENSE_VALID
 
 
 class SrbFunction(enum.IntEnum):
@@ -72,7 +75,9 @@ class Srb:
     guest memory, an element running on into the pages that follow its first.
 
     `data_transfer_length` is the buffer's length going in and the bytes moved coming out.
-    The port sets `srb_status` and `scsi_status` once, then wakes `on_complete`.
+    The port sets `srb_status` and `scsi_status` once, then wakes `on_complete`. Where the disk
+    gives sense data, the first `sense_info_length` bytes of them come in `sense_info`, and
+    AUTOSENSE_VALID is in `srb_flags`; `on_error` is what to say if the backend answers ERROR.
     """
 
     function: int = SrbFunction.EXECUTE_SCSI
@@ -83,11 +88,16 @@ class Srb:
     lun: int = 0
     queue_tag: int = 0
     on_complete: Wakeup | None = None
+    sense_info_length: int = SENSE_SIZE
+    sense_info: bytes = b""
+    srb_flags: int = 0
+    on_error: Sense | None = None
     srb_status: SrbStatus = SrbStatus.PENDING
     scsi_status: ScsiStatus = ScsiStatus.GOOD
     data_transfer_length: int = attrs.field(init=False)
     outstanding: int = 0  # parts that its rings have not finished
-    outcome: SrbStatus = SrbStatus.SUCCESS  # of the parts so far; ERROR is never overwritten
+    # Of the parts so far; once it is ERROR, or ABORTED, it stays so.
+    outcome: SrbStatus = SrbStatus.SUCCESS
 
     def __attrs_post_init__(self) -> None:
         self.data_transfer_length = sum([length for _pfn, _offset, length in self.data])
@@ -95,6 +105,17 @@ class Srb:
     @property
     def is_complete(self) -> bool:
         return self.srb_status is not SrbStatus.PENDING
+
+    @property
+    def raw_status(self) -> int:
+        """The status byte as it lies in the SRB, with its flag bits."""
+        return self.srb_status | self.srb_flags
+
+    def check_condition(self, sense: Sense) -> None:
+        """Complete as ERROR with sense data; a buffer of no length gets none."""
+        self.sense_info = sense.data[: max(0, self.sense_info_length)]
+        self.srb_flags |= AUTOSENSE_VALID if self.sense_info else 0
+        self.complete(SrbStatus.ERROR, ScsiStatus.CHECK_CONDITION)
 
     def complete(self, status: SrbStatus, scsi_status: ScsiStatus | None = None) -> None:
         """To the class driver; only once."""
@@ -107,13 +128,25 @@ class Srb:
             self.on_complete.wake()
 
     def part_done(self, status: SrbStatus) -> None:
-        """One of `outstanding` parts ended; the last completes the request."""
-        if status is not SrbStatus.SUCCESS and self.outcome is not SrbStatus.ERROR:
+        """One of `outstanding` parts ended; the last completes the request.
+
+        ERROR: the backend said so. ABORTED: a reset, suspend or close gave it up, which the
+        class driver sees as ERROR too, but never as the medium's fault.
+        """
+        if status is not SrbStatus.SUCCESS and self.outcome not in _FINAL:
             self.outcome = status
         self.outstanding -= 1
         if not self.outstanding:
-            good = self.outcome is SrbStatus.SUCCESS
-            self.complete(self.outcome, ScsiStatus.GOOD if good else ScsiStatus.TASK_ABORTED)
+            self._end(self.outcome)
+
+    def _end(self, outcome: SrbStatus) -> None:
+        if outcome is SrbStatus.SUCCESS:
+            self.complete(outcome, ScsiStatus.GOOD)
+        elif outcome is SrbStatus.ERROR and self.on_error is not None:
+            self.check_condition(self.on_error)
+        else:
+            status = SrbStatus.ERROR if outcome is SrbStatus.ABORTED else outcome
+            self.complete(status, ScsiStatus.TASK_ABORTED)
 
     def read_data(self, domain: Domain) -> bytes:
         """The buffer's bytes."""
@@ -129,3 +162,6 @@ class Srb:
         for pfn, offset, length in self.data:
             pieces += (pfn + offset // PAGE_SIZE, offset % PAGE_SIZE, length)
         return pieces
+
+
+_FINAL: Final = (SrbStatus.ERROR, SrbStatus.ABORTED)
