@@ -7,7 +7,7 @@ from collections.abc import Generator
 import attrs
 import pytest
 
-from xenpv.bench import NAMES, daemon, lifecycle, main, net, report, store
+from xenpv.bench import NAMES, daemon, disk, lifecycle, main, net, report, store
 from xenpv.bench.report import Result, measure, table
 from xenpv.bench.table import BENCHES, Bench, select
 from xenpv.errors import ConfigError
@@ -52,6 +52,8 @@ def test_every_bench_gives_numbers_and_can_be_closed(
     monkeypatch.setattr(lifecycle, "MANY", 4)
     monkeypatch.setattr(lifecycle, "FEW", 2)
     monkeypatch.setattr(net, "GUESTS_MAX", 3)
+    monkeypatch.setattr(disk, "DISKS_MAX", 3)
+    monkeypatch.setattr(disk, "QUEUES_MAX", 3)
     found = measure(name, 1)
     assert math.isfinite(found.value)
     assert found.value > 0

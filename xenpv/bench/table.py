@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from xenpv.bench import event, lifecycle, net, ring, store, world
+from xenpv.bench import disk, event, lifecycle, net, ring, store, world
 from xenpv.bench.daemon import OXENSTORED, XENSTORED, Peer, missing
 from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
@@ -84,6 +84,15 @@ def _wider(what: str, *, guests: int = 1, queues: int = 1, ports: int = 0) -> Be
     )  # fmt: skip
 
 
+def _broader(what: str, *, disks: int = 1, queues: int = 1) -> Bench:
+    """The cost of a small SRB, which must not grow with what is beside it."""
+    return Bench(
+        partial(disk.wider, disks=disks, queues=queues), "ns", "one disk with one queue", LINEAR,
+        f"a 4 KiB read with {what}",
+        repetitions=9,
+    )  # fmt: skip
+
+
 BENCHES: Final[dict[str, Bench]] = {
     "world": Bench(
         world.world, "ms", None, 2.0,
@@ -138,6 +147,64 @@ BENCHES: Final[dict[str, Bench]] = {
     "net-queues:vifs-100": _wider("100 guests on the bridge", guests=100),
     "net-queues:ports-10": _wider("10 more ports on the bridge", ports=10),
     "net-queues:ports-100": _wider("100 more ports on the bridge", ports=100),
+    "disk-4k": Bench(
+        partial(disk.rate, disk.SMALL, disk.SMALL_BATCH, disk.SAMPLE_SMALL), "k/s", C_RING, None,
+        "reads of 4 KiB by SRBs, 32 at a time, from a file in the page cache",
+        at_least=True,
+    ),
+    "disk-4k:bytes": Bench(
+        partial(disk.bandwidth, disk.SMALL, disk.SMALL_BATCH, disk.SAMPLE_SMALL), "MB/s", C_RING,
+        None,
+        "the same in bytes",
+        at_least=True,
+    ),
+    "disk-4k:pread": Bench(
+        partial(disk.plain, disk.SMALL, disk.SMALL_BATCH, disk.SAMPLE_SMALL), "ns", "pread", None,
+        "one of them",
+    ),
+    "disk-4k:pwrite": Bench(
+        partial(disk.plain, disk.SMALL, disk.SMALL_BATCH, disk.SAMPLE_SMALL, writes=True), "ns",
+        "pwrite", None,
+        "a write of 4 KiB",
+    ),
+    "disk-1m": Bench(
+        partial(disk.plain, disk.LARGE, disk.LARGE_BATCH, disk.SAMPLE_LARGE), "ns", "pread", 2.5,
+        "a read of 1 MiB by an SRB, 4 at a time, from a file in the page cache",
+    ),
+    "disk-1m:pwrite": Bench(
+        partial(disk.plain, disk.LARGE, disk.LARGE_BATCH, disk.SAMPLE_LARGE, writes=True), "ns",
+        "pwrite", 2.5,
+        "a write of 1 MiB",
+    ),
+    "disk-1m:rate": Bench(
+        partial(disk.rate, disk.LARGE, disk.LARGE_BATCH, disk.SAMPLE_LARGE), "k/s",
+        f"{C_RING}, 11 segments", None,
+        "reads of 1 MiB",
+        at_least=True,
+    ),
+    "disk-1m:bytes": Bench(
+        partial(disk.bandwidth, disk.LARGE, disk.LARGE_BATCH, disk.SAMPLE_LARGE), "MB/s",
+        f"{C_RING}, 11 segments", None,
+        "the same in bytes",
+        at_least=True,
+    ),
+    "disk-queues": _broader("4 queues", queues=4),
+    "disk-queues:10": _broader("10 queues", queues=10),
+    "disk-queues:100": _broader("100 queues", queues=100),
+    "disk-queues:disks-10": _broader("10 disks", disks=10),
+    "disk-queues:disks-100": _broader("100 disks", disks=100),
+    "disk-indirect": Bench(
+        partial(disk.direct, disk.LARGE, disk.LARGE_BATCH, disk.SAMPLE_LARGE), "MB/s",
+        "requests of 11 segments", 1.0,
+        "reads of 1 MiB by an indirect request each",
+        at_least=True,
+    ),
+    "disk-indirect:4m": Bench(
+        partial(disk.direct, 4 * disk.LARGE, 2, disk.SAMPLE_LARGE // 4), "MB/s",
+        "requests of 11 segments", 1.0,
+        "reads of 4 MiB by four of them each",
+        at_least=True,
+    ),
     "event": Bench(
         event.dispatch, "us", None, 0.4,
         "wake to handler through the seeded chooser",
