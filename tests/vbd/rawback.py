@@ -15,6 +15,7 @@ from xenpv.host.image import MemoryImage
 from xenpv.platform import Disk, Guest, Platform
 from xenpv.vbd.adapter import Vbd
 from xenpv.vbd.frontend import Frontend
+from xenpv.vbd.parameters import Parameters
 from xenpv.vbd.srb import Srb
 from xenpv.vbd.target import Target
 from xenpv.xen.domain import Domain
@@ -247,6 +248,7 @@ def scene(
     vcpus: int = 1,
     seed: int = 3,
     start: bool = True,
+    vbd: Parameters | None = None,
 ) -> Iterator[Scene]:
     with Platform(seed=seed) as xen:
         backs: list[RawBack] = []
@@ -258,7 +260,12 @@ def scene(
         xen.backends.drivers = {**xen.backends.drivers, "vbd": factory}
         images = [Disk(MemoryImage(bytearray(1 << 19))) for _ in range(disks)]
         guest = xen.create(
-            name="raw", memory_mib=32, disks=images, personality=personality, vcpus=vcpus
+            name="raw",
+            memory_mib=32,
+            disks=images,
+            personality=personality,
+            vcpus=vcpus,
+            vbd=vbd,
         )
         made = Scene(xen, guest, backs)
         if start:

@@ -25,7 +25,7 @@ def shared() -> Iterator[Scene]:
 def on(shared: Scene) -> Iterator[Scene]:
     """A disk of 1,024 sectors of 512 bytes; what a test changes of it is undone."""
     backend = shared.target.backend
-    before = attrs.asdict(backend)
+    before = attrs.asdict(backend, recurse=False)
     yield shared
     for name, value in before.items():
         setattr(backend, name, value)

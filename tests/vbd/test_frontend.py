@@ -80,7 +80,6 @@ def test_windows_writes_its_keys_in_the_drivers_order() -> None:
             ("target-id", "0", True),
             ("feature-surprise-remove", "1", True),
             ("feature-online-resize", "1", True),
-            ("feature-large-sector-size", "1", True),
             ("state", "3", False),
             ("state", "4", False),
         ]
@@ -148,7 +147,7 @@ def test_a_stale_ring_order_is_removed() -> None:
         ({}, 1, 1),
         ({"max-ring-page-order": "4"}, 2, 1),
         ({"max-ring-page-order": "junk", "multi-queue-max-queues": "junk"}, 1, 1),
-        ({"max-ring-page-order": "-1", "multi-queue-max-queues": "0"}, 1, 1),
+        ({"max-ring-page-order": "-1", "multi-queue-max-queues": "0"}, 2, 1),
         ({"max-ring-page-order": "9" * 40, "multi-queue-max-queues": "9" * 40}, 2, 2),
         ({"max-ring-page-order": "", "multi-queue-max-queues": ""}, 1, 1),
     ],
@@ -464,15 +463,20 @@ def test_whatever_the_backend_writes_every_srb_ends_and_nothing_leaks(
 # what is read
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("", 0), ("0", 0), ("17", 17), ("17x", 17), ("x17", 0), ("-1", 0), (" 4", 0), ("0x10", 0),
-        ("18446744073709551615", 2**64 - 1), ("99999999999999999999", 2**64 - 1), ("\u0663", 0),
-    ],
-)  # fmt: skip
-def test_numbers_are_read_as_the_driver_reads_them(text: str, value: int) -> None:
-    assert number(text) == value
+# text, as a ULONG, as a ULONG64
+NUMBERS = [
+    ("", 0, 0), ("0", 0, 0), ("17", 17, 17), ("17x", 17, 17), ("x17", 0, 0), (" 4", 4, 4), ("\t+4 5", 4, 4),
+    ("0x10", 0, 0), ("-1", 0xFFFFFFFF, 2**64 - 1), ("-", 0, 0), ("- 1", 0, 0), ("--1", 0, 0),
+    ("4294967295", 2**32 - 1, 2**32 - 1), ("4294967296", 2**32 - 1, 2**32), ("-4294967296", 2**32 - 1, 2**64 - 2**32),
+    ("18446744073709551615", 2**32 - 1, 2**64 - 1), ("99999999999999999999", 2**32 - 1, 2**64 - 1),
+    ("9" * 4000, 2**32 - 1, 2**64 - 1), ("\u0663", 0, 0), ("4\u0663", 4, 4), ("1e3", 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "small", "large"), NUMBERS)
+def test_numbers_are_read_as_the_driver_reads_them(text: str, small: int, large: int) -> None:
+    assert number(text) == small
+    assert number(text, 2**64 - 1) == large
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """What XenVbd reads of its backend (win-xenvbd frontend.c, ReadFeatures and ReadDiskInfo).
 
-A key that is missing leaves the value that was there; text that is no number is 0. The
-backend is not trusted: a disk of a size that cannot be is a PeerProtocolError.
+A key that is missing leaves the value that was there; text that is no number is 0. Values of the
+registry stand in for keys. The backend is not trusted: a disk of a size that cannot be is a
+PeerProtocolError.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Container
 from typing import Final
 
@@ -16,14 +18,17 @@ import attrs
 from xenpv.abi._kernel import lib
 from xenpv.bus.store import StoreInterface
 from xenpv.errors import PeerProtocolError, StoreError
+from xenpv.vbd.parameters import DEFAULTS, Parameters
+from xenpv.vbd.units import SECTOR
 from xenpv.xen.domain import PAGE_SIZE
 
-SECTOR: Final = 512  # of `sectors`, and of every sector number on the wire
 VDISK_CDROM: Final[int] = lib.VDISK_CDROM
 VDISK_REMOVABLE: Final[int] = lib.VDISK_REMOVABLE
 VDISK_READONLY: Final[int] = lib.VDISK_READONLY
 
+U32_MAX: Final = (1 << 32) - 1
 U64_MAX: Final = (1 << 64) - 1
+NUMBER: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
 # 8 pages of segments; no backend may make the frontend build more.
 INDIRECT_SEGMENTS_MAX: Final[int] = lib.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST * PAGE_SIZE // 8
 DISK_KEYS: Final = ("info", "sector-size", "physical-sector-size", "sectors")
@@ -31,12 +36,18 @@ DISK_KEYS: Final = ("info", "sector-size", "physical-sector-size", "sectors")
 OVERRIDES: Final = {0x80: "sm-data/scsi/0x12/0x80", 0x83: "sm-data/scsi/0x12/0x83"}
 
 
-def number(text: str) -> int:
-    """strtoull: leading digits, at most 2^64 - 1; 0 where there are none."""
-    digits = 0
-    while digits < len(text) and text[digits] in "0123456789":
-        digits += 1
-    return min(int(text[:digits][:40] or "0"), U64_MAX)
+def number(text: str, most: int = U32_MAX) -> int:
+    """strtoul in base 10, of a ULONG or a ULONG64: blanks, a sign, digits; no digits are 0.
+
+    More than `most` is that; a minus counts down from its end, as in C.
+    """
+    found = NUMBER.match(text)
+    if found is None:
+        return 0
+    value = int(found[2][:40])
+    if value > most:
+        return most
+    return -value & most if found[1] == "-" else value
 
 
 def page(text: str) -> bytes | None:
@@ -49,15 +60,21 @@ def page(text: str) -> bytes | None:
 
 @attrs.define(eq=False)
 class Backend:
-    """The backend's keys as read last. `sectors` count 512 bytes."""
+    """The backend's keys as read last, those of `parameters` instead where it has them.
 
+    `sectors` count what `parameters.units` says, `capacity` logical sectors.
+    """
+
+    parameters: Parameters = DEFAULTS
     removable: bool = False
     indirect_segments: int = 0
+    persistent: bool = False  # it keeps grants mapped, if the frontend does
     max_queues: int = 1
     max_ring_page_order: int = 0
     barrier: bool = False
     flush_cache: bool = False
     discard: bool = False
+    discard_secure: bool = False
     discard_granularity: int = 0  # bytes, as discard_alignment
     discard_alignment: int = 0
     info: int = 0
@@ -77,37 +94,56 @@ class Backend:
     @property
     def capacity(self) -> int:
         """In logical sectors."""
+        if self.parameters.units.disk:
+            return self.sectors
         return self.sectors * SECTOR // self.sector_size
 
     def read_features(self, store: StoreInterface, path: str) -> None:
-        """At InitWait, before rings are built."""
+        """At InitWait, before rings are built.
+
+        Another host's indirect requests may be known to this one or not: unlike in the driver,
+        a key that is missing here stands for none.
+        """
         names = store.directory(path)
+        self.removable = self.persistent = False
+        self.indirect_segments = 0
         self._read_early(store, path, names)
-        self.max_queues = max(1, _read(store, path, "multi-queue-max-queues", names, 1))
-        self.max_ring_page_order = _read(store, path, "max-ring-page-order", names, 0)
+        queues = self._read(store, path, "multi-queue-max-queues", names, 1)
+        self.max_queues = max(1, queues)
+        self.max_ring_page_order = self._read(store, path, "max-ring-page-order", names, 0)
 
     def _read_early(self, store: StoreInterface, path: str, names: Container[str]) -> None:
-        self.removable = bool(_read(store, path, "removable", names, int(self.removable)))
-        most = _read(store, path, "feature-max-indirect-segments", names, self.indirect_segments)
+        self.removable = self._flag(store, path, "removable", names, self.removable)
+        key = "feature-max-indirect-segments"
+        most = self._read(store, path, key, names, self.indirect_segments)
         self.indirect_segments = min(most, INDIRECT_SEGMENTS_MAX)
+        if self.parameters.persistent:
+            self.persistent = self._flag(store, path, "feature-persistent", names, self.persistent)
 
     def read_connected(self, store: StoreInterface, path: str) -> None:
         """Once the backend is Connected: everything it says then."""
         names = store.directory(path)
         self._read_early(store, path, names)
         self._read_disk(store, path, names)
-        self.barrier = bool(_read(store, path, "feature-barrier", names, int(self.barrier)))
-        self.flush_cache = bool(
-            _read(store, path, "feature-flush-cache", names, int(self.flush_cache))
-        )
-        self.discard = bool(_read(store, path, "feature-discard", names, int(self.discard)))
-        if self.discard:
-            self.discard_granularity = _read(
-                store, path, "discard-granularity", names, self.sector_size
-            )
-            self.discard_alignment = _read(store, path, "discard-alignment", names, 0)
+        self.barrier = self._flag(store, path, "feature-barrier", names, self.barrier)
+        self.flush_cache = self._flag(store, path, "feature-flush-cache", names, self.flush_cache)
+        self._read_discard(store, path, names)
         if "sm-data" in names:
             self._read_overrides(store, path)
+
+    def _read_discard(self, store: StoreInterface, path: str, names: Container[str]) -> None:
+        """The toolstack may forbid what the backend can do."""
+        self.discard = self._flag(
+            store, path, "feature-discard", names, self.discard
+        ) and self._flag(store, path, "discard-enable", names, True)
+        if self.discard:
+            self.discard_secure = self._flag(
+                store, path, "discard-secure", names, self.discard_secure
+            )
+            self.discard_granularity = self._read(
+                store, path, "discard-granularity", names, self.sector_size
+            )
+            self.discard_alignment = self._read(store, path, "discard-alignment", names, 0)
 
     def read_disk(self, store: StoreInterface, path: str) -> None:
         """Whenever the backend changed something: its size may be new."""
@@ -117,10 +153,10 @@ class Backend:
         info = _read(store, path, "info", names, self.info)
         sector_size = _read(store, path, "sector-size", names, self.sector_size)
         physical = _read(store, path, "physical-sector-size", names, self.physical_sector_size)
-        sectors = _read(store, path, "sectors", names, self.sectors)
+        sectors = _read(store, path, "sectors", names, self.sectors, U64_MAX)
         if not SECTOR <= sector_size <= PAGE_SIZE or sector_size & (sector_size - 1):
             raise PeerProtocolError(f"sector-size is {sector_size}: expected 512 to 4096")
-        if sectors * SECTOR > U64_MAX:
+        if sectors * self.parameters.units.disk_unit(sector_size) > U64_MAX:
             raise PeerProtocolError(f"sectors is {sectors}: no disk is that large")
         if physical < sector_size or physical & (physical - 1) or physical > sector_size << 15:
             physical = sector_size
@@ -136,15 +172,37 @@ class Backend:
 
     def forget_features(self) -> None:
         """At a disconnect; sizes, removable and indirect stay as they were."""
-        self.barrier = self.flush_cache = self.discard = False
+        self.barrier = self.flush_cache = self.discard = self.discard_secure = False
         self.discard_granularity = self.discard_alignment = 0
+        self.pages.clear()
+
+    def _read(
+        self, store: StoreInterface, path: str, key: str, names: Container[str], default: int
+    ) -> int:
+        """A key that the registry may stand in for."""
+        for name, value in self.parameters.overrides:
+            if name == key:
+                return value & U32_MAX
+        return _read(store, path, key, names, default)
+
+    def _flag(
+        self, store: StoreInterface, path: str, key: str, names: Container[str], default: bool
+    ) -> bool:
+        return self._read(store, path, key, names, default) != 0
 
 
-def _read(store: StoreInterface, path: str, key: str, names: Container[str], default: int) -> int:
+def _read(
+    store: StoreInterface,
+    path: str,
+    key: str,
+    names: Container[str],
+    default: int,
+    most: int = U32_MAX,
+) -> int:
     if key not in names:
         return default
     try:
         text = store.get(f"{path}/{key}")
     except StoreError:
         return default
-    return default if text is None else number(text)
+    return default if text is None else number(text, most)

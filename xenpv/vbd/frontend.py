@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.bus.handshake import Goal, Handshake, Seen, parse_flag, parse_state
-from xenpv.bus.store import StoreInterface, Transaction, Watch
+from xenpv.bus.handshake import Goal, Handshake, Seen
+from xenpv.bus.store import StoreInterface
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
-from xenpv.vbd import blkif
-from xenpv.vbd.backend import Backend
+from xenpv.vbd.advertisement import RING_PAGE_ORDER_MAX, write_keys, write_target_path
+from xenpv.vbd.backend import Backend, number
+from xenpv.vbd.backendwatch import BackendWatch
+from xenpv.vbd.drain import After, Drain
 from xenpv.vbd.granter import Granter
 from xenpv.vbd.personality import WINDOWS, Personality
 from xenpv.vbd.ring import Part, Ring
 from xenpv.vbd.srb import SrbStatus
+from xenpv.vbd.usage import Usage
 from xenpv.xen.domain import Domain
-from xenpv.xen.loop import NS_PER_MS, Task, Timer
 
 if TYPE_CHECKING:
     from xenpv.bus.xenbus import XenBus
     from xenpv.vbd.target import Target
 
-RING_PAGE_ORDER_MAX: Final = 4
-COMMIT_RETRIES_MAX: Final = 1000  # the driver's are without limit
-EJECT_RETRIES_MAX: Final = 10
-UNPLUG_FAILED: Final = "Unplug failed due to open handle(s)!"
-DRAIN_ROUNDS: Final = 100
-DRAIN_ROUND_NS: Final = NS_PER_MS
+__all__ = ["After", "Frontend", "FrontendState"]
 
 
 class FrontendState(enum.Enum):
@@ -47,41 +44,38 @@ class FrontendState(enum.Enum):
     INVALID = "invalid"
 
 
-class After(enum.Enum):
-    """What follows when the rings are drained."""
-
-    ENABLE = "enable"  # a reset
-    CLOSE = "close"
+DOWN = (FrontendState.INITIALIZED, FrontendState.CLOSED, FrontendState.INVALID)
 
 
 class Frontend:
-    """The frontend of one device/vbd directory; `target` hears of what happens to it."""
+    """The frontend of one device/vbd directory; `target` hears of what happens to it.
+
+    `trusted`: the toolstack says that the backend may see what lies beside the data (XSA-403).
+    """
 
     __slots__ = (
-        "_after",
-        "_backend_task",
-        "_drain_rounds",
-        "_drain_timer",
-        "_ejected",
         "_kept",
-        "_watch",
+        "_was_up",
         "backend",
+        "backend_watch",
         "broken",
         "bus",
         "devid",
+        "drain",
         "granter",
         "handshake",
+        "parameters",
         "path",
         "personality",
         "rings",
         "state",
         "target",
+        "trusted",
+        "usage",
     )
     path: str
     granter: Granter
     handshake: Handshake
-    _backend_task: Task
-    _drain_timer: Timer
 
     def __init__(
         self,
@@ -92,16 +86,16 @@ class Frontend:
     ) -> None:
         self.bus = bus
         self.personality = personality
+        self.parameters = target.adapter.parameters
         self.devid = devid
         self.target = target
         self.state: FrontendState = FrontendState.INITIALIZED
         self.broken = ""  # how the backend broke the protocol; nothing is sent to it any more
-        self.backend: Backend = Backend()
+        self.trusted = True
+        self.backend: Backend = Backend(self.parameters)
         self.rings: list[Ring] = []
-        self._watch: Watch | None = None
-        self._drain_rounds: int = 0
-        self._after: After | None = None
-        self._ejected: bool = False
+        self.usage = Usage(self)
+        self._was_up = False
         self._kept: deque[Part] = deque()  # what waited at a suspend or sleep, and runs after it
         self.path = f"device/vbd/{self.devid}"
         self.granter = Granter(self.domain, self.bus.gnttab)
@@ -112,9 +106,8 @@ class Frontend:
             table=self.personality.table,
             driver=self,
         )
-        self._backend_task = self.domain.task(f"{self.path} backend", self._backend_changed)
-        drain = self.domain.task(f"{self.path} drain", self._drain)
-        self._drain_timer = self.domain.timer(drain)
+        self.backend_watch = BackendWatch(self)
+        self.drain = Drain(self)
 
     @property
     def domain(self) -> Domain:
@@ -130,8 +123,24 @@ class Frontend:
         return self.devid & 0xFFFF
 
     @property
+    def backend_path(self) -> str:
+        """Its directory, "" where it is not known."""
+        return self.handshake.backend or ""
+
+    @property
     def is_enabled(self) -> bool:
+        """SRBs are taken."""
         return self.state is FrontendState.ENABLED and not self.broken
+
+    @property
+    def is_up(self) -> bool:
+        """Connected, perhaps with a backend that broke the protocol."""
+        return self.state is FrontendState.ENABLED
+
+    @property
+    def is_down(self) -> bool:
+        """Nothing of it is in the store."""
+        return self.state in DOWN
 
     # goals
 
@@ -145,7 +154,7 @@ class Frontend:
             self.state = FrontendState.CLOSING
             goals = (Goal.CLOSE, *(goal for goal in goals if goal is not Goal.CLOSE))
         self.broken = ""
-        self._after = None
+        self.drain.after = None
         # With rings that the backend has mapped, it is waited for whatever can be written.
         self.handshake.strict = self.personality is WINDOWS and not self.rings
         self.handshake.start(goals)
@@ -154,8 +163,8 @@ class Frontend:
         """Towards CLOSED: drain, then the handshake's CLOSE; asynchronous."""
         if self.state is FrontendState.ENABLED:
             self.disable(After.CLOSE)
-        elif self._after is not None:
-            self._after = After.CLOSE
+        elif self.drain.after is not None:
+            self.drain.after = After.CLOSE
         elif self.handshake.goals:
             if self.state is not FrontendState.CLOSING:
                 self._close()
@@ -176,13 +185,12 @@ class Frontend:
             return  # ejected, and only its directory is left
         closing = (
             self.target.missing
-            or self._after is After.CLOSE
+            or self.drain.after is After.CLOSE
             or self.handshake.goals == [Goal.CLOSE]
         )
-        self._unwatch()
+        self.backend_watch.moved()
         self.handshake.unwatch()
-        self._drain_timer.cancel()
-        self._after = None
+        self.drain.cancel()
         for ring in self.rings:
             ring.disable()
             if self.personality.requeues and not closing:
@@ -204,19 +212,17 @@ class Frontend:
             elif goal is Goal.CONNECT:
                 self._connect()
             else:
-                self._unwatch()
+                self.backend_watch.remove()
         except (HypercallError, StoreError) as error:
             self._give_up(str(error))
 
     def reached(self, goal: Goal) -> None:
         try:
             if goal is Goal.PREPARE:
-                self.backend.read_features(self.store, self._backend_path)
+                self.backend.read_features(self.store, self.backend_path)
                 self.state = FrontendState.PREPARED
             elif goal is Goal.CONNECT:
-                self.backend.read_connected(self.store, self._backend_path)
-                self.handshake.switch_state(State.CONNECTED)
-                self._enable()
+                self._connected()
             else:
                 self._closed(FrontendState.CLOSED)
         except (StoreError, PeerProtocolError) as error:
@@ -268,24 +274,18 @@ class Frontend:
 
     def remove(self) -> None:
         """The target is deleted: nothing of it stays, in the store or the loop."""
-        self._unwatch()
+        self.backend_watch.forget()
         self.handshake.stop()
         self.granter.retry()
         self.granter.release()
-        self.domain.forget(self._backend_task)
-        self.domain.forget_timer(self._drain_timer)
+        self.drain.forget()
 
-    # keys
-
-    @property
-    def _backend_path(self) -> str:
-        return self.handshake.backend or ""
+    # Prepare and Connect
 
     def _prepare(self) -> None:
-        if self._backend_path and self._watch is None:
-            self._watch = self.store.watch_add(self._backend_path, self._backend_task)
+        self.backend_watch.add(self.backend_path)
         if self.personality is WINDOWS:
-            self._write_target_path()
+            write_target_path(self)
         if self.personality is WINDOWS or self.state is not FrontendState.INITIALIZED:
             self._switch_state(State.INITIALISING)
 
@@ -293,73 +293,46 @@ class Frontend:
         if not self.handshake.switch_state(state) and self.handshake.strict:
             raise StoreError("EACCES", "the state is not written", path=self.path)
 
-    def _write_target_path(self) -> None:
-        home = f"data/scsi/target/{self.target.target_id}"
-        values = {"frontend": self.path, "device": str(self.devid)}
-        values |= dict.fromkeys(("paging", "hibernation", "dump"), "0")
-        for key, value in values.items():
-            self.store.write(f"{home}/{key}", value)
-
-    def _unwatch(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is None:
-            return
-        try:
-            self.store.watch_remove(watch)
-        except StoreError as error:
-            self.bus.log(f"xenvbd: {self.path}: {error}\n")
-
     def _connect(self) -> None:
-        backend, personality, vcpus = self.backend, self.personality, self.domain.processors
+        trusted = self.store.get(f"{self.path}/trusted")
+        self.trusted = trusted is None or number(trusted) != 0
         self.granter.backend_domid = self.handshake.backend_domid
-        queues = min(vcpus, personality.queues_max or vcpus, backend.max_queues)
-        order = min(
-            backend.max_ring_page_order, personality.ring_page_order_max, RING_PAGE_ORDER_MAX
-        )
+        queues, order = self._shape()
         assert not self.rings
         for index in range(queues):
             ring = Ring(self, index)
             self.rings.append(ring)
             ring.connect(order)
-        for _ in range(COMMIT_RETRIES_MAX):
-            transaction = self.store.transaction_start()
-            try:
-                self._write_keys(transaction, order)
-            except StoreError:
-                self.store.transaction_end(transaction, commit=False)
-                raise
-            if self.store.transaction_end(transaction, commit=True):
-                break
-        else:
-            raise StoreError("EAGAIN", f"no commit in {COMMIT_RETRIES_MAX} tries")
+        write_keys(self, order)
         self._switch_state(State.INITIALISED)
         self.state = FrontendState.CONNECTED
 
-    def _write_keys(self, transaction: Transaction, order: int) -> None:
-        queues = len(self.rings)
-        keys: dict[str, int | str] = {}
-        for ring in self.rings:
-            prefix = f"queue-{ring.index}/" if queues > 1 else ""
-            keys[f"{prefix}event-channel"] = ring.port
-            for index, gref in enumerate(ring.grefs):
-                keys[f"{prefix}ring-ref{index if order else ''}"] = gref
-        if self.personality is WINDOWS or queues > 1:
-            keys["multi-queue-num-queues"] = queues
-        if order:
-            keys["ring-page-order"] = order
-        elif self.store.get(f"{self.path}/ring-page-order", transaction) is not None:
-            # Left by an earlier connection, it would make the backend look for ring-ref0.
-            self.store.remove(f"{self.path}/ring-page-order", transaction)
-        keys["protocol"] = blkif.PROTOCOL
-        if self.personality is WINDOWS:
-            keys["target-id"] = self.target.target_id
-            keys["feature-surprise-remove"] = 1
-            keys["feature-online-resize"] = 1
-            keys["feature-large-sector-size"] = 1
-        else:
-            keys["feature-persistent"] = 0
-        for key, value in keys.items():
-            self.store.write(f"{self.path}/{key}", str(value), transaction)
+    def _shape(self) -> tuple[int, int]:
+        """How many queues, and the order of their pages: what all sides allow."""
+        backend, vcpus = self.backend, self.domain.processors
+        queues, order = self.parameters.queues, self.parameters.ring_page_order
+        if queues is None:
+            queues = self.personality.queues_max or vcpus
+        if order is None:
+            order = self.personality.ring_page_order_max
+        order = min(backend.max_ring_page_order, order, RING_PAGE_ORDER_MAX)
+        return max(1, min(vcpus, queues, backend.max_queues)), order
+
+    def _connected(self) -> None:
+        """The backend is Connected: its disk, then the frontend too. Raises PeerProtocolError."""
+        self.backend_watch.listens = True
+        before = self._disk
+        self.backend.read_connected(self.store, self.backend_path)
+        self.handshake.switch_state(State.CONNECTED)
+        if self._was_up and self._disk != before:
+            self.target.capacity_changed()
+        self._was_up = True
+        self._enable()
+
+    @property
+    def _disk(self) -> tuple[int, int]:
+        """What READ CAPACITY says of it."""
+        return self.backend.capacity, self.backend.sector_size
 
     # a connected frontend
 
@@ -372,50 +345,16 @@ class Frontend:
         self.target.reset_done()
         self.target.ring_idle()
 
-    def _backend_changed(self) -> None:
-        """Something in the backend's directory was written."""
-        if self.state is not FrontendState.ENABLED:
-            return
-        try:
-            if self.handshake.backend_state() is State.CLOSING:
-                self._backend_closes()
-            elif not self.broken:
-                self.backend.read_disk(self.store, self._backend_path)
-        except PeerProtocolError as error:
-            self.fail(str(error))
-        except StoreError as error:
-            self.bus.log(f"xenvbd: {self.path}: {error}\n")
-
-    def _backend_closes(self) -> None:
-        if self.personality.closes_with_backend:
-            self.target.eject()
-        elif not self._ejected and self._is_eject_asked():
-            self._ejected = True
-            self.target.request_eject()
-
-    def _is_eject_asked(self) -> bool:
-        """Both the backend's state and `online`, of one moment; `ejected` is written with them."""
-        for _ in range(EJECT_RETRIES_MAX):
-            transaction = self.store.transaction_start()
-            try:
-                online = self.store.get(f"{self._backend_path}/online", transaction)
-                state = self.store.get(f"{self._backend_path}/state", transaction)
-                asked = not parse_flag(online) and parse_state(state) is State.CLOSING
-                if asked:
-                    self.store.write(f"{self.path}/ejected", "1", transaction)
-            except StoreError:
-                self.store.transaction_end(transaction, commit=False)
-                raise
-            if self.store.transaction_end(transaction, commit=asked) or not asked:
-                return asked
-        return False
+    def read_disk(self) -> None:
+        """The backend changed something. PeerProtocolError: to what cannot be."""
+        before = self._disk
+        self.backend.read_disk(self.store, self.backend_path)
+        if self._disk != before:
+            self.target.capacity_changed()
 
     def eject_failed(self) -> None:
         """Somebody has the disk open: the system did not let it go."""
-        try:
-            self.store.write(f"{self.path}/error", UNPLUG_FAILED)
-        except StoreError as error:
-            self.bus.log(f"xenvbd: {self.path}: {error}\n")
+        self.backend_watch.eject_failed()
 
     def fail(self, why: str) -> None:
         """The backend broke the protocol: every SRB ends as ERROR, and nothing goes out again."""
@@ -433,41 +372,25 @@ class Frontend:
     def disable(self, after: After) -> None:
         """Take no more SRBs, give those on the rings time to end, then go on with `after`."""
         self.state = FrontendState.CONNECTED
-        self._after = after
-        self._drain_rounds = 0
         for ring in self.rings:
             ring.disable()
-        self._drain()
+        self.drain.begin(after)
 
-    def ring_idle(self) -> None:
-        """A ring has nothing left to do."""
-        if self._after is not None:
-            self._drain_timer.task.wake()
-        self.target.ring_idle()
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._kept and all(ring.is_idle for ring in self.rings)
-
-    def _drain(self) -> None:
-        if self._after is None:
-            return
-        busy = [ring for ring in self.rings if ring.in_flight]
-        if busy and self._drain_rounds < DRAIN_ROUNDS and self._backend_answers():
-            self._drain_rounds += 1
-            for ring in busy:
-                ring.kick()
-                ring.task.wake()
-            self._drain_timer.arm(DRAIN_ROUND_NS)
-            return
-        self._drain_timer.cancel()
-        after, self._after = self._after, None
+    def drained(self, after: After) -> None:
+        """What is still on the rings ends as ERROR."""
         for ring in self.rings:
             ring.abandon()
         if after is After.CLOSE:
             self._close()
             return
         self._enable()
+        self.backend_watch.look()
 
-    def _backend_answers(self) -> bool:
-        return not self.broken and self.handshake.backend_state() is State.CONNECTED
+    def ring_idle(self) -> None:
+        """A ring has nothing left to do."""
+        self.drain.ring_idle()
+        self.target.ring_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._kept and all(ring.is_idle for ring in self.rings)

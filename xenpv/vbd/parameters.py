@@ -26,9 +26,12 @@ QUEUES: Final = "multi-queue-max-queues"
 # Keys of the backend that a value of the same name stands in for.
 OVERRIDES: Final = (
     "removable",
+    "feature-max-indirect-segments",
+    "feature-persistent",
     "feature-barrier",
     "feature-flush-cache",
     "feature-discard",
+    "discard-enable",
     "discard-secure",
     "discard-alignment",
     "discard-granularity",

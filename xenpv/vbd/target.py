@@ -218,6 +218,9 @@ class Target:
 
     # life
 
+    def capacity_changed(self) -> None:
+        """The size of a disk that was there before is another."""
+
     def start(self) -> None:
         """Power up: to ENABLED, asynchronously."""
         self.frontend.start()
