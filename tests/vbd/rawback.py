@@ -61,6 +61,7 @@ class RawBack:
     ports: list[int] = attrs.field(factory=list)
     maps: list[tuple[int, int]] = attrs.field(factory=list)
     answers: dict[State, State] = attrs.field(factory=lambda: dict(ANSWERS))
+    operations: dict[int, int] = attrs.field(factory=dict)  # by id, of requests that were taken
     keeps: bool = False  # does not unmap when the frontend closes
 
     @property
@@ -127,11 +128,18 @@ class RawBack:
         ring = self.rings[queue]
         count, raw = ring.take()
         ring.final_check()
-        return [_parse(bytes(raw[112 * n : 112 * n + 112])) for n in range(count)]
+        slots = [_parse(bytes(raw[112 * n : 112 * n + 112])) for n in range(count)]
+        for slot in slots:
+            inner = slot.inner if slot.operation == INDIRECT else slot.operation
+            self.operations[slot.id] = inner
+        return slots
 
     def answer(self, *responses: tuple[int, int], queue: int = 0) -> None:
-        """Publish (id, status) pairs and notify."""
-        packed = b"".join(struct.pack("<QBxh4x", rid, 0, status) for rid, status in responses)
+        """Publish (id, status) pairs, with the operation that was asked for, and notify."""
+        operations = self.operations
+        packed = b"".join(
+            struct.pack("<QBxh4x", rid, operations.get(rid, 0), status) for rid, status in responses
+        )
         self.rings[queue].push(packed, len(responses))
         self.notify()
 

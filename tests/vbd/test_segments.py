@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.world import World, make
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.errors import HypercallError
+from xenpv.vbd.bounce import BouncePages
 from xenpv.vbd.granter import BOUNCE_RESERVE, Granter
 from xenpv.vbd.segments import Segments, build
 from xenpv.vbd.srb import Srb
@@ -22,12 +23,13 @@ class Desk:
     world: World
     gnttab: GnttabInterface
     granter: Granter
+    bounce: BouncePages
 
     def build(
         self, data: list[tuple[int, int, int]], size: int = 512, *, readonly: bool = True
     ) -> Segments:
         srb = Srb(data=data)
-        return build(self.granter, srb, srb.data_transfer_length, size, readonly)
+        return build(self.bounce, srb, 0, srb.data_transfer_length, size, readonly)
 
     def shape(self, segments: Segments) -> list[tuple[int, int, int]]:
         """(pfn, first, last) of each; a bounce page is pfn 0."""
@@ -52,7 +54,8 @@ class Desk:
 def desk() -> Iterator[Desk]:
     world = make()
     gnttab = world.gnttab()
-    yield Desk(world, gnttab, Granter(world.guest, gnttab))
+    granter = Granter(world.guest, gnttab)
+    yield Desk(world, gnttab, granter, BouncePages(granter))
     world.hypervisor.close()
 
 
@@ -91,7 +94,7 @@ def test_fragments_become_segments(
     segments = desk.build(data)
     assert desk.shape(segments) == expected
     assert segments.sectors() * 512 == sum(length for _pfn, _offset, length in data)
-    assert segments.release(desk.granter)
+    assert segments.release(desk.bounce)
     assert desk.granter.granted == 0
 
 
@@ -108,7 +111,7 @@ def test_a_sector_of_4_kib_is_granted_whole_or_bounced(
 ) -> None:
     segments = desk.build(data, 4096)
     assert desk.shape(segments) == expected
-    segments.release(desk.granter)
+    segments.release(desk.bounce)
 
 
 ELEMENTS = st.lists(
@@ -141,7 +144,7 @@ def test_the_backend_sees_the_buffers_bytes_in_order(
         assert (last - first + 1) * 512 % size == 0
     if aligned:
         assert not segments.bounces
-    assert segments.release(desk.granter)
+    assert segments.release(desk.bounce)
     assert desk.granter.granted == 0
 
 
@@ -153,11 +156,11 @@ def test_what_is_read_into_a_bounce_page_lands_where_it_belongs(desk: Desk) -> N
     (page,) = segments.pfns
     assert guest.read(page, 0, 4096) == bytes(4096)  # a backend sees nothing of the guest
     guest.write(page, 0, bytes(range(256)) * 2)
-    segments.copy_out(desk.granter)
+    segments.copy_out(desk.bounce)
     data = bytes(range(256)) * 2
     assert guest.read(P, 3990, 300) == b"\xee" * 10 + data[:200] + b"\xee" * 90
     assert guest.read(P + 7, 0, 400) == b"\xee" * 5 + data[200:] + b"\xee" * 83
-    segments.release(desk.granter)
+    segments.release(desk.bounce)
 
 
 def test_a_bounce_page_shows_its_data_and_nothing_more(desk: Desk) -> None:
@@ -166,7 +169,7 @@ def test_a_bounce_page_shows_its_data_and_nothing_more(desk: Desk) -> None:
     for _ in range(2):  # the second time the page was used before
         segments = desk.build([(P, 1, 1024)])
         assert guest.read(segments.pfns[0], 0, 4096) == b"\x11" * 1024 + bytes(3072)
-        segments.release(desk.granter)
+        segments.release(desk.bounce)
         guest.write(segments.pfns[0], 0, b"\x99" * 4096)
 
 
@@ -177,7 +180,7 @@ def test_the_direction_decides_what_the_backend_may_do(
 ) -> None:
     segments = desk.build([(P, offset, 4096)], readonly=readonly)
     assert [desk.gnttab.query_reference(ref)[1] for ref in segments.wire[::3]] == [readonly]
-    segments.release(desk.granter)
+    segments.release(desk.bounce)
 
 
 @pytest.mark.parametrize("data", [[(P, 0, 64 * 4096)], [(P, 1, 64 * 4096)]])
@@ -209,7 +212,7 @@ def test_a_page_that_is_still_mapped_is_quarantined_until_it_is_not(desk: Desk) 
     for ref in refs:
         pfn = world.dom0.holes.alloc()
         handles.append((world.dom0.gnttab.map(1, ref, pfn, readonly=True), pfn))
-    assert not segments.release(granter)
+    assert not segments.release(desk.bounce)
     assert granter.holds(P, 1)
     assert granter.holds(P - 1, 2)
     assert not granter.holds(P + 1, 3)

@@ -174,9 +174,12 @@ class FrontRing:
             self.domain.fail(more, "ring final check")
         return bool(more)
 
-    def reap(self) -> tuple[int, memoryview, bool]:
-        """`take` and `final_check` in one: their number, their bytes, whether there are more."""
-        count = front_reap(self._handle, self._out, self.size)
+    def reap(self, most: int = 0) -> tuple[int, memoryview, bool]:
+        """`take` and `final_check` in one: their number, their bytes, whether there are more.
+
+        `most`: how many are taken at most, if not all.
+        """
+        count = front_reap(self._handle, self._out, most or self.size)
         if count < 0:
             self.domain.fail(count, "ring responses")
         more = count >= MORE

@@ -7,13 +7,14 @@ from functools import cache
 from typing import Final
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.layout import packer, sizeof, struct_format
+from xenpv.abi.layout import offsetof, packer, sizeof, struct_format
 
 PROTOCOL: Final = "x86_64-abi"
 SEGMENTS_MAX: Final[int] = lib.BLKIF_MAX_SEGMENTS_PER_REQUEST
 INDIRECT_PAGES_MAX: Final[int] = lib.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
 
 REQUEST_SIZE: Final = sizeof("blkif_request")
+ID_AT: Final = offsetof("blkif_request", "id")  # 8 bytes, of every kind of request
 RESPONSE_SIZE: Final = sizeof("blkif_response")
 RESPONSE: Final = packer("blkif_response")  # id, operation, status
 # operation, flag, handle, id, sector_number, nr_sectors

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from xenpv.vbd import inquiry
-from xenpv.vbd.ring import READ, WRITE
+from xenpv.vbd.request import READ, WRITE
 from xenpv.vbd.srb import Srb, SrbStatus
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from xenpv.vbd.backendwatch import BackendWatch
 from xenpv.vbd.drain import After, Drain
 from xenpv.vbd.granter import Granter
 from xenpv.vbd.personality import WINDOWS, Personality
-from xenpv.vbd.ring import Part, Ring
+from xenpv.vbd.request import Part
+from xenpv.vbd.ring import Ring
 from xenpv.vbd.srb import SrbStatus
 from xenpv.vbd.usage import Usage
 from xenpv.xen.domain import Domain
@@ -260,7 +261,7 @@ class Frontend:
         self.state = state
         if not self.handshake.goals:
             if not asleep:
-                self._take_kept(SrbStatus.ERROR)
+                self._take_kept(SrbStatus.ABORTED)
             self.target.frontend_closed()
 
     def _take_kept(self, status: SrbStatus | None) -> None:
@@ -270,7 +271,7 @@ class Frontend:
             if status is None:
                 self.rings[part.srb.queue_tag % len(self.rings)].submit(part)
             else:
-                part.end(self.granter, status)
+                part.srb.part_done(status)
 
     def remove(self) -> None:
         """The target is deleted: nothing of it stays, in the store or the loop."""

@@ -51,7 +51,14 @@ class Granter:
     def revoke(
         self, ref: int, pfn: int, owned: bool = False, retired: list[int] | None = None
     ) -> bool:
-        """Take a reference back; False: it and its page are quarantined.
+        """As `end`; a reference that cannot go is quarantined, and its page."""
+        if self.end(ref, retired):
+            return True
+        self.quarantine.append((ref, pfn, owned))
+        return False
+
+    def end(self, ref: int, retired: list[int] | None = None) -> bool:
+        """Take a reference back; False while the backend maps its page.
 
         `retired`: where it goes, without access, if the ring still names it.
         """
@@ -62,7 +69,6 @@ class Granter:
         elif self.gnttab.revoke_foreign_access(ref):
             self.granted -= 1
             return True
-        self.quarantine.append((ref, pfn, owned))
         return False
 
     def revoke_all(self, refs: list[int], pfns: list[int]) -> bool:
@@ -93,8 +99,10 @@ class Granter:
         else:
             self.domain.pages.free(pfn)
 
-    def fill(self, pfn: int, data: bytes) -> None:
-        """`data`, then zeros: a page that another domain sees shows nothing else (XSA-403)."""
+    def fill(self, pfn: int, data: bytes, offset: int = 0) -> None:
+        """Zeros but for `data`: a page that another domain sees shows nothing else (XSA-403)."""
+        if offset:
+            data = ZEROS[:offset] + data
         self.domain.write(pfn, 0, data + ZEROS[len(data) :])
 
     def retry(self) -> None:

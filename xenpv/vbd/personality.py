@@ -101,6 +101,9 @@ class Personality:
     queues_max: int
     indirect_max: int
     closes_with_backend: bool  # whether it closes when the backend alone goes to Closing
+    # Whether requests have a place in a shadow ring: ids are its indices, and an answer must name
+    # the operation.
+    has_shadow: bool
     requeues: bool  # whether a resume does again what was on the ring; else that is an ERROR
 
 
@@ -112,6 +115,7 @@ WINDOWS: Final = Personality(
     queues_max=2,  # xenvbd.inf
     indirect_max=4096,
     closes_with_backend=False,
+    has_shadow=False,
     requeues=False,
 )
 LINUX: Final = Personality(
@@ -119,9 +123,10 @@ LINUX: Final = Personality(
     table=LINUX_TABLE,
     start=(Goal.PREPARE, Goal.CONNECT),
     ring_page_order_max=0,  # xen_blkif_max_ring_order
-    queues_max=0,
+    queues_max=4,  # xen_blkif_max_queues
     indirect_max=32,  # xen_blkif_max_segments
     closes_with_backend=True,
+    has_shadow=True,
     requeues=True,
 )
 PERSONALITIES: Final[Mapping[str, Personality]] = {one.name: one for one in (WINDOWS, LINUX)}

@@ -7,138 +7,133 @@ ends where its fragment ends, and a bounce page may take more than two fragments
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
 from xenpv.errors import HypercallError
-from xenpv.vbd.granter import Granter
+from xenpv.vbd.bounce import Bounce, Retired
 from xenpv.vbd.srb import Srb
 from xenpv.xen.domain import PAGE_SIZE
 
-WIRE_SHIFT: Final = 9  # first_sect and last_sect count 512 bytes, whatever the disk's sector
-LAST_SECT: Final = (PAGE_SIZE >> WIRE_SHIFT) - 1
+SECTOR_SHIFT: Final = 9  # first and last count 512 bytes here, whatever they do on the wire
+SECTOR: Final = 1 << SECTOR_SHIFT
+SECTORS_PER_PAGE: Final = PAGE_SIZE >> SECTOR_SHIFT
+LAST_SECT: Final = SECTORS_PER_PAGE - 1
 
 
 @attrs.define(eq=False)
 class Segments:
-    """Granted segments, in order. `wire` is gref, first, last of each; `pfns` their pages.
+    """Granted segments, in order. `words` is gref, first, last of each; `pfns` their pages.
 
     `bounces` says which segments (by index) are bounce pages, and what they stand for:
-    pfn, offset, length of each piece, flat.
+    pfn, offset, length of each piece, flat. `unit`: how many sectors of 512 bytes one of
+    first_sect and last_sect counts on the wire; first and last are whole units.
     """
 
-    wire: list[int] = attrs.Factory(list)
+    words: list[int] = attrs.Factory(list)
     pfns: list[int] = attrs.Factory(list)
     bounces: dict[int, list[int]] = attrs.Factory(dict)
+    unit: int = 1
+
+    @property
+    def wire(self) -> list[int]:
+        """`words` as the backend counts."""
+        unit = self.unit
+        if unit == 1:
+            return self.words
+        wire = list(self.words)
+        wire[1::3] = [first // unit for first in wire[1::3]]
+        wire[2::3] = [(last + 1) // unit - 1 for last in wire[2::3]]
+        return wire
 
     def sectors(self) -> int:
         """Their length in sectors of 512 bytes."""
-        return sum(self.wire[2::3]) - sum(self.wire[1::3]) + len(self.pfns)
+        return sum(self.words[2::3]) - sum(self.words[1::3]) + len(self.pfns)
 
     def part(self, start: int, end: int) -> Segments:
         """Segments [start, end)."""
         bounces = {
             index - start: pieces for index, pieces in self.bounces.items() if start <= index < end
         }
-        return Segments(self.wire[3 * start : 3 * end], self.pfns[start:end], bounces)
+        words = self.words[3 * start : 3 * end]
+        return Segments(words, self.pfns[start:end], bounces, self.unit)
 
-    def release(self, granter: Granter, retired: list[int] | None = None) -> bool:
-        """End access and give bounce pages back; False if the backend still maps a page.
+    def release(self, bounce: Bounce, retired: Retired | None = None) -> bool:
+        """End access and give bounce pages back; False if the backend maps a page it must not.
 
-        `retired`: as of Granter.revoke.
+        `retired`: as of Bounce.put.
         """
+        granter = bounce.granter
         if not self.bounces and retired is None:
-            return granter.revoke_all(self.wire[::3], self.pfns)
+            return granter.revoke_all(self.words[::3], self.pfns)
+        refs = None if retired is None else retired.refs
         clean = True
-        for index, (ref, pfn) in enumerate(zip(self.wire[::3], self.pfns, strict=True)):
-            owned = index in self.bounces
-            if not granter.revoke(ref, pfn, owned, retired):
-                clean = False
-            elif owned:
-                granter.put_page(pfn)
+        for index, (ref, pfn) in enumerate(zip(self.words[::3], self.pfns, strict=True)):
+            if index in self.bounces:
+                clean = bounce.put(ref, pfn, retired) and clean
+            else:
+                clean = granter.revoke(ref, pfn, False, refs) and clean
         return clean
 
-    def ungrant(self, granter: Granter, retired: list[int]) -> bool:
-        """End access but keep the pages, for another backend; False if this one still maps one,
-        and then all is given up as by `release`.
-        """
-        held = [
-            index
-            for index, (ref, pfn) in enumerate(zip(self.wire[::3], self.pfns, strict=True))
-            if not granter.revoke(ref, pfn, index in self.bounces, retired)
-        ]
-        if held:
-            self.put_pages(granter, held)
-        return not held
-
-    def grant(self, granter: Granter, *, readonly: bool) -> None:
-        """Give access anew to pages that `ungrant` kept. HypercallError: all is given up."""
-        refs: list[int] = []
-        try:
-            for pfn in self.pfns:
-                refs.append(granter.permit(pfn, readonly))  # noqa: PERF401 - kept on failure
-        except HypercallError:
-            for ref, pfn in zip(refs, self.pfns, strict=False):
-                granter.revoke(ref, pfn)
-            self.put_pages(granter)
-            raise
-        self.wire[::3] = refs
-
-    def put_pages(self, granter: Granter, held: Sequence[int] = ()) -> None:
-        """Give back the bounce pages of segments without access, but for some by their index."""
-        for index in self.bounces:
-            if index not in held:
-                granter.put_page(self.pfns[index])
-
-    def copy_out(self, granter: Granter) -> None:
+    def copy_out(self, bounce: Bounce) -> None:
         """What the backend wrote into bounce pages, to where it belongs."""
-        domain = granter.domain
+        domain = bounce.granter.domain
         for index, pieces in self.bounces.items():
-            domain.scatter(pieces, domain.read(self.pfns[index], 0, sum(pieces[2::3])))
+            offset = self.words[3 * index + 1] << SECTOR_SHIFT
+            domain.scatter(pieces, domain.read(self.pfns[index], offset, sum(pieces[2::3])))
 
 
-def build(granter: Granter, srb: Srb, nr_bytes: int, sector_size: int, readonly: bool) -> Segments:
-    """Grant the first `nr_bytes` of the SRB's buffer, which has at least as many.
+def build(
+    bounce: Bounce, srb: Srb, offset: int, nr_bytes: int, sector_size: int, readonly: bool
+) -> Segments:
+    """Grant `nr_bytes` of the SRB's buffer from `offset` on, which has at least as many.
 
     `readonly`: the backend only reads (a WRITE). Raises HypercallError if references or
     pages run out; nothing stays granted then.
     """
-    pfn, offset, length = srb.data[0]
-    if not offset % PAGE_SIZE and not nr_bytes % PAGE_SIZE and length >= nr_bytes:
+    pfn, start, length = srb.data[0]
+    start += offset
+    if not ((start | nr_bytes) % PAGE_SIZE or bounce.always) and length >= offset + nr_bytes:
         count = nr_bytes // PAGE_SIZE
-        pfn += offset // PAGE_SIZE
-        refs = granter.permit_run(pfn, count, readonly)
-        wire = [word for ref in refs for word in (ref, 0, LAST_SECT)]
-        return Segments(wire, list(range(pfn, pfn + count)))
+        pfn += start // PAGE_SIZE
+        refs = bounce.granter.permit_run(pfn, count, readonly)
+        words = [word for ref in refs for word in (ref, 0, LAST_SECT)]
+        return Segments(words, list(range(pfn, pfn + count)))
     segments = Segments()
     try:
-        _walk(granter, segments, _fragments(srb, nr_bytes), sector_size, readonly)
+        _walk(bounce, segments, _fragments(srb, offset, nr_bytes), sector_size, readonly)
     except HypercallError:
-        segments.release(granter)
+        segments.release(bounce)
         raise
     return segments
 
 
-def _fragments(srb: Srb, nr_bytes: int) -> list[list[int]]:
-    """[pfn, offset, length] of the buffer's first bytes, none across a page."""
+def _fragments(srb: Srb, skip: int, left: int) -> list[list[int]]:
+    """[pfn, offset, length] of `left` bytes of the buffer after `skip`, none across a page."""
     fragments = []
     for first, start, length in srb.data:
-        pfn, offset = first + start // PAGE_SIZE, start % PAGE_SIZE
-        rest = min(length, nr_bytes)
-        nr_bytes -= rest
+        rest = min(length - skip, left)
+        if rest <= 0:
+            skip -= length
+            continue
+        pfn, offset = divmod(start + skip, PAGE_SIZE)
+        pfn += first
+        skip = 0
+        left -= rest
         while rest:
             size = min(PAGE_SIZE - offset, rest)
             fragments.append([pfn, offset, size])
             rest -= size
             offset = 0
             pfn += 1
+        if not left:
+            break
     return fragments
 
 
 def _walk(
-    granter: Granter,
+    bounce: Bounce,
     segments: Segments,
     fragments: list[list[int]],
     sector_size: int,
@@ -148,10 +143,14 @@ def _walk(
     while at < len(fragments):
         pfn, offset, length = fragments[at]
         if not (offset % sector_size or length % sector_size):
-            ref = granter.permit(pfn, readonly)
-            last = (offset + length >> WIRE_SHIFT) - 1
-            segments.wire += (ref, offset >> WIRE_SHIFT, last)
-            segments.pfns.append(pfn)
+            if bounce.always:
+                # In its own place: what is around it stays zero.
+                _bounce(bounce, segments, [pfn, offset, length], offset, readonly)
+            else:
+                ref = bounce.granter.permit(pfn, readonly)
+                last = (offset + length >> SECTOR_SHIFT) - 1
+                segments.words += (ref, offset >> SECTOR_SHIFT, last)
+                segments.pfns.append(pfn)
             at += 1
             continue
         pieces: list[int] = []
@@ -165,20 +164,15 @@ def _walk(
                 at += 1
             else:
                 fragments[at] = [pfn, offset + size, length - size]
-        _bounce(granter, segments, pieces, PAGE_SIZE - room, readonly)
+        _bounce(bounce, segments, pieces, 0, readonly)
 
 
 def _bounce(
-    granter: Granter, segments: Segments, pieces: list[int], size: int, readonly: bool
+    bounce: Bounce, segments: Segments, pieces: list[int], offset: int, readonly: bool
 ) -> None:
-    page = granter.page()
-    data = granter.domain.gather(pieces, size) if readonly else b""
-    granter.fill(page, data)
-    try:
-        ref = granter.permit(page, readonly)
-    except HypercallError:
-        granter.put_page(page)
-        raise
+    size = sum(pieces[2::3])
+    data = bounce.granter.domain.gather(pieces, size) if readonly else b""
+    ref, pfn = bounce.get(data, offset, readonly)
     segments.bounces[len(segments.pfns)] = pieces
-    segments.wire += (ref, 0, (size >> WIRE_SHIFT) - 1)
-    segments.pfns.append(page)
+    segments.words += (ref, offset >> SECTOR_SHIFT, (offset + size >> SECTOR_SHIFT) - 1)
+    segments.pfns.append(pfn)

@@ -9,7 +9,7 @@ from xenpv.vbd import cdb
 from xenpv.vbd.backend import Backend
 from xenpv.vbd.frontend import After, Frontend, FrontendState
 from xenpv.vbd.personality import Personality
-from xenpv.vbd.ring import DISCARD, FLUSH_DISKCACHE, READ, Part
+from xenpv.vbd.request import DISCARD, FLUSH_DISKCACHE, READ, Part
 from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
 from xenpv.xen.domain import Domain
 
