@@ -32,6 +32,7 @@ class Abi:
 
     is_x86_32: bool
     head: struct.Struct
+    response: struct.Struct  # id, operation, status
     indirect: struct.Struct
     discard: struct.Struct
     request_size: int
@@ -42,6 +43,7 @@ def _abi(suffix: str) -> Abi:
     return Abi(
         is_x86_32=bool(suffix),
         head=_head(f"blkif_request{suffix}"),
+        response=packer(f"blkif_response{suffix}"),
         indirect=packer(f"blkif_request_indirect{suffix}"),
         discard=packer(f"blkif_request_discard{suffix}"),
         request_size=sizeof(f"blkif_request{suffix}"),

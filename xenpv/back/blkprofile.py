@@ -14,6 +14,13 @@ from typing import Final
 
 import attrs
 
+from xenpv.back.blkrules import (
+    LINUX_RULES,
+    MIRAGE_RULES,
+    QEMU_RULES,
+    TAPDISK_RULES,
+    BlkRules,
+)
 from xenpv.back.blkunits import LINUX as LINUX_UNITS
 from xenpv.back.blkunits import SPEC2024, Units
 from xenpv.errors import LocalProtocolError
@@ -26,7 +33,7 @@ class Profile:
     `directory`: where the toolstack makes it, backend/<directory>. `ring_page_order_max` and
     `queues_max` (0: as many as its domain has vcpus) bound what a frontend may ask for.
     `indirect_max`: segments of an indirect request, 0 where there are none. `persistent`: it
-    keeps grants mapped for a frontend that lets it.
+    keeps grants mapped for a frontend that lets it. `rules`: what it makes of a request.
     """
 
     name: str
@@ -36,6 +43,7 @@ class Profile:
     indirect_max: int = 0
     persistent: bool = False
     units: Units = SPEC2024
+    rules: BlkRules = LINUX_RULES
 
 
 LINUX: Final = Profile(
@@ -46,9 +54,11 @@ LINUX: Final = Profile(
     persistent=True,
     units=LINUX_UNITS,
 )
-QEMU: Final = Profile(name="qemu", directory="qdisk", ring_page_order_max=4, queues_max=1)
-TAPDISK: Final = Profile(name="tapdisk", directory="vbd3", ring_page_order_max=3)
-MIRAGE: Final = Profile(name="mirage", indirect_max=256)
+QEMU: Final = Profile(name="qemu", directory="qdisk", ring_page_order_max=4, rules=QEMU_RULES)
+TAPDISK: Final = Profile(
+    name="tapdisk", directory="vbd3", ring_page_order_max=3, rules=TAPDISK_RULES
+)
+MIRAGE: Final = Profile(name="mirage", indirect_max=256, rules=MIRAGE_RULES)
 PROFILES: Final[Mapping[str, Profile]] = {one.name: one for one in (LINUX, QEMU, TAPDISK, MIRAGE)}
 
 
