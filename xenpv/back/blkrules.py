@@ -18,7 +18,7 @@ import attrs
 
 from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
 from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
-from xenpv.xen.arena import PAGE_SIZE
+from xenpv.xen.domain import PAGE_SIZE
 
 if TYPE_CHECKING:
     from xenpv.back.blkring import Vbd
