@@ -19,7 +19,7 @@ from xenpv.vbd.disk import Disk
 from xenpv.vbd.parameters import Parameters
 from xenpv.vbd.personality import PERSONALITIES, WINDOWS
 from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
-from xenpv.vbd.target import Target
+from xenpv.vbd.target import BusReset, Target
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
@@ -314,9 +314,7 @@ class Vbd:
         """StorPort's BuildIo and StartIo: the SRB finds its target, or ends here."""
         target = self.targets.get(srb.target_id)
         if srb.function == SrbFunction.RESET_BUS:
-            for one in list(self.targets.values()):
-                one.reset(Srb(function=SrbFunction.RESET_DEVICE, target_id=one.target_id))
-            srb.complete(SrbStatus.SUCCESS)
+            BusReset(srb, list(self.targets.values()))
         elif target is not None:
             target.submit(srb)
         else:

@@ -1,7 +1,8 @@
 """Command descriptor blocks: what each opcode does to a target (win-xenvbd target.c).
 
 A reply's length is the driver's own, whatever the CDB allocates; the buffer is zeroed
-first. No CHECK CONDITION and no sense data: an SRB is SUCCESS, ERROR or INVALID_REQUEST.
+first. An SRB is SUCCESS, ERROR or INVALID_REQUEST, without sense data; where the disk gives
+them, each refusal is a CHECK CONDITION that names its reason.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from xenpv.vbd import inquiry
+from xenpv.vbd import inquiry, medium
+from xenpv.vbd.modesense import mode_sense
+from xenpv.vbd.quirks import READ6_ZERO, REPORT_LUNS_255
 from xenpv.vbd.request import READ, WRITE
+from xenpv.vbd.sense import Sense
 from xenpv.vbd.srb import Srb, SrbStatus
+from xenpv.vbd.storport import QUEUE_DEPTH
 
 if TYPE_CHECKING:
     from xenpv.vbd.target import Target
@@ -33,41 +38,42 @@ FIELDS: Final[Mapping[int, tuple[slice, slice]]] = {
 U32_MAX: Final = (1 << 32) - 1
 U64_MAX: Final = (1 << 64) - 1
 
-WRITE_PROTECTED: Final = 0x80  # of the mode parameter header
-CACHING: Final = 0x08
-INFORMATIONAL_EXCEPTIONS: Final = 0x1C
-ALL_PAGES: Final = 0x3F
-WCE: Final = 0x04
-DEXCPT: Final = 0x08
-MODE_PAGE_LENGTH: Final = 0x0A  # the driver says 0C, and then has 10 bytes
-
+REQUEST_SENSE: Final = 0x03
+INQUIRY: Final = 0x12
+REPORT_LUNS: Final = 0xA0
 REQUEST_SENSE_SIZE: Final = 18
-REPORT_LUNS_SIZE: Final = 16
+LUN_LIST: Final = b"\0\0\0\x08\0\0\0\0"  # one LUN follows
+# A unit attention is not told to these (SAM-5 5.14).
+UNATTENDED: Final = (REQUEST_SENSE, INQUIRY, REPORT_LUNS)
 
 
 def execute(target: Target, srb: Srb) -> None:
     """Answer at once, or queue it on the target's rings."""
     cdb = srb.cdb
+    if target.attentions and cdb and cdb[0] not in UNATTENDED:
+        srb.check_condition(target.attentions.pop(0))
+        return
     first, last = LENGTHS.get(len(cdb), (1, 0))
     operation = OPERATIONS.get(cdb[0]) if cdb and first <= cdb[0] <= last else None
     if operation is None:
-        srb.complete(SrbStatus.INVALID_REQUEST)
+        target.refuse(srb, Sense.INVALID_OPCODE, SrbStatus.INVALID_REQUEST)
     else:
         operation(target, srb)
 
 
-def address(cdb: bytes) -> tuple[int, int]:
+def address(cdb: bytes, *, zero_is_256: bool = True) -> tuple[int, int]:
     """LBA and count of sectors; a count of 0 is 256 in a 6-byte CDB only (SBC)."""
     if len(cdb) == 6:
-        return int.from_bytes(cdb[1:4], "big") & 0x1FFFFF, cdb[4] or 256
-    lba, count = FIELDS[len(cdb)]
-    return int.from_bytes(cdb[lba], "big"), int.from_bytes(cdb[count], "big")
+        count = cdb[4] or (256 if zero_is_256 else 0)
+        return int.from_bytes(cdb[1:4], "big") & 0x1FFFFF, count
+    lba, count_at = FIELDS[len(cdb)]
+    return int.from_bytes(cdb[lba], "big"), int.from_bytes(cdb[count_at], "big")
 
 
 def _reply(target: Target, srb: Srb, data: bytes | None) -> None:
     """SUCCESS with `data`; ERROR without, or where the buffer is too small for it."""
     if data is None or len(data) > srb.data_transfer_length:
-        srb.complete(SrbStatus.ERROR)
+        target.refuse(srb, Sense.INVALID_FIELD_IN_CDB)
     else:
         srb.write_data(target.domain, data)
         srb.complete(SrbStatus.SUCCESS)
@@ -78,37 +84,51 @@ def _nothing(_target: Target, srb: Srb) -> None:
 
 
 def _read(target: Target, srb: Srb) -> None:
-    target.transfer(srb, READ, *address(srb.cdb))
+    medium.transfer(target, srb, READ, *_extent(target, srb.cdb))
 
 
 def _write(target: Target, srb: Srb) -> None:
-    target.transfer(srb, WRITE, *address(srb.cdb))
+    medium.transfer(target, srb, WRITE, *_extent(target, srb.cdb))
+
+
+def _extent(target: Target, cdb: bytes) -> tuple[int, int]:
+    return address(cdb, zero_is_256=READ6_ZERO not in target.quirks)
 
 
 def _synchronize_cache(target: Target, srb: Srb) -> None:
-    target.flush(srb)
+    medium.flush(target, srb, *address(srb.cdb))
 
 
 def _unmap(target: Target, srb: Srb) -> None:
-    target.unmap(srb, int.from_bytes(srb.cdb[7:9], "big"))
+    medium.discard(target, srb, int.from_bytes(srb.cdb[7:9], "big"))
 
 
 def _inquiry(target: Target, srb: Srb) -> None:
+    target.queue.depth = QUEUE_DEPTH
     has_page, page = srb.cdb[1] & 1, srb.cdb[2]
+    backend, quirks = target.backend, target.quirks
     if has_page:
-        data = inquiry.vital_product_data(target.backend, target.target_id, page)
+        data = inquiry.vital_product_data(backend, target.target_id, page, quirks)
     else:
-        data = inquiry.standard(target.backend) if not page else None
+        data = inquiry.standard(backend, quirks) if not page else None
     _reply(target, srb, data)
 
 
+def _mode_sense(target: Target, srb: Srb) -> None:
+    room = srb.data_transfer_length
+    _reply(target, srb, mode_sense(srb.cdb, room, target.backend, target.quirks))
+
+
 def _request_sense(target: Target, srb: Srb) -> None:
-    _reply(target, srb, b"\xf0".ljust(REQUEST_SENSE_SIZE, b"\0"))
+    data = b"\xf0".ljust(REQUEST_SENSE_SIZE, b"\0")
+    if target.attentions is not None and srb.data_transfer_length >= REQUEST_SENSE_SIZE:
+        data = (target.attentions.pop(0) if target.attentions else Sense.NO_SENSE).data
+    _reply(target, srb, data)
 
 
 def _report_luns(target: Target, srb: Srb) -> None:
-    # A list of 8 bytes: LUN 0.
-    _reply(target, srb, b"\0\0\0\x08".ljust(REPORT_LUNS_SIZE, b"\0"))
+    lun = 255 if REPORT_LUNS_255 in target.quirks else 0
+    _reply(target, srb, LUN_LIST + lun.to_bytes(8, "big"))
 
 
 def _read_capacity_10(target: Target, srb: Srb) -> None:
@@ -134,47 +154,12 @@ def _read_capacity_16(target: Target, srb: Srb) -> None:
     _reply(target, srb, data)
 
 
-def _mode_sense(target: Target, srb: Srb) -> None:
-    cdb = srb.cdb
-    is_long = len(cdb) == 10
-    header = 8 if is_long else 4
-    room = srb.data_transfer_length - header
-    if room < 0:
-        _reply(target, srb, None)
-        return
-    descriptor = b"" if cdb[1] & 8 or room < 8 else bytes(8)
-    data = descriptor
-    for page in _mode_pages(target, cdb[2] & 0x3F):
-        if len(data) + len(page) <= room:
-            data += page
-    total = header + len(data)
-    protected = WRITE_PROTECTED if target.backend.is_readonly else 0
-    if is_long:
-        head = (total - 2).to_bytes(2, "big") + bytes((0, protected, 0, 0))
-        head += len(descriptor).to_bytes(2, "big")
-    else:
-        head = bytes((total - 1, 0, protected, len(descriptor)))
-    _reply(target, srb, head + data)
-
-
-def _mode_pages(target: Target, page: int) -> list[bytes]:
-    contents = {
-        CACHING: WCE if target.backend.flush_cache else 0,
-        INFORMATIONAL_EXCEPTIONS: DEXCPT,
-    }
-    return [
-        bytes((code, MODE_PAGE_LENGTH, byte)).ljust(2 + MODE_PAGE_LENGTH, b"\0")
-        for code, byte in contents.items()
-        if page in (code, ALL_PAGES)
-    ]
-
-
 OPERATIONS: Final[Mapping[int, Callable[[Target, Srb], None]]] = {
     0x00: _nothing,  # TEST UNIT READY
-    0x03: _request_sense,
+    REQUEST_SENSE: _request_sense,
     0x08: _read,
     0x0A: _write,
-    0x12: _inquiry,
+    INQUIRY: _inquiry,
     0x16: _nothing,  # RESERVE(6)
     0x17: _nothing,  # RELEASE(6)
     0x1A: _mode_sense,
@@ -194,7 +179,7 @@ OPERATIONS: Final[Mapping[int, Callable[[Target, Srb], None]]] = {
     0x8F: _nothing,  # VERIFY(16)
     0x91: _synchronize_cache,
     0x9E: _read_capacity_16,
-    0xA0: _report_luns,
+    REPORT_LUNS: _report_luns,
     0xA8: _read,
     0xAA: _write,
 }

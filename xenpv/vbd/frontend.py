@@ -269,7 +269,7 @@ class Frontend:
         kept, self._kept = self._kept, deque()
         for part in kept:
             if status is None:
-                self.rings[part.srb.queue_tag % len(self.rings)].submit(part)
+                self.rings[part.srb.ring_index(len(self.rings))].submit(part)
             else:
                 part.srb.part_done(status)
 

@@ -19,6 +19,7 @@ READ_ONLY_CD: Final = "read-only-cd"
 REPORT_LUNS_255: Final = "report-luns-255"
 READ6_ZERO: Final = "read6-zero"
 ZERO_LENGTH_HANG: Final = "zero-length-hang"
+UNMAP_UNCHECKED: Final = "unmap-unchecked"
 TRIM_TRUNCATES: Final = "trim-truncates"
 CRASH_RANGE: Final = "crash-range"
 CRASH_STATUS: Final = "crash-status"
@@ -40,6 +41,10 @@ QUIRKS: Final[Mapping[str, str]] = {
     ZERO_LENGTH_HANG: (
         "a READ or WRITE of 0 sectors, or an UNMAP without descriptors, never completes; else "
         "SUCCESS"
+    ),
+    UNMAP_UNCHECKED: (
+        "UNMAP sends every range to the backend, beyond the end and of no length too; else the "
+        "first fails it whole, the second is left out"
     ),
     TRIM_TRUNCATES: (
         "a trim of 2^32 sectors or more loses the higher bits of its length; else it becomes "

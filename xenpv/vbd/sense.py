@@ -75,3 +75,9 @@ def describe(data: bytes) -> str:
     ]
     numbers = f"{key:X}/{asc:02X}/{ascq:02X}"
     return ": ".join([KEYS.get(key, f"sense key {key:X}"), *texts]) + f" ({numbers})"
+
+
+def attend(attentions: list[Sense], sense: Sense) -> None:
+    """A unit attention more for the commands to come; each is told once, the oldest first."""
+    if sense not in attentions:
+        attentions.append(sense)

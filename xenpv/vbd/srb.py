@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 from xenpv.vbd.sense import SENSE_SIZE, Sense
 from xenpv.xen.domain import PAGE_SIZE, Domain
+
+if TYPE_CHECKING:
+    from xenpv.vbd.storport import Capabilities
 
 AUTOSENSE_VALID: Final = 0x80  # of an SRB's status byte: SRB_STATUS_AUTOSENSE_VALID
 
@@ -69,6 +72,12 @@ class Wakeup(Protocol):
     def wake(self) -> None: ...
 
 
+class Completed(Protocol):
+    """The port driver's queue that a request is out of."""
+
+    def completed(self) -> None: ...
+
+
 @attrs.define(eq=False)
 class Srb:
     """One request. `data` is its buffer as a scatter list: (pfn, offset, length) in bytes of
@@ -78,6 +87,7 @@ class Srb:
     The port sets `srb_status` and `scsi_status` once, then wakes `on_complete`. Where the disk
     gives sense data, the first `sense_info_length` bytes of them come in `sense_info`, and
     AUTOSENSE_VALID is in `srb_flags`; `on_error` is what to say if the backend answers ERROR.
+    `pnp_action` is of a PNP request only, and `capabilities` its answer.
     """
 
     function: int = SrbFunction.EXECUTE_SCSI
@@ -87,11 +97,15 @@ class Srb:
     target_id: int = 0
     lun: int = 0
     queue_tag: int = 0
+    processor: int = 0  # that it was sent from
     on_complete: Wakeup | None = None
     sense_info_length: int = SENSE_SIZE
     sense_info: bytes = b""
     srb_flags: int = 0
     on_error: Sense | None = None
+    pnp_action: int = 0
+    capabilities: Capabilities | None = None
+    lun_queue: Completed | None = None
     srb_status: SrbStatus = SrbStatus.PENDING
     scsi_status: ScsiStatus = ScsiStatus.GOOD
     data_transfer_length: int = attrs.field(init=False)
@@ -105,6 +119,10 @@ class Srb:
     @property
     def is_complete(self) -> bool:
         return self.srb_status is not SrbStatus.PENDING
+
+    def ring_index(self, nr_rings: int) -> int:
+        """The ring that it goes to."""
+        return (self.queue_tag or self.processor) % nr_rings
 
     @property
     def raw_status(self) -> int:
@@ -126,6 +144,8 @@ class Srb:
             self.scsi_status = scsi_status
         if self.on_complete is not None:
             self.on_complete.wake()
+        if self.lun_queue is not None:
+            self.lun_queue.completed()
 
     def part_done(self, status: SrbStatus) -> None:
         """One of `outstanding` parts ended; the last completes the request.

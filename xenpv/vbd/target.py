@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from xenpv.errors import LocalProtocolError
 from xenpv.vbd import cdb
 from xenpv.vbd.backend import Backend
 from xenpv.vbd.frontend import After, Frontend, FrontendState
 from xenpv.vbd.personality import Personality
-from xenpv.vbd.request import DISCARD, FLUSH_DISKCACHE, READ, Part
-from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
+from xenpv.vbd.quirks import SCSISTATUS_40
+from xenpv.vbd.request import Part
+from xenpv.vbd.sense import Sense, attend
+from xenpv.vbd.srb import ScsiStatus, Srb, SrbFunction, SrbStatus
+from xenpv.vbd.storport import CONFIGURATION, Capabilities, LunQueue, StorPnpAction
 from xenpv.xen.domain import Domain
 
 if TYPE_CHECKING:
     from xenpv.bus.xenbus import XenBus
     from xenpv.vbd.adapter import Vbd
 
-TRANSFER_MAX: Final = 4 << 20  # bytes an SRB may carry: MaximumTransferLength
-WIRE_SECTOR: Final = 512
-UNMAP_HEADER: Final = 8
-UNMAP_DESCRIPTOR: Final = 16
-
 
 class Target:
     """One disk of the adapter. `missing`: its device went; every SRB ends as NO_DEVICE.
 
     `handles`: how many hold it open; while any does, the system does not let it go.
+    `attentions`: what happened to it and was not told yet; None if it gives no sense data.
+    `queue`: where SRBs wait for those before them.
     """
 
     __slots__ = (
         "_draining",
         "_resetting",
         "adapter",
+        "attentions",
         "bus",
         "devid",
         "frontend",
         "handles",
         "missing",
         "personality",
+        "queue",
+        "quirks",
         "target_id",
     )
     frontend: Frontend
@@ -58,6 +61,10 @@ class Target:
         self.target_id = target_id
         self.missing = False
         self.handles = 0
+        parameters = adapter.parameters
+        self.quirks: frozenset[str] = frozenset(parameters.quirks)
+        self.attentions: list[Sense] | None = [] if parameters.sense_data else None
+        self.queue: LunQueue = LunQueue(self)
         self._draining: list[Srb] = []  # SHUTDOWN, FLUSH
         self._resetting: list[Srb] = []
         self.frontend = Frontend(
@@ -98,108 +105,95 @@ class Target:
     # SRBs
 
     def submit(self, srb: Srb) -> None:
-        """BuildIo and StartIo. LocalProtocolError: more than TRANSFER_MAX bytes, which the
+        """BuildIo and StartIo. LocalProtocolError: a buffer beyond CONFIGURATION, which the
         adapter told the class driver not to send.
         """
-        if srb.data_transfer_length > TRANSFER_MAX:
-            raise LocalProtocolError(
-                f"an SRB of {srb.data_transfer_length} bytes: at most {TRANSFER_MAX} fit"
-            )
+        CONFIGURATION.check(srb)
         if srb.function == SrbFunction.EXECUTE_SCSI:
-            self._execute(srb)
+            self.queue.submit(srb)
         elif self.missing and srb.function in _NEEDS_DEVICE:
             srb.complete(SrbStatus.NO_DEVICE)
-        elif srb.function in (SrbFunction.SHUTDOWN, SrbFunction.FLUSH):
-            self._drain(srb)
-        elif srb.function == SrbFunction.RESET_DEVICE:
-            self.reset(srb)
-        elif srb.function == SrbFunction.ABORT_COMMAND:
-            srb.complete(SrbStatus.ABORT_FAILED)
-        elif srb.function == SrbFunction.PNP:
-            srb.complete(SrbStatus.SUCCESS)
         else:
-            srb.complete(SrbStatus.INVALID_REQUEST)
+            _FUNCTIONS.get(srb.function, Target._unsupported)(self, srb)
 
-    def _execute(self, srb: Srb) -> None:
+    def start_io(self, srb: Srb) -> None:
+        """One EXECUTE_SCSI that the port driver lets through."""
         if srb.path_id:
             srb.complete(SrbStatus.INVALID_PATH_ID)
         elif srb.lun:
-            srb.complete(SrbStatus.INVALID_LUN)
+            self.refuse(srb, Sense.LUN_NOT_SUPPORTED, SrbStatus.INVALID_LUN)
         elif self.missing:
             srb.complete(SrbStatus.NO_DEVICE)
         else:
             cdb.execute(self, srb)
 
-    def transfer(self, srb: Srb, operation: int, lba: int, count: int) -> None:
-        """READ or WRITE of `count` logical sectors."""
-        backend = self.backend
-        nr_bytes = count * backend.sector_size
-        if (
-            not self.frontend.is_enabled
-            or (operation != READ and backend.is_readonly)
-            or lba >= backend.capacity
-            or lba + count > backend.capacity
-            or nr_bytes > srb.data_transfer_length
-        ):
-            srb.complete(SrbStatus.ERROR)
-        elif not count:
-            # The driver queues it and never completes it.
-            srb.complete(SrbStatus.SUCCESS)
-        else:
-            srb.data_transfer_length = nr_bytes
-            unit = backend.sector_size // WIRE_SECTOR
-            self._queue(srb, [Part(srb, operation, lba * unit, count * unit)])
+    @property
+    def takes_srbs(self) -> bool:
+        """Whether an SRB finds its end now, be it an error; not while the rings come back."""
+        frontend = self.frontend
+        return frontend.is_enabled or self.missing or bool(frontend.broken) or self.is_closed
 
-    def flush(self, srb: Srb) -> None:
-        """SYNCHRONIZE CACHE: whatever it names, all of the disk."""
-        if self.frontend.is_enabled:
-            self._queue(srb, [Part(srb, FLUSH_DISKCACHE)])
+    def refuse(self, srb: Srb, why: Sense, status: SrbStatus = SrbStatus.ERROR) -> None:
+        """It fails before anything is sent: with that sense, or as `status` without any."""
+        if self.attentions is None:
+            srb.complete(status)
         else:
-            srb.complete(SrbStatus.ERROR)
+            srb.check_condition(why)
 
-    def unmap(self, srb: Srb, length: int) -> None:
-        """UNMAP with a parameter list of `length` bytes; what the buffer lacks is not read."""
-        backend = self.backend
-        data = srb.read_data(self.domain)[:length]
-        described = int.from_bytes(data[2:4], "big")
-        end = min(UNMAP_HEADER + described, len(data))
-        parts = []
-        valid = self.frontend.is_enabled and len(data) >= UNMAP_HEADER and not backend.is_readonly
-        unit = backend.sector_size // WIRE_SECTOR
-        for at in range(UNMAP_HEADER, end - UNMAP_DESCRIPTOR + 1, UNMAP_DESCRIPTOR):
-            lba = int.from_bytes(data[at : at + 8], "big")
-            count = int.from_bytes(data[at + 8 : at + 12], "big")
-            valid = valid and lba + count <= backend.capacity
-            if count:
-                parts.append(Part(srb, DISCARD, lba * unit, count * unit))
-        if not valid:
-            srb.complete(SrbStatus.ERROR)
-        elif not (parts and backend.discard):
-            srb.complete(SrbStatus.SUCCESS)  # a hint that nobody takes
-        else:
-            self._queue(srb, parts)
-
-    def _queue(self, srb: Srb, parts: list[Part]) -> None:
+    def queue_parts(self, srb: Srb, parts: list[Part], on_error: Sense) -> None:
+        """To its ring; `on_error` is what it says if the backend fails one of them."""
+        if self.attentions is not None:
+            srb.on_error = on_error
+        self.queue.hold(srb)
         srb.outstanding = len(parts)
         rings = self.frontend.rings
-        ring = rings[srb.queue_tag % len(rings)]
+        ring = rings[srb.ring_index(len(rings))]
         for part in parts:
             ring.submit(part)
 
+    def _unsupported(self, srb: Srb) -> None:
+        srb.complete(SrbStatus.INVALID_REQUEST)
+
+    def _abort(self, srb: Srb) -> None:
+        srb.complete(SrbStatus.ABORT_FAILED)
+
+    def _pnp(self, srb: Srb) -> None:
+        if srb.pnp_action == StorPnpAction.QUERY_CAPABILITIES:
+            removable = self.backend.removable
+            srb.capabilities = Capabilities(removable=removable, eject_supported=removable)
+        srb.complete(SrbStatus.SUCCESS)
+
     def _drain(self, srb: Srb) -> None:
-        """SHUTDOWN and FLUSH: done when the rings are empty; BUSY while they are disabled."""
+        """SHUTDOWN and FLUSH: done when its ring is empty; BUSY while that is disabled."""
         if not self.frontend.is_enabled:
             srb.complete(SrbStatus.BUSY)
-        elif self.frontend.is_idle:
-            srb.complete(SrbStatus.SUCCESS)
+        elif self._is_drained(srb):
+            self._drained(srb)
         else:
             self._draining.append(srb)
 
+    def _is_drained(self, srb: Srb) -> bool:
+        frontend = self.frontend
+        if not frontend.is_enabled:
+            return frontend.is_idle
+        rings = frontend.rings
+        return rings[srb.ring_index(len(rings))].is_idle
+
+    def _drained(self, srb: Srb) -> None:
+        bad = SCSISTATUS_40 in self.quirks
+        srb.complete(SrbStatus.SUCCESS, ScsiStatus.TASK_ABORTED if bad else ScsiStatus.GOOD)
+
     def ring_idle(self) -> None:
-        if self._draining and self.frontend.is_idle:
+        """A ring has nothing left to do, or never will."""
+        if self._draining:
             draining, self._draining = self._draining, []
             for srb in draining:
-                srb.complete(SrbStatus.SUCCESS)
+                if self._is_drained(srb):
+                    self._drained(srb)
+                else:
+                    self._draining.append(srb)
+        if self.queue.waiting:
+            self.queue.start()
 
     def reset(self, srb: Srb) -> None:
         """RESET_DEVICE: SUCCESS in the end, at once where there is nothing to reset."""
@@ -212,14 +206,19 @@ class Target:
             srb.complete(SrbStatus.SUCCESS)
 
     def reset_done(self) -> None:
+        """The rings are there again, or will not come."""
         resetting, self._resetting = self._resetting, []
+        if resetting and self.attentions is not None:
+            attend(self.attentions, Sense.RESET)
         for srb in resetting:
             srb.complete(SrbStatus.SUCCESS)
 
-    # life
-
     def capacity_changed(self) -> None:
         """The size of a disk that was there before is another."""
+        if self.attentions is not None:
+            attend(self.attentions, Sense.CAPACITY_CHANGED)
+
+    # life
 
     def start(self) -> None:
         """Power up: to ENABLED, asynchronously."""
@@ -276,4 +275,35 @@ class Target:
         return self.state in resting and not self.frontend.handshake.goals
 
 
+class BusReset:
+    """RESET_BUS: complete when every target's reset is."""
+
+    __slots__ = ("_left", "srb")
+
+    def __init__(self, srb: Srb, targets: list[Target]) -> None:
+        self.srb = srb
+        self._left = 1 + len(targets)
+        for target in targets:
+            target.reset(
+                Srb(
+                    function=SrbFunction.RESET_DEVICE,
+                    target_id=target.target_id,
+                    on_complete=self,
+                )
+            )
+        self.wake()
+
+    def wake(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.srb.complete(SrbStatus.SUCCESS)
+
+
 _NEEDS_DEVICE: Final = (SrbFunction.SHUTDOWN, SrbFunction.FLUSH, SrbFunction.RESET_DEVICE)
+_FUNCTIONS: Final[Mapping[int, Callable[[Target, Srb], None]]] = {
+    SrbFunction.SHUTDOWN: Target._drain,
+    SrbFunction.FLUSH: Target._drain,
+    SrbFunction.ABORT_COMMAND: Target._abort,
+    SrbFunction.RESET_DEVICE: Target.reset,
+    SrbFunction.PNP: Target._pnp,
+}
