@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from xenpv.vbd import quirks as table
 from xenpv.vbd.units import SPEC2024, UNITS, SectorUnits
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Parameters:
     `ring_page_order` and `queues` None: the personality's own. `overrides`: name and number of
     what is not read from the backend. `units`: what a sector is. `persistent`: grants are kept
     if the backend keeps them too. `sense_data`: CHECK CONDITION with sense data and unit
-    attentions, as SPC has them. `quirks`: names of xenpv.vbd.quirks that are switched on.
+    attentions, as SPC has them. `quirks`: names of xenpv.vbd.quirks that are switched on;
+    LocalProtocolError for another name.
     """
 
     ring_page_order: int | None = None
@@ -55,6 +57,9 @@ class Parameters:
     persistent: bool = False
     sense_data: bool = False
     quirks: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        table.check(self.quirks)
 
     @classmethod
     def read(cls, registry: Registry) -> Parameters:
@@ -74,7 +79,9 @@ class Parameters:
             units=UNITS.get(registry.string(PATH, SECTOR_UNITS) or "", SPEC2024),
             persistent=registry.dword(PATH, PERSISTENT, 0) != 0,
             sense_data=registry.dword(PATH, SENSE_DATA, 0) != 0,
-            quirks=registry.strings(PATH, QUIRKS) or (),
+            quirks=tuple(
+                name for name in registry.strings(PATH, QUIRKS) or () if name in table.QUIRKS
+            ),
         )
 
     def write(self, registry: Registry) -> None:
