@@ -245,9 +245,12 @@ class Guest(Serving):
     @property
     def unconnected(self) -> list[str]:
         """Its disks and interfaces that should be Connected now and are not: "vbd 51712"."""
-        emulated = [] if self._vif is None else self._vif.emulated
+        emulated = {
+            "vbd": [] if self._vbd is None else self._vbd.emulated,
+            "vif": [] if self._vif is None else self._vif.emulated,
+        }
         lost = [(kind, devid) for kind, devid, up in self._connections() if not up]
-        return [f"{kind} {devid}" for kind, devid in lost if kind != "vif" or devid not in emulated]
+        return [f"{kind} {devid}" for kind, devid in lost if devid not in emulated[kind]]
 
     def _connections(self) -> list[tuple[str, int, bool]]:
         vbd, vif = self._vbd, self._vif

@@ -17,6 +17,7 @@ import pytest
 from xenpv import Disk, Guest, MemoryImage, Platform, Vif
 from xenpv.back.blkback import Blkback
 from xenpv.back.netback import Netback
+from xenpv.bus.devicetree import Irp
 from xenpv.errors import LocalProtocolError
 from xenpv.host.network import Frame
 from xenpv.testing.checkers import check_all
@@ -400,7 +401,7 @@ def test_a_reset_or_flush_that_a_suspend_finds_ends_after_it(
 def test_a_disk_that_was_ejected_stays_so_over_a_resume(s: Scene) -> None:
     """Only its directory is there: the toolstack has not taken it away yet."""
     target = s.disk.target
-    target.eject()
+    target.pnp.request(Irp.EJECT)
     s.xen.run()
     assert target.is_closed
     resumed(0)(s)

@@ -61,11 +61,11 @@ def test_in_its_boot(seed: int, kernel: tuple[str, bool, int], steps: int) -> No
         guest = made(xen, kernel)
         guest.created.domain.unpause()
         new = moved_now(xen, guest, steps)
-        assert new.disks[0].read(0, 8) == IMAGE[:PAGE_SIZE]
-        if not new.nets:
-            # The new device model has the emulated card again that was unplugged before the move.
+        if not (new.nets and new.disks):
+            # The new device model has emulated devices again that were unplugged before the move.
             assert new.reboot_requests
             new.reboot()
+        assert new.disks[0].read(0, 8) == IMAGE[:PAGE_SIZE]
         works(xen, new)
 
 

@@ -6,7 +6,7 @@ from tests.vbd.rawback import scene
 from xenpv.host import vdev
 from xenpv.host.image import MemoryImage
 from xenpv.platform import Disk, Platform
-from xenpv.vbd.adapter import target_id
+from xenpv.vbd.targetid import target_id
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_second_device_for_a_target_is_ignored_and_said() -> None:
         assert [target.devid for target in on.adapter.targets.values()] == [51712, 51728]
         on.xen.run()
         assert on.guest.console is not None
-        assert "device 2048 is ignored: target 0 is taken" in on.guest.console.text
+        assert "device 2048 is ignored: its target is taken" in on.guest.console.text
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from xenpv.xen.loop import Task
 
 ROOT_ID: Final = "HTREE\\ROOT"
 CLASSES: Final = "Control\\Class\\"
+LEVELS_MAX: Final = 64  # that one run of the enumeration goes down
 CHILDREN_MAX: Final = 4096  # of one bus; those beyond are not seen
 
 
@@ -240,9 +241,13 @@ class DeviceTree:
         self._task.wake()
 
     def _enumerate_invalid(self) -> None:
-        invalid, self._invalid = self._invalid, []
-        for node in invalid:
-            self._enumerate(node)
+        """Down to the leaves: whoever a driver's own task asks has seen what stands deeper."""
+        for _ in range(LEVELS_MAX):
+            invalid, self._invalid = self._invalid, []
+            if not invalid:
+                return
+            for node in invalid:
+                self._enumerate(node)
 
     def _enumerate(self, node: DeviceNode) -> None:
         """Report, compare, remove what is missing, start what is new and what it reports."""

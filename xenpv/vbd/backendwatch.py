@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi.xenbus import XenbusState as State
+from xenpv.bus.devicetree import Irp
 from xenpv.bus.handshake import parse_flag, parse_state
 from xenpv.bus.store import Watch
 from xenpv.errors import PeerProtocolError, StoreError
@@ -86,10 +87,10 @@ class BackendWatch:
     def _closes(self) -> None:
         frontend = self._frontend
         if frontend.personality.closes_with_backend:
-            frontend.target.eject()
+            frontend.target.pnp.request(Irp.EJECT)
         elif self._is_eject_asked():
             self._ejected = True
-            frontend.target.request_eject()
+            frontend.target.pnp.request_eject()
 
     def _is_eject_asked(self) -> bool:
         """Both the backend's state and `online`, of one moment; `ejected` is written with them."""

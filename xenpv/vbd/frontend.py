@@ -182,13 +182,11 @@ class Frontend:
         idle = self.state is FrontendState.INITIALIZED and not self.handshake.goals
         if idle or self.state is FrontendState.INVALID:
             return
-        if self.target.missing and self.target.is_closed:
-            return  # ejected, and only its directory is left
-        closing = (
-            self.target.missing
-            or self.drain.after is After.CLOSE
-            or self.handshake.goals == [Goal.CLOSE]
-        )
+        # Stopped; or ejected, and only its directory is left.
+        ends = self.target.missing or self.target.pnp.is_stopped
+        if ends and self.target.is_closed:
+            return
+        closing = ends or self.drain.after is After.CLOSE or self.handshake.goals == [Goal.CLOSE]
         self.backend_watch.moved()
         self.handshake.unwatch()
         self.drain.cancel()
@@ -202,6 +200,7 @@ class Frontend:
             ring.queue.clear()
         self.broken = ""
         self.state = FrontendState.CLOSING
+        self.handshake.state = State.UNKNOWN  # nothing was written into this directory
         goals = self.personality.start
         rest = tuple(goal for goal in goals if goal is not Goal.CLOSE)
         self.handshake.start((Goal.CLOSE,) if closing else (Goal.CLOSE, *rest))

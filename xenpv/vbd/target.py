@@ -9,6 +9,7 @@ from xenpv.vbd import cdb
 from xenpv.vbd.backend import Backend
 from xenpv.vbd.frontend import After, Frontend, FrontendState
 from xenpv.vbd.personality import Personality
+from xenpv.vbd.pnp import TargetPnp
 from xenpv.vbd.quirks import SCSISTATUS_40
 from xenpv.vbd.request import Part
 from xenpv.vbd.sense import Sense, attend
@@ -40,6 +41,7 @@ class Target:
         "handles",
         "missing",
         "personality",
+        "pnp",
         "queue",
         "quirks",
         "target_id",
@@ -67,6 +69,7 @@ class Target:
         self.queue: LunQueue = LunQueue(self)
         self._draining: list[Srb] = []  # SHUTDOWN, FLUSH
         self._resetting: list[Srb] = []
+        self.pnp = TargetPnp(self)
         self.frontend = Frontend(
             bus=self.bus, personality=self.personality, devid=self.devid, target=self
         )
@@ -228,24 +231,6 @@ class Target:
         """Power down: to CLOSED, asynchronously."""
         self.frontend.close()
 
-    def request_eject(self) -> None:
-        """IoRequestDeviceEject: the system is asked, in a task of its own."""
-        self.adapter.request_eject(self)
-
-    def query_eject(self) -> None:
-        """QUERY_REMOVE, then EJECT, or CANCEL_REMOVE where somebody has it open."""
-        if self.missing:
-            return
-        if self.handles:
-            self.frontend.eject_failed()
-        else:
-            self.eject()
-
-    def eject(self) -> None:
-        """The host takes the disk away, and the system agrees: Missing, then closed."""
-        self.bus.log(f"xenvbd: target {self.target_id}: ejected\n")
-        self.vanish()
-
     def vanish(self) -> None:
         """The device is gone or going: no more SRBs."""
         if not self.missing:
@@ -261,7 +246,8 @@ class Target:
     @property
     def has_failed(self) -> bool:
         """It did not connect: tried again when its directory changes or its backend comes."""
-        return not self.missing and self.is_closed and self.state is not FrontendState.INITIALIZED
+        down = not self.missing and self.is_closed and not self.pnp.is_stopped
+        return down and self.state is not FrontendState.INITIALIZED
 
     @property
     def has_no_backend(self) -> bool:
