@@ -46,3 +46,13 @@ class HVM_PARAM(IntEnum):  # noqa: N801 - the prefix of Xen's names
     X87_FIP_WIDTH = lib.HVM_PARAM_X87_FIP_WIDTH
     VM86_TSS_SIZED = lib.HVM_PARAM_VM86_TSS_SIZED
     MCA_CAP = lib.HVM_PARAM_MCA_CAP
+
+
+class HVMMEM(IntEnum):
+    """What is at a pfn, as HVMOP_get_mem_type says (hvm/hvm_op.h)."""
+
+    ram_rw = lib.HVMMEM_ram_rw
+    ram_ro = lib.HVMMEM_ram_ro
+    mmio_dm = lib.HVMMEM_mmio_dm
+    unused = lib.HVMMEM_unused
+    ioreq_server = lib.HVMMEM_ioreq_server

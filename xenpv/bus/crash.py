@@ -6,7 +6,7 @@ what is known, and the machine is shut down, for whatever reason: the latched on
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.bus.bugcodes import NAMES, BugCode, Parameter, describe
@@ -17,9 +17,16 @@ from xenpv.xen.domain import Domain
 MODULE: Final = "xen"
 
 
+class Dumper(Protocol):
+    """A dump stack: what writes memory to a disk when nothing else of the guest runs."""
+
+    def begin(self, code: int, parameters: tuple[Parameter, ...], reason: int) -> bool:
+        """It goes on by itself, and shuts the domain down for `reason` in the end. False: not."""
+
+
 class Crash:
     """The crash path of one guest. `code` is that of the first bug check, None while there is
-    none; `parameters` are its four.
+    none; `parameters` are its four. `dumper`: the dump stack, if one is loaded.
     """
 
     def __init__(self, domain: Domain, log: Log, debug: DebugInterface) -> None:
@@ -28,6 +35,7 @@ class Crash:
         self.debug = debug
         self.code: int | None = None
         self.parameters: tuple[Parameter, ...] = ()
+        self.dumper: Dumper | None = None
 
     @property
     def crashed(self) -> bool:
@@ -64,7 +72,9 @@ class Crash:
             self.debug.trigger_crashing()
         finally:
             # The firmware's reset, as Windows does after its dump; the latched code is told.
-            self.domain.shutdown(SHUTDOWN.reboot)
+            dumper, reason = self.dumper, SHUTDOWN.reboot
+            if dumper is None or not dumper.begin(code, self.parameters, reason):
+                self.domain.shutdown(reason)
 
     def _report(
         self, code: int, p1: Parameter, p2: Parameter, p3: Parameter, p4: Parameter

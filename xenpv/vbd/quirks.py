@@ -23,6 +23,11 @@ UNMAP_UNCHECKED: Final = "unmap-unchecked"
 TRIM_TRUNCATES: Final = "trim-truncates"
 CRASH_RANGE: Final = "crash-range"
 CRASH_STATUS: Final = "crash-status"
+CRASH_STALE_FEATURES: Final = "crash-stale-features"
+CRASH_READ_ONLY: Final = "crash-read-only"
+CRASH_LOST_SRB: Final = "crash-lost-srb"
+CRASH_RESET_STATUS: Final = "crash-reset-status"
+CRASH_REPORT_LUNS: Final = "crash-report-luns"
 
 QUIRKS: Final[Mapping[str, str]] = {
     EOPNOTSUPP_SUCCESS: (
@@ -52,6 +57,25 @@ QUIRKS: Final[Mapping[str, str]] = {
     ),
     CRASH_RANGE: "the crash driver does not reach the last sector; else it does",
     CRASH_STATUS: "the crash driver takes every answer for OKAY; else an error is one",
+    CRASH_STALE_FEATURES: (
+        "the crash driver flushes as the backend's keys of the connection before said; else as "
+        "those of its own do"
+    ),
+    CRASH_READ_ONLY: (
+        "the crash driver sends writes to a read-only disk, and MODE SENSE does not tell of it; "
+        "else they fail at once"
+    ),
+    CRASH_LOST_SRB: (
+        "an SRB for which the crash driver found no page or grant twice never completes; else it "
+        "waits on"
+    ),
+    CRASH_RESET_STATUS: (
+        "the crash driver ends RESET_DEVICE as INVALID_REQUEST, although it resets; else SUCCESS"
+    ),
+    CRASH_REPORT_LUNS: (
+        "the crash driver's REPORT LUNS has LUNs 0 and 128, and a transfer length without the "
+        "header; else LUN 0 alone"
+    ),
 }
 
 

@@ -192,6 +192,8 @@ class Domain(Pages, Life):
             task.hold()
         if self.is_shutting_down:
             task.hold()
+        if self.is_quiesced:
+            task.hold()
         self.tasks.append(task)
         return task
 
@@ -233,7 +235,7 @@ class Domain(Pages, Life):
         return self._deliver
 
     def deliver(self, port: int) -> bool:
-        stopped = self.pause_count or self.is_shutting_down
+        stopped = self.pause_count or self.is_shutting_down or self.is_quiesced
         return self._deliver is not None and not stopped and self._deliver(port)
 
     def debugcons(self, data: bytes) -> None:

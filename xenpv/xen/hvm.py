@@ -11,9 +11,10 @@ from errno import EEXIST, EINVAL, ENOENT, ENOSYS, EPERM, ESRCH
 from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
-from xenpv.abi.hvm import HVM_PARAM
+from xenpv.abi.hvm import HVM_PARAM, HVMMEM
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.errors import HypercallError
+from xenpv.xen.memory import PFN_END
 
 if TYPE_CHECKING:
     from xenpv.xen.domain import Domain
@@ -141,6 +142,24 @@ class Hvm:
             raise HypercallError(ENOENT, "no vcpu", operation=operation, arguments=arguments)
         domain.evtchn.callbacks.set_vector(vcpu, vector)
 
+    def get_mem_type(self, domid: int, pfn: int) -> int:
+        """HVMOP_get_mem_type {domid, pfn}: a HVMMEM. ESRCH, EPERM, EINVAL (not HVM), as Xen.
+
+        Nothing at all is mmio_dm: the device model is asked about it. So is what others granted,
+        and in this model a page of Xen's own, which nobody can be granted here.
+        """
+        arguments = {"domid": domid, "pfn": pfn}
+        operation = "HVMOP_get_mem_type"
+        target = self.domain.find(domid)
+        if target is None:
+            raise HypercallError(ESRCH, "no such domain", operation=operation, arguments=arguments)
+        if target is not self.domain and not self.domain.controls(target):
+            raise HypercallError(EPERM, "not its own", operation=operation, arguments=arguments)
+        if not target.is_hvm:
+            raise HypercallError(EINVAL, "not HVM", operation=operation, arguments=arguments)
+        known = 0 <= pfn < PFN_END and lib.p2m_type(target.kernel, pfn) == lib.P2M_RAM
+        return HVMMEM.ram_rw if known else HVMMEM.mmio_dm
+
     def pagetable_dying(self, domid: int, gpa: int) -> None:
         """HVMOP_pagetable_dying {domid, gpa}: a hint for shadow paging; accepted, unused."""
 
@@ -164,5 +183,6 @@ OPERATIONS: Final[dict[int, Callable[..., int | None]]] = {
     lib.HVMOP_set_param: Hvm.set_param,
     lib.HVMOP_get_param: Hvm.get_param,
     lib.HVMOP_pagetable_dying: Hvm.pagetable_dying,
+    lib.HVMOP_get_mem_type: Hvm.get_mem_type,
     lib.HVMOP_set_evtchn_upcall_vector: Hvm.set_evtchn_upcall_vector,
 }

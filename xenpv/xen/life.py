@@ -34,6 +34,7 @@ class Life:
     vcpu: list[Vcpu]
     _hypervisor: Hypervisor
     _deliver: Callable[[int], bool] | None
+    task: Callable[[str, Callable[[], object]], Task]
 
     def __init__(self) -> None:
         self.dying = False
@@ -43,6 +44,7 @@ class Life:
         self.shutdown_code: int | None = None
         self.is_shutting_down = False
         self.is_shutdown = False
+        self.is_quiesced = False  # its kernel crashed, and one task of it goes on
         self.suspend_evtchn = 0  # XEN_DOMCTL_subscribe
         self.suspend_result = 0
         self.tasks: list[Task] = []
@@ -133,6 +135,22 @@ class Life:
         if self.is_shutting_down:
             self._finish_shutdown()
 
+    def quiesce(self, name: str, run: Callable[[], object]) -> Task:
+        """Its kernel stops every processor but one, which goes on in a task of that name, with
+        interrupts off: KeBugCheckEx, or the end of a hibernation.
+
+        No other task or timer runs again, not even one that is made from now on. Xen knows
+        nothing of it: the domain is running.
+        """
+        task = self.task(name, run)
+        for other in self.tasks:
+            if other is not task:
+                other.hold()
+        for timer in self.timers:
+            timer.freeze()
+        self.is_quiesced = True
+        return task
+
     def crash(self, why: str) -> None:
         """domain_crash(): SHUTDOWN_crash, unless it is going down already."""
         if not self.is_shutting_down:
@@ -189,7 +207,7 @@ class Life:
     def forget_shutdown(self) -> None:
         """At a soft reset: it is down no more, and what ran in it is gone."""
         self.shutdown_code = None
-        self.is_shutting_down = self.is_shutdown = False
+        self.is_shutting_down = self.is_shutdown = self.is_quiesced = False
         self.suspend_evtchn = self.suspend_result = 0
         self._deferring.clear()
         self._suspended = None

@@ -56,10 +56,16 @@ class Pages:
 
     def take_over(self, nr_pages: int) -> list[range]:
         """A kernel starts: nobody in it has any of its RAM yet, whose pfns these are."""
+        low, high = self.ram_runs(nr_pages)
+        self.pages = PagePool(low.start, low.stop)
+        if high:
+            self.pages.add(high.start, len(high))
+        return [low, high]
+
+    @staticmethod
+    def ram_runs(nr_pages: int) -> list[range]:
+        """Where RAM of so many pages is, as the firmware's memory map has it; both may be empty."""
         low = min(nr_pages, SPECIAL_FIRST_PFN - RAM_FIRST_PFN)
-        self.pages = PagePool(RAM_FIRST_PFN, RAM_FIRST_PFN + low)
-        if low < nr_pages:
-            self.pages.add(HOLE_END_PFN, nr_pages - low)
         return [
             range(RAM_FIRST_PFN, RAM_FIRST_PFN + low),
             range(HOLE_END_PFN, HOLE_END_PFN + nr_pages - low),
