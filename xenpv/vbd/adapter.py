@@ -37,6 +37,7 @@ class Vbd:
         self.targets: dict[int, Target] = {}
         self.started = False
         self.scan = Scan(self)
+        self._by_devid: dict[int, Target] = {}
         self._disks: dict[int, Disk] = {}
         self._asked_unplug = False
         self._changed: list[Target] = []  # that the PnP manager has to look at
@@ -139,10 +140,7 @@ class Vbd:
 
     def target(self, devid: int) -> Target | None:
         """The target of a device number."""
-        for target in self.targets.values():
-            if target.devid == devid:
-                return target
-        return None
+        return self._by_devid.get(devid)
 
     def connected(self, devid: int) -> bool:
         target = self.target(devid)
@@ -163,7 +161,7 @@ class Vbd:
 
     def create(self, devid: int, number: int) -> None:
         """A directory has become a disk; it connects, and the PnP manager is told."""
-        target = self.targets[number] = Target(
+        target = self.targets[number] = self._by_devid[devid] = Target(
             adapter=self,
             bus=self.bus,
             personality=self.personality,
@@ -194,6 +192,7 @@ class Vbd:
         """Nothing of it stays; its number is free."""
         if self.targets.get(target.target_id) is target:
             del self.targets[target.target_id]
+            del self._by_devid[target.devid]
             disk = self._disks.pop(target.target_id, None)
             if disk is not None:
                 disk.release()

@@ -137,9 +137,13 @@ class Scan:
     def _is_replaced(self, target: Target) -> bool:
         """Whether a directory that the frontend wrote into was taken away and made again."""
         handshake = target.frontend.handshake
-        if target.missing or handshake.state in (State.UNKNOWN, State.INITIALISING):
+        if target.missing or handshake.state is State.UNKNOWN:
             return False
-        return self.get(target.devid, "state") == FRESH
+        fresh = self.get(target.devid, "state") == FRESH
+        if fresh and handshake.state is not State.INITIALISING:
+            return True
+        backend = self.get(target.devid, "backend")
+        return None not in (backend, handshake.backend) and backend != handshake.backend
 
     def _is_new(self, known: Target) -> bool:
         """Whether the directory of an ejected disk was taken away and made again, that of one
