@@ -153,7 +153,8 @@ class BlkRules:
     of at once, 0: all. `retracts`: what the image turns out not to be able to do is answered
     EOPNOTSUPP, and the key that promised it is 0 from then on. `batched`: a pass is one batch,
     in which requests that lie side by side on the disk are one I/O and share its end.
-    `ordered`: what overlaps is done in the order of the ring.
+    `ordered`: what overlaps is done in the order of the ring. `barrier_stops`: a barrier waits
+    for what came before it with every backend, and here what comes after it waits for it too.
     """
 
     operations: tuple[int, ...]
@@ -178,6 +179,7 @@ class BlkRules:
     retracts: bool = False
     batched: bool = False
     ordered: bool = False
+    barrier_stops: bool = False
 
 
 def refusal(
@@ -264,6 +266,7 @@ TAPDISK_RULES: Final = BlkRules(
     empty=(WRITE_BARRIER,),
     access=Access.COPY,
     echoes_inner=False,
+    barrier_stops=True,
 )
 # What mirage does not expect gets an answer, where mirage drops it or its worker dies.
 MIRAGE_RULES: Final = BlkRules(

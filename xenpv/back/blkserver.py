@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from xenpv.abi._kernel import ffi, lib
-from xenpv.back.blkif import SEGMENT, Abi
+from xenpv.back.blkdata import BlkData
+from xenpv.back.blkif import Abi
 from xenpv.back.blkpages import BlkPages
 from xenpv.back.blkprofile import Settings
 from xenpv.back.blkqueue import BlockQueue, Io, Kind
@@ -31,15 +31,14 @@ from xenpv.back.blkrules import (
     Geometry,
     Refusal,
     Request,
-    Segment,
     parse,
     refusal,
 )
-from xenpv.back.persistent import Page, PersistentGrants
+from xenpv.back.persistent import PersistentGrants
 from xenpv.back.ring import BackRing
 from xenpv.errors import HypercallError
 from xenpv.host.image import ImageError
-from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task, Timer
 
 
@@ -66,50 +65,48 @@ class BlkServer:
         name: str = "blkback",
         persistent: bool = False,
     ) -> None:
+        domain = ring.domain
         self.ring = ring
-        self.domain: Domain = ring.domain
+        self.domain: Domain = domain
         self.port = port
         self.abi = abi
         self.granter = granter
         self.bounce = bounce
         self.settings = settings
         self.rules = rules = settings.profile.rules
-        kept = PersistentGrants() if persistent and settings.profile.persistent else None
-        self.pages = BlkPages(
-            ring.domain, granter.domid, name, batch=rules.map_batch, persistent=kept
+        self.persistent = PersistentGrants() if persistent and settings.profile.persistent else None
+        pages = BlkPages(
+            domain, granter.domid, name, batch=rules.map_batch, persistent=self.persistent
         )
-        self.queue = BlockQueue(ring.domain, self, name, settings.latency_ns, ordered=rules.ordered)
+        self.data = BlkData(domain, granter, rules.access, pages)
+        self.queue = BlockQueue(domain, self, name, settings.latency_ns, ordered=rules.ordered)
         self._waiting: deque[Request] = deque()  # taken, and not begun
-        self._begun: dict[Request, list[Page]] = {}
+        self._begun: list[Request] = []  # their I/O is under way
         self._done: list[tuple[Request, int]] = []  # not yet told
         self._resume_at = 0  # virtual ns: the end of the back-off
         self._alarm: Timer | None = None
         self._in_pass = False
-        self._gone = False
+        self._stopped = self._gone = False
         self._vbd: Vbd | None = None
         self.lost: list[str] = []  # feature keys to write 0 to: the image cannot do that
 
     @property
     def in_flight(self) -> int:
         """Requests taken and not yet answered; none once it was abandoned."""
-        return 0 if self._gone else self.ring.in_flight
-
-    @property
-    def persistent(self) -> PersistentGrants | None:
-        return self.pages.persistent
+        return len(self._waiting) + len(self._begun) + len(self._done)
 
     def service(self, vbd: Vbd) -> bool:
         """Take and begin what can be begun, answer what is done; True: there are more."""
         self._vbd = vbd
         self._in_pass = True
         try:
-            if not self._waiting and not self._rests:
+            if not (self._waiting or self._rests or self._stopped):
                 self._take()
             self._begin_waiting()
         finally:
             self._in_pass = False
         self._answer()
-        if self._waiting or self._rests or self.ring.in_flight >= self.ring.size:
+        if self._stopped or self._waiting or self._rests or self.ring.in_flight >= self.ring.size:
             return False  # the task is woken when that ends
         return self.ring.final_check()
 
@@ -117,11 +114,10 @@ class BlkServer:
         """As many as there are slots for: one for each of a ring's entries."""
         size = self.abi.request_size
         count, raw = self.ring.take(self.ring.size - self.ring.in_flight)
-        self._waiting += [
-            parse(self.abi, raw[at : at + size]) for at in range(0, count * size, size)
-        ]
+        starts = range(0, count * size, size)
+        self._waiting += [parse(self.abi, raw[at : at + size]) for at in starts]
 
-    # what a request may do
+    # waiting
 
     @property
     def _rests(self) -> bool:
@@ -138,19 +134,24 @@ class BlkServer:
         waiting, batched = self._waiting, self.rules.batched
         while waiting and not self._rests:
             disk = Geometry.of(self._disk, self.settings.units)
-            if self._drains(waiting[0], disk):
+            if self._must_wait(waiting[0], disk):
                 return
             group = list(waiting) if batched else [waiting[0]]
             for _ in group:
                 waiting.popleft()
             self._begin(group, disk)
 
-    def _drains(self, request: Request, disk: Geometry) -> bool:
-        """Whether it is a barrier before which something of this ring is not done yet."""
+    def _must_wait(self, request: Request, disk: Geometry) -> bool:
+        """For what was begun before it: a barrier does, and where the rules say so whatever
+        comes after one.
+        """
         rules = self.rules
+        if not self._begun:
+            return False
+        if rules.barrier_stops and self._begun[-1].operation == WRITE_BARRIER:
+            return True
         return (
             request.operation == WRITE_BARRIER
-            and bool(self._begun)
             and WRITE_BARRIER in rules.operations
             and not refusal(rules, (*rules.first, *rules.then), request, disk)
         )
@@ -159,6 +160,8 @@ class BlkServer:
     def _disk(self) -> Vbd:
         assert self._vbd is not None, "requests are begun in a pass"
         return self._vbd
+
+    # what a request may do
 
     def _begin(self, group: list[Request], disk: Geometry) -> None:
         """Judge them, map their pages, and submit their I/Os; what fails is answered."""
@@ -169,19 +172,25 @@ class BlkServer:
                 self._done.append((request, rules.unknown))
             elif request.operation == DISCARD:
                 self._begin_discard(request, disk)
-            elif self._passes(request, rules.first, disk):
+            else:
                 known.append(request)
-        known = self._fetch_tables(known)
-        known = [request for request in known if self._passes(request, rules.then, disk)]
-        if rules.access is Access.MAP:
-            known = self._map(known)
+        known = self._keep(known, self._judge(known, rules.first, disk))
+        known = self._keep(known, self.data.fetch_tables(known))
+        known = self._keep(known, self._judge(known, rules.then, disk))
+        known = self._keep(known, self.data.open(known))
         self._submit(known, disk)
 
-    def _passes(self, request: Request, checks: Sequence[Refusal], disk: Geometry) -> bool:
-        if refusal(self.rules, checks, request, disk) is None:
-            return True
-        self._refuse(request)
-        return False
+    def _judge(
+        self, requests: list[Request], checks: Sequence[Refusal], disk: Geometry
+    ) -> list[bool]:
+        return [refusal(self.rules, checks, request, disk) is None for request in requests]
+
+    def _keep(self, requests: list[Request], passes: list[bool]) -> list[Request]:
+        """Those that pass; the others are refused."""
+        for request, passed in zip(requests, passes, strict=True):
+            if not passed:
+                self._refuse(request)
+        return [request for request, passed in zip(requests, passes, strict=True) if passed]
 
     def _refuse(self, request: Request) -> None:
         self._done.append((request, ERROR))
@@ -199,102 +208,20 @@ class BlkServer:
             status = ERROR
         if status:
             self._done.append((request, status))
-            return
-        self._begun[request] = []
-        self._start(Kind.DISCARD, [request], disk)
-
-    # pages
-
-    def _fetch_tables(self, requests: list[Request]) -> list[Request]:
-        """Read segment tables, each once, out of pages that are unmapped again; those that
-        have all their segments.
-        """
-        wanted = [(ref, True) for request in requests for ref in request.table]
-        if not wanted:
-            return requests
-        pages = deque(self.pages.map(wanted))
-        found: list[Request] = []
-        for request in requests:
-            own = [pages.popleft() for _ in request.table]
-            mapped = [page for page in own if page is not None]
-            try:
-                if len(mapped) == len(own):
-                    request.segments = self._read_table(request, mapped) or request.segments
-            finally:
-                self.pages.unmap(mapped)
-            if len(mapped) == len(own):
-                found.append(request)
-            else:
-                self._refuse(request)
-        return found
-
-    def _read_table(self, request: Request, pages: list[Page]) -> Sequence[Segment]:
-        size = request.nr_segments * SEGMENT.size if request.table else 0
-        pieces: list[int] = []
-        for at, page in enumerate(pages):
-            pieces += (page.pfn, 0, min(PAGE_SIZE, size - at * PAGE_SIZE))
-        return tuple(SEGMENT.iter_unpack(self.domain.collect(pieces, size)))
-
-    def _map(self, requests: list[Request]) -> list[Request]:
-        """All or none of each request's pages."""
-        wanted = [
-            (ref, request.inner != READ) for request in requests for ref, _, _ in request.segments
-        ]
-        pages = deque(self.pages.map(wanted))
-        found: list[Request] = []
-        for request in requests:
-            own = [pages.popleft() for _ in request.segments]
-            mapped = [page for page in own if page is not None]
-            if len(mapped) == len(own):
-                self._begun[request] = mapped
-                found.append(request)
-            else:
-                self.pages.unmap(mapped)
-                self._refuse(request)
-        return found
-
-    def _pieces(self, requests: Sequence[Request], disk: Geometry) -> list[int]:
-        """Where their bytes lie: pfn, offset, size of each segment."""
-        unit = disk.segment_unit
-        pieces: list[int] = []
-        for request in requests:
-            for page, (_, first, last) in zip(self._begun[request], request.segments, strict=True):
-                pieces += (page.pfn, first * unit, (last - first + 1) * unit)
-        return pieces
-
-    def _copy(self, to_guest: bool, request: Request, disk: Geometry, local: Any) -> bool:
-        """GNTTABOP_copy between a request's pages and `local`; False: one failed."""
-        unit = disk.segment_unit
-        ops: list[int] = []
-        at = 0
-        for ref, first, last in request.segments:
-            size = (last - first + 1) * unit
-            ops += (ref, first * unit | size << 16, at)
-            at += size
-        count = len(request.segments)
-        failed = lib.grant_copy_local(
-            self.domain.kernel, self.granter.kernel, to_guest, ops, count,
-            ffi.from_buffer(local), at, ffi.new("int8_t[]", count),
-        )  # fmt: skip
-        if failed < 0:
-            self.domain.fail(failed, "copy")
-        return not failed
+        else:
+            self._start(Kind.DISCARD, [request], disk)
 
     # I/Os
 
     def _submit(self, requests: list[Request], disk: Geometry) -> None:
         for group in self._neighbours(requests, disk):
-            kind = _KINDS[group[0].inner]
             data = None
-            if self.rules.access is Access.COPY:
-                self._begun[group[0]] = []
-                if group[0].inner != READ:
-                    data = bytearray(disk.length(group[0]))
-                    if not self._copy(False, group[0], disk, data):
-                        del self._begun[group[0]]
-                        self._refuse(group[0])
-                        continue
-            self._start(kind, group, disk, data)
+            if self.rules.access is Access.COPY and group[0].inner != READ:
+                data = self.data.load(group, disk)
+                if data is None:
+                    self._keep(group, [False] * len(group))
+                    continue
+            self._start(_KINDS[group[0].inner], group, disk, data)
 
     def _neighbours(self, requests: list[Request], disk: Geometry) -> list[list[Request]]:
         """Requests that are one I/O: of a batch those that go on where the one before ends."""
@@ -320,6 +247,7 @@ class BlkServer:
     def _start(
         self, kind: Kind, requests: list[Request], disk: Geometry, data: bytearray | None = None
     ) -> None:
+        self._begun += requests
         length = sum([disk.length(request) for request in requests])
         offset = disk.offset(requests[0])
         self.queue.submit(Io(kind=kind, offset=offset, length=length, requests=requests, data=data))
@@ -334,22 +262,21 @@ class BlkServer:
             self._finish(io.requests, status)
 
     def _read(self, io: Io) -> int:
-        disk = Geometry.of(self._disk, self.settings.units)
+        if not io.length:
+            return OKAY
         buffer = self.bounce.view[: io.length]
-        if io.length:
-            self._disk.image.read_into(buffer, io.offset)
-        if self.rules.access is Access.COPY:
-            return OKAY if self._copy(True, io.requests[0], disk, buffer) else ERROR
-        self.domain.scatter(self._pieces(io.requests, disk), buffer)
-        return OKAY
+        self._disk.image.read_into(buffer, io.offset)
+        disk = Geometry.of(self._disk, self.settings.units)
+        return OKAY if self.data.store(io.requests, disk, buffer) else ERROR
 
     def _write(self, io: Io) -> int:
+        if not io.length:
+            return OKAY
         data = io.data
         if data is None:
-            disk = Geometry.of(self._disk, self.settings.units)
-            data = self.domain.collect(self._pieces(io.requests, disk), io.length)
-        if io.length:
-            self._disk.image.write_from(memoryview(data), io.offset)
+            data = self.data.load(io.requests, Geometry.of(self._disk, self.settings.units))
+        assert data is not None, "mapped pages are there"
+        self._disk.image.write_from(memoryview(data), io.offset)
         return OKAY
 
     def _flush(self, io: Io) -> int | None:
@@ -379,34 +306,44 @@ class BlkServer:
 
     def _finish(self, requests: Sequence[Request], status: int) -> None:
         for request in requests:
-            self.pages.unmap(self._begun.pop(request))
+            self._begun.remove(request)
+            self.data.close(request)
             self._done.append((request, status))
         if not (self._in_pass or self._gone):
             self.task.wake()
 
     def _answer(self) -> None:
-        done, self._done = self._done, []
+        done = self._done
         if not done:
             return
         pack, inner = self.abi.response.pack, self.rules.echoes_inner
         packed = b"".join(
             [pack(one.rid, one.inner if inner else one.operation, status) for one, status in done]
         )
-        if self.ring.push(packed, len(done)):
+        notify = self.ring.push(packed, len(done))
+        done.clear()
+        if notify:
             self.domain.evtchn.send(self.port)
+
+    def stop(self) -> bool:
+        """xenblkd ends: nothing is taken any more, and what was not begun is on the ring as
+        before; what was begun is answered. True: nothing is in flight.
+        """
+        self._stopped = True
+        self.ring.untake(len(self._waiting))
+        self._waiting.clear()
+        return not self.in_flight
 
     def abandon(self) -> None:
         """The connection goes: what the disk was told to do it does, nothing is answered, and
         nothing stays mapped. A second call does nothing.
         """
-        self._gone = True
+        self._stopped = self._gone = True
         self._waiting.clear()
         self.queue.drain()
-        for pages in self._begun.values():
-            self.pages.unmap(pages)
         self._begun.clear()
         self._done.clear()
-        self.pages.release()
+        self.data.release()
         if self._alarm is not None:
             self._alarm.cancel()
 
