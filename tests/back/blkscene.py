@@ -145,9 +145,10 @@ def scene(
     latency_ns: int = 0,
     persistent: bool = False,
     data: bytearray | None = None,
+    **back: str,
 ) -> Scene:
     image = LoggedImage(content() if data is None else data, sector_size=sector_size)
-    front = make(world, image, mode=mode).connect(protocol=protocol, order=order)
+    front = make(world, image, mode=mode, **back).connect(protocol=protocol, order=order)
     server = serve(front, profile, units=units, latency_ns=latency_ns, persistent=persistent)
     rings = world.guest.gnttab.pinned(), len(world.dom0.gnttab.maptrack)
     return Scene(front, server, image, rings)
