@@ -197,7 +197,7 @@ class Vbd:
             if disk is not None:
                 disk.release()
             target.frontend.remove()
-            self.scan.deleted()
+            self.scan.deleted(target)
 
     # SRBs
 

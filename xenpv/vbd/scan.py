@@ -42,6 +42,7 @@ class Scan:
         # Devids whose directories were made or taken away since the last scan; None: any.
         self._suspects: list[int] | None = []
         self._replaced: list[Target] = []  # they close, and make room
+        self._renewed: list[int] = []  # devids of those that may fail with what was there before
         self._watch: Watch | None = None
 
     def start(self) -> None:
@@ -104,9 +105,8 @@ class Scan:
             if target.devid not in present:
                 self._lose(target, "device disappeared")
                 adapter.target_closed(target)
-            elif (suspects is None or target.devid in suspects) and self._is_replaced(target):
-                self._replaced.append(target)
-                self._lose(target, "another device is in its place")
+            elif suspects is None or target.devid in suspects:
+                self._suspect(target)
         self.refused = {devid: why for devid, why in self.refused.items() if devid in present}
         for devid in present:
             known = adapter.target(devid)
@@ -133,6 +133,16 @@ class Scan:
     def _lose(self, target: Target, why: str) -> None:
         self.bus.log(f"xenvbd: target {target.target_id}: {why}\n")
         target.pnp.disappeared(why)
+
+    def _suspect(self, target: Target) -> None:
+        """Its directory was made, or taken away and made again."""
+        if self._is_replaced(target):
+            self._replaced.append(target)
+            self._lose(target, "another device is in its place")
+        elif target.has_failed:
+            self._again.append(target.devid)
+        elif not target.frontend.is_up and target.devid not in self._renewed:
+            self._renewed.append(target.devid)
 
     def _is_replaced(self, target: Target) -> bool:
         """Whether a directory that the frontend wrote into was taken away and made again."""
@@ -194,10 +204,21 @@ class Scan:
         elif target.missing and target.is_closed and self.get(target.devid, "state") is None:
             self.adapter.delete(target)
         elif target.has_failed and self.adapter.started:
-            self._awaited.add(target.devid, target.frontend.handshake.backend)
+            self._failed(target)
 
-    def deleted(self) -> None:
-        """A target's number is free: one that waited for it may be made."""
+    def _failed(self, target: Target) -> None:
+        devid = target.devid
+        if devid in self._renewed:
+            self._renewed.remove(devid)
+            self._again.append(devid)
+            self.task.wake()
+        else:
+            self._awaited.add(devid, target.frontend.handshake.backend)
+
+    def deleted(self, target: Target) -> None:
+        """Its number is free: a device that waited for it may be made."""
+        if target.devid in self._renewed:
+            self._renewed.remove(target.devid)
         if Refusal.TAKEN in self.refused.values():
             self.task.wake()
 
