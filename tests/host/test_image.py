@@ -99,7 +99,7 @@ def test_a_writer_is_alone_and_readers_share(
 )
 def test_locks_of_qemu_are_respected(path: Path, byte: int, writable: bool) -> None:
     """The bytes as QEMU's tools lock them, from another open file description."""
-    from xenpv.host.image import FLOCK
+    from xenpv.host.imagelock import FLOCK
 
     with path.open("r+b") as other:
         lock = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
@@ -217,7 +217,7 @@ def test_discard_that_the_file_system_lacks_is_not_tried_again(
         calls.append(offset)
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr("xenpv.host.image._punch_hole", refuse)
+    monkeypatch.setattr("xenpv.host.rawimage.punch_hole", refuse)
     image = RawImage(str(path), writable=True)
     assert not image.discard(0, 512)
     assert not image.discard(512, 512)
