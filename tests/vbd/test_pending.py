@@ -6,7 +6,8 @@ import pytest
 
 from tests.vbd.conftest import Scene, content, scene
 from xenpv.errors import LocalProtocolError
-from xenpv.vbd.disk import TRANSFER_MAX, DiskError
+from xenpv.vbd.buffers import TRANSFER_MAX
+from xenpv.vbd.disk import DiskError
 from xenpv.vbd.srb import SrbStatus
 
 
@@ -94,7 +95,7 @@ def test_a_command_that_finds_no_memory_gives_all_of_it_back(s: Scene) -> None:
     free, granted = pages.free_pages, disk.target.frontend.granter.granted
     with pytest.raises(LocalProtocolError, match="the guest has no memory for"):
         disk.start_write(0, bytes(17 * 4096))
-    idle = sum(buffer.pages for buffer in disk._idle)
+    idle = sum(buffer.pages for buffer in disk.buffers.idle)
     assert pages.free_pages + idle == free
     assert disk.target.frontend.granter.granted == granted
 
@@ -124,9 +125,9 @@ def test_pages_that_the_backend_holds_come_back_when_it_lets_go(s: Scene) -> Non
     free = s.domain.pages.free_pages
     frontend.resume()
     assert read.srb_status is SrbStatus.ERROR
-    assert len(disk._held) == 1
+    assert len(disk.buffers.held) == 1
     assert s.domain.pages.free_pages <= free
     s.xen.dom0.gnttab.unmap(handle, hole)
     s.xen.run()
     assert disk.read(0, 8) == bytes(content()[:4096])
-    assert disk._held == []
+    assert disk.buffers.held == []

@@ -19,7 +19,7 @@ from typing import Final, Self
 from xenpv.bench.limit import PAGE_SIZE, Limit
 from xenpv.errors import LocalProtocolError
 from xenpv.platform import Disk, Platform
-from xenpv.vbd.disk import READ_10, WRITE_10
+from xenpv.vbd.commands import READ_10, WRITE_10
 from xenpv.vbd.srb import Srb, SrbStatus
 from xenpv.vbd.target import Target
 

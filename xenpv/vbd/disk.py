@@ -2,69 +2,61 @@
 
 Called from outside the loop: every method lets it run until the answer is there, but for
 those that begin with `start_`. What stands in for the class driver splits transfers to what
-the adapter takes and keeps several of them in flight. Unlike disk.sys it repeats nothing.
+the adapter takes and keeps several of them in flight. Unlike disk.sys it sends nothing again
+unless `retries` says so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from xenpv.abi._kernel import ffi, lib
-from xenpv.errors import HypercallError, LocalProtocolError, XenpvError
+from xenpv.errors import LocalProtocolError, XenpvError
+from xenpv.vbd import commands, unmap
+from xenpv.vbd.buffers import KEPT_MAX, TRANSFER_MAX, Buffer, Buffers
+from xenpv.vbd.commands import U64_MAX
+from xenpv.vbd.sense import describe
 from xenpv.vbd.srb import ScsiStatus, Srb, SrbFunction, SrbStatus
+from xenpv.vbd.storport import Capabilities, StorPnpAction
 from xenpv.xen.domain import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from xenpv.vbd.pending import Pending
+    from xenpv.vbd.pending import Pending, Piece
+    from xenpv.vbd.retry import Retry
     from xenpv.vbd.target import Target
-
-TRANSFER_MAX: Final = 4 << 20
-IN_FLIGHT_MAX: Final = 4  # transfers of TRANSFER_MAX: 16 MiB of the guest's memory
-REPLY_SIZE: Final = 512
-
-INQUIRY: Final = 0x12
-READ_10: Final = 0x28
-WRITE_10: Final = 0x2A
-SYNCHRONIZE_CACHE_10: Final = 0x35
-READ_16: Final = 0x88
-WRITE_16: Final = 0x8A
-READ_CAPACITY_16: Final = 0x9E
-U32_MAX: Final = (1 << 32) - 1
-U16_MAX: Final = (1 << 16) - 1
+    from xenpv.vbd.xendisk import XenDisk
 
 
 class DiskError(XenpvError):
-    """A command failed; `srb_status` and `scsi_status` are what the port set."""
+    """A command failed. `srb_status`, `scsi_status` and `sense_info` are what the port set, the
+    last empty unless the disk gives sense data.
+    """
 
     def __init__(self, what: str, srb: Srb) -> None:
         self.srb_status: SrbStatus = srb.srb_status
         self.scsi_status: ScsiStatus = srb.scsi_status
-        super().__init__(
-            f"{what}: SRB status {srb.srb_status.name}, SCSI status {srb.scsi_status.name}"
-        )
-
-
-class Buffer:
-    """Adjacent pages of the guest; `pages` of them from `pfn`."""
-
-    __slots__ = ("pages", "pfn")
-
-    def __init__(self, pfn: int, pages: int) -> None:
-        self.pfn = pfn
-        self.pages = pages
+        self.sense_info: bytes = srb.sense_info
+        text = f"{what}: SRB status {srb.srb_status.name}, SCSI status {srb.scsi_status.name}"
+        if srb.sense_info:
+            text += f", {describe(srb.sense_info)}"
+        super().__init__(text)
 
 
 class Disk:
     """One disk. Raises DiskError where a command fails, LocalProtocolError for a range of
     sectors that no disk has, and where the loop comes to rest without an answer.
+
+    `retries`: how often a command that failed for a reason that may pass (xenpv.vbd.retry) is
+    sent again, a second later each time. 0 shows what XenVbd does; disk.sys has 8.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._idle: list[Buffer] = []  # kept from transfer to transfer, smallest first
-        self._held: list[Buffer] = []  # the backend had a page of it when its transfer ended
+        self.retries: int = 0
+        self.buffers: Buffers = Buffers(target)
         self._scratch = bytearray()
-        self._gone = False  # nothing is kept for another transfer
+        self._retry: Retry | None = None  # once something is to be sent again
 
     def __repr__(self) -> str:
         return f"<Disk {self.target.devid} target {self.target.target_id}>"
@@ -73,41 +65,54 @@ class Disk:
     def devid(self) -> int:
         return self.target.devid
 
-    # commands
+    # what it says of itself
 
     @property
     def capacity(self) -> int:
-        """Sectors, by READ CAPACITY(16)."""
-        return int.from_bytes(self._read_capacity()[:8], "big") + 1
+        """Sectors, by READ CAPACITY(16): the size of now, however it was at the last look."""
+        return int.from_bytes(self._read_capacity()[:8], "big") + 1 & U64_MAX
 
     @property
     def sector_size(self) -> int:
         """Bytes of a logical sector, by READ CAPACITY(16)."""
         return int.from_bytes(self._read_capacity()[8:12], "big")
 
+    @property
+    def physical_sector_size(self) -> int:
+        """Bytes of a physical sector, by READ CAPACITY(16)."""
+        reply = self._read_capacity()
+        return int.from_bytes(reply[8:12], "big") << (reply[13] & 0x0F)
+
     def _read_capacity(self) -> bytes:
-        return self.command(bytes((READ_CAPACITY_16, 0x10)).ljust(16, b"\0"), 32)
+        return self.command(commands.READ_CAPACITY_16, 32)
 
     def inquiry(self, page: int | None = None) -> bytes:
         """Standard data, or a page of vital product data."""
-        return self.command(bytes((INQUIRY, page is not None, page or 0, 0, 255, 0)), 255)
+        return self.command(commands.inquiry(page), 255)
 
-    def flush(self) -> None:
-        """Everything written so far is on stable storage when this returns."""
-        self.command(bytes((SYNCHRONIZE_CACHE_10,)).ljust(10, b"\0"))
+    def mode_sense(
+        self, page: int = 0x3F, *, descriptor: bool = False, long: bool = False
+    ) -> bytes:
+        """Mode parameter header and pages; by MODE SENSE(10) if `long`."""
+        return self.command(commands.mode_sense(page, descriptor=descriptor, long=long), 255)
 
-    def command(self, cdb: bytes, reply_size: int = 0) -> bytes:
-        """Send any CDB that moves at most a page to the guest; the bytes that came."""
-        pages = self.target.domain.pages
-        pfn = pages.alloc()
-        data = [(pfn, 0, min(reply_size, PAGE_SIZE))] if reply_size else []
-        srb = self._srb(cdb, data)
-        self.target.submit(srb)
-        self._wait([srb])
-        reply = self.target.domain.read(pfn, 0, srb.data_transfer_length) if data else b""
-        pages.free(pfn)
-        self._check(f"command {cdb[0]:#04x}", srb)
-        return reply
+    def report_luns(self) -> list[int]:
+        return commands.luns(self.command(commands.REPORT_LUNS, 16))
+
+    def request_sense(self) -> bytes:
+        """18 bytes; of a disk with sense data the oldest unit attention, which that ends."""
+        return self.command(commands.REQUEST_SENSE, 18)
+
+    def test_unit_ready(self) -> None:
+        self.command(commands.TEST_UNIT_READY)
+
+    def capabilities(self) -> Capabilities:
+        """StorQueryCapabilities, as the system asks before it lets somebody eject the disk."""
+        srb = self._function(SrbFunction.PNP, pnp_action=StorPnpAction.QUERY_CAPABILITIES)
+        assert srb.capabilities is not None
+        return srb.capabilities
+
+    # commands
 
     def read(self, lba: int, count: int) -> bytes:
         """`count` sectors from sector `lba`."""
@@ -133,6 +138,56 @@ class Disk:
         """`data`, a multiple of the sector size, from sector `lba` on."""
         self._transfer(lba, data, writes=True)
 
+    def flush(self) -> None:
+        """Everything written so far is on stable storage when this returns."""
+        self.command(commands.SYNCHRONIZE_CACHE)
+
+    def unmap(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """UNMAP of (lba, sectors) each: what they hold is not needed any more.
+
+        A disk whose backend has no discard succeeds, and keeps it.
+        """
+        self._finish(self.start_unmap(ranges))
+
+    def trim(self, lba: int, count: int) -> bool:
+        """Sectors that a file system does not use any more, by way of the filter XenDisk; False
+        if that does not take trims.
+        """
+        from xenpv.bus.ntstatus import NTSTATUS
+        from xenpv.vbd.xendisk import DSM_ACTION_TRIM
+
+        size = self.target.sector_size
+        some = [(lba * size, count * size)]
+        return self.filter.manage_data_set_attributes(DSM_ACTION_TRIM, some) is NTSTATUS.SUCCESS
+
+    @property
+    def filter(self) -> XenDisk:
+        """The driver between disk.sys and this disk."""
+        from xenpv.vbd.xendisk import XenDisk
+
+        return XenDisk(self)
+
+    def reset(self) -> None:
+        """RESET_DEVICE: what the backend does not answer in 100 ms fails."""
+        self._function(SrbFunction.RESET_DEVICE)
+
+    def shutdown(self) -> None:
+        """SRB_FUNCTION_SHUTDOWN: returns when nothing is under way any more."""
+        self._function(SrbFunction.SHUTDOWN)
+
+    def command(
+        self, cdb: bytes, reply_size: int = 0, *, data: bytes | bytearray | memoryview = b""
+    ) -> bytes:
+        """Send any CDB, with a buffer of `reply_size` bytes or with `data`; the bytes that came."""
+        return self._finish(self.start_command(cdb, reply_size, data=data))
+
+    def _function(self, function: SrbFunction, pnp_action: int = 0) -> Srb:
+        srb = Srb(function=function, target_id=self.target.target_id, pnp_action=pnp_action)
+        self.target.submit(srb)
+        self._wait([srb])
+        self._check(f"{function.name}", srb)
+        return srb
+
     # commands that nobody waits for
 
     def start_read(self, lba: int, count: int) -> Pending:
@@ -148,11 +203,50 @@ class Disk:
 
     def start_flush(self) -> Pending:
         """Submit SYNCHRONIZE CACHE and return."""
+        return self.start_command(commands.SYNCHRONIZE_CACHE, what="flush")
+
+    def start_unmap(self, ranges: Sequence[tuple[int, int]]) -> Pending:
+        """Submit UNMAP of at most 4,095 (lba, sectors) and return."""
+        for lba, count in ranges:
+            if not (0 <= lba <= U64_MAX and 0 <= count <= unmap.COUNT_MAX):
+                raise LocalProtocolError(f"unmap of {count} sectors at {lba}: no disk has them")
+        if len(ranges) > unmap.DESCRIPTORS_MAX:
+            raise LocalProtocolError(
+                f"unmap of {len(ranges)} ranges: at most {unmap.DESCRIPTORS_MAX} fit"
+            )
+        data = unmap.build(ranges)
+        return self.start_command(unmap.cdb(len(data)), data=data, what="unmap")
+
+    def start_command(
+        self,
+        cdb: bytes,
+        reply_size: int = 0,
+        *,
+        data: bytes | bytearray | memoryview = b"",
+        what: str = "",
+    ) -> Pending:
+        """Submit any CDB and return; `result` has the bytes that came. `what` names it."""
         from xenpv.vbd.pending import Pending, Piece
 
-        pending = Pending(self, "flush", 0, reads=False)
-        srb = self._srb(bytes((SYNCHRONIZE_CACHE_10,)).ljust(10, b"\0"), [])
-        pending.pieces.append(Piece(pending, 0, None, srb))
+        view = memoryview(data).cast("B")
+        size = reply_size or view.nbytes
+        if reply_size and view.nbytes:
+            raise LocalProtocolError(f"{reply_size} bytes in and {view.nbytes} out: one or other")
+        if not 0 <= size <= TRANSFER_MAX:
+            raise LocalProtocolError(f"a command with {size} bytes: at most {TRANSFER_MAX} fit")
+        opcode = f"{cdb[0]:#04x}" if cdb else "of no length"
+        pending = Pending(self, what or f"command {opcode}", reply_size, reads=reply_size > 0)
+        buffer = None
+        if size:
+            buffer = self.buffers.get(size)
+            assert buffer is not None
+            if buffer.pages * PAGE_SIZE < size:
+                self.buffers.put(buffer)
+                raise LocalProtocolError(f"the guest has no {size} bytes in one piece")
+            self.target.domain.write(buffer.pfn, 0, view)
+        srb = self._srb(cdb, [] if buffer is None else [(buffer.pfn, 0, size)])
+        piece = Piece(pending, 0, buffer, srb)
+        pending.pieces.append(piece)
         self.target.submit(srb)
         return pending
 
@@ -169,16 +263,16 @@ class Disk:
         pending = Pending(self, what, nr_bytes, reads=data is None)
         at = 0
         while at < nr_bytes:
-            buffer = self._buffer(nr_bytes - at, optional=True)
+            buffer = self.buffers.get(nr_bytes - at, optional=True)
             if buffer is None:
                 for piece in pending.pieces:
                     assert piece.buffer is not None
-                    self.put(piece.buffer)
+                    self.buffers.put(piece.buffer)
                 raise LocalProtocolError(f"{what}: the guest has no memory for {nr_bytes} bytes")
             length = min(nr_bytes - at, buffer.pages * PAGE_SIZE)
             if data is not None:
                 domain.write(buffer.pfn, 0, data[at : at + length])
-            cdb = _cdb(lba + at // size, length // size, data is not None)
+            cdb = commands.transfer(lba + at // size, length // size, writes=data is not None)
             srb = self._srb(cdb, [(buffer.pfn, 0, length)])
             pending.pieces.append(Piece(pending, at, buffer, srb))
             at += length
@@ -197,7 +291,20 @@ class Disk:
             )
         at = 0
         while at < view.nbytes:
-            at = self._window(lba, view, at, writes)
+            if self.retries:
+                at = self._insist(lba, view, at, writes)
+            else:
+                at = self._window(lba, view, at, writes)
+
+    def _insist(self, lba: int, view: memoryview, at: int, writes: bool) -> int:
+        """One transfer from byte `at` on, again if it must be; where the next begins."""
+        piece = view[at : at + TRANSFER_MAX]
+        first = lba + at // self.target.sector_size
+        pending = self._start(first, piece.nbytes, piece if writes else None)
+        got = self._finish(pending)
+        if not writes:
+            piece[:] = got
+        return at + piece.nbytes
 
     def _window(self, lba: int, view: memoryview, at: int, writes: bool) -> int:
         """Transfers in flight together, from byte `at` on; where the next begin."""
@@ -205,15 +312,16 @@ class Disk:
         # A bare address: `view` keeps the memory where it is.
         memory = ffi.cast("uint8_t *", ffi.from_buffer(view))
         flying: list[tuple[int, int, Buffer, Srb]] = []
-        while at < view.nbytes and len(flying) < IN_FLIGHT_MAX:
-            buffer = self._buffer(view.nbytes - at, bool(flying))
+        while at < view.nbytes and len(flying) < KEPT_MAX:
+            buffer = self.buffers.get(view.nbytes - at, optional=bool(flying))
             if buffer is None:
                 break
             length = min(view.nbytes - at, buffer.pages * PAGE_SIZE)
             if writes:
                 domain.write(buffer.pfn, 0, view[at : at + length])
             srb = self._srb(
-                _cdb(lba + at // size, length // size, writes), [(buffer.pfn, 0, length)]
+                commands.transfer(lba + at // size, length // size, writes=writes),
+                [(buffer.pfn, 0, length)],
             )
             self.target.submit(srb)
             flying.append((at, length, buffer, srb))
@@ -223,7 +331,7 @@ class Disk:
             if not writes and srb.srb_status is SrbStatus.SUCCESS:
                 done = lib.page_read(domain.kernel, buffer.pfn, 0, memory + start, length)
                 domain.check(done)
-            self.put(buffer)
+            self.buffers.put(buffer)
         for start, _length, _buffer, srb in flying:
             self._check(f"{'write' if writes else 'read'} at sector {lba + start // size}", srb)
         return at
@@ -234,17 +342,26 @@ class Disk:
             cdb=cdb,
             data=data,
             target_id=self.target.target_id,
+            queue_tag=self.target.queue.tag(),
         )
 
+    def _finish(self, pending: Pending) -> bytes:
+        """Run until it is complete; its result."""
+        if not pending.is_complete:
+            self.target.domain.loop.run()
+            self._lost(sum(not srb.is_complete for srb in pending.srbs), len(pending.srbs))
+        return pending.result()
+
     def _wait(self, srbs: list[Srb]) -> None:
-        loop = self.target.domain.loop
         if all(srb.is_complete for srb in srbs):
             return
-        loop.run()
-        lost = sum(not srb.is_complete for srb in srbs)
+        self.target.domain.loop.run()
+        self._lost(sum(not srb.is_complete for srb in srbs), len(srbs))
+
+    def _lost(self, lost: int, count: int) -> None:
         if lost:
             raise LocalProtocolError(
-                f"{self!r}: nothing is left to run, and {lost} of {len(srbs)} commands are "
+                f"{self!r}: nothing is left to run, and {lost} of {count} commands are "
                 f"unanswered (target {self.target.state.value})"
             )
 
@@ -253,61 +370,25 @@ class Disk:
         if srb.srb_status is not SrbStatus.SUCCESS:
             raise DiskError(what, srb)
 
-    # memory
+    # what outlives a command
 
-    def _buffer(self, nr_bytes: int, optional: bool) -> Buffer | None:
-        """Room for a transfer of up to `nr_bytes`; None if there is none and it is optional.
+    def again(self, piece: Piece) -> bool:
+        """Whether an SRB that came back goes once more, later."""
+        from xenpv.vbd.retry import Retry, may_pass
 
-        A guest without that much memory in one piece gets smaller transfers.
-        """
-        if self._held:
-            held, self._held = self._held, []
-            for buffer in held:
-                self.put(buffer)
-        # Powers of two, so that the pool of pages does not fill with runs of every length.
-        pages = 1 << (-(-min(nr_bytes, TRANSFER_MAX) // PAGE_SIZE) - 1).bit_length()
-        if self._idle and self._idle[-1].pages >= pages:
-            return self._idle.pop()
-        while pages:
-            try:
-                return Buffer(self.target.domain.pages.alloc(pages), pages)
-            except HypercallError:
-                if self._idle:
-                    return self._idle.pop()
-                if optional:
-                    return None
-                pages //= 2
-        raise LocalProtocolError("the guest has no page left for a transfer")
+        buffer = piece.buffer
+        if piece.tries >= self.retries or not may_pass(piece.srb):
+            return False
+        if buffer is not None and self.target.frontend.granter.holds(buffer.pfn, buffer.pages):
+            return False  # its backend could still write to it
+        if self._retry is None:
+            self._retry = Retry(self.target)
+        self._retry.later(piece)
+        return True
 
     def release(self) -> None:
         """The device is gone: no memory is kept. What is asked of it ends as NO_DEVICE."""
-        self._gone = True
-        idle, self._idle = self._idle, []
-        held, self._held = self._held, []
-        for buffer in [*idle, *held]:
-            self.put(buffer)
-
-    def put(self, buffer: Buffer) -> None:
-        """Keep it for the next transfer, but not while the backend still holds a page of it."""
-        if self.target.frontend.granter.holds(buffer.pfn, buffer.pages) and not self._gone:
-            self._held.append(buffer)
-            return
-        if self._gone:
-            self.target.frontend.granter.adopt(buffer.pfn, buffer.pages)
-        elif len(self._idle) < IN_FLIGHT_MAX and (
-            not self._idle or buffer.pages >= self._idle[-1].pages
-        ):
-            self._idle.append(buffer)
-        else:
-            self.target.domain.pages.free(buffer.pfn, buffer.pages)
-
-
-def _cdb(lba: int, count: int, writes: bool) -> bytes:
-    """READ or WRITE, of 10 bytes where LBA and count fit, else of 16."""
-    if lba <= U32_MAX and count <= U16_MAX:
-        head = bytes((WRITE_10 if writes else READ_10, 0))
-        return head + lba.to_bytes(4, "big") + b"\0" + count.to_bytes(2, "big") + b"\0"
-    if lba >= 1 << 64:
-        raise LocalProtocolError(f"sector {lba}")
-    head = bytes((WRITE_16 if writes else READ_16, 0))
-    return head + lba.to_bytes(8, "big") + count.to_bytes(4, "big") + b"\0\0"
+        if self._retry is not None:
+            self._retry.forget()
+            self._retry = None
+        self.buffers.release()

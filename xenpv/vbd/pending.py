@@ -13,20 +13,35 @@ from xenpv.vbd.disk import DiskError
 from xenpv.vbd.srb import Srb, SrbStatus
 
 if TYPE_CHECKING:
-    from xenpv.vbd.disk import Buffer, Disk
+    from xenpv.vbd.buffers import Buffer
+    from xenpv.vbd.disk import Disk
 
 
 class Piece:
     """One SRB of a command: the bytes from `start` of its data, in `buffer`."""
 
-    __slots__ = ("buffer", "pending", "srb", "start")
+    __slots__ = ("buffer", "pending", "srb", "start", "tries")
 
     def __init__(self, pending: Pending, start: int, buffer: Buffer | None, srb: Srb) -> None:
         self.pending = pending
         self.start = start
         self.buffer = buffer
         self.srb = srb
+        self.tries = 0  # that came after the first
         srb.on_complete = self
+
+    def repeat(self) -> None:
+        """Another SRB for the same, which waits to be sent."""
+        self.tries += 1
+        old = self.srb
+        self.srb = Srb(
+            function=old.function,
+            cdb=old.cdb,
+            data=old.data,
+            target_id=old.target_id,
+            queue_tag=old.queue_tag,
+            on_complete=self,
+        )
 
     def wake(self) -> None:
         """The port completed it, perhaps within `submit`."""
@@ -34,9 +49,10 @@ class Piece:
 
 
 class Pending:
-    """One command: `start_read`, `start_write` or `start_flush` of a Disk.
+    """One command: what a `start_` method of a Disk gives.
 
-    `what` names it in errors. `completions` counts SRBs that came back, of `srbs`.
+    `what` names it in errors. `completions` counts SRBs that came back, of `srbs`; one that is
+    sent again is not back yet.
     """
 
     __slots__ = ("_data", "completions", "disk", "pieces", "reads", "what")
@@ -69,7 +85,7 @@ class Pending:
         return SrbStatus.SUCCESS if failed is None else failed.srb_status
 
     def result(self) -> bytes:
-        """What was read; nothing of other commands.
+        """What was read, of a command as many bytes as came; nothing of others.
 
         Raises DiskError if it failed. A write that failed may be on the disk, in part or
         whole. LocalProtocolError: it is not complete; nothing completes it any more once its
@@ -87,15 +103,20 @@ class Pending:
         return next((srb for srb in self.srbs if srb.srb_status not in good), None)
 
     def completed(self, piece: Piece) -> None:
-        """Take its bytes and give its memory back."""
+        """Take its bytes and give its memory back, or send it again."""
+        disk, srb = self.disk, piece.srb
+        good = srb.srb_status is SrbStatus.SUCCESS
+        if not good and disk.retries and disk.again(piece):
+            return
         self.completions += 1
         assert self.completions <= len(self.pieces), "an SRB is completed once"
         buffer, piece.buffer = piece.buffer, None
         if buffer is None:
             return
-        srb = piece.srb
-        if self.reads and srb.srb_status is SrbStatus.SUCCESS:
+        if self.reads and good:
             length = srb.data_transfer_length
-            read = self.disk.target.domain.read(buffer.pfn, 0, length)
+            read = disk.target.domain.read(buffer.pfn, 0, length)
             self._data[piece.start : piece.start + length] = read
-        self.disk.put(buffer)
+            if len(self.pieces) == 1:
+                del self._data[length:]
+        disk.buffers.put(buffer)

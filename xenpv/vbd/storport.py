@@ -97,13 +97,19 @@ class Device(Protocol):
 class LunQueue:
     """EXECUTE_SCSI of one LUN: `depth` of them are with the miniport, the others wait here."""
 
-    __slots__ = ("depth", "device", "outstanding", "waiting")
+    __slots__ = ("_tag", "depth", "device", "outstanding", "waiting")
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.depth: int = QUEUE_DEPTH
         self.outstanding = 0  # SRBs that the miniport did not complete at once
         self.waiting: deque[Srb] = deque()
+        self._tag = 0
+
+    def tag(self) -> int:
+        """A queue tag for the next SRB: 1 to QUEUE_DEPTH, in turn."""
+        self._tag = self._tag % QUEUE_DEPTH + 1
+        return self._tag
 
     def submit(self, srb: Srb) -> None:
         if self.waiting or self.outstanding >= self.depth:
