@@ -322,6 +322,8 @@ class BlkRing:
             return ERROR
         if not vbd.discard:
             return EOPNOTSUPP
+        if count and (sector | count) & vbd.alignment:
+            return ERROR
         try:
             done = vbd.image.discard(sector << SECTOR_SHIFT, count << SECTOR_SHIFT)
         except ImageError:
