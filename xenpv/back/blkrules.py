@@ -40,6 +40,12 @@ SEGMENTS_PER_PAGE: Final = PAGE_SIZE // SEGMENT.size
 NS_PER_MS: Final = 1_000_000
 BDRV_REQUEST_MAX_BYTES: Final = 0x7FFFFE00  # include/block/block.h
 
+# The key that says an operation is there.
+PROMISES: Final[Mapping[int, str]] = {
+    FLUSH_DISKCACHE: "feature-flush-cache",
+    WRITE_BARRIER: "feature-barrier",
+}
+
 # gref, first_sect, last_sect
 Segment = tuple[int, int, int]
 

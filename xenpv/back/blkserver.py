@@ -24,6 +24,7 @@ from xenpv.back.blkrules import (
     ERROR,
     FLUSH_DISKCACHE,
     OKAY,
+    PROMISES,
     READ,
     WRITE,
     WRITE_BARRIER,
@@ -37,7 +38,7 @@ from xenpv.back.blkrules import (
 from xenpv.back.persistent import PersistentGrants
 from xenpv.back.ring import BackRing
 from xenpv.errors import HypercallError
-from xenpv.host.image import ImageError
+from xenpv.host.imageio import ImageError, ImageUnsupportedError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task, Timer
 
@@ -88,7 +89,7 @@ class BlkServer:
         self._in_pass = False
         self._stopped = self._gone = False
         self._vbd: Vbd | None = None
-        self.lost: list[str] = []  # feature keys to write 0 to: the image cannot do that
+        self.lost: list[str] = []  # keys of PROMISES to write 0 to, and to forget here
 
     @property
     def in_flight(self) -> int:
@@ -256,10 +257,21 @@ class BlkServer:
         """An I/O's end has come."""
         try:
             status = _PERFORM[io.kind](self, io)
+        except ImageUnsupportedError:
+            status = self._unsupported(io)
         except (ImageError, HypercallError):
             status = ERROR
         if status is not None:
             self._finish(io.requests, status)
+
+    def _unsupported(self, io: Io) -> int:
+        """The image cannot flush, as it turns out."""
+        if not self.rules.retracts:
+            return ERROR
+        key = PROMISES.get(io.requests[0].operation)
+        if key is not None:
+            self.lost.append(key)
+        return EOPNOTSUPP
 
     def _read(self, io: Io) -> int:
         if not io.length:

@@ -11,7 +11,13 @@ from contextlib import ExitStack
 from typing import Final, Protocol
 
 from xenpv.errors import ConfigError, LocalProtocolError
-from xenpv.host.imageio import Image, ImageBusyError, ImageError, Sectors
+from xenpv.host.imageio import (
+    Image,
+    ImageBusyError,
+    ImageError,
+    ImageUnsupportedError,
+    Sectors,
+)
 from xenpv.host.memoryimage import MemoryImage
 from xenpv.host.rawimage import RawImage
 
@@ -20,6 +26,7 @@ __all__ = (
     "ImageBusyError",
     "ImageError",
     "ImageProvider",
+    "ImageUnsupportedError",
     "MemoryImage",
     "RawImage",
     "Sectors",

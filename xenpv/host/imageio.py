@@ -15,6 +15,10 @@ class ImageError(XenpvError):
     """The host could not do an I/O on an image: a short read, EIO, ENOSPC, or it is read-only."""
 
 
+class ImageUnsupportedError(ImageError):
+    """An image has no such operation: EOPNOTSUPP, now and later."""
+
+
 class ImageBusyError(ConfigError):
     """Somebody else has it, or it may not be written: what a block script calls `busy`."""
 
