@@ -21,7 +21,7 @@ from tests.vbd.rawfront import (
 )
 from tests.world import World
 from tests.world import make as make_world
-from xenpv.host.image import ImageError
+from xenpv.host.image import ImageError, ImageUnsupportedError
 
 PROFILES = ["linux", "qemu", "tapdisk", "mirage"]
 MAPPING, COPYING = ["linux", "mirage"], ["qemu", "tapdisk"]
@@ -514,6 +514,28 @@ def test_mirage_does_what_overlaps_in_the_order_of_the_ring() -> None:
         assert one.read(new, 0, 512) == b"d" * 512
 
 
+def test_mirage_answers_a_pass_when_all_of_it_is_done(world: World) -> None:
+    """Those that waited for others, and those that were refused at once."""
+    one = scene(world, "mirage", latency_ns=4 * MS)
+    pages = [one.page() for _ in range(3)]
+    refs = [ref for _, ref in pages]
+    one.start(one.front.request(READ, 0, [(refs[0], 0, 7)], rid=1))
+    one.wait(MS)
+    assert one.start(
+        one.front.request(READ, 5000, [(refs[0], 0, 7)], rid=2),
+        one.front.request(READ, 80, [(refs[1], 0, 7)], rid=3),
+        one.front.request(READ, 40, [(refs[2], 0, 7)], rid=4),
+        one.front.request(9, rid=5),
+    ) == []  # fmt: skip
+    assert (one.maps(), one.server.in_flight) == (3, 5)
+    assert one.wait(3 * MS) == [(1, READ, OKAY)]
+    assert (one.maps(), one.server.in_flight) == (2, 4)
+    assert sorted(one.wait(MS)) == [
+        (2, READ, ERROR), (3, READ, OKAY), (4, READ, OKAY), (5, 9, EOPNOTSUPP),
+    ]  # fmt: skip
+    assert (one.maps(), one.server.in_flight) == (0, 0)
+
+
 def test_mirage_maps_a_pass_in_one_batch(world: World) -> None:
     one = scene(world, "mirage", latency_ns=MS)
     _, ref = one.page()
@@ -528,6 +550,8 @@ def test_mirage_maps_a_pass_in_one_batch(world: World) -> None:
     table.hypercall = counted  # type: ignore[method-assign] # counts what goes through
     one.start(*(one.front.request(WRITE, 32 * n, [(ref, 0, 0)] * 11) for n in range(3)))
     assert calls == [33]
+    assert len(one.wait(MS)) == 3
+    assert calls == [33, 33]
 
 
 def test_linux_maps_a_request_in_batches_of_11(world: World) -> None:
@@ -577,6 +601,29 @@ def test_nothing_is_mapped_or_answered_after_the_connection_went(
     one.server.abandon()
     assert one.wait(100 * MS) == []
     assert one.image.log == log
+
+
+@pytest.mark.parametrize(
+    ("operation", "key"), [(FLUSH, "feature-flush-cache"), (BARRIER, "feature-barrier")]
+)
+def test_an_image_that_cannot_flush_takes_its_key_back(
+    world: World, operation: int, key: str
+) -> None:
+    one = scene(world)
+    one.image.flush_error = ImageUnsupportedError("no cache here")
+    _, ref = one.page()
+    assert one.front.status(one.front.request(operation)) == EOPNOTSUPP
+    assert one.server.lost == [key]
+    assert one.front.status(one.front.request(operation, 0, [(ref, 0, 7)])) == EOPNOTSUPP
+    assert [what for what, _, _ in one.image.log] == ["flush", "flush"]
+
+
+@pytest.mark.parametrize(("profile", "operation"), [("qemu", FLUSH), ("tapdisk", BARRIER)])
+def test_others_call_that_an_error(world: World, profile: str, operation: int) -> None:
+    one = scene(world, profile)
+    one.image.flush_error = ImageUnsupportedError("no cache here")
+    assert one.front.status(one.front.request(operation)) == ERROR
+    assert one.server.lost == []
 
 
 def test_what_was_not_begun_is_not_done_after_the_connection_went(world: World) -> None:

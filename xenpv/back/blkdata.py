@@ -70,16 +70,16 @@ class BlkData:
                 self.pages.unmap(mapped)
         return opened
 
-    def close(self, request: Request) -> None:
-        """It is done with its pages."""
-        pages = self._opened.pop(request, None)
-        if pages:
-            self.pages.unmap(pages)
+    def close(self, requests: Sequence[Request]) -> None:
+        """They are done with their pages, if they had any."""
+        pages: list[Page] = []
+        for request in requests:
+            pages += self._opened.pop(request, ())
+        self.pages.unmap(pages)
 
     def release(self) -> None:
         """The ring goes."""
-        for request in list(self._opened):
-            self.close(request)
+        self.close(list(self._opened))
         self.pages.release()
 
     def load(self, requests: Sequence[Request], disk: Geometry) -> bytearray | None:

@@ -157,8 +157,8 @@ class BlkRules:
     what it did. `backoff_ns`: how long a ring rests after an error (msleep(1)).
     `hints`: a discard that the image cannot do is done; `discard_chunk`: bytes that it is told
     of at once, 0: all. `retracts`: what the image turns out not to be able to do is answered
-    EOPNOTSUPP, and the key that promised it is 0 from then on. `batched`: a pass is one batch,
-    in which requests that lie side by side on the disk are one I/O and share its end.
+    EOPNOTSUPP, and the key that promised it is 0 from then on. `batched`: a pass is mapped,
+    unmapped and answered as a whole; requests that lie side by side on the disk are one I/O.
     `ordered`: what overlaps is done in the order of the ring. `barrier_stops`: a barrier waits
     for what came before it with every backend, and here what comes after it waits for it too.
     """

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import attrs
+
 from xenpv.back.blkdata import BlkData
 from xenpv.back.blkif import Abi
 from xenpv.back.blkpages import BlkPages
@@ -41,6 +43,14 @@ from xenpv.errors import HypercallError
 from xenpv.host.imageio import ImageError, ImageUnsupportedError
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task, Timer
+
+
+@attrs.define(eq=False)
+class Batch:
+    """Requests of a pass that are answered together: how many are left, and those that ended."""
+
+    left: int
+    done: list[tuple[Request, int]] = attrs.field(factory=list)
 
 
 class BlkServer:
@@ -83,6 +93,7 @@ class BlkServer:
         self.queue = BlockQueue(domain, self, name, settings.latency_ns, ordered=rules.ordered)
         self._waiting: deque[Request] = deque()  # taken, and not begun
         self._begun: list[Request] = []  # their I/O is under way
+        self._batches: dict[Request, Batch] = {}
         self._done: list[tuple[Request, int]] = []  # not yet told
         self._resume_at = 0  # virtual ns: the end of the back-off
         self._alarm: Timer | None = None
@@ -94,7 +105,7 @@ class BlkServer:
     @property
     def in_flight(self) -> int:
         """Requests taken and not yet answered; none once it was abandoned."""
-        return len(self._waiting) + len(self._begun) + len(self._done)
+        return 0 if self._gone else self.ring.in_flight
 
     def service(self, vbd: Vbd) -> bool:
         """Take and begin what can be begun, answer what is done; True: there are more."""
@@ -168,9 +179,11 @@ class BlkServer:
         """Judge them, map their pages, and submit their I/Os; what fails is answered."""
         rules = self.rules
         known: list[Request] = []
+        if rules.batched:
+            self._batches |= dict.fromkeys(group, Batch(len(group)))
         for request in group:
             if request.operation not in rules.operations:
-                self._done.append((request, rules.unknown))
+                self._end(request, rules.unknown)
             elif request.operation == DISCARD:
                 self._begin_discard(request, disk)
             else:
@@ -194,7 +207,7 @@ class BlkServer:
         return [request for request, passed in zip(requests, passes, strict=True) if passed]
 
     def _refuse(self, request: Request) -> None:
-        self._done.append((request, ERROR))
+        self._end(request, ERROR)
         if self.rules.backoff_ns:
             self._rest()
 
@@ -208,7 +221,7 @@ class BlkServer:
         elif not rules.hints and refusal(rules, (Refusal.ALIGNMENT,), request, disk):
             status = ERROR
         if status:
-            self._done.append((request, status))
+            self._end(request, status)
         else:
             self._start(Kind.DISCARD, [request], disk)
 
@@ -319,10 +332,22 @@ class BlkServer:
     def _finish(self, requests: Sequence[Request], status: int) -> None:
         for request in requests:
             self._begun.remove(request)
-            self.data.close(request)
-            self._done.append((request, status))
-        if not (self._in_pass or self._gone):
+            self._end(request, status)
+        if self._done and not (self._in_pass or self._gone):
             self.task.wake()
+
+    def _end(self, request: Request, status: int) -> None:
+        """It can be answered, with its pages given back; one of a batch with the others."""
+        batch = self._batches.pop(request, None)
+        ended = [(request, status)]
+        if batch is not None:
+            batch.left -= 1
+            batch.done += ended
+            if batch.left:
+                return
+            ended = batch.done
+        self.data.close([one for one, _ in ended])
+        self._done += ended
 
     def _answer(self) -> None:
         done = self._done
@@ -354,6 +379,7 @@ class BlkServer:
         self._waiting.clear()
         self.queue.drain()
         self._begun.clear()
+        self._batches.clear()
         self._done.clear()
         self.data.release()
         if self._alarm is not None:
