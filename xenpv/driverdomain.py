@@ -22,7 +22,7 @@ from xenpv.back.xenbus import BackendBus, DriverFactory
 from xenpv.errors import HypercallError, PeerProtocolError, StoreError
 from xenpv.framelists import frame_of, list_of
 from xenpv.host.ddomain import DriverDomainDaemon
-from xenpv.host.image import ImageProvider
+from xenpv.host.image import ImageProvider, Sectors
 from xenpv.host.network import Bridge, Frame, Network
 from xenpv.host.offload import blank_checksum, finish_checksum, segment
 from xenpv.host.scripts import Scripts
@@ -199,10 +199,11 @@ class DriverDomain:
         self,
         netback_of: Callable[[int, int], Profile],
         blkback_of: Callable[[int, int], Settings],
+        sectors_of: Callable[[str], Sectors | None],
     ) -> None:
         self.blkback_of = blkback_of
         self.netback_of = netback_of
-        self.images = ImageProvider()
+        self.images = ImageProvider(sectors_of)
         self.network = Network()
         self.bridged: dict[int, str] = {}  # adapters that are ports of a bridge, by number
         self.uplinks: dict[int, Uplink] = {}
@@ -287,5 +288,6 @@ class DriverDomain:
                 driver = device.driver
                 if isinstance(driver, Netback | Blkback):
                     driver.abandon()
+        self.images.close()
         self.backends = self.daemon = None
         self._domain = self._host = self._death = None

@@ -24,7 +24,8 @@ from xenpv.guest import Guest
 from xenpv.host import vdev
 from xenpv.host.device import stored
 from xenpv.host.domid import Domid, checked
-from xenpv.host.image import Image, ImageProvider
+from xenpv.host.image import Image, ImageProvider, Sectors
+from xenpv.host.imageio import SECTOR
 from xenpv.host.libxl import LIBXL, ToolstackError
 from xenpv.host.monitor import Monitor
 from xenpv.host.network import Bridge, Network
@@ -56,10 +57,13 @@ DOM0_PORT_MAX: Final = 0x7FFFFFFF
 
 @attrs.frozen
 class Disk:
-    """A disk to give a guest: a raw image file, or an Image object of the caller's.
+    """A disk to give a guest: an image file, or an Image object of the caller's.
 
     `vdev` None: the next free xvd name. `backend`: the driver domain that serves it, by name
     or domid; its images are what `image` is looked up in. Raises nothing here; `create` does.
+    `format`: of a file, raw, qcow2, qcow, qed or vhd; what is not raw qemu-nbd serves.
+    `sector_size`, `physical_sector_size`: of a file, which has none of its own, in bytes; None:
+    512, and as the logical one.
     `profile`: which blkback it has, linux, qemu, tapdisk or mirage; None: the platform's.
     `units`: what that takes a sector to be (xenpv.back.blkunits); None: the profile's.
     `latency_ns`: virtual time that each of its I/Os takes; 0: none.
@@ -72,6 +76,9 @@ class Disk:
     profile: str | None = attrs.field(default=None, kw_only=True)
     units: str | None = attrs.field(default=None, kw_only=True)
     latency_ns: int = attrs.field(default=0, kw_only=True)
+    format: str = attrs.field(default="raw", kw_only=True)
+    sector_size: int | None = attrs.field(default=None, kw_only=True)
+    physical_sector_size: int | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -152,7 +159,7 @@ class Platform:
         self.dispatcher = Dispatcher(self.dom0)
         self.xenstored = Xenstored(clock=self.loop.system_time)
         self.store_daemon = StoreDaemon(self.dom0, self.dispatcher, self.xenstored)
-        self.images = ImageProvider()
+        self.images = ImageProvider(self.sectors_of)
         self.network = Network()
         drivers: dict[str, DriverFactory] = {
             **BlkbackFactory(self.images, self.blkback_of).by_directory(),
@@ -192,6 +199,7 @@ class Platform:
         for guest in self.guests:
             guest.end_driver_domain()
         self.backends.close()
+        self.images.close()
         self.console_daemon.store.close()
         self.hypervisor.close()
         self.xenstored.close()
@@ -266,8 +274,17 @@ class Platform:
 
     def disk_spec(self, disk: Disk, vdev: str) -> DiskSpec:
         """What the toolstack makes of a Disk."""
-        from xenpv.host.diskspec import DiskSpec
+        from xenpv.host.diskspec import DiskFormat, DiskSpec
 
+        formats = [one.value for one in DiskFormat if one is not DiskFormat.EMPTY]
+        if disk.format not in formats:
+            expected = ", ".join(formats)
+            raise LocalProtocolError(f"disk format {disk.format!r}: expected one of {expected}")
+        logical, physical = disk.sector_size or 0, disk.physical_sector_size or 0
+        if logical or physical:
+            if not isinstance(disk.image, str | Path):
+                raise LocalProtocolError("the sectors of an Image are its own")
+            logical, physical = Sectors.of(logical or SECTOR, physical)
         backend = _backend(disk.backend)
         target = self._target(disk.image, self._images_of(backend))
         if disk.profile is not None or disk.units is not None:
@@ -277,8 +294,11 @@ class Platform:
             blkunits.units(disk.units or self.blkback.units.name)
         return DiskSpec(
             target=target,
+            format=DiskFormat(disk.format),
             vdev=vdev,
             readwrite=not disk.readonly,
+            sector_size=logical,
+            physical_sector_size=physical,
             backend=backend,
             profile=disk.profile or "",
             units=disk.units or "",
@@ -317,6 +337,14 @@ class Platform:
                 profile = PROFILES.get(disk.profile, self.blkback)
                 return Settings(profile, UNITS.get(disk.units, profile.units), disk.latency_ns)
         return Settings(self.blkback, self.blkback.units)
+
+    def sectors_of(self, path: str) -> Sectors | None:
+        """What the sectors of a file are to be: as the first disk says that it is of."""
+        for made in self.toolstack.created.values():
+            for disk in made.config.disks:
+                if disk.target == path and disk.sector_size:
+                    return Sectors.of(disk.sector_size, disk.physical_sector_size)
+        return None
 
     def netback_of(self, domid: int, devid: int) -> Profile:
         """Which netback an interface of a domain has."""

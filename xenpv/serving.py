@@ -42,7 +42,10 @@ class Serving:
                 raise LocalProtocolError(f"guest {config.name!r} is no driver domain")
             from xenpv.driverdomain import DriverDomain
 
-            self._driver_domain = DriverDomain(self.platform.netback_of, self.platform.blkback_of)
+            platform = self.platform
+            self._driver_domain = DriverDomain(
+                platform.netback_of, platform.blkback_of, platform.sectors_of
+            )
         return self._driver_domain
 
     def bridge(self, name: str) -> Bridge:

@@ -51,6 +51,7 @@ class DiskSpec:
     `target` "": no medium. `backend` "": dom0. `backendtype` None: the toolstack chooses.
     `discard` None: as `readwrite`. `grant_usage` None: as `backend`. `vdev` is not checked.
     `profile`, `units`, `latency_ns`: of xenpv, what its backend is to be; "": the platform's.
+    `sector_size`, `physical_sector_size`: of xenpv, bytes, those of a file; 0: its own.
     """
 
     target: str = ""
@@ -70,6 +71,8 @@ class DiskSpec:
     profile: str = ""
     units: str = ""
     latency_ns: int = 0
+    sector_size: int = 0
+    physical_sector_size: int = 0
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     position: Position = attrs.field(default=NOWHERE, eq=False)
 

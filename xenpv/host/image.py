@@ -70,14 +70,16 @@ class Loan:
 
 
 class ImageProvider:
-    """Images by the `params` of a backend directory: names registered here, else paths."""
+    """Images by the `params` of a backend directory: names registered here, else paths.
 
-    def __init__(self) -> None:
+    `sectors_of`: what the sectors of a file are to be, by its path; None: as they are.
+    """
+
+    def __init__(self, sectors_of: Callable[[str], Sectors | None] | None = None) -> None:
         self._registered: dict[str, Image] = {}
         self._open: dict[str, list[FileImage]] = {}  # by path
         self._loans: dict[str, Loan] = {}
-        # What sectors the file of a path shall have; a file has none of its own.
-        self.sectors_of: Callable[[str], Sectors | None] | None = None
+        self._sectors_of = sectors_of
 
     def register(self, name: str, image: Image) -> None:
         """Serve `image` to disks whose params are `name`; LocalProtocolError if it is taken.
@@ -125,7 +127,7 @@ class ImageProvider:
             image = loan.image
             image.holders += 1
         else:
-            sectors = None if self.sectors_of is None else self.sectors_of(path)
+            sectors = None if self._sectors_of is None else self._sectors_of(path)
             if kind:
                 from xenpv.host.qemunbd import NbdImage
 
