@@ -5,13 +5,22 @@ import fcntl
 import mmap
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.peers import need
 from xenpv.errors import ConfigError, LocalProtocolError
-from xenpv.host.image import ImageError, ImageProvider, MemoryImage, RawImage
+from xenpv.host.image import (
+    FORMATS,
+    ImageError,
+    ImageProvider,
+    MemoryImage,
+    RawImage,
+    Sectors,
+    split,
+)
 
 SIZE = 64 * 512
 
@@ -385,3 +394,152 @@ def test_a_registered_image_is_registered_there_too() -> None:
     elsewhere.register("image:1", MemoryImage(bytes(512)))
     with pytest.raises(ConfigError, match="another image is registered as 'image:1' there"):
         here.lend("image:1", elsewhere)
+
+
+# sectors that the host gives a file
+
+
+@pytest.mark.parametrize(
+    ("logical", "physical", "wrong"),
+    [
+        (256, 0, "a sector of 256 bytes: expected a power of two from 512"),
+        (513, 0, "a sector of 513 bytes"),
+        (0, 0, "a sector of 0 bytes"),
+        (-512, 0, "a sector of -512 bytes"),
+        (8192, 0, "a sector of 8192 bytes: expected at most 4096"),
+        (512, 1000, "a sector of 1000 bytes"),
+        (4096, 512, "a physical sector of 512 bytes: expected 4096 to 65536"),
+        (512, 1 << 17, "a physical sector of 131072 bytes: expected 512 to 65536"),
+    ],
+)
+def test_sectors_that_no_disk_has_are_refused(logical: int, physical: int, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        Sectors.of(logical, physical)
+
+
+@pytest.mark.parametrize(
+    ("logical", "physical", "has"),
+    [
+        (512, 0, (512, 512)),
+        (512, 4096, (512, 4096)),
+        (4096, 0, (4096, 4096)),
+        (1024, 65536, (1024, 65536)),
+    ],
+)
+def test_a_file_has_the_sectors_that_it_is_given(
+    path: Path, logical: int, physical: int, has: tuple
+) -> None:
+    image = RawImage(str(path), True, Sectors.of(logical, physical))
+    assert (image.sector_size, image.physical_sector_size) == has
+    image.close()
+
+
+def test_a_size_that_is_no_multiple_of_the_sector_asked_for_is_refused(path: Path) -> None:
+    os.truncate(path, 4096 + 512)
+    RawImage(str(path), True).close()
+    with pytest.raises(
+        ConfigError, match=r"4608 bytes, which is no multiple of 4096: truncate -s %4096"
+    ):
+        RawImage(str(path), True, Sectors.of(4096))
+
+
+def test_a_provider_gives_files_their_sectors_by_path(path: Path) -> None:
+    images = ImageProvider(lambda name: Sectors.of(4096) if name == str(path) else None)
+    image = images.open(f"aio:{path}", True)
+    assert image.sector_size == 4096
+    images.release(image)
+
+
+def test_a_file_that_grew_is_a_larger_disk_of_whole_sectors(path: Path) -> None:
+    image = RawImage(str(path), True)
+    with pytest.raises(ImageError, match="the disk ends before"):
+        image.write_from(memoryview(bytes(512)), SIZE)
+    os.truncate(path, SIZE + 1000)
+    assert image.measure() == image.size_bytes == SIZE + 512
+    image.write_from(memoryview(b"\x01" * 512), SIZE)
+    with pytest.raises(ImageError, match="the disk ends before"):
+        image.discard(SIZE, 1024)
+    image.close()
+    assert path.stat().st_size == SIZE + 1000
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ("/a/b", ("", "/a/b")), ("raw:/a", ("", "/a")), ("aio:/a", ("", "/a")), ("phy:/dev/sda", ("", "/dev/sda")),
+        ("file:a", ("", "a")), ("qcow2:/a", ("qcow2", "/a")), ("qcow:a", ("qcow", "a")), ("vhd:/a:b", ("vhd", "/a:b")),
+        ("vmdk:", ("vmdk", "")), ("raw:qcow2:/a", ("", "qcow2:/a")), ("QCOW2:/a", ("", "QCOW2:/a")), ("nbd:/a", ("", "nbd:/a")),
+    ],
+)  # fmt: skip
+def test_params_are_a_format_and_a_path(params: str, expected: tuple[str, str]) -> None:
+    assert split(params) == expected
+    from xenpv.host import qemunbd
+
+    assert sorted(qemunbd.FORMATS) == sorted(FORMATS)
+
+
+def test_a_registered_image_may_be_told_as_raw() -> None:
+    images, image = ImageProvider(), MemoryImage(bytearray(512))
+    images.register("image:1", image)
+    assert images.open("aio:image:1", True) is image
+    assert images.is_registered("raw:image:1")
+    assert not images.is_registered("qcow2:image:1")
+
+
+# block devices: a loop device is one
+
+
+@pytest.fixture
+def loop(path: Path) -> Iterator[Callable[..., str]]:
+    losetup = need("losetup", "mount")
+    made: list[str] = []
+
+    def attach(*options: str) -> str:
+        command = [losetup, "--show", "-f", *options, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+        made.append(done.stdout.strip())
+        return made[-1]
+
+    yield attach
+    for device in made:
+        subprocess.run([losetup, "-d", device], check=False)
+
+
+@pytest.mark.peers
+def test_a_block_device_has_its_own_size_and_sectors(path: Path, loop: Callable[..., str]) -> None:
+    device = loop("--sector-size", "4096")
+    image = RawImage(device, True)
+    assert (image.size_bytes, image.sector_size, image.physical_sector_size) == (SIZE, 4096, 4096)
+    image.write_from(memoryview(b"\xbb" * 4096), 4096)
+    image.flush()
+    assert path.read_bytes()[4096:8192] == b"\xbb" * 4096
+    with pytest.raises(ConfigError, match="is in use"):
+        RawImage(device, True)
+    image.close()
+    with pytest.raises(
+        ConfigError, match="has sectors of 4096 bytes, which cannot be given as sectors of 512"
+    ):
+        RawImage(device, True, Sectors.of(512))
+    assert RawImage(device, False, Sectors.of(4096, 8192)).physical_sector_size == 8192
+
+
+@pytest.mark.peers
+def test_a_block_device_forgets_what_is_discarded(path: Path, loop: Callable[..., str]) -> None:
+    device = loop()
+    image = RawImage(device, True)
+    if not image.discard(4096, 4096):
+        pytest.skip("this loop device does not discard")
+    image.flush()
+    image.close()
+    assert path.read_bytes()[4096:8192] == bytes(4096)
+    assert path.read_bytes()[8192:8704] == b"\x10" * 512
+
+
+@pytest.mark.peers
+def test_a_read_only_device_is_served_read_only(loop: Callable[..., str]) -> None:
+    device = loop("--read-only")
+    with pytest.raises(ConfigError, match="read-only device|may not be written"):
+        RawImage(device, True)
+    RawImage(device, False).close()
