@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from xenpv.dumping import Dumping
 from xenpv.errors import LocalProtocolError
 from xenpv.host.libxl import ToolstackError
 from xenpv.serving import Serving
@@ -80,7 +81,7 @@ def drivers(system: OperatingSystem | None = None) -> dict[str, ClassDriverFacto
     }
 
 
-class Guest(Serving):
+class Guest(Serving, Dumping):
     """One guest: its configuration, and while it runs its kernel's bus and devices."""
 
     def __init__(
@@ -127,6 +128,7 @@ class Guest(Serving):
             classes = {**drivers(self.os), **self.drivers}
             windows = Windows(domain, classes, self.registry, build=self.build, fifo=self.fifo)
             self.windows = windows
+            self.load_dumps(windows)
             windows.boot()
             return
         # Without a platform device the kernel has the bus from its first day.

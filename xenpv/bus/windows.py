@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from xenpv.bus import inf, pci, platform_device
+from xenpv.bus.crash import Dumper
 from xenpv.bus.devicetree import DeviceNode, DeviceObject, DeviceTree, Inf
 from xenpv.bus.ntstatus import NtStatusError
 from xenpv.bus.platform_device import PlatformDevice
@@ -49,6 +50,9 @@ class Windows:
         self.tree = DeviceTree(domain, registry, pci.IN_BOX)
         self.platform_devices: list[PlatformDevice] = []
         self.xenfilt: Xenfilt | None = None
+        # The stacks that are loaded for a crash and for S4.
+        self.dumper: Dumper | None = None
+        self.hibernation: Dumper | None = None
         self._system: XenSystem | NtStatusError | None = None
 
     @property
@@ -115,4 +119,5 @@ class Windows:
         bus.suspend.unplug = self.system.unplug.devices
         if device.emulated is not None:
             bus.below = (device.emulated.interface,)
+        bus.crash.dumper, bus.hibernation = self.dumper, self.hibernation
         return bus

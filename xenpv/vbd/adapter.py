@@ -12,6 +12,7 @@ from xenpv.bus.debug import DebugCallback
 from xenpv.bus.suspend import SuspendCallback
 from xenpv.bus.unplug import UnplugType
 from xenpv.errors import StoreError
+from xenpv.vbd.crash import place
 from xenpv.vbd.disk import Disk
 from xenpv.vbd.parameters import Parameters
 from xenpv.vbd.personality import PERSONALITIES, WINDOWS
@@ -168,6 +169,8 @@ class Vbd:
             devid=devid,
             target_id=number,
         )
+        for usage in place.usages(self.bus.registry, number):
+            target.frontend.usage.notify(usage, True)
         target.start()
         self.bus_changed(target)
 
