@@ -77,7 +77,7 @@ class Dumping:
     @property
     def hibernation(self) -> DumpStack | None:
         """The hibernation stack of this boot."""
-        return cast("DumpStack | None", None if self.bus is None else self.bus.hibernation)
+        return cast("DumpStack | None", None if self.bus is None else self.bus.crash.hibernation)
 
     def hibernate(self) -> int:
         """Its user sends it to S4: devices close, memory is written, the domain powers off.
@@ -152,7 +152,7 @@ class Dumping:
         if kind is place.Kind.DUMP:
             old, bus.crash.dumper = bus.crash.dumper, stack
         else:
-            old, bus.hibernation = bus.hibernation, stack
+            old, bus.crash.hibernation = bus.crash.hibernation, stack
         if old is not None:
             cast("DumpStack", old).unload()
         for at, in_path in ((before, False), (after, True)):

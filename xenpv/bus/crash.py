@@ -23,10 +23,13 @@ class Dumper(Protocol):
     def begin(self, code: int, parameters: tuple[Parameter, ...], reason: int) -> bool:
         """It goes on by itself, and shuts the domain down for `reason` in the end. False: not."""
 
+    def abandon(self) -> None:
+        """It had begun, and another begins: it gives back what it took over."""
+
 
 class Crash:
     """The crash path of one guest. `code` is that of the first bug check, None while there is
-    none; `parameters` are its four. `dumper`: the dump stack, if one is loaded.
+    none; `parameters` are its four. `dumper` and `hibernation`: the stacks that are loaded.
     """
 
     def __init__(self, domain: Domain, log: Log, debug: DebugInterface) -> None:
@@ -36,6 +39,7 @@ class Crash:
         self.code: int | None = None
         self.parameters: tuple[Parameter, ...] = ()
         self.dumper: Dumper | None = None
+        self.hibernation: Dumper | None = None
 
     @property
     def crashed(self) -> bool:
@@ -72,6 +76,8 @@ class Crash:
             self.debug.trigger_crashing()
         finally:
             # The firmware's reset, as Windows does after its dump; the latched code is told.
+            if self.hibernation is not None:
+                self.hibernation.abandon()
             dumper, reason = self.dumper, SHUTDOWN.reboot
             if dumper is None or not dumper.begin(code, self.parameters, reason):
                 self.domain.shutdown(reason)

@@ -119,5 +119,5 @@ class Windows:
         bus.suspend.unplug = self.system.unplug.devices
         if device.emulated is not None:
             bus.below = (device.emulated.interface,)
-        bus.crash.dumper, bus.hibernation = self.dumper, self.hibernation
+        bus.crash.dumper, bus.crash.hibernation = self.dumper, self.hibernation
         return bus

@@ -20,7 +20,7 @@ from xenpv.bus.balloon_thread import BalloonThread
 from xenpv.bus.cache import CacheInterface
 from xenpv.bus.children import Children
 from xenpv.bus.console import ConsoleInterface
-from xenpv.bus.crash import Crash, Dumper
+from xenpv.bus.crash import Crash
 from xenpv.bus.debug import DebugInterface
 from xenpv.bus.devicetree import Irp
 from xenpv.bus.dump import Dump
@@ -113,7 +113,6 @@ class XenBus:
         self.life = Life(pnpstate.FDO, PnpState.ADDED)
         self.is_asleep = False
         self.is_hibernated = False
-        self.hibernation: Dumper | None = None  # what writes memory to a disk then
         self.problem = ""  # why it did not start
         self.stack: BusStack | None = None  # its place in a tree of devices, if there is one
         self.below: tuple[Interface, ...] = ()  # of the devices under this one: EMULATED
@@ -429,7 +428,7 @@ class XenBus:
             self._leaked(LocalProtocolError(f"S4 is entered with {', '.join(held)} held"))
             return
         self.is_hibernated = True
-        stack, reason = self.hibernation, SHUTDOWN.poweroff
+        stack, reason = self.crash.hibernation, SHUTDOWN.poweroff
         if stack is None or not stack.begin(0, (), reason):
             self.domain.shutdown(reason)
 

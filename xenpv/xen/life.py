@@ -139,9 +139,10 @@ class Life:
         """Its kernel stops every processor but one, which goes on in a task of that name, with
         interrupts off: KeBugCheckEx, or the end of a hibernation.
 
-        No other task or timer runs again, not even one that is made from now on. Xen knows
-        nothing of it: the domain is running.
+        No other task or timer runs again, not even one that is made from now on, nor the task of
+        an earlier such call. Xen knows nothing of it: the domain is running.
         """
+        self.is_quiesced = False
         task = self.task(name, run)
         for other in self.tasks:
             if other is not task:

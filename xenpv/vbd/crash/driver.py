@@ -110,6 +110,7 @@ class CrashDriver:
         self.image = image
         self.step = Step.LOADED
         self.failure = ""
+        self.is_stopped = False  # another one takes over: nothing is done any more
         self.skipped: list[str] = []
         self.store = CrashStore(domain, image.pfn)
         self.references = References(domain)
@@ -130,7 +131,7 @@ class CrashDriver:
 
         Nothing that a backend or xenstored does raises: the driver is FAILED then.
         """
-        while not self.is_at_rest:
+        while not (self.is_at_rest or self.is_stopped):
             self.store.begin()
             try:
                 wait = STEPS[self.step](self)

@@ -119,6 +119,8 @@ class DumpStack:
         assert self._task is not None
         assert self._timer is not None
         wait = self._go_on()
+        if self.driver.is_stopped:
+            return
         if self.is_over:
             self._end()
         elif wait:
@@ -131,7 +133,7 @@ class DumpStack:
         try:
             if self.stage is Stage.STARTING:
                 wait = self.driver.poll()
-                if wait is None:
+                if wait is None and not self.driver.is_stopped:
                     self._started()
                 return wait or 0
             return self._look()
@@ -140,6 +142,8 @@ class DumpStack:
         return 0
 
     def _fail(self, why: str) -> None:
+        if self.driver.is_stopped:
+            return
         self.stage = Stage.FAILED
         self.failure = why
 
@@ -151,7 +155,21 @@ class DumpStack:
         self.driver.log(f"{self.mode.value} {self.stage.value}: {text}")
         # A system whose memory was not kept did not hibernate.
         lost = not done and self.mode is Mode.HIBER
+        self._let_go()
         self.domain.shutdown(SHUTDOWN.crash if lost else self._reason)
+
+    def abandon(self) -> None:
+        """The system crashes meanwhile: another stack begins, and takes over from this one."""
+        if self.stage in (Stage.STARTING, Stage.WRITING):
+            self._fail("the system crashed")
+            self.driver.is_stopped = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        try:
+            self.driver.store.detach()
+        except HypercallError as error:
+            self.driver.log(f"{self.mode.value}: {error}")
 
     # writing
 

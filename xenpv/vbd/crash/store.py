@@ -48,7 +48,7 @@ class CrashStore:
     def __init__(self, domain: Domain, section: int) -> None:
         self.domain = domain
         self.section = section
-        self.pfn = section
+        self.pfn = self._home = 0  # of the ring; and where it was
         self.port = 0
         self.requests = 0
         self._answers: list[bytes | StoreError] = []  # of this step
@@ -68,7 +68,8 @@ class CrashStore:
         domain.evtchn.reset()
         self.port = domain.evtchn.bind_interdomain(status.remote_domid, status.remote_port)
         hvm.set_param(me, index, self.port)
-        self.pfn = self._map(hvm.get_param(me, HVM_PARAM.STORE_PFN))
+        self._home = hvm.get_param(me, HVM_PARAM.STORE_PFN)
+        self.pfn = self._map(self._home)
         domain.write(self.pfn, 0, bytes(PAGE_SIZE))
         domain.evtchn.send(self.port)
 
@@ -79,6 +80,14 @@ class CrashStore:
         except HypercallError:
             return pfn
         return self.section
+
+    def detach(self) -> None:
+        """The ring goes back to where the toolstack put it; nothing is asked after this."""
+        if self.pfn == self._home:
+            return
+        me = self.domain.DOMID_SELF
+        self.domain.memory.add_to_physmap(me, SWIZZLE, self.pfn, self._home)
+        self.pfn = self._home
 
     # a step's requests
 
