@@ -301,6 +301,26 @@ def test_a_broken_target_works_again_after_a_start(personality: str) -> None:
         assert (on.target.broken, on.target.state) == ("", FrontendState.ENABLED)
 
 
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_an_old_ring_that_breaks_while_it_closes_does_not_break_the_next(personality: str) -> None:
+    with scene(personality) as on:
+        on.adapter._resumed()
+        on.back.store(8, 17)
+        on.back.notify()
+        assert (on.target.broken, on.target.state) == ("", FrontendState.ENABLED)
+
+
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+def test_a_stop_right_after_a_start_right_after_a_stop_is_a_stop(personality: str) -> None:
+    with scene(personality) as on:
+        on.adapter.stop()
+        on.adapter.start()
+        on.adapter.stop()
+        on.xen.run()
+        assert on.adapter.stopped
+        assert on.target.state is FrontendState.CLOSED
+
+
 def test_stop_with_requests_in_flight_ends_them_and_the_backend_may_still_answer() -> None:
     with scene() as on:
         srbs = [on.submit(read10(n, 1), [(on.page(), 0, 512)]) for n in range(3)]

@@ -129,9 +129,9 @@ class Vbd:
             self._enter()
         except StoreError as error:
             self.bus.log(f"xenvbd: resume: {error}\n")
-        self.scan.retry_failed()
         for target in list(self.targets.values()):
             target.frontend.resume()
+        self.scan.moved()
 
     @property
     def stopped(self) -> bool:

@@ -167,7 +167,7 @@ class Frontend:
         elif self.drain.after is not None:
             self.drain.after = After.CLOSE
         elif self.handshake.goals:
-            if self.state is not FrontendState.CLOSING:
+            if self.handshake.goals != [Goal.CLOSE]:
                 self._close()
         else:
             self.target.frontend_closed()
@@ -179,6 +179,7 @@ class Frontend:
         The backend is another one and knows nothing of these rings; the whole handshake is
         walked all the same.
         """
+        self.handshake.state = State.UNKNOWN  # nothing was written into this directory
         idle = self.state is FrontendState.INITIALIZED and not self.handshake.goals
         if idle or self.state is FrontendState.INVALID:
             return
@@ -200,7 +201,6 @@ class Frontend:
             ring.queue.clear()
         self.broken = ""
         self.state = FrontendState.CLOSING
-        self.handshake.state = State.UNKNOWN  # nothing was written into this directory
         goals = self.personality.start
         rest = tuple(goal for goal in goals if goal is not Goal.CLOSE)
         self.handshake.start((Goal.CLOSE,) if closing else (Goal.CLOSE, *rest))
@@ -299,6 +299,7 @@ class Frontend:
         self.granter.backend_domid = self.handshake.backend_domid
         queues, order = self._shape()
         assert not self.rings
+        self.broken = ""  # what an old ring said while it closed is not of these
         for index in range(queues):
             ring = Ring(self, index)
             self.rings.append(ring)

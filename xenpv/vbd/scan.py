@@ -59,9 +59,10 @@ class Scan:
                 self.bus.log(f"xenvbd: {error}\n")
         self._awaited.keep(())
 
-    def retry_failed(self) -> None:
-        """On another host, where their backends may be."""
-        self._again += [one.devid for one in self.adapter.targets.values() if one.has_failed]
+    def moved(self) -> None:
+        """To another host, where the backends may be of those that failed here, or are about to."""
+        for target in self.adapter.targets.values():
+            self._may_fail(target)
 
     @property
     def emulated(self) -> list[int]:
@@ -99,6 +100,7 @@ class Scan:
             return
         present = self._present()
         self._awaited.keep(present)
+        self._renewed = [one for one in self._renewed if not adapter.connected(one)]
         self._again += [devid for devid in self._awaited.due() if devid not in self._again]
         suspects, self._suspects = self._suspects, []
         for target in list(adapter.targets.values()):
@@ -139,7 +141,12 @@ class Scan:
         if self._is_replaced(target):
             self._replaced.append(target)
             self._lose(target, "another device is in its place")
-        elif target.has_failed:
+        else:
+            self._may_fail(target)
+
+    def _may_fail(self, target: Target) -> None:
+        """With what it saw of another backend; then it is tried again, once."""
+        if target.has_failed:
             self._again.append(target.devid)
         elif not target.frontend.is_up and target.devid not in self._renewed:
             self._renewed.append(target.devid)
