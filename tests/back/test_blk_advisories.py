@@ -42,12 +42,14 @@ class Attacked:
     path: str
     mappings: int
     pins: int
+    holes: int
 
     def balanced(self) -> bool:
         """Nothing is mapped for requests; after the connection went nothing is kept either."""
         if self.path != "batch":
             self.front.driver.queues[0].ring.abandon()
-        return self.pinned() == 0 and self.maps() == 0
+        holes = self.world.dom0.holes.free_pages
+        return self.pinned() == 0 and self.maps() == 0 and holes == self.holes
 
     def pinned(self) -> int:
         return self.world.guest.gnttab.pinned() - self.pins
@@ -65,7 +67,8 @@ def attack(
         profile = "linux" if path == "persistent" else path
         serve(front, profile, latency_ns=latency_ns, persistent=path == "persistent")
     mappings = len(world.dom0.gnttab.maptrack)
-    return Attacked(front, image, world, path, mappings, world.guest.gnttab.pinned())
+    pins, holes = world.guest.gnttab.pinned(), world.dom0.holes.free_pages
+    return Attacked(front, image, world, path, mappings, pins, holes)
 
 
 def frame(world: World, pfn: int) -> int:
@@ -365,11 +368,21 @@ def test_a_fault_in_the_middle_leaves_no_page_mapped(world: World, path: str) ->
 
 
 @MAPPING
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_fault_in_a_map_leaves_no_page_mapped(world: World, path: str, place: int) -> None:
+@pytest.mark.parametrize("place", [0, 10, 11, 23])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_fault_in_a_map_leaves_no_page_mapped(
+    world: World, path: str, place: int, known: bool
+) -> None:
+    """In any batch; `known`: some of the pages were used before."""
     one = attack(world, path)
     front = one.front
-    refs = [front.grant(front.page()) for _ in range(3)]
+    pfn = front.page()
+    refs = [front.grant(pfn) for _ in range(24)]
+    page = front.page(b"".join(struct.pack("<IBB2x", ref, 0, 0) for ref in refs))
+    slot = front.indirect(READ, 0, [], nr=24, table=[front.grant(page)])
+    if known:
+        few = [(ref, 0, 0) for ref in refs[1:10]]
+        assert front.status(front.request(READ, 0, few)) == OKAY
     table = lib.grant_table_frame(world.guest.kernel, 0)
 
     def stop(actor: int, _kind: int, number: int, offset: int, _size: int) -> None:
@@ -378,6 +391,8 @@ def test_a_fault_in_a_map_leaves_no_page_mapped(world: World, path: str, place: 
 
     world.hypervisor.set_hook(stop)
     with pytest.raises(KeyError, match="an entry"):
-        front.send(front.request(READ, 0, [(ref, 0, 7) for ref in refs]))
+        front.send(slot)
     world.hypervisor.set_hook(None)
+    kept = front.driver.queues[0].ring.persistent
+    assert kept is None or kept.in_use == 0
     assert one.balanced()

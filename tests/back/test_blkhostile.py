@@ -148,6 +148,7 @@ def test_nothing_that_a_frontend_does_harms_its_backend(
 ) -> None:  # fmt: skip
     world = make_world(seed)
     one = scene(world, profile, latency_ns=latency_ns, persistent=persistent, mode=mode)
+    holes = world.dom0.holes.free_pages
     hostile = Hostile(one, [one.front.page() for _ in range(4)])
     for ref in REFS:
         hostile.grant((ref, 1))
@@ -163,6 +164,7 @@ def test_nothing_that_a_frontend_does_harms_its_backend(
         assert one.server.data.pages.held == 0
     one.server.abandon()
     assert one.maps() == 0
+    assert world.dom0.holes.free_pages == holes
     assert one.server.in_flight == 0
     if mode == "r":
         assert {what for what, _, _ in one.image.log} <= {"read"}

@@ -281,6 +281,7 @@ def stream(
     if path != "batch":
         serve(front, path, latency_ns=latency_ns, persistent=persistent)
     pins, maps = world.guest.gnttab.pinned(), len(world.dom0.gnttab.maptrack)
+    holes = world.dom0.holes.free_pages
     pfns = [front.page(bytes([0xA0 + n]) * 4096) for n in range(3)]
     refs = {"a": front.grant(pfns[0]), "b": front.grant(pfns[1])}
     refs["readonly"] = front.grant(pfns[2], READONLY)
@@ -295,6 +296,7 @@ def stream(
         assert queue.ring.in_flight == 0
         queue.ring.abandon()
     assert (world.guest.gnttab.pinned(), len(world.dom0.gnttab.maptrack)) == (pins, maps)
+    assert world.dom0.holes.free_pages == holes
     disk = bytes(image.data)
     pages = [world.guest.read(pfn, 0, 4096) for pfn in pfns]
     world.hypervisor.close()
@@ -355,6 +357,53 @@ def test_every_request_is_answered_once_and_every_page_given_back(
     persistent: bool,  # type: ignore[type-arg] # of SLOT
 ) -> None:
     stream(profile, batches, 512, mode, False, latency_ns, persistent)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(st.sampled_from([READ, WRITE]), st.integers(1, 8), st.integers(0, 7), st.booleans()),
+        min_size=1, max_size=20,
+    ),
+    path=st.sampled_from(["batch", "linux", "qemu", "tapdisk", "mirage"]),
+    latency_ns=st.sampled_from([0, MS]),
+    persistent=st.booleans(),
+    seed=st.integers(0, 5),
+)  # fmt: skip
+def test_what_is_under_way_together_lands_where_it_belongs(
+    plan: list[tuple[int, int, int, bool]], path: str, latency_ns: int, persistent: bool, seed: int
+) -> None:
+    """Requests for places and pages of their own, side by side or apart, all at once."""
+    world = make_world(seed)
+    image = LoggedImage(content())
+    front = make(world, image).connect()
+    if path != "batch":
+        serve(front, path, latency_ns=latency_ns, persistent=persistent)
+    disk, expected, slots, pages = bytes(image.data), content(), [], []
+    sector = 0
+    for rid, (operation, count, first, apart) in enumerate(plan):
+        first = min(first, 8 - count)
+        sector += apart
+        before = bytes([rid + 1]) * 4096
+        pfn = front.page(before)
+        slots.append(
+            front.request(
+                operation, sector, [(front.grant(pfn), first, first + count - 1)], rid=rid
+            )
+        )
+        place = slice(sector * 512, (sector + count) * 512)
+        inside = slice(first * 512, (first + count) * 512)
+        page = bytearray(before)
+        if operation == READ:
+            page[inside] = disk[place]
+        else:
+            expected[place] = before[inside]
+        pages.append((pfn, page))
+        sector += count
+    assert sorted(front.send(*slots)) == [(n, one[0], OKAY) for n, one in enumerate(plan)]
+    assert bytes(image.data) == expected
+    assert [world.guest.read(pfn, 0, 4096) for pfn, _ in pages] == [page for _, page in pages]
+    world.hypervisor.close()
 
 
 @pytest.mark.parametrize("profile", ["linux", "qemu", "tapdisk", "mirage"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import attrs
 import pytest
 
 from tests.back.blkscene import MS, Scene, grant_bits, scene, sectors_of
@@ -21,6 +22,7 @@ from tests.vbd.rawfront import (
 )
 from tests.world import World
 from tests.world import make as make_world
+from xenpv.abi._kernel import lib
 from xenpv.host.image import ImageError, ImageUnsupportedError
 
 PROFILES = ["linux", "qemu", "tapdisk", "mirage"]
@@ -145,6 +147,27 @@ def test_a_page_granted_read_only_takes_no_data(world: World, profile: str) -> N
     assert (one.maps(), one.pinned()) == (0, 0)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("latency_ns", [0, MS])
+def test_data_is_there_and_pages_are_given_back_before_the_answer_shows(
+    world: World, profile: str, latency_ns: int
+) -> None:
+    one = scene(world, profile, latency_ns=latency_ns)
+    pfn, ref = one.page()
+    assert one.front.ring is not None
+    ring = lib.p2m_lookup(world.guest.kernel, one.front.ring.pfns[0], 0)
+    seen: list[tuple[int, bool]] = []
+
+    def hook(actor: int, kind: int, number: int, offset: int, _size: int) -> None:
+        if (actor, kind & 3, number, offset) == (0, 1, ring, 8):  # rsp_prod is stored
+            seen.append((grant_bits(world, ref), one.read(pfn) == sectors_of(0, 8)))
+
+    world.hypervisor.set_hook(hook)
+    assert one.front.send(one.front.request(READ, 0, [(ref, 0, 7)])) == [(7, READ, OKAY)]
+    world.hypervisor.set_hook(None)
+    assert seen == [(0, True)]
+
+
 @pytest.mark.parametrize("profile", COPYING)
 def test_a_copying_backend_has_what_is_written_from_the_beginning(
     world: World, profile: str
@@ -197,6 +220,23 @@ def test_an_indirect_request_moves_all_its_segments(
     got = [one.read(pfn, n % 8 * 512, 512) for n, (pfn, _) in enumerate(pages)]
     assert b"".join(got) == sectors_of(5, count)
     assert (one.maps(), one.pinned()) == (0, 0)
+
+
+@pytest.mark.parametrize("count", [512, 513, 1025])
+def test_a_table_may_have_several_pages_where_so_many_segments_are_offered(
+    world: World, count: int
+) -> None:
+    one = scene(world)
+    one.server.rules = attrs.evolve(one.server.rules, indirect_max=4096)
+    pfn = one.front.page()
+    refs = [one.front.grant(pfn) for _ in range(8)]  # a reference is mapped 255 times at most
+    segments = [(refs[n % 8], n % 8, n % 8) for n in range(count)]
+    assert one.front.status(one.front.indirect(READ, 0, segments)) == (
+        OKAY if count <= 1024 else ERROR
+    )
+    if count <= 1024:
+        last = [max(n for n in range(count) if n % 8 == place) for place in range(8)]
+        assert one.read(pfn) == b"".join(sectors_of(n, 1) for n in last)
 
 
 def test_an_indirect_table_is_given_back_before_the_data_moves(world: World) -> None:
@@ -486,6 +526,17 @@ def test_mirage_makes_neighbours_one_io_and_gives_all_its_end(world: World) -> N
         (0, ERROR), (1, ERROR), (2, ERROR), (3, OKAY),
     ]  # fmt: skip
     assert one.image.log == [("write", 0, 12288), ("write", 16384, 4096)]
+
+
+def test_mirage_makes_no_io_larger_than_its_room(world: World) -> None:
+    one = scene(world, "mirage", data=bytearray(5 << 20))
+    pfn = one.front.page(b"m" * 4096)
+    refs = [one.front.grant(pfn) for _ in range(16)]  # a reference is mapped 255 times at most
+    segments = [(refs[n % 16], 0, 7) for n in range(256)]
+    slots = [one.front.indirect(WRITE, 2048 * n, segments, rid=n) for n in range(5)]
+    assert sorted(one.start(*slots)) == [(n, WRITE, OKAY) for n in range(5)]
+    assert one.image.log == [("write", 0, 4 << 20), ("write", 4 << 20, 1 << 20)]
+    assert bytes(one.image.data) == b"m" * (5 << 20)
 
 
 def test_mirage_reads_neighbours_into_their_own_pages(world: World) -> None:
