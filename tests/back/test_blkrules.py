@@ -9,9 +9,15 @@ import pytest
 from tests.vbd.rawfront import BARRIER, DISCARD, EOPNOTSUPP, ERROR, FLUSH, INDIRECT, READ, WRITE
 from xenpv.back.blkif import X86_32, X86_64
 from xenpv.back.blkrules import (
+    ALIGNMENT,
+    BOUNDS,
+    COUNT,
+    INNER,
     LINUX_RULES,
     MIRAGE_RULES,
     QEMU_RULES,
+    RANGE,
+    READONLY,
     TAPDISK_RULES,
     BlkRules,
     Geometry,
@@ -22,8 +28,6 @@ from xenpv.back.blkrules import (
 )
 
 LINUX, QEMU, TAPDISK, MIRAGE = LINUX_RULES, QEMU_RULES, TAPDISK_RULES, MIRAGE_RULES
-INNER, COUNT, BOUNDS = Refusal.INNER, Refusal.COUNT, Refusal.BOUNDS
-READONLY, RANGE, ALIGNMENT = Refusal.READONLY, Refusal.RANGE, Refusal.ALIGNMENT
 LAST = 2**64 - 1
 
 PAGE = [(0, 7)]
@@ -56,6 +60,7 @@ def request(
 
 
 def judged(rules: BlkRules, one: Request, where: Geometry) -> Refusal | None:
+    where.place(one)
     if one.operation == DISCARD:
         return refusal(rules, rules.discard, one, where)
     return refusal(rules, (*rules.first, *rules.then), one, where)

@@ -31,7 +31,9 @@ class BlkData:
         at once. False: a page of a table could not be mapped.
         """
         wanted = [(ref, True) for request in requests for ref in request.table]
-        pages = deque(self.pages.map(wanted) if wanted else ())
+        if not wanted:
+            return [True] * len(requests)
+        pages = deque(self.pages.map(wanted))
         found: list[bool] = []
         for request in requests:
             own = [pages.popleft() for _ in request.table]
@@ -75,7 +77,8 @@ class BlkData:
         pages: list[Page] = []
         for request in requests:
             pages += self._opened.pop(request, ())
-        self.pages.unmap(pages)
+        if pages:
+            self.pages.unmap(pages)
 
     def release(self) -> None:
         """The ring goes."""
@@ -84,7 +87,7 @@ class BlkData:
 
     def load(self, requests: Sequence[Request], disk: Geometry) -> bytearray | None:
         """What is to be written, of neighbours in one piece; None: a copy failed."""
-        size = sum([disk.length(request) for request in requests])
+        size = sum([request.length for request in requests])
         if not self._copies:
             return self._domain.collect(self._pieces(requests, disk), size)
         data = bytearray(size)

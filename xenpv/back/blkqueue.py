@@ -6,7 +6,7 @@ time, in an order that the loop's chooser picks, as a disk's completions come in
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum
 from typing import Protocol
 
 import attrs
@@ -16,11 +16,11 @@ from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task, Timer
 
 
-class Kind(Enum):
-    READ = "read"
-    WRITE = "write"
-    FLUSH = "flush"
-    DISCARD = "discard"
+class Kind(IntEnum):
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    DISCARD = 3
 
 
 @attrs.define(kw_only=True, eq=False)

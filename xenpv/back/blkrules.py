@@ -55,7 +55,8 @@ class Request:
     """A slot, read once: what is looked at later is this and nothing else (XSA-155).
 
     `inner` is what an indirect request is to do, of others `operation` itself. `segments` of
-    an indirect one are there once its table was fetched from the pages of `table`.
+    an indirect one are there once its table was fetched from the pages of `table`. `offset` and
+    `length` are bytes on the disk: Geometry.place sets them.
     """
 
     operation: int
@@ -67,6 +68,8 @@ class Request:
     table: Sequence[int] = ()
     nr_sectors: int = 0  # to discard
     secure: bool = False
+    offset: int = 0
+    length: int = 0
 
 
 def parse(abi: Abi, raw: bytes | memoryview) -> Request:
@@ -116,26 +119,76 @@ class Geometry:
             readonly=vbd.readonly,
         )
 
-    def length(self, request: Request) -> int:
-        """Bytes that a request moves or discards."""
+    def place(self, request: Request) -> None:
+        """Work out its offset and length. They do not wrap at 64 bits: what would is beyond the
+        end.
+        """
+        request.offset = request.sector * self.request_unit
         if request.operation == DISCARD:
-            return request.nr_sectors * self.request_unit
-        return sum([last - first + 1 for _, first, last in request.segments]) * self.segment_unit
+            request.length = request.nr_sectors * self.request_unit
+            return
+        count = 0
+        for _, first, last in request.segments:
+            count += last - first + 1
+        request.length = count * self.segment_unit
 
-    def offset(self, request: Request) -> int:
-        """Where on the disk; not wrapped at 64 bits, so what would wrap is beyond the end."""
-        return request.sector * self.request_unit
+
+@attrs.frozen(eq=False)
+class Refusal:
+    """What can be wrong with a request, and how that is seen."""
+
+    why: str
+    errs: Callable[[BlkRules, Request, Geometry], bool]
+
+    def __repr__(self) -> str:
+        return f"<Refusal: {self.why}>"
 
 
-class Refusal(Enum):
-    """What can be wrong with a request, in words."""
+def _inner(_rules: BlkRules, request: Request, _disk: Geometry) -> bool:
+    return request.operation == INDIRECT and request.inner not in (READ, WRITE)
 
-    INNER = "an indirect request does not read or write"
-    COUNT = "so many segments cannot be"
-    BOUNDS = "a segment ends before it begins, or beyond its page"
-    READONLY = "the disk is read-only"
-    RANGE = "beyond the end of the disk"
-    ALIGNMENT = "not a number of whole logical sectors"
+
+def _count(rules: BlkRules, request: Request, _disk: Geometry) -> bool:
+    if not request.nr_segments:
+        return request.operation not in rules.empty
+    most = rules.indirect_max if request.operation == INDIRECT else SEGMENTS_MAX
+    return request.nr_segments > most
+
+
+def _bounds(_rules: BlkRules, request: Request, disk: Geometry) -> bool:
+    unit = disk.segment_unit
+    return any(first > last or (last + 1) * unit > PAGE_SIZE for _, first, last in request.segments)
+
+
+def _readonly(_rules: BlkRules, request: Request, disk: Geometry) -> bool:
+    return disk.readonly and request.inner != READ
+
+
+def _range(rules: BlkRules, request: Request, disk: Geometry) -> bool:
+    length = request.length
+    return bool(length or rules.checks_empty) and request.offset + length > disk.size
+
+
+def _alignment(rules: BlkRules, request: Request, disk: Geometry) -> bool:
+    sector, unit = disk.sector, disk.segment_unit
+    if sector == SECTOR or not (request.length or rules.checks_empty):
+        return False
+    if request.offset % sector:
+        return True
+    if request.operation == DISCARD:
+        return request.length % sector != 0
+    return any(
+        (last - first + 1) * unit % sector or (disk.aligned and first * unit % sector)
+        for _, first, last in request.segments
+    )
+
+
+INNER: Final = Refusal("an indirect request does not read or write", _inner)
+COUNT: Final = Refusal("so many segments cannot be", _count)
+BOUNDS: Final = Refusal("a segment ends before it begins, or beyond its page", _bounds)
+READONLY: Final = Refusal("the disk is read-only", _readonly)
+RANGE: Final = Refusal("beyond the end of the disk", _range)
+ALIGNMENT: Final = Refusal("not a number of whole logical sectors", _alignment)
 
 
 class Access(Enum):
@@ -165,14 +218,9 @@ class BlkRules:
 
     operations: tuple[int, ...]
     unknown: int = EOPNOTSUPP
-    first: tuple[Refusal, ...] = (Refusal.INNER, Refusal.COUNT)
-    then: tuple[Refusal, ...] = (
-        Refusal.BOUNDS,
-        Refusal.READONLY,
-        Refusal.RANGE,
-        Refusal.ALIGNMENT,
-    )
-    discard: tuple[Refusal, ...] = (Refusal.READONLY, Refusal.RANGE)
+    first: tuple[Refusal, ...] = (INNER, COUNT)
+    then: tuple[Refusal, ...] = (BOUNDS, READONLY, RANGE, ALIGNMENT)
+    discard: tuple[Refusal, ...] = (READONLY, RANGE)
     empty: tuple[int, ...] = ()
     checks_empty: bool = False
     indirect_max: int = 0
@@ -193,58 +241,10 @@ def refusal(
 ) -> Refusal | None:
     """The first of these checks that a request does not pass."""
     for check in checks:
-        if _ERRS[check](rules, request, disk):
+        if check.errs(rules, request, disk):
             return check
     return None
 
-
-def _inner(_rules: BlkRules, request: Request, _disk: Geometry) -> bool:
-    return request.operation == INDIRECT and request.inner not in (READ, WRITE)
-
-
-def _count(rules: BlkRules, request: Request, _disk: Geometry) -> bool:
-    if not request.nr_segments:
-        return request.operation not in rules.empty
-    most = rules.indirect_max if request.operation == INDIRECT else SEGMENTS_MAX
-    return request.nr_segments > most
-
-
-def _bounds(_rules: BlkRules, request: Request, disk: Geometry) -> bool:
-    unit = disk.segment_unit
-    return any(first > last or (last + 1) * unit > PAGE_SIZE for _, first, last in request.segments)
-
-
-def _readonly(_rules: BlkRules, request: Request, disk: Geometry) -> bool:
-    return disk.readonly and request.inner != READ
-
-
-def _range(rules: BlkRules, request: Request, disk: Geometry) -> bool:
-    length = disk.length(request)
-    return bool(length or rules.checks_empty) and disk.offset(request) + length > disk.size
-
-
-def _alignment(rules: BlkRules, request: Request, disk: Geometry) -> bool:
-    sector, unit = disk.sector, disk.segment_unit
-    if not disk.length(request) and not rules.checks_empty:
-        return False
-    if disk.offset(request) % sector:
-        return True
-    if request.operation == DISCARD:
-        return disk.length(request) % sector != 0
-    return any(
-        (last - first + 1) * unit % sector or (disk.aligned and first * unit % sector)
-        for _, first, last in request.segments
-    )
-
-
-_ERRS: Final[Mapping[Refusal, Callable[[BlkRules, Request, Geometry], bool]]] = {
-    Refusal.INNER: _inner,
-    Refusal.COUNT: _count,
-    Refusal.BOUNDS: _bounds,
-    Refusal.READONLY: _readonly,
-    Refusal.RANGE: _range,
-    Refusal.ALIGNMENT: _alignment,
-}
 
 LINUX_RULES: Final = BlkRules(
     operations=(READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE, DISCARD, INDIRECT),
@@ -258,7 +258,7 @@ QEMU_RULES: Final = BlkRules(
     operations=(READ, WRITE, FLUSH_DISKCACHE, DISCARD),
     unknown=ERROR,
     first=(),
-    then=(Refusal.READONLY, Refusal.COUNT, Refusal.BOUNDS, Refusal.ALIGNMENT, Refusal.RANGE),
+    then=(READONLY, COUNT, BOUNDS, ALIGNMENT, RANGE),
     empty=(READ, WRITE, FLUSH_DISKCACHE),
     checks_empty=True,
     access=Access.COPY,

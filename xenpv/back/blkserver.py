@@ -21,6 +21,7 @@ from xenpv.back.blkprofile import Settings
 from xenpv.back.blkqueue import BlockQueue, Io, Kind
 from xenpv.back.blkring import BOUNCE_BYTES, Bounce, Vbd
 from xenpv.back.blkrules import (
+    ALIGNMENT,
     DISCARD,
     EOPNOTSUPP,
     ERROR,
@@ -63,6 +64,7 @@ class BlkServer:
     """
 
     task: Task
+    _geometry: Geometry  # of the last pass
 
     def __init__(
         self,
@@ -110,6 +112,7 @@ class BlkServer:
     def service(self, vbd: Vbd) -> bool:
         """Take and begin what can be begun, answer what is done; True: there are more."""
         self._vbd = vbd
+        self._geometry = Geometry.of(vbd, self.settings.units)
         self._in_pass = True
         try:
             if not (self._waiting or self._rests or self._stopped):
@@ -145,23 +148,21 @@ class BlkServer:
     def _begin_waiting(self) -> None:
         waiting, batched = self._waiting, self.rules.batched
         while waiting and not self._rests:
-            disk = Geometry.of(self._disk, self.settings.units)
-            if self._must_wait(waiting[0], disk):
+            if self._begun and self._must_wait(waiting[0]):
                 return
             group = list(waiting) if batched else [waiting[0]]
             for _ in group:
                 waiting.popleft()
-            self._begin(group, disk)
+            self._begin(group)
 
-    def _must_wait(self, request: Request, disk: Geometry) -> bool:
+    def _must_wait(self, request: Request) -> bool:
         """For what was begun before it: a barrier does, and where the rules say so whatever
         comes after one.
         """
-        rules = self.rules
-        if not self._begun:
-            return False
+        rules, disk = self.rules, self._geometry
         if rules.barrier_stops and self._begun[-1].operation == WRITE_BARRIER:
             return True
+        disk.place(request)
         return (
             request.operation == WRITE_BARRIER
             and WRITE_BARRIER in rules.operations
@@ -175,7 +176,7 @@ class BlkServer:
 
     # what a request may do
 
-    def _begin(self, group: list[Request], disk: Geometry) -> None:
+    def _begin(self, group: list[Request]) -> None:
         """Judge them, map their pages, and submit their I/Os; what fails is answered."""
         rules = self.rules
         known: list[Request] = []
@@ -185,22 +186,25 @@ class BlkServer:
             if request.operation not in rules.operations:
                 self._end(request, rules.unknown)
             elif request.operation == DISCARD:
-                self._begin_discard(request, disk)
+                self._begin_discard(request)
             else:
                 known.append(request)
-        known = self._keep(known, self._judge(known, rules.first, disk))
+        known = self._keep(known, self._judge(known, rules.first))
         known = self._keep(known, self.data.fetch_tables(known))
-        known = self._keep(known, self._judge(known, rules.then, disk))
+        for request in known:
+            self._geometry.place(request)
+        known = self._keep(known, self._judge(known, rules.then))
         known = self._keep(known, self.data.open(known))
-        self._submit(known, disk)
+        self._submit(known)
 
-    def _judge(
-        self, requests: list[Request], checks: Sequence[Refusal], disk: Geometry
-    ) -> list[bool]:
-        return [refusal(self.rules, checks, request, disk) is None for request in requests]
+    def _judge(self, requests: list[Request], checks: Sequence[Refusal]) -> list[bool]:
+        rules, disk = self.rules, self._geometry
+        return [refusal(rules, checks, request, disk) is None for request in requests]
 
     def _keep(self, requests: list[Request], passes: list[bool]) -> list[Request]:
         """Those that pass; the others are refused."""
+        if False not in passes:
+            return requests
         for request, passed in zip(requests, passes, strict=True):
             if not passed:
                 self._refuse(request)
@@ -211,42 +215,44 @@ class BlkServer:
         if self.rules.backoff_ns:
             self._rest()
 
-    def _begin_discard(self, request: Request, disk: Geometry) -> None:
-        rules = self.rules
+    def _begin_discard(self, request: Request) -> None:
+        rules, disk = self.rules, self._geometry
+        disk.place(request)
         status = OKAY
         if refusal(rules, rules.discard, request, disk):
             status = ERROR
         elif not (self._disk.discard or rules.hints):
             status = EOPNOTSUPP
-        elif not rules.hints and refusal(rules, (Refusal.ALIGNMENT,), request, disk):
+        elif not rules.hints and refusal(rules, (ALIGNMENT,), request, disk):
             status = ERROR
         if status:
             self._end(request, status)
         else:
-            self._start(Kind.DISCARD, [request], disk)
+            self._start(Kind.DISCARD, [request])
 
     # I/Os
 
-    def _submit(self, requests: list[Request], disk: Geometry) -> None:
-        for group in self._neighbours(requests, disk):
+    def _submit(self, requests: list[Request]) -> None:
+        for group in self._neighbours(requests):
             data = None
             if self.rules.access is Access.COPY and group[0].inner != READ:
-                data = self.data.load(group, disk)
+                data = self.data.load(group, self._geometry)
                 if data is None:
                     self._keep(group, [False] * len(group))
                     continue
-            self._start(_KINDS[group[0].inner], group, disk, data)
+            self._start(_KINDS[group[0].inner], group, data)
 
-    def _neighbours(self, requests: list[Request], disk: Geometry) -> list[list[Request]]:
+    def _neighbours(self, requests: list[Request]) -> list[list[Request]]:
         """Requests that are one I/O: of a batch those that go on where the one before ends."""
+        if not self.rules.batched:
+            return [[request] for request in requests]
         groups: list[list[Request]] = []
         end = size = 0
         for request in requests:
-            offset, length = disk.offset(request), disk.length(request)
+            offset, length = request.offset, request.length
             size += length
             if (
-                self.rules.batched
-                and groups
+                groups
                 and groups[-1][0].inner == request.inner
                 and offset == end
                 and size <= BOUNCE_BYTES
@@ -258,12 +264,10 @@ class BlkServer:
             end = offset + length
         return groups
 
-    def _start(
-        self, kind: Kind, requests: list[Request], disk: Geometry, data: bytearray | None = None
-    ) -> None:
+    def _start(self, kind: Kind, requests: list[Request], data: bytearray | None = None) -> None:
         self._begun += requests
-        length = sum([disk.length(request) for request in requests])
-        offset = disk.offset(requests[0])
+        length = sum([request.length for request in requests])
+        offset = requests[0].offset
         self.queue.submit(Io(kind=kind, offset=offset, length=length, requests=requests, data=data))
 
     def perform(self, io: Io) -> None:
@@ -291,15 +295,14 @@ class BlkServer:
             return OKAY
         buffer = self.bounce.view[: io.length]
         self._disk.image.read_into(buffer, io.offset)
-        disk = Geometry.of(self._disk, self.settings.units)
-        return OKAY if self.data.store(io.requests, disk, buffer) else ERROR
+        return OKAY if self.data.store(io.requests, self._geometry, buffer) else ERROR
 
     def _write(self, io: Io) -> int:
         if not io.length:
             return OKAY
         data = io.data
         if data is None:
-            data = self.data.load(io.requests, Geometry.of(self._disk, self.settings.units))
+            data = self.data.load(io.requests, self._geometry)
         assert data is not None, "mapped pages are there"
         self._disk.image.write_from(memoryview(data), io.offset)
         return OKAY
