@@ -12,7 +12,7 @@ from xenpv.bus.handshake import ABSENT, Goal
 from xenpv.vbd.backend import Backend, number, page
 from xenpv.vbd.frontend import FrontendState
 from xenpv.vbd.personality import PERSONALITIES, Personality
-from xenpv.vbd.srb import Srb, SrbStatus
+from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
 
 FRONT = f"device/vbd/{DEVID}"
 
@@ -308,6 +308,19 @@ def test_an_old_ring_that_breaks_while_it_closes_does_not_break_the_next(persona
         on.back.store(8, 17)
         on.back.notify()
         assert (on.target.broken, on.target.state) == ("", FrontendState.ENABLED)
+
+
+def test_a_reset_mends_no_broken_target() -> None:
+    with scene() as on:
+        on.back.store(8, 17)
+        on.back.notify()
+        reset = Srb(function=SrbFunction.RESET_DEVICE)
+        on.adapter.submit(reset)
+        on.xen.run()
+        assert reset.srb_status is SrbStatus.SUCCESS
+        assert on.target.broken
+        assert not on.frontend.rings[0].enabled
+        assert on.submit(SYNC10).srb_status is SrbStatus.ERROR
 
 
 @pytest.mark.parametrize("personality", ["windows", "linux"])

@@ -354,3 +354,22 @@ def test_linux_keeps_usage_to_itself() -> None:
     with scene("linux") as on:
         on.target.frontend.usage.notify(UsageType.PAGING, True)
         assert on.xen.toolstack.xs.directory(f"/local/domain/{on.guest.domid}/data") == []
+
+
+def test_the_dump_says_what_a_target_is() -> None:
+    keys = {"feature-discard": "1", "feature-barrier": "1"}
+    with scene(early={"feature-max-indirect-segments": "32"}, keys=keys) as on:
+        on.target.frontend.usage.notify(UsageType.DUMP, True)
+        text = on.guest.dump()
+        for line in (
+            "ENABLED, target 0, started",
+            "used for DUMP",
+            "1024 sectors of 512 (512), info 0x0",
+            "features: INDIRECT 32 BARRIER FLUSH DISCARD",
+        ):
+            assert f"{FRONT}: {line}\n" in text
+        on.target.frontend.usage.notify(UsageType.DUMP, False)
+        on.target.pnp.request(Irp.EJECT)
+        on.xen.run()
+        assert f"{FRONT}: CLOSED, target 0, deleted, MISSING: ejected\n" in on.guest.dump()
+        assert "used for" not in on.guest.dump()

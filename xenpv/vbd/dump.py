@@ -7,6 +7,7 @@ from typing import Final
 
 from xenpv.abi.blkif import BLKIF_OP
 from xenpv.bus.dump import handshake_lines, ring_lines
+from xenpv.vbd.backend import Backend
 from xenpv.vbd.ring import Ring
 from xenpv.vbd.target import Target
 
@@ -21,15 +22,36 @@ def target_lines(target: Target, crashing: bool) -> Iterator[str]:
 
 
 def _lines(target: Target, crashing: bool) -> Iterator[str]:
-    frontend = target.frontend
-    yield f"{frontend.state.name}, target {target.target_id}{', MISSING' * target.missing}"
+    frontend, pnp = target.frontend, target.pnp
+    missing = f", MISSING: {pnp.reason}" if target.missing else ""
+    yield f"{frontend.state.name}, target {target.target_id}, {pnp.state.value}{missing}"
     if frontend.broken:
         yield f"BROKEN: {frontend.broken}"
+    used = [kind.name for kind, count in frontend.usage.counts.items() if count]
+    if used:
+        yield f"used for {', '.join(used)}"
+    yield from _backend(frontend.backend, frontend.trusted)
     yield from handshake_lines(frontend.handshake)
     for ring in frontend.rings:
         yield from _ring(ring, crashing)
     granter = frontend.granter
     yield f"{granter.granted} references out, {len(granter.quarantine)} quarantined"
+
+
+def _backend(backend: Backend, trusted: bool) -> Iterator[str]:
+    """Its disk, and what it offers."""
+    size, physical = backend.sector_size, backend.physical_sector_size
+    yield f"{backend.capacity} sectors of {size} ({physical}), info {backend.info:#x}"
+    flags = {
+        "REMOVABLE": backend.removable,
+        f"INDIRECT {backend.indirect_segments}": backend.indirect_segments,
+        "PERSISTENT": backend.persistent,
+        "BARRIER": backend.barrier,
+        "FLUSH": backend.flush_cache,
+        "DISCARD": backend.discard,
+        "UNTRUSTED": not trusted,
+    }
+    yield f"features: {' '.join(name for name, there in flags.items() if there) or 'none'}"
 
 
 def _ring(ring: Ring, crashing: bool) -> Iterator[str]:

@@ -150,6 +150,8 @@ class Frontend:
         if self.is_enabled or self.state is FrontendState.INVALID:
             return
         goals = self.personality.start
+        if self.is_down:
+            self.handshake.state = State.UNKNOWN  # what is in the directory may be another's
         if self.rings:
             # Stopped a moment ago, or broken: what is left of that connection goes first.
             self.state = FrontendState.CLOSING
@@ -338,10 +340,11 @@ class Frontend:
     # a connected frontend
 
     def _enable(self) -> None:
+        """After Connect, and after a reset; a reset mends no broken ring."""
         self.state = FrontendState.ENABLED
-        for ring in self.rings:
+        for ring in self.rings if not self.broken else ():
             ring.enable()
-        self._take_kept(None)
+        self._take_kept(SrbStatus.ERROR if self.broken else None)
         # A suspend may have come between a reset or flush and its end.
         self.target.reset_done()
         self.target.ring_idle()
