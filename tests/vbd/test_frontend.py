@@ -428,7 +428,7 @@ def test_a_vanished_device_is_deleted_with_all_it_had(personality: str) -> None:
         assert srb.srb_status is SrbStatus.ERROR
         assert target.frontend.granter.granted == 0
         assert bus.gnttab.permitted == permitted - rings
-        assert len(bus.store.watches()) == watches - 2
+        assert len(bus.store.watches()) == watches - 1
 
 
 def test_a_disk_that_comes_again_is_a_new_target() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState
@@ -100,7 +100,8 @@ class Handshake:
     """One frontend: `path` is its directory (device/vif/0), `goals` what is still ahead.
 
     `repeats`: a state that stays for 120 s is acted on again, as XenVif does. `ejects`: a
-    frontend that closes while its backend is not online asks to be ejected.
+    frontend that closes while its backend is not online asks to be ejected. `beside`: the watch
+    is on the backend's whole directory, and who is told of each event there, by its path.
     """
 
     __slots__ = (
@@ -111,6 +112,7 @@ class Handshake:
         "_watch",
         "backend",
         "backend_domid",
+        "beside",
         "domain",
         "driver",
         "ejects",
@@ -136,6 +138,7 @@ class Handshake:
         *,
         repeats: bool = False,
         ejects: bool = False,
+        beside: Callable[[bytes], object] | None = None,
     ) -> None:
         self.domain = domain
         self.store = store
@@ -144,6 +147,7 @@ class Handshake:
         self.driver = driver
         self.repeats = repeats
         self.ejects = ejects
+        self.beside = beside
         self.state: XenbusState = XenbusState.UNKNOWN
         self.backend: str | None = None
         self.backend_domid = 0
@@ -184,10 +188,19 @@ class Handshake:
         if not backend:
             return
         try:
-            self._watch = self.store.watch_add(f"{backend}/state", self._task)
+            if self.beside is None:
+                self._watch = self.store.watch_add(f"{backend}/state", self._task)
+            else:
+                self._watch = self.store.watch_add(backend, self._task, self._concerns)
         except StoreError:
             # XenVif reads once a second then; the other drivers give up.
             self._watch = None
+
+    def _concerns(self, path: bytes) -> bool:
+        """Its state was written, or all of it came or went; the driver hears of the rest too."""
+        if self.beside is not None:
+            self.beside(path)
+        return path.endswith(b"/state") or path == (self.backend or "").encode()
 
     def _begin(self, seen: Seen | None) -> None:
         """The next goal; `seen` is the backend's state if it was read a moment ago."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.bus.devicetree import Irp
 from xenpv.bus.handshake import parse_flag, parse_state
-from xenpv.bus.store import Watch
 from xenpv.errors import PeerProtocolError, StoreError
 from xenpv.xen.loop import Task
 
@@ -23,31 +22,25 @@ UNPLUG_FAILED: Final = "Unplug failed due to open handle(s)!"
 
 
 class BackendWatch:
-    """From Prepare to Close. `listens`: what changes is news; before, it is read by Connect."""
+    """Fed by the handshake's watch. `listens`, from Connect to Close: what changes is news."""
 
-    __slots__ = ("_ejected", "_frontend", "_task", "_watch", "listens")
+    __slots__ = ("_ejected", "_frontend", "_task", "listens")
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
         self._ejected = False  # the key is written once in a directory's life
-        self._watch: Watch | None = None
         self.listens = False
         self._task: Task = frontend.domain.task(f"{frontend.path} backend", self._changed)
 
-    def add(self, path: str) -> None:
-        """StoreError if it cannot be watched."""
-        if path and self._watch is None:
-            self._watch = self._frontend.store.watch_add(path, self._task, self._concerns)
+    def heard(self, path: bytes) -> None:
+        """An event of the watch: of any key, since a resize may write any."""
+        del path
+        if self.listens:
+            self._task.wake()
 
     def remove(self) -> None:
+        """Hear of nothing any more."""
         self.listens = False
-        watch, self._watch = self._watch, None
-        if watch is None:
-            return
-        try:
-            self._frontend.store.watch_remove(watch)
-        except StoreError as error:
-            self._log(error)
 
     def moved(self) -> None:
         """To another host, which made the directories anew."""
@@ -62,10 +55,6 @@ class BackendWatch:
         """Its frontend goes."""
         self.remove()
         self._frontend.domain.forget(self._task)
-
-    def _concerns(self, path: bytes) -> bool:
-        del path
-        return self.listens
 
     def _log(self, error: StoreError) -> None:
         self._frontend.bus.log(f"xenvbd: {self._frontend.path}: {error}\n")

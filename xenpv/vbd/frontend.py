@@ -100,14 +100,15 @@ class Frontend:
         self._kept: deque[Part] = deque()  # what waited at a suspend or sleep, and runs after it
         self.path = f"device/vbd/{self.devid}"
         self.granter = Granter(self.domain, self.bus.gnttab)
+        self.backend_watch = BackendWatch(self)
         self.handshake = Handshake(
             domain=self.domain,
             store=self.store,
             path=self.path,
             table=self.personality.table,
             driver=self,
+            beside=self.backend_watch.heard,
         )
-        self.backend_watch = BackendWatch(self)
         self.drain = Drain(self)
 
     @property
@@ -285,7 +286,6 @@ class Frontend:
     # Prepare and Connect
 
     def _prepare(self) -> None:
-        self.backend_watch.add(self.backend_path)
         if self.personality is WINDOWS:
             write_target_path(self)
         if self.personality is WINDOWS or self.state is not FrontendState.INITIALIZED:
