@@ -218,6 +218,25 @@ def test_every_producer(world: World, path: str, ahead: int, behind: int) -> Non
     assert world.guest.gnttab.pinned() == one.pins
 
 
+@BOTH
+@pytest.mark.parametrize("protocol", ["x86_64-abi", "x86_32-abi"])
+def test_slots_of_the_other_layout_harm_nothing(world: World, path: str, protocol: str) -> None:
+    one = cell(world, path, protocol)
+    front = one.front
+    size = 108 if front.is_32 else 112
+    front.is_32 = not front.is_32
+    slots = [
+        front.request(READ, 0, [(one.good, 0, 7)] * 3, rid=1),
+        front.request(WRITE, 8, [(one.good, 0, 7)] * 11, rid=2),
+        front.indirect(READ, 0, [(one.good, 0, 7)], rid=3),
+        front.discard(0, 8, rid=4),
+    ]
+    front.is_32 = not front.is_32
+    for slot in slots:
+        assert len(front.send(slot.ljust(size, b"\0")[:size])) == 1
+        assert world.guest.gnttab.pinned() == one.pins
+
+
 # random streams
 
 SLOT = st.one_of(
@@ -265,7 +284,11 @@ def slots_of(front: RawFront, refs: dict[str, int], batch: list[tuple]) -> Itera
             continue
         segments = [(refs[name], first, last) for name, (first, last) in rest]
         if kind == "indirect":
-            yield front.indirect(operation, sector, segments, rid=rid, nr=nr)
+            # Writable, as a backend that keeps grants maps them.
+            page = front.page(b"".join(struct.pack("<IBB2x", *one) for one in segments))
+            table = [front.grant(page)]
+            count = len(segments) if nr is None else nr
+            yield front.indirect(operation, sector, [], rid=rid, nr=count, table=table)
         else:
             yield front.request(operation, sector, segments, rid=rid, nr=nr)
 
@@ -318,7 +341,27 @@ def test_both_paths_of_linux_do_the_same(
 ) -> None:
     batch = stream("batch", batches, sector_size, mode, is_32, 0, persistent=False)
     server = stream("linux", batches, sector_size, mode, is_32, 0, persistent=False)
-    assert server == batch
+    assert server[:2] == batch[:2]
+    # Of an indirect read that fails, the batch path may have filled some pages.
+    if all(status == OKAY for _, _, status in batch[0]):
+        assert server == batch
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches=STREAM, latency_ns=st.sampled_from([0, MS]))
+def test_keeping_grants_changes_nothing_for_pages_that_may_be_written(
+    batches: list[list[tuple]],
+    latency_ns: int,  # type: ignore[type-arg] # of SLOT
+) -> None:
+    batches = [[one for one in batch if "readonly" not in str(one)] for batch in batches]
+    for apart in (
+        [batch for batch in batches if batch],
+        [[one] for batch in batches for one in batch],
+    ):
+        if latency_ns and apart and len(apart[0]) > 1:
+            continue  # what is under way together may end in any order
+        plain = stream("linux", apart, 512, "w", False, latency_ns, persistent=False)
+        assert stream("linux", apart, 512, "w", False, latency_ns, persistent=True) == plain
 
 
 @settings(max_examples=100, deadline=None)

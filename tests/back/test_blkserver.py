@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from pathlib import Path
 
 import attrs
 import pytest
 
-from tests.back.blkscene import MS, Scene, grant_bits, scene, sectors_of
+from tests.back.blkscene import MS, Scene, content, grant_bits, scene, sectors_of, serve
 from tests.vbd.rawfront import (
     BARRIER,
     DISCARD,
@@ -19,11 +21,12 @@ from tests.vbd.rawfront import (
     READ,
     READONLY,
     WRITE,
+    make,
 )
 from tests.world import World
 from tests.world import make as make_world
 from xenpv.abi._kernel import lib
-from xenpv.host.image import ImageError, ImageUnsupportedError
+from xenpv.host.image import ImageError, ImageUnsupportedError, RawImage
 
 PROFILES = ["linux", "qemu", "tapdisk", "mirage"]
 MAPPING, COPYING = ["linux", "mirage"], ["qemu", "tapdisk"]
@@ -458,6 +461,26 @@ def test_an_error_of_the_host_is_an_error_of_that_request(
     assert one.read(pages[1][0]) == b"p" * 4096
     assert bytes(one.image.data[96 * 512 : 104 * 512]) == sectors_of(96, 8)
     assert (one.maps(), one.pinned(), one.server.in_flight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("path", ["batch", *PROFILES])
+def test_a_file_that_became_shorter_is_an_error_where_it_ends(
+    world: World, path: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "disk.img"
+    file.write_bytes(content())
+    image = RawImage(str(file), writable=True)
+    front = make(world, image).connect()
+    if path != "batch":
+        serve(front, path)
+    os.truncate(file, 100 * 512)
+    pfn = front.page(b"p" * 4096)
+    ref = front.grant(pfn)
+    assert front.status(front.request(READ, 96, [(ref, 0, 7)])) == ERROR
+    assert world.guest.read(pfn, 0, 4096) == b"p" * 4096
+    assert front.status(front.request(READ, 92, [(ref, 0, 7)])) == OKAY
+    assert world.guest.read(pfn, 0, 4096) == sectors_of(92, 8)
+    image.close()
 
 
 # discards
