@@ -192,13 +192,13 @@ class DriverDomain:
 
     `images` and `network` are its root file system and its bridges. `backends` is there while
     its kernel runs, and `daemon` beside it. `netback_of`, `blkback_of`: which backend a device
-    has, by the guest's domid and devid.
+    has, by the guest's domid and devid, of a disk by the directory below backend/ before them.
     """
 
     def __init__(
         self,
         netback_of: Callable[[int, int], Profile],
-        blkback_of: Callable[[int, int], Settings],
+        blkback_of: Callable[[str, int, int], Settings],
         sectors_of: Callable[[str], Sectors | None],
     ) -> None:
         self.blkback_of = blkback_of

@@ -176,6 +176,7 @@ class Platform:
             scripts,
             seed,
             self.dispatcher,
+            blkback=blkback,
         )
         self.guests: list[Guest] = []
         self.stations: list[Station] = []
@@ -326,17 +327,18 @@ class Platform:
             profile=nic.profile or "",
         )
 
-    def blkback_of(self, domid: int, devid: int) -> Settings:
-        """What the backend of a domain's disk is to be."""
-        from xenpv.back.blkprofile import PROFILES, Settings
+    def blkback_of(self, directory: str, domid: int, devid: int) -> Settings:
+        """What the backend of a domain's disk below backend/<directory> is to be."""
+        from xenpv.back.blkprofile import PROFILES, Settings, profile_of
         from xenpv.back.blkunits import UNITS
 
         made = self.toolstack.created.get(domid)
         for disk in made.config.disks if made is not None else ():
             if disk.number == devid:
-                profile = PROFILES.get(disk.profile, self.blkback)
+                profile = profile_of(directory, PROFILES.get(disk.profile, self.blkback))
                 return Settings(profile, UNITS.get(disk.units, profile.units), disk.latency_ns)
-        return Settings(self.blkback, self.blkback.units)
+        profile = profile_of(directory, self.blkback)
+        return Settings(profile, profile.units)
 
     def sectors_of(self, path: str) -> Sectors | None:
         """What the sectors of a file are to be: as the first disk says that it is of."""

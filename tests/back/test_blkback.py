@@ -201,7 +201,6 @@ def test_every_abi_and_ring_order_moves_data(
     "keys",
     [
         {"protocol": "mips-abi"},
-        {"protocol": ""},
         {"order": 0, "ring_page_order": 5},
         {"order": 0, "ring_page_order": -1},
         {"order": 0, "ring_page_order": "many"},
@@ -250,7 +249,7 @@ def test_a_state_that_is_none_unregisters_the_device(world: World, state: str) -
     ("states", "expected"),
     [
         ([1], 2),
-        ([2], 2),
+        ([2], 5),  # saw state 2 at frontend
         ([5], 5),
         ([6], 6),
         ([6, 1], 2),
@@ -264,7 +263,9 @@ def test_a_state_that_is_none_unregisters_the_device(world: World, state: str) -
         ([3, 6, 1], 2),
         ([3, 6, 1, 3], 4),
         ([3, 6, 3], 4),
-        ([3, 7], 4),
+        ([3, 7], 5),
+        ([8], 5),
+        ([2, 6, 1, 3], 4),
         ([3, 5, 6, 1, 4], 4),
     ],
 )
@@ -695,7 +696,7 @@ def test_a_producer_that_runs_past_the_ring_breaks_the_device(
 ) -> None:
     assert front.ring is not None
     front.poke(0, struct.pack("<I", ahead))
-    assert front.state == 5
+    assert front.state == 4  # as in Linux: the ring is halted, and the device can be closed
     assert front.driver.halted
     assert "index" in front.device.broken
     front.poke(0, struct.pack("<I", 1))  # too late: the ring is not looked at again
@@ -756,7 +757,7 @@ def test_any_bytes_are_answered_or_break_the_device(
     answered = world.guest.load32(front.ring.pfns[0], 8)
     if published > 32:
         assert front.driver.halted
-        assert (front.state, answered) == (5, 0)
+        assert (front.state, answered) == (4, 0)
     else:
         assert (front.state, answered) == (4, published)
     pins = world.guest.gnttab.pinned()

@@ -1,8 +1,7 @@
-"""blkback: the block backend, as the kernel's (drivers/block/xen-blkback/xenbus.c).
+"""blkback: a disk of a guest, as the kernel's (drivers/block/xen-blkback/xenbus.c) or another's.
 
-A device is probed at once to InitWait; its image is opened when the hotplug script said
-`connected`; its rings are mapped when the frontend is at Initialised or Connected. It is
-Connected when both are there.
+What a profile tells apart is in its table: the keys, the states, and how the frontend's keys are
+read. A device is Connected when its image is open and its rings are mapped.
 """
 
 from __future__ import annotations
@@ -10,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.back.blkif import PROTOCOL_DEFAULT, PROTOCOLS, Abi
-from xenpv.back.blkprofile import PROFILES, Settings
-from xenpv.back.blkring import INDIRECT_SEGMENTS_MAX, BlkRing, Bounce, Vbd
-from xenpv.back.ring import BackRing
-from xenpv.back.xenbus import Device, number_of
-from xenpv.errors import ConfigError, GrantError, HypercallError, PeerProtocolError
+from xenpv.back.blkkeys import (
+    VDISK_CDROM,
+    VDISK_READONLY,
+    VDISK_REMOVABLE,
+    Offer,
+    read_front,
+    sectors_of,
+    values,
+)
+from xenpv.back.blkprofile import PROFILES, STATE, Opens, Pending, Profile, Settings, Step
+from xenpv.back.blkring import Bounce, Vbd
+from xenpv.back.blkthread import Queue, connect
+from xenpv.back.xenbus import Device, state_of
+from xenpv.errors import ConfigError, HypercallError, PeerProtocolError
 from xenpv.host.image import Image
-from xenpv.xen.loop import Task
 
-RING_PAGE_ORDER_MAX: Final = 4  # XENBUS_MAX_RING_GRANT_ORDER
-
-VDISK_CDROM: Final[int] = lib.VDISK_CDROM
-VDISK_REMOVABLE: Final[int] = lib.VDISK_REMOVABLE
-VDISK_READONLY: Final[int] = lib.VDISK_READONLY
+ACTIVE: Final = (State.INITIALISED, State.CONNECTED, State.CLOSING)  # xen_device_frontend_is_active
 
 
 class Images(Protocol):
@@ -40,11 +41,11 @@ class Images(Protocol):
 class BlkbackFactory:
     """Makes the driver of each disk of one backend domain.
 
-    `settings_of(frontend_domid, devid)` says which backend it is to be; None: Linux'.
+    `settings_of(directory, frontend_domid, devid)` says which backend it is to be; None: Linux'.
     """
 
     def __init__(
-        self, images: Images, settings_of: Callable[[int, int], Settings] | None = None
+        self, images: Images, settings_of: Callable[[str, int, int], Settings] | None = None
     ) -> None:
         self.images = images
         self.bounce = Bounce()
@@ -56,112 +57,170 @@ class BlkbackFactory:
 
     def __call__(self, device: Device) -> Blkback:
         of = self._settings_of
-        settings = Settings() if of is None else of(device.frontend_domid, device.devid)
+        settings = (
+            Settings() if of is None else of(device.kind, device.frontend_domid, device.devid)
+        )
         return Blkback(device, self.images, self.bounce, settings)
 
 
-class Queue:
-    """One mapped ring: its task, and the (handle, pfn) of each page."""
-
-    __slots__ = ("driver", "mapped", "ring", "task")
-    task: Task
-
-    def __init__(self, driver: Blkback, ring: BlkRing, mapped: list[tuple[int, int]]) -> None:
-        self.driver = driver
-        self.ring = ring
-        self.mapped = mapped
-
-    def run(self) -> None:
-        """One pass over the ring; the task is due again while there is more."""
-        driver = self.driver
-        if driver.vbd is None or driver.halted:
-            return
-        try:
-            more = self.ring.service(driver.vbd)
-        except (PeerProtocolError, HypercallError) as error:
-            driver.halted = True
-            driver.device.fatal(str(error))
-            return
-        if more:
-            self.task.wake()
-
-
 class Blkback:
-    """The driver of one device."""
+    """The driver of one device.
 
-    __slots__ = ("_gone", "bounce", "device", "halted", "images", "queues", "settings", "vbd")
+    `leaving` are queues whose connection went while requests were in flight.
+    """
 
-    def __init__(
-        self,
-        device: Device,
-        images: Images,
-        bounce: Bounce,
-        settings: Settings,
-    ) -> None:
+    __slots__ = (
+        "_gone",
+        "_held",
+        "bounce",
+        "device",
+        "images",
+        "leaving",
+        "profile",
+        "queues",
+        "settings",
+        "vbd",
+    )
+
+    def __init__(self, device: Device, images: Images, bounce: Bounce, settings: Settings) -> None:
         self.device = device
         self.settings = settings
+        self.profile: Profile = settings.profile
         self.images = images
         self.bounce = bounce
         self.vbd: Vbd | None = None
         self.queues: list[Queue] = []
-        self.halted = False  # the frontend broke the protocol: its rings are not looked at again
+        self.leaving: list[Queue] = []
+        self._held: State | None = None  # a frontend's state that waits for requests in flight
         self._gone = False  # destroyed: what the frontend writes no longer matters
 
+    @property
+    def halted(self) -> bool:
+        """Whether a ring of it is not looked at any more: the frontend broke the protocol."""
+        return any(queue.halted for queue in self.queues)
+
+    @halted.setter
+    def halted(self, halted: bool) -> None:
+        for queue in self.queues:
+            queue.halted = halted
+
+    # the bus
+
     def probe(self) -> None:
-        """Feature keys that a frontend may read at InitWait, then InitWait."""
-        device = self.device
-        device.write("feature-max-indirect-segments", str(INDIRECT_SEGMENTS_MAX))
-        device.write("multi-queue-max-queues", str(self._queues_max))
-        device.write("max-ring-page-order", str(RING_PAGE_ORDER_MAX))
-        device.switch_state(State.INIT_WAIT)
+        """Keys that a frontend may read at InitWait, and InitWait where that is due."""
+        device, profile = self.device, self.profile
+        if profile.opens is Opens.AT_PROBE and not self._open_image():
+            return
+        if profile.watches_itself:
+            device.keys["state"] = device.keys["online"] = self._own_key_changed
+        early = values(profile.early, self._offer())
+        if profile.in_one:
+            device.store.transaction(lambda tx_id: device.write_all(early, tx_id))
+            if STATE in early:
+                device.note_state(State.INIT_WAIT)
+            return
+        for key, value in early.items():
+            if key == STATE:
+                device.switch_state(State.INIT_WAIT)
+            else:
+                device.write(key, value)
+
+    def _offer(self) -> Offer:
+        vbd, device = self.vbd, self.device
+        info = 0
+        if vbd is not None:
+            info = VDISK_READONLY if vbd.readonly else 0
+            if device.get("device-type") == "cdrom":
+                info |= VDISK_CDROM
+            if device.number("removable", 0):
+                info |= VDISK_REMOVABLE
+        return Offer(
+            profile=self.profile,
+            units=self.settings.units,
+            queues_max=self._queues_max,
+            vbd=vbd,
+            info=info,
+        )
 
     @property
     def _queues_max(self) -> int:
-        return self.device.domain.vcpus
-
-    # the frontend's states
+        return self.profile.queues_max or self.device.domain.vcpus
 
     def frontend_changed(self, state: State) -> None:
-        react = _FRONTEND_CHANGED.get(state)
-        if react is not None and not self._gone:
-            react(self)
+        """Do what the frontend's state asks for."""
+        if self._gone or self._held is not None:
+            return
+        step = self.profile.walk.get((self.device.state, state))
+        if step is None:
+            return
+        try:
+            _STEPS[step](self, state)
+        except (PeerProtocolError, HypercallError) as error:
+            self._disconnect()
+            self._refuse(str(error))
 
-    def _initialising(self) -> None:
-        if self.device.state is State.CLOSED:
-            self.device.switch_state(State.INIT_WAIT)
+    def _refuse(self, why: str) -> None:
+        """What is wrong with a frontend; where its backend does not close, its log has it."""
+        device = self.device
+        if self.profile.fatal:
+            device.fatal(why)
+        else:
+            device.broken = device.broken or why
+            device.domain.trace.note(device.domain.domid, f"{device.name}: {why}")
 
-    def _connecting(self) -> None:
-        if self.device.state is State.CONNECTED:
+    # steps
+
+    def _wait(self, _state: State) -> None:
+        if self.profile.needs_image and self.vbd is None:
             return
         self._disconnect()
-        try:
-            self._map_rings()
-        except BaseException:
-            self._disconnect()
-            raise
+        self.device.switch_state(State.INIT_WAIT)
+
+    def _connecting(self, state: State) -> None:
+        if self.profile.needs_image and self.vbd is None:
+            return
+        self._disconnect()
+        if self.leaving and self._waits(state):
+            return
+        if self.leaving and self.profile.pending is Pending.ANSWERED:
+            raise PeerProtocolError("pending I/O")
+        self._map_rings()
         self._connect()
 
-    def _closing(self) -> None:
+    def _closing(self, _state: State) -> None:
         self.device.switch_state(State.CLOSING)
 
-    def _closed(self) -> None:
+    def _closed(self, state: State) -> None:
+        device = self.device
         self._disconnect()
-        self.device.switch_state(State.CLOSED)
-        if not self.device.online:
+        if self._waits(state):
+            return
+        device.switch_state(State.CLOSED)
+        if self.profile.retires and not device.online:
             self._destroy()
-            self.device.wants = ("online",)
+            device.wants = ("online",)
 
-    def _vanished(self) -> None:
+    def _vanished(self, _state: State) -> None:
         """No frontend, or a state that is none: the device is unregistered."""
         self._destroy()
         # xenbus_dev_remove: only where the toolstack asked for it.
         if self.device.number("state", 0) == State.CLOSING:
             self.device.switch_state(State.CLOSED)
 
+    def _delete(self, _state: State) -> None:
+        """The frontend's directory went; a state that is none is no reason."""
+        if self.device.frontend_get("state") is None:
+            self._destroy()
+            self.device.store.remove(self.device.path)
+
+    def _fatal(self, state: State) -> None:
+        raise PeerProtocolError(f"saw state {int(state)} at frontend")
+
     def _destroy(self) -> None:
         self._gone = True
         self._disconnect()
-        self._close_image()
+        if not self.leaving:
+            self._close_image()
 
     def remove(self) -> None:
         """The directory is gone; a second call does nothing."""
@@ -172,153 +231,160 @@ class Blkback:
         self._gone = True
         self._close_image()
 
+    def _own_key_changed(self) -> None:
+        """xen_device_backend_changed: a toolstack asks for a close."""
+        device = self.device
+        state = state_of(device.get("state"))
+        if self._gone or state is not State.CLOSING:
+            return
+        device.note_state(state)
+        if device.frontend_state not in ACTIVE:
+            self._closed(State.CLOSED)
+
     # the image
 
     def hotplug_changed(self) -> None:
-        if self.vbd is None and not self._gone and self.device.get("hotplug-status") == "connected":
-            self._open_image()
+        """The script is done, or was not needed."""
+        if self.profile.opens is not Opens.AT_HOTPLUG or self.vbd is not None or self._gone:
+            return
+        if self.device.get("hotplug-status") != "connected":
+            return
+        if not self._open_image():
+            return
+        if self.profile.needs_image:
+            self.frontend_changed(self.device.frontend_state)
+        else:
             self._connect()
 
-    def _open_image(self) -> None:
+    def _open_image(self) -> bool:
         device = self.device
         mode, params = device.get("mode"), device.get("params")
         if mode is None or params is None:
             device.wants = ("mode", "params")
-            return
+            return False
         writable = "w" in mode
         try:
             image = self.images.open(params, writable)
         except ConfigError as error:
-            device.unready(f"creating vbd structure: {error}", "params", "mode", "hotplug-status")
-            return
+            self._no_image(f"creating vbd structure: {error}")
+            return False
         discard = device.number("discard-enable", 1) != 0
         self.vbd = Vbd.of(image, readonly=not writable, discard=discard)
+        return True
+
+    def _no_image(self, why: str) -> None:
+        device, keys = self.device, ("params", "mode", "hotplug-status")
+        if self.profile.fatal:
+            device.unready(why, *keys)
+            return
+        # Others say it in a log alone; their toolstack looks here instead.
+        self._refuse(why)
+        device.wants = keys
+        device.write("error", why)
 
     def _close_image(self) -> None:
         vbd, self.vbd = self.vbd, None
         if vbd is not None:
             self.images.release(vbd.image)
 
+    def resized(self) -> None:
+        """Its image has another size; tell the frontend where this backend does.
+
+        Linux in one transaction with its state (xen_vbd_resize), QEMU in two writes
+        (xen_block_resize_cb). The others tell it at the next connection.
+        """
+        old, device, profile = self.vbd, self.device, self.profile
+        if old is None or not profile.resizes:
+            return
+        new = Vbd.of(old.image, readonly=old.readonly, discard=old.discard)
+        if new.sectors == old.sectors:
+            return
+        self.vbd = new
+        sectors = str(sectors_of(new, self.settings.units))
+        keys = {"sectors": sectors, "state": str(int(device.state))}
+        if profile.resizes_in_one:
+            device.store.transaction(lambda tx_id: device.write_all(keys, tx_id))
+        else:
+            device.write_all(keys)
+
     # rings
 
     def _map_rings(self) -> None:
-        """connect_ring: PeerProtocolError for what the frontend's keys cannot mean."""
-        device = self.device
-        protocol = device.frontend_get("protocol")
-        abi = PROTOCOLS.get(PROTOCOL_DEFAULT if protocol is None else protocol)
-        if abi is None:
-            raise PeerProtocolError(f"unknown fe protocol {protocol!r}")
-        count = device.frontend_number("multi-queue-num-queues", 1)
-        if not 0 < count <= self._queues_max:
-            raise PeerProtocolError(f"guest requested {count} queues, {self._queues_max} at most")
-        # Present, even as 0, it selects the numbered references.
-        order = device.frontend_get("ring-page-order")
-        names = ["ring-ref"]
-        if order is not None:
-            pages = 1 << self._number("ring-page-order", RING_PAGE_ORDER_MAX)
-            names = [f"ring-ref{index}" for index in range(pages)]
-        for index in range(count):
-            prefix = "" if count == 1 else f"queue-{index}/"
-            self._map_ring(prefix, names, abi)
+        keys = read_front(self.device, self.profile, self._queues_max)
+        self._check_large(large=keys.large)
+        for ring in keys.rings:
+            name = f"{self.device.name}-{len(self.queues)}"
+            queue = connect(self, ring, keys.abi, name, persistent=keys.persistent)
+            self.queues.append(queue)
 
-    def _number(self, key: str, most: int) -> int:
-        text = self.device.frontend_get(key)
-        value = number_of(text, -1)  # of what was read once: the guest may write it again
-        if not 0 <= value <= most:
-            raise PeerProtocolError(f"{key} is {text!r}: expected 0 to {most}")
-        return value
-
-    def _map_ring(self, prefix: str, names: list[str], abi: Abi) -> None:
-        device, domain = self.device, self.device.domain
-        grefs = [self._number(prefix + name, 0xFFFFFFFF) for name in names]
-        port = self._number(f"{prefix}event-channel", 0xFFFFFFFF)
-        mapped: list[tuple[int, int]] = []
-        try:
-            for gref in grefs:
-                mapped.append(self._map_page(gref))  # noqa: PERF401 - kept on failure
-            pfns = [pfn for _handle, pfn in mapped]
-            ring = BackRing(domain, pfns, req_size=abi.request_size, rsp_size=abi.response_size)
-            local = domain.evtchn.bind_interdomain(device.frontend_domid, port)
-        except BaseException:
-            self._unmap(mapped)
-            raise
-        granter = domain.find(device.frontend_domid)
-        assert granter is not None, "a page of it is mapped"
-        blkring = BlkRing(ring, local, abi, granter, self.bounce)
-        queue = Queue(driver=self, ring=blkring, mapped=mapped)
-        name = f"{device.name}-{len(self.queues)}"
-        try:
-            queue.task = device.dispatcher.bind(local, name, queue.run)
-        except HypercallError:
-            domain.evtchn.close(local)
-            self._unmap(mapped)
-            raise
-        self.queues.append(queue)
-
-    def _map_page(self, gref: int) -> tuple[int, int]:
-        domain = self.device.domain
-        pfn = domain.holes.alloc()
-        try:
-            return domain.gnttab.map(self.device.frontend_domid, gref, pfn), pfn
-        except GrantError as error:
-            domain.holes.free(pfn)
-            raise PeerProtocolError(f"mapping a ring page: {error}") from error
-
-    def _unmap(self, mapped: list[tuple[int, int]]) -> None:
-        domain = self.device.domain
-        for handle, pfn in mapped:
-            domain.gnttab.unmap(handle, pfn)
-            domain.holes.free(pfn)
+    def _check_large(self, *, large: bool) -> None:
+        """What backends made of feature-large-sector-size, on a disk of larger sectors."""
+        vbd, units = self.vbd, self.settings.units
+        if vbd is None or vbd.image.sector_size == 1 << 9:
+            return
+        if units.wants_large and not large:
+            raise PeerProtocolError("logical_block_size != 512 not supported by frontend")
+        if units.refuses_large and large:
+            raise PeerProtocolError("feature-large-sector-size: its requests cannot be read")
 
     def _connect(self) -> None:
         """xen_update_blkif_status and connect: tell what the disk is, then Connected."""
+        device = self.device
         if self.vbd is None or not self.queues:
             return
-        self.device.store.transaction(self._publish)
-        self.device.switch_state(State.CONNECTED)
+        late = values(self.profile.late, self._offer())
+        if late:
+            device.store.transaction(lambda tx_id: device.write_all(late, tx_id))
+        device.broken = ""
+        device.switch_state(State.CONNECTED)
         for queue in self.queues:
             queue.task.wake()  # requests may have come before the image
 
-    def _publish(self, tx_id: int) -> None:
-        device, vbd = self.device, self.vbd
-        assert vbd is not None
-        keys = {"feature-flush-cache": 1}
-        if vbd.discard:
-            keys["discard-granularity"] = vbd.image.sector_size
-            keys["discard-alignment"] = 0
-            keys["discard-secure"] = 0
-            keys["feature-discard"] = 1
-        keys["feature-barrier"] = 1
-        keys["sectors"] = vbd.sectors
-        keys["info"] = self._info(vbd)
-        keys["sector-size"] = vbd.image.sector_size
-        keys["physical-sector-size"] = vbd.image.physical_sector_size
-        device.write_all({key: str(value) for key, value in keys.items()}, tx_id)
-
-    def _info(self, vbd: Vbd) -> int:
-        info = VDISK_READONLY if vbd.readonly else 0
-        if self.device.get("device-type") == "cdrom":
-            info |= VDISK_CDROM
-        if self.device.number("removable", 0):
-            info |= VDISK_REMOVABLE
-        return info
-
     def _disconnect(self) -> None:
-        """Close ports and unmap rings; idempotent. Nothing is ever in flight between passes."""
+        """Let go of ports and rings; idempotent. Those with requests in flight are `leaving`."""
         queues, self.queues = self.queues, []
-        for queue in queues:
-            queue.task.retire()
-            self.device.dispatcher.unbind(queue.ring.port)
-            self.device.domain.evtchn.close(queue.ring.port)
-            self._unmap(queue.mapped)
-        self.halted = False
+        self.leaving += [queue for queue in queues if not queue.stop()]
+
+    def _waits(self, state: State) -> bool:
+        """Whether what a state asks for has to wait until nothing is in flight."""
+        if not self.leaving or self.profile.pending is not Pending.AWAITED:
+            return False
+        self._held = state
+        return True
+
+    def features_lost(self, names: list[str]) -> None:
+        """The image cannot do what these keys offer (xen_blkbk_flush_diskcache, barrier)."""
+        self.device.write_all(dict.fromkeys(names, "0"))
+
+    def ring_broken(self, queue: Queue, why: str) -> None:
+        """The frontend broke a ring, which is not looked at again (do_block_io_op's -EACCES).
+
+        The device stays where it is, so that it can still be closed.
+        """
+        device = self.device
+        device.broken = device.broken or why
+        device.domain.trace.note(device.domain.domid, f"{queue.task.name}: halted: {why}")
+
+    def queue_idle(self, queue: Queue) -> None:
+        """The last request of a queue that is stopped has ended."""
+        self.leaving.remove(queue)
+        if self.leaving:
+            return
+        if self._gone:
+            self._close_image()
+        held, self._held = self._held, None
+        if held is not None:
+            self.frontend_changed(held)
+            if self.device.frontend_state is not held:
+                self.frontend_changed(self.device.frontend_state)
 
 
-_FRONTEND_CHANGED: Final[dict[State, Callable[[Blkback], None]]] = {
-    State.UNKNOWN: Blkback._vanished,
-    State.INITIALISING: Blkback._initialising,
-    State.INITIALISED: Blkback._connecting,
-    State.CONNECTED: Blkback._connecting,
-    State.CLOSING: Blkback._closing,
-    State.CLOSED: Blkback._closed,
+_STEPS: Final[dict[Step, Callable[[Blkback, State], None]]] = {
+    Step.WAIT: Blkback._wait,
+    Step.CONNECT: Blkback._connecting,
+    Step.CLOSING: Blkback._closing,
+    Step.CLOSED: Blkback._closed,
+    Step.GONE: Blkback._vanished,
+    Step.DELETE: Blkback._delete,
+    Step.FATAL: Blkback._fatal,
 }

@@ -59,5 +59,5 @@ PROTOCOLS: Final[Mapping[str, Abi]] = {
     "x86_64-abi": X86_64,
     "x86_32-abi": X86_32,
     "arm-abi": X86_64,
+    "native": X86_64,  # mirage's
 }
-PROTOCOL_DEFAULT: Final = "x86_32-abi"  # of a Linux backend on x86

@@ -23,6 +23,7 @@ from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
 from xenpv.back.ring import BackRing
 from xenpv.host.image import Image, ImageError
 from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.loop import Task
 
 READ: Final = int(BLKIF_OP.READ)
 WRITE: Final = int(BLKIF_OP.WRITE)
@@ -116,8 +117,13 @@ class BlkRing:
 
     PeerProtocolError: the frontend's producer index is out of bounds. HypercallError: a
     ring page is no longer mapped. Break the device on either. `granter` is the frontend's
-    domain; once that is dead no reference of it is valid, and every copy fails.
+    domain; once that is dead no reference of it is valid, and every copy fails. What is taken in
+    a pass is answered in it: nothing is in flight between two.
     """
+
+    in_flight: Final = 0
+    task: Task
+    lost: list[str]
 
     def __init__(
         self, ring: BackRing, port: int, abi: Abi, granter: Domain, bounce: Bounce
@@ -128,6 +134,7 @@ class BlkRing:
         self.abi = abi
         self.granter = granter
         self.bounce = bounce
+        self.lost = []
         self._send = ring.domain.evtchn.send
         self._record = ring.domain.trace.words.append
         self._publication = ring.publication
@@ -175,6 +182,13 @@ class BlkRing:
             _OPERATIONS.get(operation, BlkRing._refuse)(self, vbd, first, end)
         self._answer(taken & 0xFFFF)
         return self.ring.final_check()
+
+    def stop(self) -> bool:
+        """Nothing is in flight: see BlkServer's."""
+        return True
+
+    def abandon(self) -> None:
+        """Nothing is to be done: see BlkServer's."""
 
     def _answer(self, count: int) -> None:
         """Publish the verdicts of a pass, and notify if the frontend asked for it."""

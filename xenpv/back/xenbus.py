@@ -178,6 +178,11 @@ class Device:
             self.write("state", str(int(state)))
         self.domain.trace.note(self.domain.domid, f"{self.name}: {state.name.lower()}")
 
+    def note_state(self, state: State) -> None:
+        """Its state was written otherwise: in a transaction, or by the toolstack."""
+        self.state = state
+        self.domain.trace.note(self.domain.domid, f"{self.name}: {state.name.lower()}")
+
     @property
     def online(self) -> bool:
         return self.number("online", 0) != 0

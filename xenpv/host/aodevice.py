@@ -19,6 +19,8 @@ HOTPLUG_TIMEOUT_NS: Final = 40 * NS_PER_S  # LIBXL_HOTPLUG_TIMEOUT
 QEMU_SETTLE_NS: Final = 2 * NS_PER_S  # LIBXL_QEMU_BODGE_TIMEOUT
 PAST_INIT_WAIT: Final = ("3", "4")  # on the way to a connection
 QEMU_KINDS: Final = ("qdisk", "9pfs", "vfb", "vkb", "pvusb")  # QEMU_BACKEND()
+# tapback says InitWait only to a frontend of what its tapdisk has: xapi does not wait for that.
+TAP_KINDS: Final = ("vbd3",)
 
 
 class Mode(enum.Enum):
@@ -33,6 +35,7 @@ class Phase(enum.Enum):
     """What it waits for."""
 
     BACKEND = "backend"  # a state of the backend
+    MODEL = "model"  # QEMU, which has opened its disk or not
     SETTLE = "settle"  # QEMU, for a guest that does not run
     SCRIPT = "script"  # a hotplug script's end
     DIRECTORY = "directory"  # that a driver domain removed it
@@ -79,11 +82,23 @@ class AoDevice:
         """Its backend is in a driver domain, which runs the scripts and removes the directory."""
         return self.device.backend_domid != self.ctx.control.domid
 
+    @property
+    def _removes_itself(self) -> bool:
+        """Its backend removes the directory: a driver domain, or tapback without a frontend."""
+        return self._is_foreign or self.device.backend_kind in TAP_KINDS
+
     # the two beginnings
 
     def connect(self, *, watched: bool) -> None:
         """libxl__wait_device_connection. `watched`: its guest runs, and moves the backend on."""
-        if self.device.backend_kind in QEMU_KINDS:
+        kind = self.device.backend_kind
+        if self._is_foreign and kind in (*QEMU_KINDS, *TAP_KINDS):
+            self._end()
+            return
+        if kind in QEMU_KINDS:
+            self.phase = Phase.MODEL
+            return
+        if kind in TAP_KINDS:
             self._next_script()
             return
         self._wait(Phase.BACKEND, DEVICE_TIMEOUT_NS)
@@ -150,8 +165,8 @@ class AoDevice:
         if state == wanted or self._reached or self._is_past(state):
             self._unwatch()
             self._settled()
-        elif state is None and self.mode is not None and self._is_foreign:
-            self._end()  # its domain was quicker than this look
+        elif state is None and self.mode is not None and self._removes_itself:
+            self._end()  # its backend was quicker than this look
         elif state is None:
             why = f"{self.device.backend_path} was removed while state {wanted} was awaited"
             self._end(ToolstackError(why, LIBXL.INVAL))
@@ -171,6 +186,15 @@ class AoDevice:
         self.ctx.control.trace.note(0, f"{error}: now by force")
         self.mode = Mode.FORCED
         self.remove(runs=True)
+
+    def _look_model(self) -> bool:
+        """QEMU says what it could not do in its log alone; here it is the caller's to know."""
+        why = self.ctx.xs.read(f"{self.device.backend_path}/error")
+        if why is not None:
+            self._end(ToolstackError(f"{self.name}: {why}", LIBXL.FAIL))
+        else:
+            self._next_script()
+        return True
 
     def _look_settle(self) -> bool:
         """QEMU does not look after the devices of a guest that stands: it is closed for it."""
@@ -249,6 +273,7 @@ class AoDevice:
 
 _LOOK: Final[Mapping[Phase, Callable[[AoDevice], bool]]] = {
     Phase.BACKEND: AoDevice._look_backend,
+    Phase.MODEL: AoDevice._look_model,
     Phase.SETTLE: AoDevice._look_settle,
     Phase.SCRIPT: AoDevice._look_script,
     Phase.DIRECTORY: AoDevice._look_directory,

@@ -22,7 +22,8 @@ from xenpv.host.hotplugscript import HotplugScripts, ScriptCall, ScriptProcess, 
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import NS_PER_MS
 
-KINDS: Final = ("vbd", "vif")  # of devices with scripts
+KINDS: Final = ("vbd", "vif", "qdisk", "vbd3")
+SCRIPT_FIRST: Final = ("vbd3",)  # its script runs before it says InitWait
 OFFLINE: Final = "0"
 DEVICES_MAX: Final = 65536
 DEPTH: Final = 7  # slashes in a device's path
@@ -92,7 +93,9 @@ class DriverDomainDaemon:
 
     def _adopt(self) -> None:
         """At its start: what waits for a script, and nothing that is further."""
-        for kind in KINDS:
+        for kind in self.store.directory(self.root):
+            if kind not in KINDS:
+                continue
             for domid in self.store.directory(f"{self.root}/{kind}"):
                 for devid in self.store.directory(f"{self.root}/{kind}/{domid}"):
                     path = f"{self.root}/{kind}/{domid}/{devid}"
@@ -151,7 +154,7 @@ class DriverDomainDaemon:
         if self.domain.loop.now > served.deadline:
             served.is_up = True
             self._say(served, f"waited for state {INIT_WAIT} in vain")
-        elif state == INIT_WAIT:
+        elif state == INIT_WAIT or served.key.kind in SCRIPT_FIRST:
             served.is_up = True
             self._begin(served, adds=True)
 

@@ -145,9 +145,22 @@ class Device(DeviceKey):
 
 
 def vbd(
-    spec: DiskSpec, domid: int, *, backend_domid: int = 0, removable: bool = False, pv: bool = False
+    spec: DiskSpec,
+    domid: int,
+    *,
+    backend_domid: int = 0,
+    removable: bool = False,
+    pv: bool = False,
+    blkback: str = "linux",
 ) -> Device:
-    """A disk that blkback serves; `pv`: of a PV domain. ConfigError for a vdev that is none."""
+    """A disk; `pv`: of a PV domain. `blkback`: who serves one that does not say it.
+
+    ConfigError for a vdev that is none, or a backend that cannot serve it.
+    """
+    from xenpv.host import diskbackend
+    from xenpv.host.diskspec import DiskBackend
+
+    backend, profile = diskbackend.chosen(spec, blkback)
     number = spec.number
     device_type = "cdrom" if spec.is_cdrom else "disk"
     discard = spec.readwrite if spec.discard is None else spec.discard
@@ -158,18 +171,20 @@ def vbd(
         "bootable": "1",
         "state": "1",
         "dev": spec.vdev or vdev.name(number),
-        "type": "phy",
+        "type": backend.value,
         "mode": "w" if spec.readwrite else "r",
         "device-type": device_type,
-        "params": spec.target,
-        "script": spec.script or "/etc/xen/scripts/block",
+        "params": diskbackend.params(spec, backend),
         "discard-enable": str(int(discard)),
         "specification": spec.specification.value,
     }
+    if backend is not DiskBackend.QDISK and profile not in diskbackend.OWN_SCRIPT:
+        back["script"] = spec.script or "/etc/xen/scripts/block"
     if spec.direct_io_safe:
         back["direct-io-safe"] = "1"
     return Device(
         kind="vbd",
+        backend_kind=diskbackend.DIRECTORIES[backend],
         devid=number,
         domid=domid,
         backend_domid=backend_domid,

@@ -31,11 +31,12 @@ SCRIPT_KEYS = ("script", "params", "type", "gatewaydev")
 
 
 class Hotplug:
-    """Adds and removes devices of domains."""
+    """Adds and removes devices of domains. `blkback`: who serves disks that do not say it."""
 
-    def __init__(self, ctx: LibxlCtx, scripts: HotplugScripts) -> None:
+    def __init__(self, ctx: LibxlCtx, scripts: HotplugScripts, blkback: str = "linux") -> None:
         self.ctx = ctx
         self.scripts = scripts
+        self.blkback = blkback
 
     # in
 
@@ -81,12 +82,20 @@ class Hotplug:
         return device.devid
 
     def _new_disk(self, made: Created, spec: DiskSpec) -> Device:
-        backend_domid = self.resolve(spec.backend)
-        pv = made.config.is_pv
-        device = devices.vbd(spec, made.domid, backend_domid=backend_domid, pv=pv)
+        device = self.disk(made, spec)
         self._must_be_new(device)
         made.config = attrs.evolve(made.config, disks=(*made.config.disks, spec))
         return device
+
+    def disk(self, made: Created, spec: DiskSpec) -> Device:
+        """The device of a disk. ConfigError, ToolstackError(DOMAIN_NOTFOUND): there is none."""
+        return devices.vbd(
+            spec,
+            made.domid,
+            backend_domid=self.resolve(spec.backend),
+            pv=made.config.is_pv,
+            blkback=self.blkback,
+        )
 
     def _new_nic(self, made: Created, spec: VifSpec) -> Device:
         from xenpv.host.vifspec import NicType

@@ -67,7 +67,7 @@ def calls(device: DeviceKey, keys: Mapping[str, str | None], *, adds: bool) -> l
     script = keys.get("script")
     if not script:
         return []
-    if device.backend_kind == "vbd":
+    if device.backend_kind in ("vbd", "vbd3"):
         if not keys.get("params"):
             return []  # a drive without a medium: there is nothing to attach
         action = Action.ADD if adds else Action.REMOVE

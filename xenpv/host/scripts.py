@@ -1,11 +1,13 @@
 """`block` and `vif-bridge` of /etc/xen/scripts, without a shell: what they check and write.
 
 A file gets a loop device, as the kernel's blkback knows none; what is served from memory
-stands for a RAM disk. Which image a disk has is the backend's to open, by `params`.
+stands for a RAM disk; what tapback is to serve gets a tapdisk. Which image a disk has is the
+backend's to open, by `params`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from xenpv.errors import ConfigError
@@ -15,6 +17,9 @@ from xenpv.host.image import ImageBusyError, ImageProvider
 
 LOOP_MAJOR: Final = 7
 RAM_MAJOR: Final = 1
+TAP_MAJOR: Final = 254  # what blktap was given at its start
+TAP_KIND: Final = "vbd3"
+TAPDEV: Final = "/dev/xen/blktap-2/tapdev"
 
 
 class Bridges(Protocol):
@@ -23,12 +28,13 @@ class Bridges(Protocol):
 
 
 class Scripts:
-    """The scripts of one host; `loops` are its loop devices by number."""
+    """The scripts of one host; `loops` are its loop devices by number, `taps` its tapdisks."""
 
     def __init__(self, images: ImageProvider, network: Bridges) -> None:
         self.images = images
         self.network = network
         self.loops: dict[int, str] = {}
+        self.taps: dict[int, str] = {}
         self._ram: dict[str, int] = {}
 
     def start(self, call: ScriptCall, xs: ScriptStore) -> ScriptProcess:
@@ -41,10 +47,13 @@ class Scripts:
         params = xs.read(f"{path}/params")
         if not params:
             return _fatal(call, xs, f"xenstore-read {path}/params failed.")
+        is_tap = call.xenbus_type == TAP_KIND
         if call.action is Action.REMOVE:
-            _, _, minor = (xs.read(f"{path}/node") or "").partition("/dev/loop")
-            if minor.isdecimal():
-                self.loops.pop(int(minor), None)
+            node = xs.read(f"{path}/node") or ""
+            for prefix, held in (("/dev/loop", self.loops), (TAPDEV, self.taps)):
+                minor = node.removeprefix(prefix)
+                if minor.isdecimal():
+                    held.pop(int(minor), None)
             return 0
         if xs.read(f"{path}/physical-device") is not None:
             return 0  # it was called twice
@@ -56,18 +65,25 @@ class Scripts:
         except ConfigError as error:
             return _fatal(call, xs, str(error))
         state = xs.read(f"{path}/state")
-        if state != INIT_WAIT:
+        if state != INIT_WAIT and not is_tap:
             why = f"Path closed or removed during hotplug add: {path} state: {state}"
             return _fatal(call, xs, why)
-        xs.write_all(path, self._node(params))
+        xs.write_all(path, self._tap(params) if is_tap else self._node(params))
         return 0
+
+    def _tap(self, params: str) -> dict[str, str]:
+        """tap-ctl create"""
+        minor = _free(self.taps)
+        self.taps[minor] = params
+        node = f"{TAPDEV}{minor}"
+        return {"node": node, **_device(TAP_MAJOR, minor, node)}
 
     def _node(self, params: str) -> dict[str, str]:
         """write_dev, after losetup where it is a file."""
         if self.images.is_registered(params):
             minor = self._ram.setdefault(params, len(self._ram))
             return _device(RAM_MAJOR, minor, params)
-        minor = next(one for one in range(len(self.loops) + 1) if one not in self.loops)
+        minor = _free(self.loops)
         self.loops[minor] = params
         node = f"/dev/loop{minor}"
         return {"node": node, **_device(LOOP_MAJOR, minor, node)}
@@ -81,6 +97,10 @@ class Scripts:
         if call.type_if == "vif" and call.action is Action.ONLINE:
             xs.write_all(path, {"hotplug-status": "connected"})
         return 0
+
+
+def _free(taken: Mapping[int, str]) -> int:
+    return next(one for one in range(len(taken) + 1) if one not in taken)
 
 
 def _device(major: int, minor: int, path: str) -> dict[str, str]:

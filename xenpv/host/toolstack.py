@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 class Toolstack:
-    """libxl of one host, as a client of xenstored in the control domain."""
+    """libxl of one host, as a client of xenstored in the control domain.
+
+    `blkback`: the profile of disks that say neither who serves them nor which format they have.
+    """
 
     def __init__(
         self,
@@ -44,10 +47,12 @@ class Toolstack:
         scripts: HotplugScripts,
         seed: int,
         dispatcher: Dispatcher | None = None,
+        *,
+        blkback: str = "linux",
     ) -> None:
         self.ctx = LibxlCtx(control, XsHandle(connection), dispatcher)
         self.creation = Creation(self.ctx)
-        self.hotplug = Hotplug(self.ctx, scripts)
+        self.hotplug = Hotplug(self.ctx, scripts, blkback)
         self.domsuspend = DomSuspend(self.ctx)
         self.created: dict[int, Created] = {}
         # Machines of one loop often have one seed; their guests shall not have one MAC.
@@ -105,11 +110,7 @@ class Toolstack:
         self.creation.wait_console(made)
 
     def _disks(self, made: Created) -> list[devices.Device]:
-        resolve, pv = self.hotplug.resolve, made.config.is_pv
-        return [
-            devices.vbd(one, made.domid, backend_domid=resolve(one.backend), pv=pv)
-            for one in made.config.disks
-        ]
+        return [self.hotplug.disk(made, one) for one in made.config.disks]
 
     def _vifs(self, made: Created) -> list[devices.Device]:
         resolve, hvm = self.hotplug.resolve, made.config.is_hvm

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from xenpv.back.blkback import Blkback
+from xenpv.back.blkthread import Queue as BlkQueue
 from xenpv.back.xenbus import Device
 from xenpv.host.device import DeviceKey
 from xenpv.testing.zoo import Defect
@@ -54,7 +54,7 @@ _ALL: Final = (
         end="blkback",
         mutation="disconnects without unmapping the ring pages",
         scenario="create:0:4 destroy",
-        changes=((Blkback, "_unmap", _nothing),),
+        changes=((BlkQueue, "_unmap", _nothing),),
     ),
     Defect(
         id="xenbus-back-keeps-watches",
