@@ -154,6 +154,7 @@ class ImageProvider:
 
     def close(self) -> None:
         """What is still open of it: nobody is left who would release it."""
+        self._sectors_of = None  # who says that may be the platform, which is to be freed
         opened, self._open = self._open, {}
         with ExitStack() as stack:  # each, whatever the closing of another brings
             for images in opened.values():
