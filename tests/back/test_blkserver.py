@@ -9,7 +9,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.back.blkscene import MS, Scene, content, grant_bits, scene, sectors_of, serve
+from tests.back.blkscene import (
+    MS,
+    LoggedImage,
+    Scene,
+    content,
+    grant_bits,
+    scene,
+    sectors_of,
+    serve,
+)
 from tests.vbd.rawfront import (
     BARRIER,
     DISCARD,
@@ -677,20 +686,25 @@ def test_nothing_is_mapped_or_answered_after_the_connection_went(
     assert one.image.log == log
 
 
+@pytest.mark.parametrize("path", ["batch", "linux"])
 @pytest.mark.parametrize(
     ("operation", "key"), [(FLUSH, "feature-flush-cache"), (BARRIER, "feature-barrier")]
 )
 def test_an_image_that_cannot_flush_takes_its_key_back(
-    world: World, operation: int, key: str
+    world: World, path: str, operation: int, key: str
 ) -> None:
-    one = scene(world)
-    one.image.flush_error = ImageUnsupportedError("no cache here")
-    _, ref = one.page()
-    assert one.front.status(one.front.request(operation)) == EOPNOTSUPP
-    assert one.front.key(key) == "0"
-    assert one.server.lost == []
-    assert one.front.status(one.front.request(operation, 0, [(ref, 0, 7)])) == EOPNOTSUPP
-    assert [what for what, _, _ in one.image.log] == ["flush", "flush"]
+    image = LoggedImage(content())
+    front = make(world, image).connect()
+    if path != "batch":
+        serve(front, path)
+    image.flush_error = ImageUnsupportedError("no cache here")
+    other = {"feature-flush-cache": "feature-barrier"}.get(key, "feature-flush-cache")
+    assert (front.key(key), front.key(other)) == ("1", "1")
+    ref = front.grant(front.page())
+    assert front.status(front.request(operation)) == EOPNOTSUPP
+    assert (front.key(key), front.key(other)) == ("0", "1")
+    assert front.status(front.request(operation, 0, [(ref, 0, 7)])) == EOPNOTSUPP
+    assert [what for what, _, _ in image.log] == ["flush", "flush"]
 
 
 @pytest.mark.parametrize(("profile", "operation"), [("qemu", FLUSH), ("tapdisk", BARRIER)])

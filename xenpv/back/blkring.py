@@ -20,8 +20,9 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
 from xenpv.abi.layout import packer
 from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
+from xenpv.back.blkrules import PROMISES
 from xenpv.back.ring import BackRing
-from xenpv.host.image import Image, ImageError
+from xenpv.host.imageio import Image, ImageError, ImageUnsupportedError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.loop import Task
 
@@ -314,6 +315,10 @@ class BlkRing:
                 continue
             try:
                 vbd.image.flush()
+            except ImageUnsupportedError:
+                self._verdicts[index] = EOPNOTSUPP
+                self.lost.append(PROMISES[self.ring.raw[index * self.abi.request_size]])
+                continue
             except ImageError:
                 self._verdicts[index] = ERROR
                 continue
