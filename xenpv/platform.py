@@ -24,7 +24,7 @@ from xenpv.guest import Guest
 from xenpv.host import vdev
 from xenpv.host.device import stored
 from xenpv.host.domid import Domid, checked
-from xenpv.host.image import Image, ImageProvider, Sectors
+from xenpv.host.image import Image, ImageProvider, Sectors, split
 from xenpv.host.imageio import SECTOR
 from xenpv.host.libxl import LIBXL, ToolstackError
 from xenpv.host.monitor import Monitor
@@ -344,7 +344,7 @@ class Platform:
         """What the sectors of a file are to be: as the first disk says that it is of."""
         for made in self.toolstack.created.values():
             for disk in made.config.disks:
-                if disk.target == path and disk.sector_size:
+                if disk.sector_size and split(disk.target)[1] == path:
                     return Sectors.of(disk.sector_size, disk.physical_sector_size)
         return None
 
