@@ -12,7 +12,22 @@ from xenpv import Platform
 SECTORS = 2048
 SHAPES = {
     "plain": Shape(),
-    "two pages": Shape(order=1),
+    "four queues of sixteen pages": Shape(order=4, queues=4),
+    "grants that stay": Shape(persistent=True),
+    "a slow disk": Shape(latency_ns=200_000),
+    "a slow disk, three queues, grants that stay": Shape(
+        latency_ns=50_000, order=1, queues=3, persistent=True
+    ),
+    "qemu": Shape(profile="qemu", order=2),
+    "slow qemu": Shape(profile="qemu", latency_ns=100_000),
+    "tapdisk": Shape(profile="tapdisk", order=3, discard=False),
+    "mirage": Shape(profile="mirage", discard=False),
+    "slow mirage": Shape(profile="mirage", discard=False, latency_ns=100_000),
+    "4Kn": Shape(sector_size=4096),
+    "4Kn as in 2019": Shape(sector_size=4096, front_units="ss2019", back_units="ss2019"),
+    "4Kn, qemu": Shape(sector_size=4096, profile="qemu", latency_ns=100_000),
+    "2K, Linux' units": Shape(sector_size=2048, front_units="linux", back_units="linux"),
+    "4Kn, FreeBSD's units": Shape(sector_size=4096, front_units="freebsd", back_units="freebsd"),
 }
 
 small = st.integers(1, 24)
