@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -17,10 +17,13 @@ from xenpv.testing.explorer import Explorer
 from xenpv.testing.raw_front import RawBlkFront
 from xenpv.vbd import blkif
 from xenpv.vbd.disk import DiskError
+from xenpv.vbd.pending import Pending
+from xenpv.vbd.srb import SrbStatus
 from xenpv.xen.loop import Task
 
 REQUESTS: Final = 4
 FRAMES: Final = 4
+TRANSFERS: Final = 4
 SECTORS_PER_PAGE: Final = 8
 READ: Final = int(BLKIF_OP.READ)
 WRITE: Final = int(BLKIF_OP.WRITE)
@@ -111,6 +114,52 @@ def guest_devices(x: Explorer) -> None:
     assert guest.disks[0].read(0, 8) == bytes(4096)
     x.run()
     assert len(xen.bridge("xenbr0").frames) == 1
+
+
+@attrs.define(eq=False)
+class DiskClient:
+    """A guest's program that writes a sector and reads it back each time its task runs, each
+    transfer an SRB of its own; `busy` are those under way.
+    """
+
+    guest: Guest
+    first: int
+    busy: list[Pending] = attrs.field(factory=list)
+    wrote: list[bytes] = attrs.field(factory=list)
+    task: Task = attrs.field(init=False)
+
+    def start(self) -> None:
+        """Make the task due; nothing is sent yet."""
+        self.task = self.guest.created.domain.task("disk client", self.send)
+        self.task.wake()
+
+    def send(self) -> None:
+        disk = self.guest.disks[0]
+        number = len(self.wrote)
+        self.wrote.append(bytes([number + 1]) * 512)
+        self.busy.append(disk.start_write(self.first + number, self.wrote[-1]))
+        self.busy.append(disk.start_read(self.first, 1))
+        if number % 2:
+            self.busy.append(disk.start_flush())
+        if len(self.wrote) < TRANSFERS:
+            self.task.wake()
+
+
+def disk_traffic(x: Explorer, **shape: Any) -> None:
+    """A program sends SRBs while earlier ones are on their way: each ends once and well, and what
+    was written is there, however the ends of the ring interleave. `shape`: of its Disk.
+    """
+    xen = x.platform()
+    image = MemoryImage(bytearray(1 << 16))
+    guest = xen.create(name="guest", memory_mib=16, disks=[Disk(image, **shape)]).start()
+    client = DiskClient(guest, 8)
+    client.start()
+    x.begin()
+    x.run()
+    assert [one.srb_status for one in client.busy] == [SrbStatus.SUCCESS] * len(client.busy)
+    assert len(client.wrote) == TRANSFERS
+    whole = b"".join(client.wrote)
+    assert bytes(image.buffer[8 * 512 :][: len(whole)]) == whole
 
 
 @attrs.define(eq=False)
