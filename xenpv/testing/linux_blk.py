@@ -127,7 +127,11 @@ class LinuxBlk:
             self._connect()
         elif state is State.CONNECTED and self.state is State.CONNECTED:
             self.sectors = self._number("sectors")  # resized
-        elif state is State.CLOSING and self.state in (State.CONNECTED, State.INITIALISED):
+        elif state is State.CLOSING and self.state in (
+            State.INITIALISED,
+            State.CONNECTED,
+            State.CLOSING,
+        ):
             self._switch(State.CLOSED)
         elif state in (State.CLOSED, State.UNKNOWN) and self.state in (
             State.CLOSING,
