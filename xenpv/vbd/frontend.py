@@ -250,14 +250,7 @@ class Frontend:
 
     def _closed(self, state: FrontendState) -> None:
         asleep = self.bus.falls_asleep and not self.target.missing
-        for ring in self.rings:
-            ring.disconnect()
-            if asleep:
-                self._kept.extend(ring.queue)
-                ring.queue.clear()
-            ring.fail_queue()
-            self.domain.forget(ring.task)
-        self.rings = []
+        self._disconnect(keeps=asleep)
         self.granter.retry()
         self.backend.forget_features()
         self.state = state
@@ -265,6 +258,17 @@ class Frontend:
             if not asleep:
                 self._take_kept(SrbStatus.ABORTED)
             self.target.frontend_closed()
+
+    def _disconnect(self, *, keeps: bool) -> None:
+        """Give back what the rings have; what waits there ends, or runs after a sleep."""
+        for ring in self.rings:
+            ring.disconnect()
+            if keeps:
+                self._kept.extend(ring.queue)
+                ring.queue.clear()
+            ring.fail_queue()
+            self.domain.forget(ring.task)
+        self.rings = []
 
     def _take_kept(self, status: SrbStatus | None) -> None:
         """End what waited at a suspend with that status, or put it on the rings."""
@@ -279,6 +283,14 @@ class Frontend:
         """The target is deleted: nothing of it stays, in the store or the loop."""
         self.backend_watch.forget()
         self.handshake.stop()
+        self.drain.cancel()
+        if self.rings:
+            # Its backend never let it close; nobody waits any longer.
+            self._disconnect(keeps=False)
+            self.state = FrontendState.INVALID
+        self._take_kept(SrbStatus.ABORTED)
+        self.target.reset_done()
+        self.target.ring_idle()
         self.granter.retry()
         self.granter.release()
         self.drain.forget()
@@ -344,7 +356,7 @@ class Frontend:
         self.state = FrontendState.ENABLED
         for ring in self.rings if not self.broken else ():
             ring.enable()
-        self._take_kept(SrbStatus.ERROR if self.broken else None)
+        self._take_kept(SrbStatus.ABORTED if self.broken else None)
         # A suspend may have come between a reset or flush and its end.
         self.target.reset_done()
         self.target.ring_idle()
