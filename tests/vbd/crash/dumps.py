@@ -107,9 +107,11 @@ def load(guest: Guest, mode: Mode = Mode.DUMP, lba: int = 0, **named: object) ->
 
 
 @contextmanager
-def made(mode: Mode = Mode.DUMP, lba: int = 0, **named: object) -> Iterator[Crashing]:
+def made(
+    mode: Mode = Mode.DUMP, lba: int = 0, dom0_vcpus: int = 1, **named: object
+) -> Iterator[Crashing]:
     """A guest that has started, with one disk that is to have its dump."""
-    with Platform(seed=5) as xen:
+    with Platform(seed=5, dom0_vcpus=dom0_vcpus) as xen:
         image = MemoryImage(bytearray(12 << 20))
         guest = xen.create(name="web", memory_mib=MEMORY_MIB, disks=[Disk(image)], **named)  # type: ignore[arg-type]
         guest.start()

@@ -115,7 +115,7 @@ SETTINGS = {
 def busy(setting: str) -> Iterator[Crashing]:
     """A guest whose disk has reads, writes and a flush to do."""
     disk, parameters = SETTINGS[setting]
-    with Platform(seed=6) as xen:
+    with Platform(seed=6, dom0_vcpus=4) as xen:
         image = MemoryImage(bytearray(4 << 20))
         guest = xen.create(
             name="web",
@@ -155,7 +155,7 @@ def test_a_crash_before_each_step_of_its_io(setting: str) -> None:
 
 def test_a_crash_on_the_way_to_hibernation_is_a_dump_or_a_file() -> None:
     def asleep(step: int) -> tuple[int, Stage, Stage]:
-        with Platform(seed=6) as xen:
+        with Platform(seed=6, dom0_vcpus=4) as xen:
             image = MemoryImage(bytearray(1 << 20))
             guest = xen.create(name="web", memory_mib=9, disks=[Disk(image, vdev="hda")])
             guest.set_crash_dump(0)
