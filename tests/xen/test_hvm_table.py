@@ -176,3 +176,27 @@ def test_hvm_op_by_number(guest: Domain) -> None:
         with pytest.raises(HypercallError) as caught:
             guest.hvm.hvm_op(unknown)
         assert caught.value.errno == ENOSYS
+
+
+def test_what_is_at_a_pfn(callers: dict[str, Domain], dom0: Domain, guest: Domain) -> None:
+    ram, none, shared, granted = 0x100, 0x90000, guest.holes.alloc(), guest.holes.alloc()
+    guest.add_to_physmap_grant(0, shared)
+    page, frame = dom0.pages.alloc(), dom0.holes.alloc()
+    dom0.add_to_physmap_grant(0, frame)
+    dom0.write(frame, 8 * 8, bytes((1, 0)) + guest.domid.to_bytes(2, "little"))
+    dom0.store32(frame, 8 * 8 + 4, page)
+    guest.gnttab.map(0, 8, granted)
+    ram_rw, mmio_dm = 0, 2
+    kinds = {ram: ram_rw, none: mmio_dm, shared: mmio_dm, granted: mmio_dm, -1: 2, 1 << 40: 2}
+    for caller, domid in (
+        ("itself", SELF),
+        ("control", guest.domid),
+        ("device model", guest.domid),
+    ):
+        hvm = callers[caller].hvm
+        assert {pfn: hvm.get_mem_type(domid, pfn) for pfn in kinds} == kinds
+    assert guest.hvm.hvm_op(15, SELF, ram) == ram_rw
+    assert errno_of(lambda: callers["other"].hvm.get_mem_type(guest.domid, ram)) == EPERM
+    assert errno_of(lambda: dom0.hvm.get_mem_type(77, ram)) == ESRCH
+    dom0.is_hvm = False
+    assert errno_of(lambda: dom0.hvm.get_mem_type(SELF, ram)) == EINVAL

@@ -130,3 +130,39 @@ def test_a_guest_that_is_down_has_no_watchdog_of_another(hypervisor: Hypervisor)
     hypervisor.loop.advance(6 * S)
     assert one.shutdown_code is None
     assert two.shutdown_code == 4
+
+
+def test_a_kernel_that_crashed_goes_on_in_one_task(guest: Domain) -> None:
+    ran: list[str] = []
+    old = guest.task("old", lambda: ran.append("old"))
+    timer = guest.timer(guest.task("timed", lambda: ran.append("timed")))
+    timer.arm(5)
+    old.wake()
+    crash = guest.quiesce("crash", lambda: ran.append("crash"))
+    new = guest.task("new", lambda: ran.append("new"))
+    crash_timer = guest.timer(crash)
+    crash_timer.arm(7)
+    for task in (old, new, crash):
+        task.wake()
+    guest.loop.run()
+    assert ran == ["crash", "crash"]
+    assert not guest.is_shutting_down
+    assert not timer.armed
+    # A crash within it: the later one goes on alone.
+    again = guest.quiesce("again", lambda: ran.append("again"))
+    for task in (old, new, crash, again):
+        task.wake()
+    guest.loop.run()
+    assert ran == ["crash", "crash", "again"]
+    guest.pause()
+    again.wake()
+    guest.unpause()
+    guest.loop.run()
+    assert ran == ["crash", "crash", "again", "again"]
+
+
+def test_a_kernel_that_crashed_delivers_nothing(guest: Domain) -> None:
+    guest.set_deliver(lambda _port: True)
+    assert guest.deliver(1)
+    guest.quiesce("crash", guest.loop.system_time)
+    assert not guest.deliver(1)

@@ -214,6 +214,7 @@ def test_what_the_backend_says_of_the_disk(
         if isinstance(capacity, str):
             assert step is Step.FAILED
             assert capacity in scene.driver.failure
+            assert scene.driver.sp_return == 1  # SP_RETURN_FOUND
             assert scene.back.device.state is State.CLOSED
         else:
             assert step is Step.READY
@@ -246,6 +247,7 @@ def test_without_disks_there_is_nothing_to_write_to() -> None:
         scene.xen.toolstack.ctx.xs.rm(f"{scene.home}/device/vbd")
         assert scene.walk() is Step.FAILED
         assert scene.driver.failure.startswith("device/vbd: ENOENT")
+        assert scene.driver.sp_return == 3  # SP_RETURN_BAD_CONFIG
 
 
 def test_a_version_2_grant_table_is_not_the_crash_drivers() -> None:

@@ -26,6 +26,7 @@ from xenpv.vbd.crash.target import CrashTarget
 from xenpv.vbd.crash.walk import POLL_NS as STATE_POLL_NS
 from xenpv.vbd.crash.walk import Goal, Walk
 from xenpv.vbd.quirks import CRASH_STALE_FEATURES
+from xenpv.vbd.storport import SpReturn
 from xenpv.vbd.units import SPEC2024, SectorUnits
 from xenpv.xen.domain import Domain
 
@@ -110,6 +111,7 @@ class CrashDriver:
         self.image = image
         self.step = Step.LOADED
         self.failure = ""
+        self.failed_at: Step | None = None
         self.is_stopped = False  # another one takes over: nothing is done any more
         self.skipped: list[str] = []
         self.store = CrashStore(domain, image.pfn)
@@ -125,6 +127,14 @@ class CrashDriver:
     @property
     def is_at_rest(self) -> bool:
         return self.step in (Step.READY, Step.FAILED)
+
+    @property
+    def sp_return(self) -> SpReturn:
+        """What FindAdapter answers, once it is at rest. A target that was found and does not
+        connect is no reason to fail: its SRBs do.
+        """
+        failed = self.failed_at in (Step.LOADED, Step.LIST, Step.FIND)
+        return SpReturn.BAD_CONFIG if failed else SpReturn.FOUND
 
     def poll(self) -> int | None:
         """Go on as far as it goes now; the ns until it should be called again, None at rest.
@@ -156,7 +166,7 @@ class CrashDriver:
             self._skip(why)
             return
         if self.step is not Step.FAILING:
-            self.failure = why
+            self.failure, self.failed_at = why, self.step
             self.log(f"{self.mode.value}: {why}")
         self._walk = None
         self.step = Step.FAILING if self.step in CLOSED_AFTER else Step.FAILED
