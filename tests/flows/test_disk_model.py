@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flows.diskmodel import Scene, Shape, Step
 from xenpv import Platform
 
-SECTORS = 2048
+SMALL = 256  # sectors of a disk whose sectors are large
 SHAPES = {
     "plain": Shape(),
     "four queues of sixteen pages": Shape(order=4, queues=4),
@@ -23,11 +23,17 @@ SHAPES = {
     "tapdisk": Shape(profile="tapdisk", order=3, discard=False),
     "mirage": Shape(profile="mirage", discard=False),
     "slow mirage": Shape(profile="mirage", discard=False, latency_ns=100_000),
-    "4Kn": Shape(sector_size=4096),
-    "4Kn as in 2019": Shape(sector_size=4096, front_units="ss2019", back_units="ss2019"),
-    "4Kn, qemu": Shape(sector_size=4096, profile="qemu", latency_ns=100_000),
-    "2K, Linux' units": Shape(sector_size=2048, front_units="linux", back_units="linux"),
-    "4Kn, FreeBSD's units": Shape(sector_size=4096, front_units="freebsd", back_units="freebsd"),
+    "4Kn": Shape(sectors=SMALL, sector_size=4096),
+    "4Kn as in 2019": Shape(
+        sectors=SMALL, sector_size=4096, front_units="ss2019", back_units="ss2019"
+    ),
+    "4Kn, qemu": Shape(sectors=SMALL, sector_size=4096, profile="qemu", latency_ns=100_000),
+    "2K, Linux' units": Shape(
+        sectors=SMALL, sector_size=2048, front_units="linux", back_units="linux"
+    ),
+    "4Kn, FreeBSD's units": Shape(
+        sectors=SMALL, sector_size=4096, front_units="freebsd", back_units="freebsd"
+    ),
 }
 
 small = st.integers(1, 24)
@@ -35,13 +41,15 @@ large = st.integers(25, 700)
 
 
 @st.composite
-def steps(draw: st.DrawFn, sector_size: int = 512) -> Step:
+def steps(draw: st.DrawFn, sectors: int) -> Step:
     kind = draw(
         st.sampled_from([*["read", "write"] * 3, "flush", "unmap", "drain", "reset", "suspend"])
     )
-    count = draw(small | small | large) if kind in ("read", "write", "unmap") else 1
-    edge = SECTORS - count
-    lba = draw(st.integers(0, 64) | st.integers(0, edge) | st.just(edge) | st.just(edge + 1))
+    count = min(draw(small | small | large), sectors) if kind in ("read", "write", "unmap") else 1
+    edge = sectors - count
+    lba = draw(
+        st.integers(0, min(64, edge)) | st.integers(0, edge) | st.just(edge) | st.just(edge + 1)
+    )
     unit = draw(st.sampled_from([1, 16, 512, 4096]))
     return Step(
         kind=kind,
@@ -58,8 +66,23 @@ def steps(draw: st.DrawFn, sector_size: int = 512) -> Step:
     )
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@given(program=st.lists(steps(), min_size=2, max_size=14), seed=st.integers(0, 3))
-def test_the_disk_holds_what_was_written(name: str, program: list[Step], seed: int) -> None:
+def check(name: str, data: st.DataObject, seed: int) -> None:
+    shape = SHAPES[name]
+    program = data.draw(st.lists(steps(shape.sectors), min_size=2, max_size=14))
     with Platform(seed=seed) as xen:
-        Scene.of(xen, SHAPES[name]).run(program)
+        Scene.of(xen, shape).run(program)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 3))
+def test_the_disk_holds_what_was_written(name: str, data: st.DataObject, seed: int) -> None:
+    check(name, data, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", SHAPES)
+@settings(max_examples=3000)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_the_disk_holds_it_for_longer(name: str, data: st.DataObject, seed: int) -> None:
+    check(name, data, seed)
