@@ -75,7 +75,7 @@ CONFIGS = {
     ),
     "format": (
         'disk = [ "other.img,qcow2,xvda,w" ]\n',
-        "bad.cfg:2:10: disk xvda is qcow2, only raw is served",
+        "bad.cfg:2:10: disk image other.img cannot be opened as qcow2: ",
     ),
     "prefix with format": (
         'disk = [ "other.img,xvda,w" ]\n',

@@ -445,3 +445,80 @@ def test_interfaces_in_vlans_are_exercised_each_in_its_own(here, capsys):
     devices = guest["devices"]
     assert [device["verified"] for device in devices] == [True, True, True, False]
     assert devices[3]["failures"] == ["vlan 5/6 takes tagged frames alone: nothing was sent"]
+
+
+# formats of QEMU's
+
+
+def qcow2(path, content):
+    """An image that qemu-img makes of a raw one."""
+    need("qemu-nbd", "qemu-utils")
+    raw = Path(f"{path}.raw")
+    raw.write_bytes(content)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)
+
+
+def raw_of(path):
+    raw = Path(f"{path}.out")
+    subprocess.run(["qemu-img", "convert", "-O", "raw", path, raw], check=True)
+    return raw.read_bytes()
+
+
+@pytest.mark.peers
+def test_a_qcow2_is_verified_like_a_raw_image(here, capsys):
+    qcow2("front.qcow2", IMAGE)
+    qcow2("shared.qcow2", SHARED)
+    Path("front.cfg").write_text(
+        FRONT.replace("front.img,raw", "front.qcow2,qcow2").replace(
+            "shared.img,raw", "shared.qcow2,qcow2"
+        )
+    )
+    Path("store.cfg").write_text(
+        STORE.replace("shared.img,raw,xvda,ro", "shared.qcow2,qcow2,xvda,ro").replace(
+            "store.img,raw,xvdb,w", "vdev=xvdb,backendtype=qdisk,target=store.img"
+        )
+    )
+    status, document = run(capsys, "front.cfg", "store.cfg", "--seed", "7")
+    assert document["failures"] == []
+    assert status == 0
+    disk = devices(document)["front", "xvda"]
+    assert (disk["image"], disk["size_bytes"]) == ("front.qcow2", len(IMAGE))
+    assert disk["sha256"] == hashlib.sha256(IMAGE).hexdigest()
+    assert disk["bytes_written"] == 1 << 20
+    assert devices(document)["store", "xvdb"]["image"] == "store.img"
+    assert raw_of("front.qcow2") == IMAGE
+    assert raw_of("shared.qcow2") == SHARED
+
+
+@pytest.mark.peers
+def test_writes_that_do_not_reach_a_qcow2_are_found(here, capsys, monkeypatch):
+    qcow2("front.qcow2", IMAGE)
+    Path("front.cfg").write_text(FRONT.replace("front.img,raw", "front.qcow2,qcow2"))
+    from xenpv.host.nbd import NbdClient
+
+    write_from = NbdClient.write_from
+    monkeypatch.setattr(NbdClient, "write_from", lambda *_: None)
+    status, document = run(capsys, "front.cfg", "store.cfg")
+    monkeypatch.setattr(NbdClient, "write_from", write_from)
+    assert status == 1
+    assert (
+        "what was written and flushed is not in the file"
+        in devices(document)["front", "xvda"]["failures"]
+    )
+
+
+@pytest.mark.peers
+def test_a_qcow2_in_use_is_told_with_its_place(here, capsys):
+    qcow2("front.qcow2", IMAGE)
+    Path("front.cfg").write_text(FRONT.replace("front.img,raw", "front.qcow2,qcow2"))
+    server = subprocess.Popen(
+        ["qemu-nbd", "-t", "-k", str(here / "s"), "-f", "qcow2", "front.qcow2"]
+    )
+    try:
+        while not (here / "s").exists():
+            assert server.poll() is None
+        assert cli.main(["run", "front.cfg", "store.cfg"]) == 2
+        assert "front.cfg:3:10: disk image front.qcow2 is in use" in capsys.readouterr().err
+    finally:
+        server.terminate()
+        server.wait()

@@ -6,7 +6,7 @@ import hashlib
 import time
 from typing import Final
 
-from xenpv.cli.hostfile import Borrowed, HostFile, MemoryFile, Progress
+from xenpv.cli.hostfile import Backing, Borrowed, Progress
 from xenpv.cli.report import DiskFound
 from xenpv.errors import Livelock, XenpvError
 from xenpv.vbd.disk import Disk
@@ -25,7 +25,7 @@ class DiskCheck:
     def __init__(
         self,
         disk: Disk,
-        file: HostFile | MemoryFile,
+        file: Backing,
         sha256: str,
         found: DiskFound,
         progress: Progress,

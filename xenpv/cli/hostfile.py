@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from xenpv.host.image import Image, ImageProvider, RawImage
+from xenpv.errors import ConfigError
+from xenpv.host.diskspec import DiskFormat, DiskSpec
+from xenpv.host.image import Image, ImageError, ImageProvider, RawImage
+from xenpv.host.nbd import printable
+from xenpv.host.qemunbd import FORMATS, PACKAGE, NbdImage
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -78,11 +86,77 @@ class MemoryFile:
         return digest.hexdigest()
 
 
+class FormatFile:
+    """An image in a format of QEMU's: by qemu-img, which looks past the locks of who has it open.
+
+    What is flushed is in its file, metadata and all, so a second reader sees it there.
+    """
+
+    def __init__(self, target: str, kind: str) -> None:
+        self.path = Path(target)
+        self.kind = kind
+        program = shutil.which("qemu-img")
+        if program is None:
+            raise ConfigError(f"disk image {target}: qemu-img is not there: {PACKAGE}")
+        self._program = program
+        with self._open(writable=False) as image:
+            self.size_bytes = image.size_bytes
+
+    @contextmanager
+    def _open(self, *, writable: bool) -> Iterator[NbdImage]:
+        image = NbdImage(str(self.path), self.kind, writable)
+        try:
+            yield image
+        finally:
+            image.close()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Whole sectors; the image may be in use."""
+        with tempfile.TemporaryDirectory(prefix="xenpv-") as folder:
+            out = Path(folder) / "raw"
+            words = (self._program, "dd", "-U", "-f", FORMATS[self.kind], "-O", "raw", "bs=512")
+            place = (f"skip={offset // 512}", f"count={(offset + length) // 512}")
+            files = (f"if={Path.cwd() / self.path}", f"of={out}")
+            done = subprocess.run(  # noqa: S603 - no shell sees it
+                [*words, *place, *files], capture_output=True, check=False
+            )
+            if done.returncode:
+                raise ImageError(f"read of {self.path}: {printable(done.stderr)}")
+            return out.read_bytes()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Nobody else has it any more."""
+        with self._open(writable=True) as image:
+            image.write_from(memoryview(data), offset)
+            image.flush()
+
+    def sha256(self, progress: Progress) -> str:
+        """Over all of the disk, as hexadecimal digits; nobody may be writing to it."""
+        digest = hashlib.sha256()
+        with self._open(writable=False) as image:
+            for offset in range(0, self.size_bytes, CHUNK_BYTES):
+                part = bytearray(min(CHUNK_BYTES, self.size_bytes - offset))
+                image.read_into(memoryview(part), offset)
+                digest.update(part)
+                progress(f"hashing {self.path}", offset + len(part), self.size_bytes)
+        return digest.hexdigest()
+
+
+Backing = HostFile | MemoryFile | FormatFile
+
+
+def backing(disk: DiskSpec) -> Backing:
+    """What a disk's target names on this host. Raises ConfigError."""
+    if disk.format is DiskFormat.RAW:
+        return HostFile(disk.target)
+    return FormatFile(disk.target, disk.format.value)
+
+
 @attrs.frozen
 class Borrowed:
     """A piece of an image that a test writes to and that is to be put back."""
 
-    file: HostFile | MemoryFile
+    file: Backing
     offset: int
     original: bytes
 

@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 
 from xenpv.errors import ConfigError
+from xenpv.host import diskbackend
 from xenpv.host.config import load_all
 from xenpv.host.diskspec import DiskFormat, DiskSpec, DiskSpecification
 from xenpv.host.domainconfig import DomainConfig, Personality, check_together
@@ -107,13 +108,10 @@ def _check_text(config: DomainConfig) -> None:
 
 
 def _check_disk(disk: DiskSpec) -> None:
-    wrong = ""
-    if disk.format not in (DiskFormat.RAW, DiskFormat.EMPTY):
-        wrong = f"is {disk.format.value}, only raw is served: qemu-img convert -O raw makes one"
-    elif disk.specification is not DiskSpecification.XEN:
+    if disk.specification is not DiskSpecification.XEN:
         wrong = "is virtio, only specification=xen is served"
-    if wrong:
         raise disk.position.error(f"disk {disk.vdev} {wrong}")
+    diskbackend.chosen(disk)
 
 
 def _check_backends(config: DomainConfig, drivers: Sequence[str]) -> None:
@@ -168,10 +166,16 @@ def _check_images(configs: Sequence[DomainConfig], inside: Sequence[str]) -> Non
                 if disk.target in inside:
                     continue
                 try:
-                    image = images.open(disk.target, disk.readwrite)
+                    image = images.open(_params(disk), disk.readwrite)
                 except ConfigError as error:
                     raise disk.position.error(error.message) from None
                 opened.callback(image.close)
+
+
+def _params(disk: DiskSpec) -> str:
+    """What an ImageProvider opens for it, whoever its backend will be."""
+    raw = disk.format is DiskFormat.RAW
+    return f"raw:{disk.target}" if raw else f"{disk.format.value}:{disk.target}"
 
 
 def interfaces(sources: Sequence[Source]) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ from xenpv.abi.sched import SHUTDOWN
 from xenpv.abi.xenbus import XenbusState
 from xenpv.cli.capture import CaptureOption, Captures
 from xenpv.cli.disk import DiskCheck
-from xenpv.cli.hostfile import HostFile, MemoryFile, Progress
+from xenpv.cli.hostfile import Backing, MemoryFile, Progress, backing
 from xenpv.cli.inputs import Source, save_path
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
 from xenpv.cli.taps import Outside, Service, say
@@ -65,7 +65,7 @@ class Job:
         self.options = options
         self.progress = progress
         self.found = RunFound(seed=options.seed)
-        self.files: dict[str, HostFile | MemoryFile] = {}
+        self.files: dict[str, Backing] = {}
         self.sha256: dict[str, str] = {}
         # By the backend's domid, the bridge and the VLAN of frames without a tag.
         self.stations: dict[tuple[int, str, str], Responder] = {}
@@ -82,9 +82,9 @@ class Job:
             inside = {} if source.saved is None else source.saved.disks.images
             for disk in source.config.disks:
                 if disk.target not in self.files and disk.target not in inside:
-                    self.files[disk.target] = HostFile(disk.target)
+                    self.files[disk.target] = backing(disk)
         with ExitStack() as stack:
-            inputs = [file.path for file in self.files.values() if isinstance(file, HostFile)]
+            inputs = [file.path for file in self.files.values() if not isinstance(file, MemoryFile)]
             inputs += [Path(config.positions[""].file) for config in self.configs]
             self._service.open(stack, inputs)
             self._captures.open(stack, inputs)
@@ -259,7 +259,7 @@ class Job:
         seed = f"{self.options.seed} {guest.name} {found.name}"
         if isinstance(found, DiskFound):
             disk = next(disk for disk in guest.disks if disk.devid == device.devid)
-            target = device.back["params"]
+            target = _target(device)
             check = DiskCheck(disk, self.files[target], self.sha256[target], found, self.progress)
             self._disk_check = check
             check.run(write=self.options.write, seed=seed.encode())
@@ -366,6 +366,12 @@ def native_vlan(text: str) -> str:
     return "" if pvid is None else f"{pvid}p"
 
 
+def _target(device: Device) -> str:
+    """The path of a disk, without the format that backends but the kernel's have before it."""
+    params = device.back["params"]
+    return params if device.backend_kind == "vbd" else params.partition(":")[2]
+
+
 def _found(device: Device) -> DiskFound | VifFound:
     back = device.back
     if device.kind == "vbd":
@@ -375,7 +381,7 @@ def _found(device: Device) -> DiskFound | VifFound:
             id=device.devid,
             domid=device.domid,
             name=back["dev"],
-            image=back["params"],
+            image=_target(device),
             readonly=back["mode"] == "r",
             idle=idle,
         )

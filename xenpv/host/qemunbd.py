@@ -23,10 +23,7 @@ from xenpv.host.imagelock import check_mode, flock, in_use, open_file
 from xenpv.host.nbd import CommandError, Flag, NbdClient, NbdError, printable
 
 PROGRAM: Final = "qemu-nbd"
-MISSING: Final = (
-    f"{PROGRAM} is not there, and it is what serves {{kind}} images: apt-get install qemu-utils "
-    "(elsewhere the package is qemu-img), or convert the image to raw"
-)
+PACKAGE: Final = "apt-get install qemu-utils (elsewhere the package is qemu-img)"
 # Formats as xl names them, or QEMU, and QEMU's driver.
 FORMATS: Final[Mapping[str, str]] = {
     "qcow": "qcow",
@@ -86,7 +83,10 @@ class NbdImage:
         self._said: IO[bytes] | None = None
         program = shutil.which(PROGRAM)
         if program is None:
-            raise ConfigError(f"disk image {path}: {MISSING.format(kind=kind)}")
+            raise ConfigError(
+                f"disk image {path}: {PROGRAM} is not there, and it is what serves {kind} images: "
+                f"{PACKAGE}, or convert the image to raw"
+            )
         # QEMU takes its own locks, of the kind that flock does not see.
         self._descriptor = open_file(path, writable)
         try:
