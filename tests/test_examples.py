@@ -100,6 +100,8 @@ def test_images_that_are_there_are_left_alone(copy, make_image, capsys, monkeypa
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_each_script_runs(script, tmp_path):
+    if script.stem == "qcow2_disk":
+        need("qemu-nbd", "qemu-utils")
     if script.stem.startswith("test_"):
         plugin = () if entry_points(group="pytest11", name="xenpv") else ("-p", "_xenpv_pytest")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin]

@@ -16,6 +16,7 @@ from xenpv.host.image import (
     FORMATS,
     ImageError,
     ImageProvider,
+    ImageUnsupportedError,
     MemoryImage,
     RawImage,
     Sectors,
@@ -188,6 +189,22 @@ def test_a_failed_flush_fails_for_ever(path: Path, monkeypatch: pytest.MonkeyPat
             image.flush()
     with pytest.raises(ImageError, match="Input/output error"):
         image.flush()
+    image.close()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_flush_that_the_file_has_not_is_another_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def lacks(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    image = RawImage(str(path), writable=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lacks)
+        with pytest.raises(ImageUnsupportedError):
+            image.flush()
+    image.flush()
     image.close()
 
 

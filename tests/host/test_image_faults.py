@@ -8,7 +8,7 @@ import pytest
 
 from xenpv.errors import LocalProtocolError
 from xenpv.host.faultyimage import FaultyImage
-from xenpv.host.image import ImageError, MemoryImage
+from xenpv.host.image import ImageError, ImageUnsupportedError, MemoryImage
 from xenpv.host.writecache import Write, WriteCache
 
 SIZE = 4096
@@ -81,6 +81,13 @@ def test_flushes_and_discards_fail_too() -> None:
     assert under.flushes == 1
     image.fail("discard", errno.EOPNOTSUPP)
     assert image.discard(0, 512) is False
+
+
+def test_an_image_may_have_no_flush_at_all() -> None:
+    image = FaultyImage(MemoryImage(bytearray(SIZE)))
+    image.fail("flush", errno.EOPNOTSUPP)
+    with pytest.raises(ImageUnsupportedError):
+        image.flush()
 
 
 def test_an_unknown_operation_is_refused() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from xenpv.errors import LocalProtocolError
-from xenpv.host.imageio import Image, ImageError
+from xenpv.host.imageio import Image, ImageError, ImageUnsupportedError
 
 OPERATIONS: Final = ("read", "write", "flush", "discard")
 
@@ -99,7 +99,10 @@ class FaultyImage:
         raise _error(fault, f"write at {offset}")
 
     def flush(self) -> None:
+        """EOPNOTSUPP is what an image that cannot flush at all says."""
         fault = self._fault("flush", 0, 0)
+        if fault is not None and fault.error == errno.EOPNOTSUPP:
+            raise ImageUnsupportedError("flush: Operation not supported")
         if fault is not None:
             raise _error(fault, "flush")
         self.image.flush()

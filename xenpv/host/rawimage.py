@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from errno import ENOSYS, EOPNOTSUPP
+from errno import EINVAL, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 from typing import Final
 
 from xenpv.errors import ConfigError
-from xenpv.host.imageio import SECTOR, ImageBusyError, ImageError, Sectors
+from xenpv.host.imageio import SECTOR, ImageBusyError, ImageError, ImageUnsupportedError, Sectors
 from xenpv.host.imagelock import check_mode, flock, lock_bytes, open_file
 
 # <linux/fs.h>
@@ -141,6 +141,8 @@ class RawImage:
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
+            if error.errno in (EINVAL, EOPNOTSUPP):
+                raise ImageUnsupportedError(f"flush of {self.path}: {error}") from error
             self._flush_failed = f"flush of {self.path}: {error}"
             raise ImageError(self._flush_failed) from error
 
