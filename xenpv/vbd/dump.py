@@ -33,7 +33,7 @@ def _lines(target: Target, crashing: bool) -> Iterator[str]:
     yield from _backend(frontend.backend, frontend.trusted)
     yield from handshake_lines(frontend.handshake)
     for ring in frontend.rings:
-        yield from _ring(ring, crashing)
+        yield from queue_lines(ring, crashing)
     granter = frontend.granter
     yield f"{granter.granted} references out, {len(granter.quarantine)} quarantined"
 
@@ -54,7 +54,8 @@ def _backend(backend: Backend, trusted: bool) -> Iterator[str]:
     yield f"features: {' '.join(name for name, there in flags.items() if there) or 'none'}"
 
 
-def _ring(ring: Ring, crashing: bool) -> Iterator[str]:
+def queue_lines(ring: Ring, crashing: bool) -> Iterator[str]:
+    """A queue: its port, its ring, and the requests in it."""
     name = f"ring {ring.index}"
     port = "no port" if ring.channel is None else f"port {ring.channel.port:04x}"
     enabled = "enabled" if ring.enabled else "disabled"

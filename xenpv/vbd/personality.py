@@ -104,6 +104,7 @@ class Personality:
     # Whether requests have a place in a shadow ring: ids are its indices, and an answer must name
     # the operation.
     has_shadow: bool
+    has_watchdog: bool  # whether rings are looked at for events that were lost
     requeues: bool  # whether a resume does again what was on the ring; else that is an ERROR
 
 
@@ -116,6 +117,7 @@ WINDOWS: Final = Personality(
     indirect_max=4096,
     closes_with_backend=False,
     has_shadow=False,
+    has_watchdog=True,
     requeues=False,
 )
 LINUX: Final = Personality(
@@ -127,6 +129,7 @@ LINUX: Final = Personality(
     indirect_max=32,  # xen_blkif_max_segments
     closes_with_backend=True,
     has_shadow=True,
+    has_watchdog=False,
     requeues=True,
 )
 PERSONALITIES: Final[Mapping[str, Personality]] = {one.name: one for one in (WINDOWS, LINUX)}

@@ -18,6 +18,7 @@ from xenpv.vbd.bounce import Bounce, BouncePages, Retired, bounce_of
 from xenpv.vbd.preparer import Preparer
 from xenpv.vbd.request import DISCARD, EOPNOTSUPP, OKAY, READ, Part, Request
 from xenpv.vbd.srb import SrbStatus
+from xenpv.vbd.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from xenpv.vbd.frontend import Frontend
@@ -37,6 +38,7 @@ class Ring:
         self.channel: Channel | None = None
         self.bounce: Bounce = BouncePages(frontend.granter)
         self.preparer: Preparer | None = None  # once both ends are connected
+        self.watchdog: Watchdog | None = None
         self.grefs: list[int] = []
         self.enabled = False
         self.queue: deque[Part] = deque()
@@ -78,6 +80,8 @@ class Ring:
             self.shadow, self.batch = list(range(size - 1, -1, -1)), size
         else:
             self.batch = size // 4 + 1
+        if self.frontend.personality.has_watchdog:
+            self.watchdog = Watchdog(self)
 
     @property
     def port(self) -> int:
@@ -142,6 +146,9 @@ class Ring:
             self.bounce.end(retired)
         self.abandoned.clear()
         self.bounce.close()
+        watchdog, self.watchdog = self.watchdog, None
+        if watchdog is not None:
+            watchdog.forget()
         if self.channel is not None:
             self.frontend.bus.evtchn.close(self.channel)
             self.channel = None
