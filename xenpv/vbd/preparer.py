@@ -54,23 +54,21 @@ class Preparer:
             return self._discard(part)
         return self._flush(part)
 
-    def again(self, request: Request) -> list[Request] | None:
-        """What to do in its stead, as its backend does not know such requests after all; None:
-        nothing. The feature is gone for what follows.
-        """
+    def forget(self, request: Request) -> None:
+        """Its backend does not know such requests, whatever it said: none follow."""
         backend = self.frontend.backend
         if request.operation == FLUSH_DISKCACHE:
             backend.flush_cache = False
         elif request.operation == WRITE_BARRIER:
             backend.barrier = False
+        elif request.operation == DISCARD:
+            backend.discard = False
         elif request.indirect:
             backend.indirect_segments = 0
-            return self._split(request)
-        else:
-            if request.operation == DISCARD:
-                backend.discard = False
-            return None
-        return self._flush(request.part())
+
+    def again(self, request: Request) -> list[Request]:
+        """What to do in the stead of one that was forgotten; its SRB may end here, as SUCCESS."""
+        return self._split(request) if request.indirect else self._flush(request.part())
 
     def _id(self) -> int:
         self._last_id += 1

@@ -16,8 +16,9 @@ from xenpv.errors import HypercallError, PeerProtocolError
 from xenpv.vbd import blkif
 from xenpv.vbd.bounce import Bounce, BouncePages, Retired, bounce_of
 from xenpv.vbd.preparer import Preparer
+from xenpv.vbd.quirks import EOPNOTSUPP_SUCCESS, SCSISTATUS_40
 from xenpv.vbd.request import DISCARD, EOPNOTSUPP, OKAY, READ, Part, Request
-from xenpv.vbd.srb import SrbStatus
+from xenpv.vbd.srb import ScsiStatus, SrbStatus
 from xenpv.vbd.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -248,28 +249,57 @@ class Ring:
         self.bounce.end(retired)
 
     def _finish(self, request: Request, status: int) -> None:
-        if status == EOPNOTSUPP:
-            assert self.preparer is not None
-            again = self.preparer.again(request)
-            if again is not None:
-                self.prepared.extendleft(reversed(again))
-                return
+        if status == EOPNOTSUPP and self._is_redone(request):
+            return
         outcome = self._outcome(request, status)
         clean = request.release(self.bounce)
         request.srb.part_done(outcome)
         if not clean:
             raise PeerProtocolError(f"request {request.id:#x} is answered but its pages are mapped")
 
+    def _is_redone(self, request: Request) -> bool:
+        """Its backend does not know it: whether it is done in another way, or need not be."""
+        preparer, quirks = self.preparer, self.frontend.target.quirks
+        assert preparer is not None
+        has_data = request.segments is not None
+        if EOPNOTSUPP_SUCCESS in quirks:
+            # The driver looks at what an indirect request does, which is nothing to forget.
+            if not has_data:
+                preparer.forget(request)
+            return False
+        preparer.forget(request)
+        if request.operation == DISCARD or (has_data and not request.indirect):
+            return False
+        if not has_data and SCSISTATUS_40 in quirks and not self._flushes:
+            request.srb.success_status = ScsiStatus.TASK_ABORTED
+        self.prepared.extendleft(reversed(preparer.again(request)))
+        return True
+
+    @property
+    def _flushes(self) -> bool:
+        backend = self.frontend.backend
+        return backend.flush_cache or backend.barrier
+
     def _outcome(self, request: Request, status: int) -> SrbStatus:
         """Unlike in the driver, what is not supported is a success only where that is harmless."""
         if status == OKAY:
-            if request.operation == READ:
-                assert request.segments is not None
-                try:
-                    request.segments.copy_out(self.bounce)
-                except HypercallError:
-                    return SrbStatus.ERROR  # the SRB names pages that the guest does not have
-            return SUCCESS
-        if status == EOPNOTSUPP and request.operation == DISCARD:
-            return SUCCESS
-        return SrbStatus.ERROR
+            return self._okay(request)
+        srb, quirks = request.srb, self.frontend.target.quirks
+        if status != EOPNOTSUPP or not (
+            request.operation == DISCARD or EOPNOTSUPP_SUCCESS in quirks
+        ):
+            return SrbStatus.ERROR
+        if SCSISTATUS_40 in quirks:
+            srb.success_status = ScsiStatus.TASK_ABORTED
+        if EOPNOTSUPP_SUCCESS in quirks and srb.outcome is SrbStatus.ERROR:
+            srb.outcome = SUCCESS
+        return SUCCESS
+
+    def _okay(self, request: Request) -> SrbStatus:
+        if request.operation == READ:
+            assert request.segments is not None
+            try:
+                request.segments.copy_out(self.bounce)
+            except HypercallError:
+                return SrbStatus.ERROR  # the SRB names pages that the guest does not have
+        return SUCCESS

@@ -112,6 +112,7 @@ class Srb:
     outstanding: int = 0  # parts that its rings have not finished
     # Of the parts so far; once it is ERROR, or ABORTED, it stays so.
     outcome: SrbStatus = SrbStatus.SUCCESS
+    success_status: ScsiStatus = ScsiStatus.GOOD  # that goes with it, if it is that
 
     def __attrs_post_init__(self) -> None:
         self.data_transfer_length = sum([length for _pfn, _offset, length in self.data])
@@ -161,7 +162,7 @@ class Srb:
 
     def _end(self, outcome: SrbStatus) -> None:
         if outcome is SrbStatus.SUCCESS:
-            self.complete(outcome, ScsiStatus.GOOD)
+            self.complete(outcome, self.success_status)
         elif outcome is SrbStatus.ERROR and self.on_error is not None:
             self.check_condition(self.on_error)
         else:

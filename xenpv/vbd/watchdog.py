@@ -1,4 +1,4 @@
-"""XenVbd's watchdog: every 30 s a ring is looked at for answers that nobody took (win-xenvbd ring.c).
+"""XenVbd's watchdog: every 30 s a ring is looked at for answers that nobody took (ring.c).
 
 If the backend produced and nothing was consumed, the event was lost: the ring is dumped and
 polled, and the backend is notified once more.
