@@ -252,11 +252,11 @@ def test_no_byte_moves_through_a_page_that_is_not_pinned(world: World, operation
     """Nor after a request that had pinned it, for itself and for later ones, was refused."""
     front, pfns = plug(world, MemoryImage(content()), "w", is_32=False)
     refs = [front.grant(pfn) for pfn in pfns]
-    # 64 apart: what finds a pinned page again looks at the low bits of its reference.
-    lib.grant_entry_set(world.guest.kernel, refs[0] + 64, 0, pfns[3], 1)
+    # 128 apart: what finds a pinned page again looks at the low bits of its reference.
+    lib.grant_entry_set(world.guest.kernel, refs[0] + 128, 0, pfns[3], 1)
     frames = {
         lib.p2m_lookup(world.guest.kernel, pfn, 0): ref
-        for pfn, ref in zip(pfns, [*refs[:3], refs[0] + 64], strict=True)
+        for pfn, ref in zip(pfns, [*refs[:3], refs[0] + 128], strict=True)
     }
     moved: list[int] = []
 
@@ -269,7 +269,7 @@ def test_no_byte_moves_through_a_page_that_is_not_pinned(world: World, operation
     def request(rid: int, *named: int) -> bytes:
         return front.request(operation, 0, [(ref, 0, 0) for ref in named], rid=rid)
 
-    other = refs[0] + 64
+    other = refs[0] + 128
     slots = [
         request(0, refs[0], refs[1], BAD),
         request(1, refs[0], refs[1], refs[0]),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from errno import EAGAIN
 from typing import Any, Final
 
 import attrs
@@ -23,6 +24,7 @@ from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX, Abi
 from xenpv.back.blkrules import PROMISES
 from xenpv.back.ring import BackRing
 from xenpv.host.imageio import Image, ImageError, ImageUnsupportedError
+from xenpv.host.rawimage import RawImage
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.loop import Task
 
@@ -36,9 +38,7 @@ ERROR: Final = int(BLKIF_RSP.ERROR)
 EOPNOTSUPP: Final = int(BLKIF_RSP.EOPNOTSUPP)
 
 SECTOR_SHIFT: Final = 9  # of every sector number on the wire, whatever the disk's own sector
-SECTORS_PER_PAGE: Final = PAGE_SIZE >> SECTOR_SHIFT
 INDIRECT_SEGMENTS_MAX: Final = 256  # xen_blkif_max_segments: what is advertised
-SEGMENTS_PER_PAGE: Final = PAGE_SIZE // SEGMENT.size
 
 BOUNCE_BYTES: Final = 4 << 20
 # Direct requests whose data fits into the bounce buffer together, whatever they ask for.
@@ -48,8 +48,10 @@ assert INDIRECT_SEGMENTS_MAX * PAGE_SIZE <= BOUNCE_BYTES
 # Looked up once: each is called in every pass.
 blk_take: Final = lib.blk_take
 blk_copy: Final = lib.blk_copy
+blk_file: Final = lib.blk_file
+blk_indirect: Final = lib.blk_indirect
 blk_answer: Final = lib.blk_answer
-copy_local: Final = lib.grant_copy_local
+REFUSED: Final[int] = lib.BLK_REFUSED
 
 # first, end, operation, least, units, pad, top: columns of a run (abi/kernel/blk.c)
 RUN: Final = packer("blk_run")
@@ -98,6 +100,7 @@ class Vbd:
     discard: bool
     buffer: memoryview | None  # the image, if that is in memory
     memory: Any  # where `buffer` lies; only that keeps it there
+    file: RawImage | None  # the image, if that is a file and nothing stands in between
 
     @classmethod
     def of(cls, image: Image, *, readonly: bool, discard: bool) -> Vbd:
@@ -110,6 +113,8 @@ class Vbd:
             discard=discard and not readonly,
             buffer=buffer,
             memory=None if buffer is None else ffi.cast("uint8_t *", ffi.from_buffer(buffer)),
+            # Of that class alone: another that is one too may do more in its read_into.
+            file=image if type(image) is RawImage else None,
         )
 
 
@@ -145,7 +150,7 @@ class BlkRing:
         self._places = array("Q", bytes(8 * ring.size))  # in the bounce buffer
         self._offsets_at = ffi.from_buffer("uint64_t[]", self._offsets)
         self._places_at = ffi.from_buffer("uint64_t[]", self._places)
-        self._segments = bytearray(INDIRECT_SEGMENTS_MAX * SEGMENT.size)
+        self._table = bytearray(INDIRECT_SEGMENTS_MAX * SEGMENT.size)
         runs = bytearray(RUN.size * ring.size)
         self._runs = memoryview(runs)
         bound = {
@@ -156,6 +161,8 @@ class BlkRing:
             "sectors": ffi.from_buffer("uint32_t[]", self._sectors),
             "offsets": self._offsets_at,
             "runs": ffi.from_buffer("struct blk_run[]", runs),
+            "table": ffi.from_buffer(self._table),
+            "table_size": INDIRECT_SEGMENTS_MAX,
             "is_x86_32": abi.is_x86_32,
         }
         self._bound = bound  # the struct alone keeps none of it alive
@@ -245,6 +252,8 @@ class BlkRing:
             if failed < 0:
                 self.domain.fail(failed, "copy")
             return
+        if vbd.file is not None and self._file(vbd.file, first, end):
+            return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
             self._place(start, stop)
@@ -257,12 +266,23 @@ class BlkRing:
         if vbd.memory is not None:
             self._copy(first, end, self._offsets_at, vbd.memory, image.size_bytes)
             return
+        if vbd.file is not None and self._file(vbd.file, first, end):
+            return
         for start in range(first, end, BOUNCE_REQUESTS):
             stop = min(start + BOUNCE_REQUESTS, end)
             self._place(start, stop)
             self._copy(start, stop, self._places_at, self.bounce.pointer, BOUNCE_BYTES)
             for extent in self._extents(start, stop):
                 self._transfer(image.write_from, extent)
+
+    def _file(self, file: RawImage, first: int, end: int) -> bool:
+        """Between the pages and the file, without a copy; False: that cannot be, nothing moved."""
+        failed = blk_file(self._pass, first, end, file.fileno())
+        if failed < 0:
+            if failed == -EAGAIN:
+                return False
+            self.domain.fail(failed, "file")
+        return True
 
     def _place(self, first: int, end: int) -> None:
         """Give each request that is not refused its room in the bounce buffer."""
@@ -351,82 +371,11 @@ class BlkRing:
 
     def _indirect(self, vbd: Vbd, first: int, end: int) -> None:
         for index in range(first, end):
-            at = index * self.abi.request_size
-            fields = self.abi.indirect.unpack_from(self.ring.raw, at)
-            self._verdicts[index] = self._indirect_one(vbd, fields)
-            # The response tells the inner operation; a Linux frontend insists on it.
-            self.ring.raw[at] = fields[1]
-
-    def _indirect_one(self, vbd: Vbd, fields: tuple[int, ...]) -> int:
-        operation, nr_segments, sector = fields[1], fields[2], fields[4]
-        if operation not in (READ, WRITE) or not 0 < nr_segments <= INDIRECT_SEGMENTS_MAX:
-            return ERROR
-        if not self._fetch_segments(fields[6:], nr_segments):
-            return ERROR
-        pieces: list[int] = []
-        total = 0
-        mask = (vbd.alignment << SECTOR_SHIFT) | ((1 << SECTOR_SHIFT) - 1)
-        table = memoryview(self._segments)[: nr_segments * SEGMENT.size]
-        for gref, first_sect, last_sect in SEGMENT.iter_unpack(table):
-            if last_sect >= SECTORS_PER_PAGE or first_sect > last_sect:
-                return ERROR
-            length = (last_sect - first_sect + 1) << SECTOR_SHIFT
-            if length & mask:
-                return ERROR
-            pieces += (gref, first_sect << SECTOR_SHIFT | length << 16, total)
-            total += length
-        if (operation and vbd.readonly) or sector & vbd.alignment:
-            return ERROR
-        if sector + (total >> SECTOR_SHIFT) > vbd.sectors:
-            return ERROR
-        return self._move_indirect(vbd, operation, sector << SECTOR_SHIFT, pieces, total)
-
-    def _fetch_segments(self, grefs: tuple[int, ...], nr_segments: int) -> bool:
-        """The segment table, copied once out of the frontend's pages; False if one fails."""
-        size = nr_segments * SEGMENT.size
-        pieces: list[int] = []
-        for page, gref in enumerate(grefs[: -(-size // PAGE_SIZE)]):
-            start = page * PAGE_SIZE
-            pieces += (gref, min(PAGE_SIZE, size - start) << 16, start)
-        return self._copy_pieces(False, pieces, ffi.from_buffer(self._segments), size)
-
-    def _move_indirect(
-        self, vbd: Vbd, operation: int, offset: int, pieces: list[int], total: int
-    ) -> int:
-        image, bounce = vbd.image, self.bounce
-        try:
-            if operation == READ:
-                if vbd.memory is not None:
-                    local = vbd.memory + offset
-                else:
-                    image.read_into(bounce.view[:total], offset)
-                    local = bounce.pointer
-                return 0 if self._copy_pieces(True, pieces, local, total) else ERROR
-            if not self._copy_pieces(False, pieces, bounce.pointer, total):
-                return ERROR
-            image.write_from(bounce.view[:total], offset)
-        except ImageError:
-            return ERROR
-        return 0
-
-    def _copy_pieces(self, to_guest: bool, pieces: list[int], local: Any, size: int) -> bool:
-        """Pieces: ref, offset | length << 16, place in `local`, ...; False if one fails."""
-        count = len(pieces) // 3
-        operations = ffi.from_buffer("uint32_t[]", array("I", pieces))
-        statuses = ffi.new("int8_t[]", count)
-        failed = copy_local(
-            self.domain.kernel,
-            self.granter.kernel,
-            to_guest,
-            operations,
-            count,
-            local,
-            size,
-            statuses,
-        )
-        if failed < 0:
-            self.domain.fail(failed, "copy")
-        return not failed
+            operation = blk_indirect(self._pass, index, vbd.sectors, vbd.readonly, vbd.alignment)
+            if operation < 0:
+                self.domain.fail(operation, "indirect segments")
+            if operation != REFUSED:
+                _OPERATIONS[operation](self, vbd, index, index + 1)
 
 
 _OPERATIONS: Final[dict[int, Callable[[BlkRing, Vbd, int, int], None]]] = {

@@ -167,6 +167,10 @@ class RawImage:
             raise ImageError(f"discard in {self.path} at {offset}: {error}") from error
         return True
 
+    def fileno(self) -> int:
+        """Its descriptor, for who moves data without a copy; -1 once it is closed."""
+        return self._descriptor
+
     def is_at(self, path: str) -> bool:
         """Whether it is open, and the file that this path names."""
         try:

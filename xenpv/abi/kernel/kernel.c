@@ -11,6 +11,7 @@
 #include "grant_map.c"
 #include "grant_copy.c"
 #include "blk.c"
+#include "blk_data.c"
 #include "net.c"
 #include "evtchn_2l.c"
 #include "evtchn_fifo.c"

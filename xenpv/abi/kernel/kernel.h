@@ -211,12 +211,22 @@ struct blk_pass {
     uint32_t *sectors;
     uint64_t *offsets;
     struct blk_run *runs;
+    void *table;
+    uint32_t table_size;
+    uint32_t nr_table;
+    uint32_t listed;
     uint32_t is_x86_32;
 };
 int64_t blk_take(struct blk_pass *);
+int64_t blk_answer(struct blk_pass *, uint32_t n);
+
+/* blk_data.c */
+#define BLK_REFUSED ...
 int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t *places,
                  void *local, uint64_t local_size);
-int64_t blk_answer(struct blk_pass *, uint32_t n);
+int64_t blk_file(struct blk_pass *, uint32_t first, uint32_t end, int fd);
+int64_t blk_indirect(struct blk_pass *, uint32_t i, uint64_t sectors, int readonly,
+                     uint32_t alignment);
 
 /* net.c */
 struct net_group {
