@@ -53,7 +53,8 @@ sanitize: $(STAMP)-dev
 	cd $(SANITIZED) && LD_PRELOAD="$$(cc -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    PYTHONMALLOC=malloc \
-	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/abi tests/xen
+	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/abi tests/xen \
+	        tests/back/test_blkring.py tests/back/test_blkfile.py
 
 soak: $(STAMP)-dev
 	$(BIN)/python -m pytest -q -m soak
