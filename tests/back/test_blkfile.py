@@ -160,8 +160,10 @@ def test_only_what_lies_behind_the_end_of_a_file_that_became_shorter_fails(
     assert world.guest.read(pfns[0], 0, 4096) == content()[:4096]
     assert statuses(front.send(front.request(READ, 8, [(refs[1], 0, 3)]))) == [OKAY]
     assert world.guest.read(pfns[1], 0, 2048) == content()[4096:6144]
-    wide = front.indirect(READ, 0, [(refs[0], 0, 7), (refs[1], 0, 7)])
+    wide = front.indirect(READ, 0, [(refs[2], 0, 7), (refs[3], 0, 7)])
     assert statuses(front.send(wide)) == [ERROR]
+    # Not even the part that is there.
+    assert world.guest.read(pfns[2], 0, 4096) == b"\xa2" * 4096
     assert all(front.revoke(ref) == 0 for ref in refs)
 
 

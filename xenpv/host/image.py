@@ -52,10 +52,6 @@ class FileImage(Image, Protocol):
     path: str
     holders: int
 
-    def fileno(self) -> int:
-        """Its descriptor, for who moves data without a copy; -1 once it is closed."""
-        return self._descriptor
-
     def is_at(self, path: str) -> bool:
         """Whether it is open, and the file that this path names."""
 

@@ -5,6 +5,7 @@
  */
 #include "domain.h"
 
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 /* As many as one indirect request has: a page takes 128 pins, see blk_pins. */
@@ -216,18 +217,38 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
     return error ? error : call_end(&c, failed);
 }
 
+struct blk_io {
+    int fd, readonly;           /* of the guest's pages: a write to the file */
+    uint64_t end;               /* no read goes beyond: where a regular file ends */
+};
+
+static struct blk_io blk_io_of(int fd, int readonly)
+{
+    struct stat status;
+    struct blk_io io = { fd, readonly, UINT64_MAX };
+
+    if (!readonly && !fstat(fd, &status) && S_ISREG(status.st_mode))
+        io.end = (uint64_t)status.st_size;
+    return io;
+}
+
 /* Pins [from, to) and the file from `offset` on; -1: an error, or the file ends before. */
 static int blk_transfer(const struct blk_pass *p, const struct blk_pins *pins, uint32_t from,
-                        uint32_t to, int fd, int readonly, uint64_t offset)
+                        uint32_t to, struct blk_io io, uint64_t offset)
 {
     struct iovec vector[BLK_PINS], *at = vector;
+    uint64_t bytes = 0;
     int nr = (int)(to - from);
 
-    for (uint32_t i = from; i < to; i++)
+    for (uint32_t i = from; i < to; i++) {
         vector[i - from] = (struct iovec){ blk_address(p, &pins->pin[i]), pins->pin[i].len };
+        bytes += pins->pin[i].len;
+    }
+    if (bytes > io.end || offset > io.end - bytes)
+        return -1;              /* before a part of it is in the guest's pages */
     while (nr) {
-        ssize_t done = readonly ? pwritev(fd, at, nr, (off_t)offset)
-                                : preadv(fd, at, nr, (off_t)offset);
+        ssize_t done = io.readonly ? pwritev(io.fd, at, nr, (off_t)offset)
+                                   : preadv(io.fd, at, nr, (off_t)offset);
 
         if (done < 0 && errno == EINTR)
             continue;
@@ -259,12 +280,12 @@ static inline uint32_t blk_pins_of(const struct blk_pins *pins, uint32_t from, u
  * request alone, to see whose the error is.
  */
 static int64_t blk_extent(struct blk_pass *p, const struct blk_pins *pins, uint32_t from,
-                          uint32_t to, int fd, int readonly)
+                          uint32_t to, struct blk_io io)
 {
     uint64_t bytes = 0, offset = p->offsets[pins->pin[from].request];
     int64_t failed = 0;
 
-    if (!blk_transfer(p, pins, from, to, fd, readonly, offset))
+    if (!blk_transfer(p, pins, from, to, io, offset))
         return 0;
     if (blk_pins_of(pins, from, &bytes) == to) {
         p->verdicts[pins->pin[from].request] = -1;
@@ -272,13 +293,13 @@ static int64_t blk_extent(struct blk_pass *p, const struct blk_pins *pins, uint3
     }
     for (uint32_t end; from < to; from = end) {
         end = blk_pins_of(pins, from, &bytes);
-        failed += blk_extent(p, pins, from, end, fd, readonly);
+        failed += blk_extent(p, pins, from, end, io);
     }
     return failed;
 }
 
 /* I/Os as long as neighbours allow: merged by the disk's offset only, never by frames (XSA-229). */
-static int64_t blk_extents(struct blk_pass *p, const struct blk_pins *pins, int fd, int readonly)
+static int64_t blk_extents(struct blk_pass *p, const struct blk_pins *pins, struct blk_io io)
 {
     int64_t failed = 0;
 
@@ -287,7 +308,7 @@ static int64_t blk_extents(struct blk_pass *p, const struct blk_pins *pins, int 
 
         for (to = from; to < pins->nr && p->offsets[pins->pin[to].request] == end;)
             to = blk_pins_of(pins, to, &end);
-        failed += blk_extent(p, pins, from, to, fd, readonly);
+        failed += blk_extent(p, pins, from, to, io);
     }
     return failed;
 }
@@ -302,6 +323,7 @@ static int64_t blk_file(struct blk_pass *p, uint32_t first, uint32_t end, int fd
     domain *self = p->ring->d;
     struct call c = call_begin(self->m, self->domid, 0);
     struct blk_pins pins;
+    struct blk_io io;
     int64_t failed = 0;
     int error = 0, readonly;
 
@@ -311,11 +333,12 @@ static int64_t blk_file(struct blk_pass *p, uint32_t first, uint32_t end, int fd
     if (self->m->hook)
         return -EAGAIN;
     readonly = first < end && blk_request(p, first)[0] != BLKIF_OP_READ;
+    io = blk_io_of(fd, readonly);
     blk_pins_clear(&pins);
     while (first < end && !error) {
         error = blk_pin_some(&c, p, &first, end, readonly, NULL, UINT64_MAX, &pins, &failed);
         if (!error)
-            failed += blk_extents(p, &pins, fd, readonly);
+            failed += blk_extents(p, &pins, io);
         blk_unpin(&c, p, &pins, 0, readonly);
     }
     return error ? error : failed;
