@@ -370,6 +370,16 @@ def test_an_operation_that_a_backend_does_not_know_is_told_as_it_came(
     assert one.image.log == []
 
 
+@pytest.mark.parametrize(("profile", "status"), [("qemu", ERROR), ("mirage", EOPNOTSUPP)])
+def test_a_barrier_that_is_not_known_waits_for_nothing(
+    world: World, profile: str, status: int
+) -> None:
+    one = scene(world, profile, latency_ns=MS)
+    _, ref = one.page()
+    assert one.start(one.front.request(READ, 0, [(ref, 0, 7)], rid=1)) == []
+    assert one.start(one.front.request(BARRIER, rid=2)) == [(2, BARRIER, status)]
+
+
 # back-off
 
 
@@ -412,6 +422,27 @@ def test_others_go_on_after_an_error(world: World, profile: str) -> None:
 
 
 # time
+
+
+@pytest.mark.parametrize("latency_ns", [0, MS])
+def test_an_answer_is_told_by_an_event_where_the_frontend_asked_for_one(
+    world: World, latency_ns: int
+) -> None:
+    one = scene(world, latency_ns=latency_ns)
+    front, guest = one.front, world.guest
+    flush = front.request(FLUSH)
+    assert front.ring is not None
+    for asked in (True, False, True):
+        if asked:
+            front.ring.final_check()
+        else:
+            guest.store32(front.ring.pfns[0], 12, 1000)  # rsp_event
+        front.ring.push(flush, 1)
+        guest.evtchn.send(front.port)
+        lib.evtchn_take_pending(guest.kernel, front.port)
+        world.loop.advance(latency_ns)
+        assert lib.evtchn_take_pending(guest.kernel, front.port) == asked
+        front.ring.take()
 
 
 def test_ios_end_after_their_time_in_an_order_that_is_drawn(world: World) -> None:
