@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from tests.migration import copy
 from tests.vbd.test_frontend import FRONT
 from xenpv import Disk, Guest, MemoryImage, Platform
-from xenpv.back.blkprofile import PROFILES
 from xenpv.bus.devicetree import Irp
 from xenpv.vbd.frontend import FrontendState
 from xenpv.vbd.parameters import Parameters
@@ -19,15 +19,14 @@ IMAGE = bytes(range(256)) * 8192
 PAGES = 512
 
 
-def made(xen: Platform, personality: str = "windows", **more: object) -> Guest:
+def made(xen: Platform, personality: str = "windows", profile: str | None = None) -> Guest:
     wanted = Parameters(ring_page_order=4, queues=4)
     return xen.create(
         name="g",
         vcpus=4,
-        disks=[Disk(MemoryImage(bytearray(IMAGE)))],
+        disks=[Disk(MemoryImage(bytearray(IMAGE)), profile=profile)],
         personality=personality,
         vbd=wanted,
-        **more,  # type: ignore[arg-type]  # of create
     ).start()
 
 
@@ -36,8 +35,9 @@ def moved(xen: Platform, guest: Guest, profile: str) -> Guest:
     guest.suspend()
     saved = copy.save(guest)
     guest.destroy()
-    xen.blkback = PROFILES[profile]
-    new = copy.load(xen, guest.created.config, saved)
+    config = guest.created.config
+    disks = [attrs.evolve(disk, profile=profile, backendtype=None) for disk in config.disks]
+    new = copy.load(xen, attrs.evolve(config, disks=disks), saved)
     new.start()
     new.counterparts = copy.Counterparts(guest, new)
     return new
@@ -52,6 +52,12 @@ def keys(xen: Platform, guest: Guest) -> dict[str, str | None]:
 # from, to; queues, order and indirect segments there
 MOVES = [
     ("linux", "linux", 4, 4, 256),
+    ("linux", "qemu", 1, 4, 0),
+    ("linux", "tapdisk", 1, 3, 0),
+    ("linux", "mirage", 1, 0, 256),
+    ("tapdisk", "linux", 4, 4, 256),
+    ("qemu", "tapdisk", 1, 3, 0),
+    ("mirage", "qemu", 1, 4, 0),
 ]
 
 
@@ -60,8 +66,8 @@ MOVES = [
 def test_a_disk_takes_what_the_new_host_offers(
     personality: str, source: str, target: str, queues: int, order: int, indirect: int
 ) -> None:
-    with Platform(seed=3, dom0_vcpus=4, blkback=source) as xen:
-        guest = made(xen, personality)
+    with Platform(seed=3, dom0_vcpus=4) as xen:
+        guest = made(xen, personality, source)
         old = guest.disks[0]
         old.write(0, b"\x77" * 4096)
         guest.pause()
