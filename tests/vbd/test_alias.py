@@ -96,6 +96,35 @@ def test_before_xenfilt_is_loaded_nobody_can_say_and_the_second_boot_is_pv(seed:
         assert (seen(guest), masks(guest)[:1], wants_reboot(guest)) == ([], [0x0009], False)
 
 
+# situation; registry; whether the controller is there; why sda, sdb and sdf are refused
+SCSI = [
+    ("unplugged", {}, True, (NONE, NONE, NONE)),
+    ("stays", STAYS, True, (A, A, A)),
+    ("is not there", STAYS, False, (NONE, NONE, NONE)),
+    ("boots emulated", BOOT_EMULATED, True, (B, B, B)),
+    ("boots emulated without it", BOOT_EMULATED, False, (B, NONE, NONE)),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "there", "whys"), [row[1:] for row in SCSI], ids=[row[0] for row in SCSI]
+)
+def test_a_disk_on_the_emulated_scsi_controller(
+    changes: dict[tuple[str, str], object], there: bool, whys: tuple[Refusal | None, ...]
+) -> None:
+    with Platform() as xen:
+        registry = inf.installed()
+        for (path, name), value in changes.items():
+            registry.set(path, name, value)  # type: ignore[arg-type]  # rows of the table
+        devices = (PLATFORM, *((hardware.scsi_controller(),) if there else ()))
+        guest = create(xen, registry, devices, ("sda", "sdb", "sdf")).start()
+        assert guest._vbd is not None
+        refusals = guest._vbd.scan.refused
+        assert [refusals.get(devid) for devid in (2048, 2064, 2128)] == list(whys)
+        assert len(guest.disks) == whys.count(None)
+        assert wants_reboot(guest) is (A in whys)
+
+
 def test_a_disk_that_is_plugged_in_where_an_emulated_one_is_stays_away() -> None:
     with Platform() as xen:
         registry = inf.installed()

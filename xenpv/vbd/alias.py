@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MODULE: Final = "XENVBD"
 EMULATED_VERSION: Final = 2
+SCSI_MAJOR: Final = 8
+SCSI_CONTROLLER: Final = (0x1000, 0x0012)  # lsi53c895a
 IDE_TARGETS: Final = 4  # that may be emulated: two channels, two targets each
 
 
@@ -28,7 +30,7 @@ class Refusal(enum.Enum):
 
     NO_TARGET = "no target number"
     TAKEN = "its target is taken"  # the driver asserts
-    BOOT_EMULATED = "the system boots from its emulated disk"
+    BOOT_EMULATED = "the system was told to keep its emulated disk"
     ALIASED = "its emulated disk is there, or may be"
 
     @property
@@ -51,9 +53,20 @@ def refusal(bus: XenBus, devid: int, taken: Container[int]) -> Refusal | None:
         return Refusal.TAKEN
     if bus.unplug is None:
         return None  # a bus that stands in no machine with emulated devices
-    if number == 0 and bus.unplug.boot_emulated():
+    stays = bus.unplug.boot_emulated()
+    if number == 0 and stays:
         return Refusal.BOOT_EMULATED
+    if devid >> 8 == SCSI_MAJOR and _has_scsi(bus):
+        return Refusal.BOOT_EMULATED if stays else Refusal.ALIASED
     return Refusal.ALIASED if _is_emulated(bus, number) else None
+
+
+def _has_scsi(bus: XenBus) -> bool:
+    """Whether QEMU's controller of the sd disks is there. EMULATED does not know what is on it,
+    and the driver would have such a disk twice.
+    """
+    functions = bus.domain.ioport.functions()
+    return any((one.vendor_id, one.device_id) == SCSI_CONTROLLER for one in functions)
 
 
 def _is_emulated(bus: XenBus, number: int) -> bool:
