@@ -122,6 +122,24 @@ def test_an_exchange_in_the_midst_of_connecting_is_noticed(personality: str, kin
         assert guest.disks[1].read(0, 1) == b"\x02" * 512
 
 
+@both
+def test_an_exchange_of_what_waits_for_a_backend_that_never_came_is_noticed(
+    personality: str,
+) -> None:
+    with Platform(seed=4) as xen:
+        guest = started(xen, personality, "xvda")
+        first = made(xen, guest, "xvdb", 1)
+        first.add(xen.toolstack.xs)
+        xen.toolstack.xs.rm(first.backend_path)
+        xen.run()
+        guest.pause()
+        pull(xen, first)
+        plug(xen, made(xen, guest, "xvdb", 2, "qdisk"))
+        guest.unpause()
+        xen.run()
+        assert guest.disks[1].read(0, 1) == b"\x02" * 512
+
+
 def test_a_toolstack_that_writes_the_state_of_a_live_disk_exchanges_nothing() -> None:
     with scene() as on:
         target = on.target
@@ -158,6 +176,21 @@ def test_the_second_device_of_a_target_gets_its_turn(
         assert guest.disks[0].devid == two.devid
         assert guest.disks[0].read(0, 1) == b"\x02" * 512
         assert adapter(guest).scan.refused == {}
+
+
+@both
+def test_the_turn_comes_when_the_first_has_closed(personality: str) -> None:
+    """Its directory is gone, and its backend takes its time."""
+    with scene(personality) as on:
+        xs, home = on.xen.toolstack.xs, f"/local/domain/{on.guest.domid}/device/vbd"
+        other = made(on.xen, on.guest, "sda", 2)
+        other.add(xs)
+        on.xen.run()
+        assert on.adapter.scan.refused == {2048: Refusal.TAKEN}
+        on.submit(SYNC10)
+        xs.rm(f"{home}/51712")
+        on.xen.run()
+        assert [target.devid for target in on.adapter.targets.values()] == [2048]
 
 
 def test_a_refused_device_that_goes_is_forgotten() -> None:

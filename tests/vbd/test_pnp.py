@@ -102,10 +102,18 @@ def test_a_deleted_target_answers_as_one(irp: Irp) -> None:
         assert on.target.state is FrontendState.CLOSED
 
 
-def test_a_new_disk_is_connected_before_and_started_by_the_pnp_manager() -> None:
-    with scene() as on:
+@pytest.mark.parametrize("personality", ["windows", "linux"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_new_disk_connects_once_whenever_the_pnp_manager_starts_it(
+    personality: str, seed: int
+) -> None:
+    with scene(personality, seed=seed) as on:
         assert on.target.pnp.state is S
-        assert on.back.states.count(State.INITIALISED) == 1, "and only once"
+        closes = [State.CLOSING, State.CLOSED, State.INITIALISING]
+        walk = closes if personality == "windows" else []
+        assert on.back.states == [
+            State.INITIALISING, *walk, State.INITIALISED, State.CONNECTED,
+        ]  # fmt: skip
 
 
 def test_a_request_waits_for_the_frontend_and_another_one_comes_too_early() -> None:

@@ -149,6 +149,13 @@ def test_a_veto_of_before_the_move_binds_nobody_after_it() -> None:
         xen.run()
         assert not target.missing
         new = copy.moved(xen, guest)
+        home = f"/local/domain/{new.domid}/{FRONT}"
+        assert xen.toolstack.xs.read(f"{home}/ejected") is None
+        back = f"/local/domain/0/backend/vbd/{new.domid}/51712"
+        xen.toolstack.xs.write(f"{back}/online", "0")
+        xen.toolstack.xs.write(f"{back}/state", "5")
+        xen.run()
+        assert xen.toolstack.xs.read(f"{home}/ejected") == "1", "it is another directory"
         new.disks[0].target.handles -= 1
         new.detach("vbd", 51712)
         assert new.disks == []

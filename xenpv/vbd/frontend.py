@@ -182,7 +182,8 @@ class Frontend:
         The backend is another one and knows nothing of these rings; the whole handshake is
         walked all the same.
         """
-        self.handshake.state = State.UNKNOWN  # nothing was written into this directory
+        # Nothing was written into this directory, and what it says of a backend is news.
+        self.handshake.state, self.handshake.backend = State.UNKNOWN, None
         idle = self.state is FrontendState.INITIALIZED and not self.handshake.goals
         if idle or self.state is FrontendState.INVALID:
             return

@@ -154,10 +154,10 @@ class Scan:
     def _is_replaced(self, target: Target) -> bool:
         """Whether a directory that the frontend wrote into was taken away and made again."""
         handshake = target.frontend.handshake
-        if target.missing or handshake.state is State.UNKNOWN:
+        if target.missing:
             return False
-        fresh = self.get(target.devid, "state") == FRESH
-        if fresh and handshake.state is not State.INITIALISING:
+        wrote = handshake.state not in (State.UNKNOWN, State.INITIALISING)
+        if wrote and self.get(target.devid, "state") == FRESH:
             return True
         backend = self.get(target.devid, "backend")
         return None not in (backend, handshake.backend) and backend != handshake.backend
