@@ -489,6 +489,36 @@ class Platform:
         self.stations.append(Station(self, responder))
         return responder
 
+    def resize_disk(self, guest: Guest, name: str, size_bytes: int) -> None:
+        """Give the disk of that vdev name another size while it is in use; tasks run.
+
+        What an administrator does on its backend's host: truncate and `losetup -c`, or the new
+        size of a volume; of QEMU's disks `block_resize`. Linux' blkback looks at the size in each
+        pass over its ring, here at once; tapdisk and mirage do not look. Every disk that the
+        image serves there has the new size.
+
+        Raises ConfigError for a size that it cannot have; LocalProtocolError where the guest has
+        no such disk, or its image is one whose size is its owner's.
+        """
+        from xenpv.back.blkback import resize
+
+        found = [one for one in guest.created.devices if one.back.get("dev") == name]
+        bus = self._backends_of(found[0].backend_domid) if found else None
+        device = bus and bus.device(found[0].backend_kind, guest.domid, found[0].devid)
+        if not bus or not device:
+            raise LocalProtocolError(f"guest {guest.name!r} has no disk {name!r} that is served")
+        resize(bus, device, size_bytes)
+        self.run()
+
+    def _backends_of(self, domid: int) -> BackendBus | None:
+        """The backend drivers of a domain: dom0's, or a driver domain's while it runs."""
+        if not domid:
+            return self.backends
+        for guest in self.guests:
+            if guest.domid == domid and guest.created.config.driver_domain:
+                return guest.driver_domain.backends
+        return None
+
     def run(self) -> int:
         """Let everything happen that is due, until only periodic timers remain; tasks run.
 

@@ -22,8 +22,8 @@ from xenpv.back.blkkeys import (
 from xenpv.back.blkprofile import PROFILES, STATE, Opens, Pending, Profile, Settings, Step
 from xenpv.back.blkring import Bounce, Vbd
 from xenpv.back.blkthread import Queue, connect
-from xenpv.back.xenbus import Device, state_of
-from xenpv.errors import ConfigError, HypercallError, PeerProtocolError
+from xenpv.back.xenbus import BackendBus, Device, state_of
+from xenpv.errors import ConfigError, HypercallError, LocalProtocolError, PeerProtocolError
 from xenpv.host.image import Image
 
 ACTIVE: Final = (State.INITIALISED, State.CONNECTED, State.CLOSING)  # xen_device_frontend_is_active
@@ -291,7 +291,7 @@ class Blkback:
         """Its image has another size; tell the frontend where this backend does.
 
         Linux in one transaction with its state (xen_vbd_resize), QEMU in two writes
-        (xen_block_resize_cb). The others tell it at the next connection.
+        (xen_block_resize_cb). The others know a disk as it was when they opened it.
         """
         old, device, profile = self.vbd, self.device, self.profile
         if old is None or not profile.resizes:
@@ -300,6 +300,8 @@ class Blkback:
         if new.sectors == old.sectors:
             return
         self.vbd = new
+        if profile.resizes_in_one and device.state is not State.CONNECTED:
+            return  # its thread, which looks at the size, does not run: told when it is connected
         sectors = str(sectors_of(new, self.settings.units))
         keys = {"sectors": sectors, "state": str(int(device.state))}
         if profile.resizes_in_one:
@@ -377,6 +379,24 @@ class Blkback:
             self.frontend_changed(held)
             if self.device.frontend_state is not held:
                 self.frontend_changed(self.device.frontend_state)
+
+
+def resize(bus: BackendBus, device: Device, size_bytes: int) -> None:
+    """Give a disk's image another size, and let all disks of it see that.
+
+    ConfigError: it cannot have that. LocalProtocolError: there is no image, or its size is its
+    owner's to change.
+    """
+    served = device.driver
+    vbd = served.vbd if isinstance(served, Blkback) else None
+    change = None if vbd is None else getattr(vbd.image, "resize", None)
+    if vbd is None or change is None:
+        raise LocalProtocolError(f"{device.name}: no image that can be resized")
+    change(size_bytes)
+    for one in bus.devices.values():
+        driver = one.driver
+        if isinstance(driver, Blkback) and driver.vbd and driver.vbd.image is vbd.image:
+            driver.resized()
 
 
 _STEPS: Final[dict[Step, Callable[[Blkback, State], None]]] = {

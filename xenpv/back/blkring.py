@@ -130,6 +130,7 @@ class BlkRing:
     in_flight: Final = 0
     task: Task
     lost: list[str]
+    spurious = 0  # passes in a row that found nothing
 
     def __init__(
         self, ring: BackRing, port: int, abi: Abi, granter: Domain, bounce: Bounce
@@ -174,7 +175,9 @@ class BlkRing:
         if taken <= 0:
             if taken < 0:
                 self.domain.fail(taken, "ring requests")
+            self.spurious += 1
             return self.ring.final_check()
+        self.spurious = 0
         nr_runs = taken >> 16
         runs: Iterable[tuple[int, ...]] = (RUN.unpack_from(self._runs),)
         if nr_runs > 1:

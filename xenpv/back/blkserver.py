@@ -102,6 +102,7 @@ class BlkServer:
         self._in_pass = False
         self._stopped = self._gone = False
         self._vbd: Vbd | None = None
+        self.spurious = 0  # passes in a row that found nothing
         self.lost: list[str] = []  # keys of PROMISES to write 0 to, and to forget here
 
     @property
@@ -117,6 +118,8 @@ class BlkServer:
         try:
             if not (self._waiting or self._rests or self._stopped):
                 self._take()
+            idle = not (self._waiting or self._done or self._begun)
+            self.spurious = self.spurious + 1 if idle else 0
             self._begin_waiting()
         finally:
             self._in_pass = False

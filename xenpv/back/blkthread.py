@@ -6,7 +6,7 @@ profile's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xenpv.back.blkif import Abi
 from xenpv.back.blkkeys import RingKeys
@@ -16,10 +16,16 @@ from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.errors import GrantError, HypercallError, PeerProtocolError
 from xenpv.xen.domain import Domain
-from xenpv.xen.loop import Task
+from xenpv.xen.loop import NS_PER_MS, NS_PER_S, Task, Timer
 
 if TYPE_CHECKING:
     from xenpv.back.blkserver import BlkServer
+
+# xen_irq_lateeoi: the second event without work in a row is acknowledged a tick late (HZ=250),
+# each one after it twice as late, at most a second.
+TICK_NS: Final = 4 * NS_PER_MS
+DELAY_SHIFT_MAX: Final = 8
+DELAY_MAX_NS: Final = NS_PER_S
 
 Mapped = list[tuple[int, int]]  # (handle, pfn) of each page
 
@@ -47,7 +53,7 @@ class Queue:
     connection went, and what is in flight is still to end.
     """
 
-    __slots__ = ("driver", "halted", "mapped", "ring", "stopped", "task")
+    __slots__ = ("_timer", "driver", "halted", "mapped", "ring", "stopped", "task")
     task: Task
 
     def __init__(self, driver: Owner, ring: BlkRing | BlkServer, mapped: Mapped) -> None:
@@ -56,6 +62,7 @@ class Queue:
         self.mapped = mapped
         self.halted = False
         self.stopped = False
+        self._timer: Timer | None = None  # to the end of a late interrupt
 
     def run(self) -> None:
         """One pass over the ring; the task is due again while there is more."""
@@ -77,6 +84,18 @@ class Queue:
                 driver.queue_idle(self)
         elif more:
             self.task.wake()
+        elif ring.spurious > 1:
+            self._defer(ring.spurious)
+
+    def _defer(self, spurious: int) -> None:
+        """The end of interrupt comes late, where events come without requests (XSA-332)."""
+        delay = min(TICK_NS << min(spurious - 2, DELAY_SHIFT_MAX), DELAY_MAX_NS)
+        domain = self.driver.device.domain
+        if self._timer is None:
+            self._timer = domain.timer(domain.task(f"{self.task.name}-eoi", self.task.release))
+        if not self._timer.armed:
+            self.task.hold()
+            self._timer.arm(delay)
 
     def stop(self) -> bool:
         """The connection goes. True: nothing is in flight, and all is given back."""
@@ -91,6 +110,8 @@ class Queue:
         """Give back port, thread and pages; what is in flight is not answered any more."""
         device = self.driver.device
         self.ring.abandon()
+        if self._timer is not None:
+            device.domain.forget_timer(self._timer)
         self.task.retire()
         device.dispatcher.unbind(self.ring.port)
         device.domain.evtchn.close(self.ring.port)

@@ -37,6 +37,21 @@ class MemoryImage:
         self.buffer: memoryview = view
         self.flushes = 0
 
+    def resize(self, size_bytes: int) -> None:
+        """Another size: in memory of its own from now on, with zeros behind what there was.
+
+        ConfigError if it is 0 or no multiple of the sector.
+        """
+        if size_bytes <= 0 or size_bytes % self.sector_size:
+            raise ConfigError(
+                f"an image of {size_bytes} bytes: expected a multiple of {self.sector_size} above 0"
+            )
+        kept = min(size_bytes, self.size_bytes)
+        view = memoryview(bytearray(size_bytes))
+        view[:kept] = self.buffer[:kept]
+        self.buffer = view
+        self.size_bytes = size_bytes
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         end = offset + buffer.nbytes
         if end > self.size_bytes:

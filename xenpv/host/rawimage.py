@@ -107,6 +107,26 @@ class RawImage:
         self.size_bytes = size - size % self.sector_size
         return self.size_bytes
 
+    def resize(self, size_bytes: int) -> None:
+        """truncate(1), then `measure`; a device has the size that its host gave it.
+
+        ConfigError: it is no multiple of the sector, or of a device another than that.
+        """
+        if size_bytes <= 0 or size_bytes % self.sector_size:
+            raise ConfigError(
+                f"{self.path} cannot have {size_bytes} bytes: a disk has whole sectors of "
+                f"{self.sector_size}, one at least"
+            )
+        try:
+            if not self._is_device and size_bytes != self._measure():
+                os.ftruncate(self._descriptor, size_bytes)
+            has = self._measure()
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be resized: {error}") from error
+        if has != size_bytes:
+            raise ConfigError(f"device {self.path} has {has} bytes: resize its volume first")
+        self.measure()
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         while buffer:
             try:
