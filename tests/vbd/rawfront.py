@@ -14,6 +14,7 @@ import attrs
 from tests.world import World
 from xenpv.abi._kernel import lib
 from xenpv.back.blkback import Blkback, BlkbackFactory
+from xenpv.back.blkprofile import Settings
 from xenpv.back.xenbus import BackendBus, Device
 from xenpv.bus.ring import FrontRing
 from xenpv.host.image import Image, ImageProvider
@@ -47,11 +48,12 @@ class RawFront:
     ring: FrontRing | None = None
     port: int = 0
     is_32: bool = False
+    kind: str = "vbd"  # below backend/
     _refs: int = 64
 
     @property
     def device(self) -> Device:
-        device = self.backends.device("vbd", 1, DEVID)
+        device = self.backends.device(self.kind, 1, DEVID)
         assert device is not None
         return device
 
@@ -63,8 +65,12 @@ class RawFront:
 
     # store
 
+    @property
+    def back(self) -> str:
+        return f"/local/domain/0/backend/{self.kind}/1/{DEVID}"
+
     def key(self, name: str) -> str:
-        return self.world.read(f"{BACK}/{name}")
+        return self.world.read(f"{self.back}/{name}")
 
     @property
     def state(self) -> int:
@@ -77,7 +83,7 @@ class RawFront:
         self.world.loop.run()
 
     def hotplug(self) -> None:
-        self.world.write(f"{BACK}/hotplug-status", "connected")
+        self.world.write(f"{self.back}/hotplug-status", "connected")
         self.world.loop.run()
 
     # memory
@@ -203,14 +209,22 @@ class RawFront:
 
 
 def make(
-    world: World, image: Image, *, mode: str = "w", plugged: bool = True, **back: str
+    world: World,
+    image: Image,
+    *,
+    mode: str = "w",
+    plugged: bool = True,
+    settings: Settings | None = None,
+    **back: str,
 ) -> RawFront:
     """A vbd whose backend was probed, with its image open if `plugged`."""
+    settings = settings or Settings()
+    kind = settings.profile.directory
     images = ImageProvider()
     images.register("image", image)
-    backends = BackendBus(
-        world.dom0, world.back_store(), world.dispatcher, {"vbd": BlkbackFactory(images)}
-    )
+    factory = BlkbackFactory(images, lambda *_device: settings)
+    backends = BackendBus(world.dom0, world.back_store(), world.dispatcher, {kind: factory})
+    front = RawFront(world, image, backends, images, kind=kind)
     world.write(f"{FRONT}/state", "1")
     keys = {
         "frontend": FRONT,
@@ -222,10 +236,9 @@ def make(
         "removable": "0",
     }
     for name, value in (keys | {k.replace("_", "-"): v for k, v in back.items()}).items():
-        world.write(f"{BACK}/{name}", value)
-    world.write(f"{BACK}/state", "1")
+        world.write(f"{front.back}/{name}", value)
+    world.write(f"{front.back}/state", "1")
     world.loop.run()
-    front = RawFront(world, image, backends, images)
     if plugged:
         front.hotplug()
     return front

@@ -237,7 +237,8 @@ class Blkback:
         state = state_of(device.get("state"))
         if self._gone or state is not State.CLOSING:
             return
-        device.note_state(state)
+        if state is not device.state:
+            device.note_state(state)
         if device.frontend_state not in ACTIVE:
             self._closed(State.CLOSED)
 

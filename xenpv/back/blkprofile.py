@@ -245,6 +245,7 @@ QEMU: Final = Profile(
     walk=QEMU_WALK,
     pending=Pending.AWAITED,
     resizes=True,
+    needs_image=True,
     watches_itself=True,
     protocol_unknown="x86_64-abi",  # native
     ring_page_order_max=4,
@@ -276,6 +277,7 @@ MIRAGE: Final = Profile(
     ),
     in_one=True,
     info=0,
+    needs_image=True,
     walk=MIRAGE_WALK,
     fatal=True,
     protocols=("x86_64-abi", "x86_32-abi", "arm-abi", "native"),

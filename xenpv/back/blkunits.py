@@ -35,10 +35,12 @@ class Units:
 SPEC2024: Final = Units(name="spec2024")
 SS2019: Final = Units(name="ss2019", disk=True, request=True, segment=True, wants_large=True)
 LINUX: Final = Units(name="linux", aligned=False)
+# QEMU since then: who would count in sectors is refused.
+QEMU2024: Final = Units(name="qemu2024", refuses_large=True)
 FREEBSD: Final = Units(name="freebsd", disk=True, request=True)
 MINIOS: Final = Units(name="minios", disk=True)
 UNITS: Final[Mapping[str, Units]] = {
-    one.name: one for one in (SPEC2024, SS2019, LINUX, FREEBSD, MINIOS)
+    one.name: one for one in (SPEC2024, SS2019, LINUX, QEMU2024, FREEBSD, MINIOS)
 }
 
 
