@@ -341,6 +341,7 @@ class Blkback:
         device.broken = ""
         device.switch_state(State.CONNECTED)
         for queue in self.queues:
+            queue.ring.spurious = -1  # no event brings this look
             queue.task.wake()  # requests may have come before the image
 
     def _disconnect(self) -> None:
