@@ -313,7 +313,7 @@ class Blkback:
     # rings
 
     def _map_rings(self) -> None:
-        keys = read_front(self.device, self.profile, self._queues_max)
+        keys = read_front(self.device, self.profile, self.settings.units, self._queues_max)
         self._check_large(large=keys.large)
         for ring in keys.rings:
             name = f"{self.device.name}-{len(self.queues)}"

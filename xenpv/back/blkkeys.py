@@ -106,7 +106,10 @@ class RingKeys:
 
 @attrs.frozen(kw_only=True)
 class FrontKeys:
-    """How a frontend wants to be connected. `large`: feature-large-sector-size is 1."""
+    """How a frontend wants to be connected.
+
+    `large`: feature-large-sector-size is 1, and this backend looks at it.
+    """
 
     abi: Abi
     persistent: bool
@@ -114,7 +117,7 @@ class FrontKeys:
     rings: tuple[RingKeys, ...]
 
 
-def read_front(device: Device, profile: Profile, queues_max: int) -> FrontKeys:
+def read_front(device: Device, profile: Profile, units: Units, queues_max: int) -> FrontKeys:
     """connect_ring, xen_block_connect, connect_tap: all that a frontend has to say."""
     abi = read_protocol(device, profile)
     persistent = read_persistent(device, profile)
@@ -128,7 +131,8 @@ def read_front(device: Device, profile: Profile, queues_max: int) -> FrontKeys:
     return FrontKeys(
         abi=abi,
         persistent=persistent,
-        large=number_of(device.frontend_get("feature-large-sector-size"), 0) == 1,
+        large=bool(units.wants_large or units.refuses_large)
+        and device.frontend_number("feature-large-sector-size", 0) == 1,
         rings=tuple(_read_ring(device, profile, prefix, names) for prefix in prefixes),
     )
 
