@@ -291,6 +291,18 @@ def test_a_scan_asks_nothing_about_disks_that_are_there() -> None:
         assert not [path for path in requests.paths if "/5171" in path or "/5172" in path]
 
 
+@both
+@pytest.mark.parametrize("seed", range(4))
+def test_a_disk_is_read_once_when_it_connects(personality: str, seed: int) -> None:
+    """What its backend wrote before is no news then."""
+    with Platform(seed=seed) as xen:
+        disks = [Disk(MemoryImage(bytearray(8192)))]
+        guest = xen.create(name="g", disks=disks, personality=personality)
+        requests = Requests(xen, guest.domid)
+        guest.start()
+        assert len([path for path in requests.paths if path.endswith("/sectors")]) == 1
+
+
 def test_a_flood_of_writes_is_a_handful_of_reads() -> None:
     """XSA-349: what is written while the guest does not run costs it no memory and one look."""
     with scene() as on:

@@ -20,6 +20,7 @@ SHAPES = [
     ("windows", 8, Parameters(ring_page_order=4, queues=3), PLENTY, 16, 3),
     ("windows", 2, Parameters(ring_page_order=3, queues=4), PLENTY, 8, 2),
     ("windows", 4, Parameters(ring_page_order=9, queues=99), PLENTY, 16, 4),
+    ("windows", 4, Parameters(ring_page_order=9, queues=99), {"max-ring-page-order": "9", "multi-queue-max-queues": "99"}, 16, 4),
     ("windows", 4, Parameters(ring_page_order=0, queues=1), PLENTY, 1, 1),
     ("windows", 4, Parameters(ring_page_order=4, queues=0), PLENTY, 16, 1),
     ("windows", 4, Parameters(ring_page_order=4, queues=4), {}, 1, 1),
@@ -183,7 +184,11 @@ def test_the_registry_stands_in_for_a_key(
     ],
 )
 def test_the_toolstack_may_forbid_discards(keys: dict[str, str], discard: bool) -> None:
-    with scene(keys=keys) as on:
+    with scene(keys=keys, start=False) as on:
+        (device,) = on.guest.created.devices
+        if "discard-enable" not in keys:
+            on.xen.toolstack.xs.rm(f"{device.backend_path}/discard-enable")
+        on.guest.start()
         assert on.frontend.backend.discard is discard
         assert on.frontend.backend.discard_granularity == (512 if discard else 0)
 
