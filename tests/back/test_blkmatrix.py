@@ -341,10 +341,7 @@ def test_both_paths_of_linux_do_the_same(
 ) -> None:
     batch = stream("batch", batches, sector_size, mode, is_32, 0, persistent=False)
     server = stream("linux", batches, sector_size, mode, is_32, 0, persistent=False)
-    assert server[:2] == batch[:2]
-    # Of an indirect read that fails, the batch path may have filled some pages.
-    if all(status == OKAY for _, _, status in batch[0]):
-        assert server == batch
+    assert server == batch
 
 
 @settings(max_examples=100, deadline=None)

@@ -564,14 +564,17 @@ def test_a_secure_discard_is_a_discard_where_secure_ones_are_not_offered(world: 
     assert one.image.log == [("discard", 4096, 4096)]
 
 
+@pytest.mark.parametrize("path", ["batch", "linux"])
 @pytest.mark.parametrize(
     ("sector", "count", "status"), [(8, 8, OKAY), (1, 8, ERROR), (8, 7, ERROR), (1, 0, OKAY)]
 )
 def test_linux_discards_whole_logical_sectors(
-    world: World, sector: int, count: int, status: int
+    world: World, path: str, sector: int, count: int, status: int
 ) -> None:
-    one = scene(world, sector_size=4096)
-    assert one.front.status(one.front.discard(sector, count)) == status
+    front = make(world, LoggedImage(content(), sector_size=4096)).connect()
+    if path != "batch":
+        serve(front, path)
+    assert front.status(front.discard(sector, count)) == status
 
 
 # mirage
@@ -626,6 +629,26 @@ def test_mirage_does_what_overlaps_in_the_order_of_the_ring() -> None:
         assert len(one.wait(MS)) == 3
         assert one.read(old) == sectors_of(4, 8)
         assert one.read(new, 0, 512) == b"d" * 512
+
+
+@pytest.mark.parametrize(
+    ("operations", "places"),
+    [((READ, READ), (0, 4)), ((READ, WRITE), (0, 8)), ((WRITE, READ), (8, 0))],
+)
+def test_mirage_does_what_does_not_overlap_in_any_order(
+    operations: tuple[int, int], places: tuple[int, int]
+) -> None:
+    orders = []
+    for seed in range(12):
+        one = scene(make_world(seed), "mirage", latency_ns=MS)
+        slots = [
+            one.front.request(operation, place, [(one.page()[1], 0, 7)], rid=n)
+            for n, (operation, place) in enumerate(zip(operations, places, strict=True))
+        ]
+        one.start(*slots)
+        assert len(one.wait(MS)) == 2
+        orders.append([(what, at) for what, at, _ in one.image.log])
+    assert [order for order in orders if order != orders[0]]
 
 
 def test_mirage_answers_a_pass_when_all_of_it_is_done(world: World) -> None:
@@ -712,6 +735,7 @@ def test_nothing_is_mapped_or_answered_after_the_connection_went(
     assert (one.maps(), one.pinned(), one.server.in_flight) == (0, 0, 0)
     assert bytes(one.image.data[:4096]) != sectors_of(0, 8)  # the disk was told to write it
     log = list(one.image.log)
+    assert [task.name for task in world.dom0.tasks if task.name in ("vbd-io", "vbd-lru")] == []
     one.server.abandon()
     assert one.wait(100 * MS) == []
     assert one.image.log == log

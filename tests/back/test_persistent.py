@@ -69,6 +69,8 @@ def test_a_full_tree_gives_up_five_percent_once_somebody_found_no_room(
         assert not grants.add(Page(5000, 1, 1))
     assert refs_of(grants.purge(SECOND)) == list(range(1, gone + 1))
     assert len(grants) == count - gone
+    for ref in range(6000, 6000 + gone):
+        assert grants.add(Page(ref, 1, 1))
     assert grants.purge(SECOND) == []  # the overflow is forgotten
 
 
@@ -176,6 +178,7 @@ def test_what_idles_for_a_minute_is_unmapped(world: World, one: Scene) -> None:
     assert [one.front.revoke(ref) == 0 for ref in refs] == [True, False, True]
     world.loop.advance(MINUTE)
     assert one.maps() == 0
+    assert not any(timer.armed for timer in world.dom0.timers if timer.period_ns == 100 * MS)
     before = one.now
     world.loop.run()
     assert one.now == before  # the tick does not keep the loop
@@ -204,6 +207,7 @@ def test_all_of_them_go_with_the_ring(world: World, latency_ns: int) -> None:
     one.start(one.front.request(WRITE, 0, [(ref, 0, 7) for ref in refs]))
     one.server.abandon()
     assert (one.maps(), one.pinned()) == (0, 0)
+    assert [task.name for task in world.dom0.tasks if task.name == "vbd-lru"] == []
     assert all(one.front.revoke(ref) == 0 for ref in refs)
     world.loop.advance(2 * MINUTE)
 
