@@ -259,7 +259,7 @@ class Hostile:
         if not self.on.back.rings:
             return
         # What it wrote into the ring is its own fault.
-        with suppress(AssertionError, PeerProtocolError):
+        with suppress(AssertionError, PeerProtocolError, struct.error):
             for slot in self.on.back.taken():
                 self.ids.append(slot.id)
                 self.refs += [ref for ref, _first, _last in slot.segments] + list(slot.grefs)
