@@ -324,6 +324,39 @@ def test_it_ends_with_us_however_that_is(path: str, folder: Path, end: str) -> N
     image.close()
 
 
+def test_ctrl_c_reaches_us_alone(path: str) -> None:
+    """What a terminal sends goes to every process of the group, and we have not finished."""
+    script = f"""
+        import os, signal
+        from xenpv.host.qemunbd import NbdImage
+        image = NbdImage({path!r}, "qcow2", True)
+        try:
+            os.kill(0, signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            image.write_from(memoryview(b"w" * 512), 1024)
+            image.flush()
+            image.close()
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], start_new_session=True, check=True
+    )
+    image = NbdImage(path, "qcow2", True)
+    assert read(image, 1024, 512) == b"w" * 512
+    image.close()
+
+
+def test_who_flocks_the_image_has_it(path: str) -> None:
+    with Path(path).open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        NbdImage(path, "qcow2", False).close()
+        with pytest.raises(ImageBusyError, match="is in use"):
+            NbdImage(path, "qcow2", True)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ImageBusyError, match="is in use"):
+            NbdImage(path, "qcow2", False)
+
+
 SERVER = """#!{python}
 import os, socket, struct, sys, time
 listener = socket.socket(fileno=3)
@@ -393,6 +426,29 @@ def test_a_server_that_does_not_end_is_ended(
     assert runs(pid)
     image.close()
     assert not runs(pid)
+
+
+def test_ctrl_c_at_the_start_ends_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never was one would keep it waiting for another."""
+    ended: list[int] = []
+    terminate = subprocess.Popen.terminate
+
+    def note(process: subprocess.Popen[bytes]) -> None:
+        ended.append(process.pid)
+        terminate(process)
+
+    def interrupt(_client: NbdClient) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "terminate", note)
+    monkeypatch.setattr(NbdClient, "negotiate", interrupt)
+    monkeypatch.setattr(qemunbd, "END_TIMEOUT_S", 5)
+    with pytest.raises(KeyboardInterrupt):
+        NbdImage(path, "qcow2", True)
+    (pid,) = ended
+    assert not runs(pid)
+    with Path(path).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_server_without_write_zeroes_does_not_discard(
