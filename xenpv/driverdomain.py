@@ -288,6 +288,6 @@ class DriverDomain:
                 driver = device.driver
                 if isinstance(driver, Netback | Blkback):
                     driver.abandon()
-        self.images.close()
+        self.images.let_go()
         self.backends = self.daemon = None
         self._domain = self._host = self._death = None

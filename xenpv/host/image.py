@@ -153,8 +153,12 @@ class ImageProvider:
         image.close()
 
     def close(self) -> None:
-        """What is still open of it: nobody is left who would release it."""
+        """Nothing is opened after this; what is still open nobody is left to release."""
         self._sectors_of = None  # who says that may be the platform, which is to be freed
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close what is still open: the backends that had it are gone."""
         opened, self._open = self._open, {}
         with ExitStack() as stack:  # each, whatever the closing of another brings
             for images in opened.values():
