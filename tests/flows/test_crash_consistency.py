@@ -105,11 +105,16 @@ def cut(
 
 
 @pytest.mark.parametrize("latency_ns", [0, MS])
-@pytest.mark.parametrize("personality", ["windows", "linux"])
+@pytest.mark.parametrize(
+    ("personality", "blkback"),
+    [("windows", "linux"), ("linux", "linux"), ("windows", "qemu"), ("linux", "tapdisk")],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_what_a_guest_flushed_survives(personality: str, latency_ns: int, seed: int) -> None:
+def test_what_a_guest_flushed_survives(
+    personality: str, blkback: str, latency_ns: int, seed: int
+) -> None:
     cache = Drive()
-    with Platform(seed=seed, dom0_vcpus=2) as xen:
+    with Platform(seed=seed, dom0_vcpus=2, blkback=blkback) as xen:
         disk = Disk(cache, latency_ns=latency_ns)
         guest = xen.create(name="g", vcpus=2, disks=[disk], personality=personality).start()
         on = guest.disks[0]

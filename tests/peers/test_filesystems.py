@@ -223,3 +223,38 @@ def test_a_snapshot_leaves_its_backing_file_alone(tmp_path: Path) -> None:
     assert base.read_bytes() == b"b" * MIB
     tool("qemu-img", "convert", "-O", "raw", top, tmp_path / "raw")
     assert (tmp_path / "raw").read_bytes() == b"b" * 4096 + b"t" * 512 + b"b" * (MIB - 4608)
+
+
+@pytest.mark.parametrize("block", [512, 4096])
+def test_a_block_device_is_a_disk(tmp_path: Path, files: dict[str, bytes], block: int) -> None:
+    losetup = need("losetup", "mount")
+    image, full, out = tmp_path / "image", tmp_path / "full", tmp_path / "out"
+    Ext4().make(image, None)
+    Ext4().make(full, tmp_path / "source")
+    command = [losetup, "--show", "-f", "--sector-size", str(block), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+    device = done.stdout.strip()
+    try:
+        write_through(Disk(device), "windows", image.read_bytes(), full.read_bytes(), block)
+    finally:
+        subprocess.run([losetup, "-d", device], check=True)
+    out.mkdir()
+    Ext4().check(image, files, out)
+
+
+def test_what_is_raw_is_never_looked_into(tmp_path: Path) -> None:
+    """A guest can write the head of a qcow2 that names a file of the host as its backing."""
+    need("qemu-img", "qemu-utils")
+    secret, path = tmp_path / "secret", tmp_path / "disk.img"
+    secret.write_bytes(b"secret".ljust(1 << 16, b"\0"))
+    tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", path)
+    head = path.read_bytes()
+    path.write_bytes(bytes(MIB))
+    with Platform(seed=1) as xen:
+        guest = xen.create(name="g", disks=[Disk(path)]).start()
+        guest.disks[0].write(0, head[: len(head) // 512 * 512])
+        guest.reboot()
+        assert guest.disks[0].capacity == MIB // 512
+        assert guest.disks[0].read(0, 1)[:4] == b"QFI\xfb"

@@ -49,7 +49,6 @@ class FaultyImage:
         self.image = image
         self.faults: list[Fault] = []
         self.buffer: None = None  # what is copied past us cannot fail
-        self.size_bytes: int = image.size_bytes
         self.sector_size: int = image.sector_size
         self.physical_sector_size: int = image.physical_sector_size
         self.writable: bool = image.writable
@@ -79,6 +78,11 @@ class FaultyImage:
                 fault.fired += 1
                 return fault
         return None
+
+    @property
+    def size_bytes(self) -> int:
+        """That of the image, which may be resized."""
+        return self.image.size_bytes
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         fault = self._fault("read", offset, buffer.nbytes)

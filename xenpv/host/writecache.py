@@ -35,10 +35,14 @@ class WriteCache:
         self.pending: list[Write] = []
         self.flushes = 0
         self.buffer: None = None  # what is copied past us would not be in the log
-        self.size_bytes: int = image.size_bytes
         self.sector_size: int = image.sector_size
         self.physical_sector_size: int = image.physical_sector_size
         self.writable: bool = image.writable
+
+    @property
+    def size_bytes(self) -> int:
+        """That of the image, which may be resized."""
+        return self.image.size_bytes
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self.image.read_into(buffer, offset)
