@@ -377,7 +377,8 @@ def test_a_barrier_that_is_not_known_waits_for_nothing(
     one = scene(world, profile, latency_ns=MS)
     _, ref = one.page()
     assert one.start(one.front.request(READ, 0, [(ref, 0, 7)], rid=1)) == []
-    assert one.start(one.front.request(BARRIER, rid=2)) == [(2, BARRIER, status)]
+    barrier = one.front.request(BARRIER, 8, [(ref, 0, 7)], rid=2)
+    assert one.start(barrier) == [(2, BARRIER, status)]
 
 
 # back-off
@@ -394,6 +395,22 @@ def test_linux_rests_a_millisecond_after_an_error(world: World) -> None:
     assert one.start(good) == []  # behind the first
     assert one.wait(MS) == [(2, READ, OKAY)] * 2
     assert one.front.status(good) == OKAY  # nobody is asleep
+
+
+def test_what_comes_while_linux_rests_stays_on_the_ring(world: World) -> None:
+    """Not even copied: what the frontend writes over it in the meantime counts."""
+    one = scene(world)
+    pfn, ref = one.page()
+    assert one.start(one.front.request(READ, 5000, [(ref, 0, 7)], rid=1)) == [(1, READ, ERROR)]
+    one.wait(MS // 2)
+    assert one.start(one.front.request(READ, 0, [(ref, 0, 7)], rid=2)) == []
+    assert one.server.in_flight == 0
+    assert one.front.ring is not None
+    other = one.front.request(READ, 8, [(ref, 0, 7)], rid=3)
+    world.guest.write(one.front.ring.pfns[0], 64 + 112, other)
+    assert one.wait(MS // 2 - 1) == []
+    assert one.wait(1) == [(3, READ, OKAY)]
+    assert one.read(pfn) == sectors_of(8, 8)
 
 
 @pytest.mark.parametrize("situation", ["unknown operation", "discard", "i/o error", "no such page"])
