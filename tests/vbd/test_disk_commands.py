@@ -208,3 +208,15 @@ def test_the_target_number_is_in_the_pages() -> None:
         assert disk.target.target_id == 25
         assert disk.inquiry(0x80) == b"\0\x80\0\x040025"
         assert disk.inquiry(0x83)[8:] == b"XENSRC  00000025"
+
+
+def test_a_disk_uses_all_of_its_queues() -> None:
+    with raw_scene(early={"multi-queue-max-queues": "2"}, vcpus=2) as on:
+        disk = on.adapter.disks()[0]
+        for lba in range(6):
+            disk.start_read(lba, 1)
+        on.xen.run()
+        assert [sorted(slot.sector for slot in on.back.taken(n)) for n in (0, 1)] == [
+            [1, 3, 5],
+            [0, 2, 4],
+        ]

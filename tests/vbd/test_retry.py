@@ -201,3 +201,56 @@ def test_a_buffer_that_the_backend_still_holds_is_not_sent_again(s: Scene) -> No
     frontend.resume()
     s.xen.run()
     assert read.srb_status is SrbStatus.ERROR
+
+
+def test_with_retries_a_migration_with_requests_in_flight_loses_nothing(s: Scene) -> None:
+    """The first host's backend is stuck; what is on its ring goes again on the other host."""
+    with Platform(seed=4, loop=s.xen.loop) as there:
+        disk = s.guest.disks[0]
+        disk.retries = 2
+        s.freeze()
+        writes = [disk.start_write(8 * n, bytes([n + 1]) * 4096) for n in range(100)]
+        reads = [disk.start_read(8 * n, 8) for n in range(100, 200)]
+        s.xen.run()
+        moved = s.guest.migrate(there)
+        s.xen.run()
+        for n, write in enumerate(writes):
+            ended = moved.counterpart(write)
+            assert (ended.result(), ended.completions) == (b"", 1)
+            assert bytes(s.image.buffer[4096 * n : 4096 * (n + 1)]) == bytes([n + 1]) * 4096
+        for n, read in enumerate(reads, 100):
+            ended = moved.counterpart(read)
+            assert ended.result() == bytes(content()[4096 * n : 4096 * (n + 1)])
+            assert ended.completions == 1
+        assert {
+            piece.tries for one in (*writes, *reads) for piece in moved.counterpart(one).pieces
+        } == {0, 1}
+
+
+def test_what_waits_for_its_next_try_is_saved_with_its_guest(s: Scene) -> None:
+    with Platform(seed=4, loop=s.xen.loop) as there:
+        disk = s.guest.disks[0]
+        disk.retries = 1
+        s.freeze()
+        write = disk.start_write(0, b"w" * 512)
+        s.xen.run()
+        s.target.submit(Srb(function=SrbFunction.RESET_DEVICE))
+        s.xen.advance(0.2)
+        assert write.pieces[0].tries == 1
+        moved = s.guest.migrate(there)
+        s.xen.run()
+        assert moved.counterpart(write).result() == b""
+        assert bytes(s.image.buffer[:512]) == b"w" * 512
+
+
+def test_what_fails_later_does_not_put_off_what_failed_before() -> None:
+    xen, image = flaky()
+    with xen:
+        disk = xen.guests[0].disks[0]
+        disk.retries = 1
+        reads = []
+        for seconds in (0.5, 0.6):
+            image.bad = 1
+            reads.append(disk.start_read(0, 1))
+            xen.advance(seconds)
+        assert [read.srb_status for read in reads] == [SrbStatus.SUCCESS] * 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.vbd.rawback import OKAY, SYNC10, Scene, read10, scene
+from xenpv.abi.xenbus import XenbusState as State
 from xenpv.errors import LocalProtocolError
 from xenpv.vbd import adapter, storport
 from xenpv.vbd.frontend import FrontendState
@@ -263,3 +264,34 @@ def test_resets_of_one_disk_end_together(on: Scene) -> None:
         on.adapter.submit(reset)
     on.xen.run()
     assert [reset.srb_status for reset in resets] == [SUCCESS] * 3
+
+
+def stuck(on: Scene) -> list[Srb]:
+    """Three SRBs, of which one gets to the miniport; the backend will not close."""
+    on.back.answers |= {State.CLOSING: State.CONNECTED, State.CLOSED: State.CONNECTED}
+    on.target.queue.depth = 1
+    return start(on, 3)
+
+
+def test_what_waits_learns_that_the_disk_went_though_its_backend_does_not_close(
+    on: Scene,
+) -> None:
+    srbs = stuck(on)
+    on.target.vanish()
+    on.xen.run()
+    assert on.target.state is FrontendState.CLOSING
+    assert [srb.srb_status for srb in srbs] == [ERROR, SrbStatus.NO_DEVICE, SrbStatus.NO_DEVICE]
+
+
+def test_what_comes_while_others_wait_for_the_rings_waits_behind_them(on: Scene) -> None:
+    srbs = stuck(on)
+    on.target.stop()
+    on.xen.run()
+    assert on.target.state is FrontendState.CLOSING
+    assert on.target.queue.outstanding == 0
+    late = on.submit(bytes(6))
+    every = [*srbs, late]
+    assert [srb.srb_status for srb in every] == [ERROR, PENDING, PENDING, PENDING]
+    on.back.answers[State.CLOSED] = State.CLOSED
+    on.back.switch(State.CLOSED)
+    assert [srb.srb_status for srb in every] == [ERROR, ERROR, ERROR, SUCCESS]
