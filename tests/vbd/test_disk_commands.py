@@ -10,6 +10,7 @@ from tests.vbd.conftest import SECTORS, Scene, content
 from tests.vbd.rawback import scene as raw_scene
 from xenpv import Disk, MemoryImage, Platform
 from xenpv.errors import LocalProtocolError
+from xenpv.vbd import commands
 from xenpv.vbd.disk import DiskError
 from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
 
@@ -220,3 +221,18 @@ def test_a_disk_uses_all_of_its_queues() -> None:
             [1, 3, 5],
             [0, 2, 4],
         ]
+
+
+TRANSFERS = [
+    (0, 1, "28 00 00000000 00 0001 00", "2a 00 00000000 00 0001 00"),
+    (2**32 - 1, 65535, "28 00 ffffffff 00 ffff 00", "2a 00 ffffffff 00 ffff 00"),
+    (2**32, 1, "88 00 0000000100000000 00000001 0000", "8a 00 0000000100000000 00000001 0000"),
+    (0, 65536, "88 00 0000000000000000 00010000 0000", "8a 00 0000000000000000 00010000 0000"),
+    (2**64 - 1, 1, "88 00 ffffffffffffffff 00000001 0000", "8a 00 ffffffffffffffff 00000001 0000"),
+]
+
+
+@pytest.mark.parametrize(("lba", "count", "read", "write"), TRANSFERS)
+def test_the_cdb_of_a_transfer(lba: int, count: int, read: str, write: str) -> None:
+    assert commands.transfer(lba, count, writes=False) == bytes.fromhex(read)
+    assert commands.transfer(lba, count, writes=True) == bytes.fromhex(write)
