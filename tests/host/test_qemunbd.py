@@ -125,12 +125,17 @@ def test_a_writer_is_alone_and_readers_share(
     NbdImage(path, "qcow2", second).close()
 
 
-def test_qemu_s_own_locks_are_told_from_other_errors(path: str) -> None:
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+def test_qemu_s_own_locks_are_told_from_other_errors(path: str, first: bool, second: bool) -> None:
     """Another qemu-nbd, which does not flock, has it."""
-    holder = NbdImage(path, "qcow2", True)
+    holder = NbdImage(path, "qcow2", first)
     fcntl.flock(holder._descriptor, fcntl.LOCK_UN)
-    with pytest.raises(ImageBusyError, match="is in use"):
-        NbdImage(path, "qcow2", True)
+    if first or second:
+        with pytest.raises(ImageBusyError, match="is in use"):
+            NbdImage(path, "qcow2", second)
+    else:
+        NbdImage(path, "qcow2", second).close()
     holder.close()
 
 

@@ -41,7 +41,7 @@ SOCKET_FOLDER_MAX: Final = 80
 # The listener comes as descriptor 0 and goes on as 3, the first of LISTEN_FDS.
 SHELL: Final = 'LISTEN_PID=$$ exec "$0" "$@" 3<&0 0</dev/null'
 # What its stderr has where another has the image locked, or it may not be written.
-BUSY: Final = ('Failed to get "', "Failed to lock byte")
+BUSY: Final = ('Failed to get "', 'Failed to get shared "', "Failed to lock byte")
 
 
 class NbdImage:
