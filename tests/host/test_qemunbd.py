@@ -442,11 +442,11 @@ def test_ctrl_c_at_the_start_ends_it(path: str, monkeypatch: pytest.MonkeyPatch)
         ended.append(process.pid)
         terminate(process)
 
-    def interrupt(_client: NbdClient) -> None:
+    def interrupt(_client: NbdClient, _name: bytes) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess.Popen, "terminate", note)
-    monkeypatch.setattr(NbdClient, "negotiate", interrupt)
+    monkeypatch.setattr(NbdClient, "_handshake", interrupt)
     monkeypatch.setattr(qemunbd, "END_TIMEOUT_S", 5)
     with pytest.raises(KeyboardInterrupt):
         NbdImage(path, "qcow2", True)
