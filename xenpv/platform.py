@@ -282,9 +282,10 @@ class Platform:
             expected = ", ".join(formats)
             raise LocalProtocolError(f"disk format {disk.format!r}: expected one of {expected}")
         logical, physical = disk.sector_size or 0, disk.physical_sector_size or 0
+        is_file = isinstance(disk.image, str | Path)
+        if not is_file and (logical or physical or disk.format != "raw"):
+            raise LocalProtocolError("format and sectors of an Image are its own: give a path")
         if logical or physical:
-            if not isinstance(disk.image, str | Path):
-                raise LocalProtocolError("the sectors of an Image are its own")
             logical, physical = Sectors.of(logical or SECTOR, physical)
         backend = _backend(disk.backend)
         target = self._target(disk.image, self._images_of(backend))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.peers import need
-from xenpv import Disk, Guest, Platform, RawImage, ToolstackError, Vif
-from xenpv.errors import ConfigError
+from xenpv import Disk, Guest, MemoryImage, Platform, RawImage, ToolstackError, Vif
+from xenpv.errors import ConfigError, LocalProtocolError
 from xenpv.host.diskspec import DiskFormat
 from xenpv.host.image import ImageBusyError
 from xenpv.host.qemunbd import NbdImage
@@ -193,3 +193,38 @@ def test_a_size_that_its_sectors_do_not_divide_is_refused(xen: Platform, tmp_pat
     ):
         xen.create(name="g", disks=[Disk(path, sector_size=4096)])
     xen.create(name="g", disks=[Disk(path)]).start()
+
+
+@pytest.mark.parametrize(
+    ("disk", "wrong"),
+    [
+        (
+            Disk("a", format="qcow3"),
+            "disk format 'qcow3': expected one of raw, qcow, qcow2, vhd, qed",
+        ),
+        (Disk("a", format="empty"), "disk format 'empty'"),
+        (Disk("a", sector_size=1000), "a sector of 1000 bytes: expected a power of two from 512"),
+        (Disk("a", sector_size=8192), "a sector of 8192 bytes: expected at most 4096"),
+        (Disk("a", physical_sector_size=256), "a sector of 256 bytes"),
+        (Disk("a", sector_size=4096, physical_sector_size=512), "a physical sector of 512 bytes"),
+        (Disk(MemoryImage(bytes(4096)), sector_size=4096), "sectors of an Image are its own"),
+        (
+            Disk(MemoryImage(bytes(4096)), format="qcow2"),
+            "format and sectors of an Image are its own",
+        ),
+    ],
+)
+def test_what_no_disk_is_is_refused_before_anything_is_made(
+    xen: Platform, disk: Disk, wrong: str
+) -> None:
+    with pytest.raises((LocalProtocolError, ConfigError), match=wrong):
+        xen.create(name="g", disks=[disk])
+    assert xen.guests == []
+
+
+def test_physical_sectors_alone_are_those_of_512e(xen: Platform, tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    disk = Disk(path, physical_sector_size=4096)
+    (on,) = xen.create(name="g", disks=[disk]).start().disks
+    assert (on.sector_size, on.physical_sector_size) == (512, 4096)
