@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from xenpv import Disk, Guest, MemoryImage, Platform
-from xenpv.errors import HypercallError
+from xenpv.back.blkback import resize
+from xenpv.back.blkprofile import PROFILES
+from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.testing.checkers import check_all
 from xenpv.vbd.parameters import Parameters
 from xenpv.vbd.srb import Srb, SrbFunction, SrbStatus
@@ -38,6 +40,7 @@ class Shape:
     persistent: bool = False
     latency_ns: int = 0
     discard: bool = True
+    resizes: bool = False  # while it is in use
     sectors: int = 2048  # of sector_size
 
 
@@ -45,7 +48,8 @@ class Shape:
 class Step:
     """One thing that happens, `gap` steps of the loop after the one before.
 
-    `kind`: read, write, flush, unmap, drain (SRB_FUNCTION_FLUSH), reset, resize, or suspend.
+    `kind`: read, write, flush, unmap, drain (SRB_FUNCTION_FLUSH), reset, suspend, or resize (to
+    `count` sectors).
     `cuts` are where the buffer is cut into elements of the scatter list, `offsets` where each
     begins in its page.
     """
@@ -72,6 +76,7 @@ class Command:
     data: list[bytes] = attrs.Factory(list)
     seen: list[set[bytes]] = attrs.Factory(list)
     alone: bool = True  # no other write touched its sectors
+    cut: bool = False  # some of its sectors went and perhaps came again while it was under way
     completions: int = 0
     finish: Callable[[Command], None] | None = None
 
@@ -154,8 +159,31 @@ class Scene:
             # As the toolstack asks; who answers does so in its time.
             path = f"/local/domain/{self.guest.domid}/control/shutdown"
             self.xen.toolstack.xs.write(path, "suspend")
+        elif step.kind == "resize":
+            self._resize(step.count)
         elif not self.guest.created.domain.is_shutdown:
             self._submit(step)
+
+    def _resize(self, count: int) -> None:
+        """What goes is lost; what comes is zeros, and what is still written there."""
+        size, xvda = self.shape.sector_size, 51712
+        directory = PROFILES[self.shape.profile].directory
+        device = self.xen.backends.device(directory, self.guest.domid, xvda)
+        if device is None:
+            return
+        try:
+            resize(self.xen.backends, device, count * size)
+        except LocalProtocolError:
+            return  # it is not open: the guest is on its way
+        old = len(self.sectors)
+        del self.sectors[count:]
+        self.sectors += [{bytes(size)} for _ in range(old, count)]
+        for command in self.commands:
+            if not command.completions and command.step.lba + command.step.count > min(old, count):
+                command.cut = True
+                for index, one in enumerate(command.data):
+                    if command.step.lba + index < len(self.sectors):
+                        self.sectors[command.step.lba + index].add(one)
 
     def _submit(self, step: Step) -> None:
         if self.guest.bus is None or not self.guest.disks:
@@ -226,11 +254,13 @@ class Scene:
             rng = random.Random(self.number)
             command.data = [rng.randbytes(16).ljust(size, b"w") for _ in touched]
             self._fill(scatter, b"".join(command.data))
-            if touched.stop > self.shape.sectors:
+            if touched.stop > len(self.sectors):
+                command.cut = True
                 return command  # refused as a whole
             self._written(command)
         else:
             command.seen = [set(one) for one in self.sectors[touched.start : touched.stop]]
+            command.cut = touched.stop > len(self.sectors)
         return command
 
     def _written(self, command: Command) -> None:
@@ -246,7 +276,7 @@ class Scene:
             if low >= high:
                 continue
             if other.seen:
-                for at in range(low, high):
+                for at in range(low, min(high, step.lba + len(other.seen))):
                     other.seen[at - step.lba].add(command.data[at - first])
             elif other.data:
                 other.alone = command.alone = False
@@ -261,7 +291,7 @@ class Scene:
         self._fill(scatter, header + lba)
         code = bytes((0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0))
         command = Command(step, Srb(cdb=code, data=scatter, queue_tag=step.queue), scatter, held)
-        if self.shape.discard and step.lba + step.count <= self.shape.sectors:
+        if self.shape.discard and step.lba + step.count <= len(self.sectors):
             zero = bytes(self.shape.sector_size)
             command.data = [zero] * step.count
             self._written(command)
@@ -278,14 +308,15 @@ class Scene:
     # what is true then
 
     def _finished(self, command: Command) -> None:
-        step, status = command.step, command.srb.srb_status
-        if command.data and status is SrbStatus.SUCCESS:
-            assert step.lba + step.count <= self.shape.sectors, "a write beyond the end succeeded"
-            if command.alone:
+        step = command.step
+        if command.srb.srb_status is SrbStatus.SUCCESS and (command.data or step.kind == "read"):
+            if command.cut:
+                assert self.shape.resizes, f"{step} succeeded beyond the end"
+            elif step.kind == "read":
+                self._check_read(command)
+            elif command.alone:
                 for index, one in enumerate(command.data):
                     self.sectors[step.lba + index] = {one}
-        elif step.kind == "read" and status is SrbStatus.SUCCESS:
-            self._check_read(command)
         self._check_guards(command)
         self.done.append(command)
 
@@ -296,7 +327,6 @@ class Scene:
     def _check_read(self, command: Command) -> None:
         step, size = command.step, self.shape.sector_size
         data = self._data(command)
-        assert step.lba + step.count <= self.shape.sectors, "a read beyond the end succeeded"
         assert len(data) == step.count * size
         for index, seen in enumerate(command.seen):
             one = data[index * size : (index + 1) * size]
@@ -344,8 +374,8 @@ class Scene:
                 self.guest.created.domain.pages.free(pfn, count)
         size = self.shape.sector_size
         disk = self.guest.disks[0]
-        assert disk.capacity == self.shape.sectors
-        seen = disk.read(0, self.shape.sectors)
+        assert disk.capacity == len(self.sectors)
+        seen = disk.read(0, len(self.sectors))
         assert seen == bytes(self.image.buffer[: len(seen)])
         for lba, allowed in enumerate(self.sectors):
             one = seen[lba * size : (lba + 1) * size]

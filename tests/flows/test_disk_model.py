@@ -12,6 +12,9 @@ from xenpv import Platform
 SMALL = 256  # sectors of a disk whose sectors are large
 SHAPES = {
     "plain": Shape(),
+    "resized": Shape(resizes=True),
+    "slow and resized": Shape(resizes=True, latency_ns=100_000),
+    "slow qemu, resized": Shape(resizes=True, profile="qemu", latency_ns=100_000),
     "four queues of sixteen pages": Shape(order=4, queues=4),
     "grants that stay": Shape(persistent=True),
     "a slow disk": Shape(latency_ns=200_000),
@@ -41,12 +44,14 @@ large = st.integers(25, 700)
 
 
 @st.composite
-def steps(draw: st.DrawFn, sectors: int) -> Step:
-    kind = draw(
-        st.sampled_from([*["read", "write"] * 3, "flush", "unmap", "drain", "reset", "suspend"])
-    )
+def steps(draw: st.DrawFn, shape: Shape) -> Step:
+    sectors = shape.sectors
+    kinds = [*["read", "write"] * 3, "flush", "unmap", "drain", "reset", "suspend"]
+    kind = draw(st.sampled_from([*kinds, *["resize"] * 2 * shape.resizes]))
     count = min(draw(small | small | large), sectors) if kind in ("read", "write", "unmap") else 1
-    edge = sectors - count
+    if kind == "resize":
+        count = draw(st.sampled_from([sectors, sectors // 2, sectors - 8, sectors + 64]))
+    edge = max(sectors - count, 0)
     lba = draw(
         st.integers(0, min(64, edge)) | st.integers(0, edge) | st.just(edge) | st.just(edge + 1)
     )
@@ -68,7 +73,7 @@ def steps(draw: st.DrawFn, sectors: int) -> Step:
 
 def check(name: str, data: st.DataObject, seed: int) -> None:
     shape = SHAPES[name]
-    program = data.draw(st.lists(steps(shape.sectors), min_size=2, max_size=14))
+    program = data.draw(st.lists(steps(shape), min_size=2, max_size=14))
     with Platform(seed=seed) as xen:
         Scene.of(xen, shape).run(program)
 
