@@ -256,7 +256,9 @@ class Scene:
             self._fill(scatter, b"".join(command.data))
             if touched.stop > len(self.sectors):
                 command.cut = True
-                return command  # refused as a whole
+                if not self.shape.resizes:
+                    return command  # refused as a whole
+                # The driver may not know yet: of its requests only the last is refused.
             self._written(command)
         else:
             command.seen = [set(one) for one in self.sectors[touched.start : touched.stop]]
@@ -265,8 +267,9 @@ class Scene:
 
     def _written(self, command: Command) -> None:
         """Its data may be there from now on, for whoever reads or writes there too."""
-        first, count = command.step.lba, len(command.data)
-        for index, one in enumerate(command.data):
+        first = command.step.lba
+        count = min(len(command.data), len(self.sectors) - first)
+        for index, one in enumerate(command.data[: max(count, 0)]):
             self.sectors[first + index].add(one)
         for other in self.commands:
             if other.completions:

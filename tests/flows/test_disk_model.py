@@ -91,3 +91,16 @@ def test_the_disk_holds_what_was_written(name: str, data: st.DataObject, seed: i
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_the_disk_holds_it_for_longer(name: str, data: st.DataObject, seed: int) -> None:
     check(name, data, seed)
+
+
+@pytest.mark.parametrize("profile", ["linux", "qemu"])
+@pytest.mark.parametrize("sectors", [2048, 2040, 4096])
+def test_what_is_written_after_a_resize_is_in_the_image(profile: str, sectors: int) -> None:
+    """Also after one to the same size, when the image may lie elsewhere all the same."""
+    with Platform(seed=1) as xen:
+        scene = Scene.of(xen, Shape(profile=profile, resizes=True))
+        for count in (sectors, sectors):
+            xen.resize_disk(scene.guest, "xvda", count * 512)
+            scene.guest.disks[0].write(8, b"w" * 512)
+            assert bytes(scene.image.buffer[4096:4608]) == b"w" * 512
+            assert scene.guest.disks[0].capacity == count

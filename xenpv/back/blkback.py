@@ -298,9 +298,9 @@ class Blkback:
         if old is None or not profile.resizes:
             return
         new = Vbd.of(old.image, readonly=old.readonly, discard=old.discard)
+        self.vbd = new  # also where it is as large: its memory may be another
         if new.sectors == old.sectors:
             return
-        self.vbd = new
         if profile.resizes_in_one and device.state is not State.CONNECTED:
             return  # its thread, which looks at the size, does not run: told when it is connected
         sectors = str(sectors_of(new, self.settings.units))

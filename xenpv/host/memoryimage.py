@@ -46,6 +46,8 @@ class MemoryImage:
             raise ConfigError(
                 f"an image of {size_bytes} bytes: expected a multiple of {self.sector_size} above 0"
             )
+        if size_bytes == self.size_bytes:
+            return
         kept = min(size_bytes, self.size_bytes)
         view = memoryview(bytearray(size_bytes))
         view[:kept] = self.buffer[:kept]
