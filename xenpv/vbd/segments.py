@@ -44,7 +44,7 @@ class Segments:
             return self.words
         wire = list(self.words)
         wire[1::3] = [first // unit for first in wire[1::3]]
-        wire[2::3] = [(last + 1) // unit - 1 for last in wire[2::3]]
+        wire[2::3] = [last // unit for last in wire[2::3]]
         return wire
 
     def sectors(self) -> int:
