@@ -98,6 +98,17 @@ def test_a_new_connection_while_requests_of_the_old_are_in_flight(
         assert front.driver.leaving == []
 
 
+def test_qemu_looks_at_no_state_while_it_waits_for_its_disk() -> None:
+    with scene("qemu", latency_ns=LATENCY) as front:
+        front.connect()
+        begin(front)
+        before = len(states(front))
+        say(front, 6, 5)
+        assert states(front)[before:] == []
+        front.world.loop.run()
+        assert states(front)[before:] == ["closed", "closing"]
+
+
 def test_what_was_not_begun_stays_on_the_ring_of_linux() -> None:
     with scene("linux", latency_ns=LATENCY) as front:
         front.connect()
@@ -109,6 +120,39 @@ def test_what_was_not_begun_stays_on_the_ring_of_linux() -> None:
         front.world.guest.evtchn.send(front.port)
         front.world.loop.run()
         assert sorted(rid for rid, _op, _status in front.answers()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("latency_ns", [0, 1])
+def test_a_connection_that_goes_in_an_event_storm_leaves_no_timer(latency_ns: int) -> None:
+    with scene("linux", latency_ns=latency_ns) as front:
+        dom0 = front.world.dom0
+        idle = (len(dom0.tasks), len(dom0.timers), held(front))
+        front.connect()
+        for _ in range(4):
+            front.world.guest.evtchn.send(front.port)
+            front.world.loop.advance(0)
+        say(front, 6)
+        assert (len(dom0.tasks), len(dom0.timers), held(front)) == idle
+
+
+@pytest.mark.parametrize("profile", NAMES)
+def test_a_driver_domain_that_dies_with_requests_in_flight(profile: str) -> None:
+    with Platform(seed=3) as xen:
+        other = xen.create(name="dd", personality="linux", driver_domain=True).start()
+        image = MemoryImage(bytes(1 << 20))
+        disk = Disk(image, profile=profile, latency_ns=LATENCY, backend="dd")
+        guest = xen.create(name="g", disks=[disk]).start()
+        (mine,) = guest.disks
+        pages = [(guest.created.domain.pages.alloc(1), 0, 4096)]
+        srb = Srb(cdb=bytes.fromhex("2a000000000000000800"), data=pages)
+        mine.target.submit(srb)
+        xen.advance(0.001)
+        other.destroy()
+        xen.run()
+        assert image.buffer[:8] == bytes(8)
+        guest.destroy()
+        xen.run()
+        assert len(xen.dom0.gnttab.maptrack) == 0
 
 
 @pytest.mark.parametrize("profile", NAMES)
