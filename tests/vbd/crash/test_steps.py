@@ -12,29 +12,22 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from tests.flows.stepping import At
+from tests.vbd.crash.conftest import SHORT
 from tests.vbd.crash.dumps import Crashing, DumpReader, differing, load
 from xenpv import Disk, Guest, MemoryImage, Platform
 from xenpv.host.libxl import ToolstackError
-from xenpv.vbd.crash import stack as crash_stack
 from xenpv.vbd.crash.driver import Mode
 from xenpv.vbd.crash.stack import DumpStack, Stage
 from xenpv.vbd.parameters import Parameters
-from xenpv.xen.domain import Domain
 
 NEVER = 1 << 30
 # A walk to Closed, one to InitWait or Connected, and one more to Closed; then 60 s for an answer.
 LONGEST_NS = (3 * 30 + 60 + 2) * 1_000_000_000
-SHORT = 64
 NO_DISK = "device/vbd/768: there is no such device"
 KERNEL_INIT_FAILED = 0x7B
 
 
-@pytest.fixture(autouse=True)
-def _short_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    def runs(_domain: Domain) -> list[tuple[int, int]]:
-        return [(0x100, SHORT)]
-
-    monkeypatch.setattr(crash_stack, "memory_runs", runs)
+pytestmark = pytest.mark.usefixtures("short_files")
 
 
 def crash(guest: Guest) -> None:

@@ -287,11 +287,11 @@ class CrashDriver:
         return self.frontend
 
     def _begin(self, goal: Goal, frontend: CrashFrontend) -> None:
-        self._walk = Walk(goal, frontend.path, frontend.backend_path, self.domain.loop.now)
+        self._walk = Walk(goal, frontend.path, frontend.backend_path)
 
     def _look(self) -> bool:
         assert self._walk is not None
-        return self._walk.look(self.store, self.domain.loop.now)
+        return self._walk.look(self.store)
 
     def _walk_on(self, then: Step) -> int | None:
         if not self._look():

@@ -240,9 +240,8 @@ class CrashTarget:
         """Access ends; False: not of every page."""
         clean = True
         for one in request.segments:
-            if copy_out and one.pieces:
-                data = self.domain.read(one.pfn, 0, one.length)
-                self.domain.scatter([word for piece in one.pieces for word in piece], data)
+            if copy_out:
+                self._copy_out(one)
             if not self.references.revoke(one.gref):
                 clean = False
             elif one.pieces:
@@ -294,12 +293,25 @@ class CrashTarget:
         if one.pieces:
             one.pfn = self._bounce.pop()
             if writes:
-                flat = [word for piece in one.pieces for word in piece]
-                self.domain.write(one.pfn, 0, self.domain.gather(flat, one.length))
+                self._copy_in(one)
         page = one.pfn
         if writes and not one.pieces and not self._is_ram(page):
             page = self._zero_page
         one.gref = self.references.permit(self.ring.backend_domid, page, readonly=writes)
+
+    def _copy_in(self, one: Segment) -> None:
+        """Into a bounce page; what is no memory is zeros."""
+        read, is_ram = self.domain.read, self._is_ram
+        data = [read(*piece) if is_ram(piece[0]) else bytes(piece[2]) for piece in one.pieces]
+        self.domain.write(one.pfn, 0, b"".join(data))
+
+    def _copy_out(self, one: Segment) -> None:
+        """Out of a bounce page, where that is one."""
+        at = 0
+        for pfn, offset, length in one.pieces:
+            if self._is_ram(pfn):
+                self.domain.write(pfn, offset, self.domain.read(one.pfn, at, length))
+            at += length
 
     def _is_ram(self, pfn: int) -> bool:
         """Whether there is memory: what a balloon took, or a hole has, is none."""

@@ -16,7 +16,7 @@ from xenpv.vbd.crash.store import CrashStore
 from xenpv.xen.loop import NS_PER_MS, NS_PER_S
 
 POLL_NS: Final = 100 * NS_PER_MS
-WALK_MAX_NS: Final = 30 * NS_PER_S  # from its begin to its end
+LOOKS_MAX: Final = 300  # 30 s of a walk; a domain that is paused meanwhile does not look
 NUMBERS: Final = {str(int(state)): state for state in State}
 
 
@@ -78,15 +78,15 @@ def state_of(text: str) -> State:
 class Walk:
     """One frontend on its way to `goal`; `path` is its directory, `backend` the other's."""
 
-    def __init__(self, goal: Goal, path: str, backend: str, now: int) -> None:
+    def __init__(self, goal: Goal, path: str, backend: str) -> None:
         self.goal = goal
         self.path = path
         self.backend = backend
         self.seen = State.UNKNOWN  # what was acted on last: 0 is waited out first of all
         self.wrote: State | None = None
-        self.deadline = now + WALK_MAX_NS
+        self.looks = 0
 
-    def look(self, store: CrashStore, now: int) -> bool:
+    def look(self, store: CrashStore) -> bool:
         """One look at the backend; True: the goal is reached, False: look again later.
 
         CrashError: it cannot be reached from there, or it took too long. StoreError: the state
@@ -97,7 +97,7 @@ class Walk:
             raise CrashError(f"{self.path}: the backend's state cannot be read")
         seen = state_of(text)
         if seen is self.seen:
-            self._check(now)
+            self._count()
             return False
         rows, otherwise = TABLE[self.goal, self.wrote]
         step = rows.get(seen, otherwise)
@@ -110,12 +110,13 @@ class Walk:
                 f"{self.path}: cannot {self.goal.value}, the backend is at {seen.name.lower()}"
             )
         if step is not Do.DONE:
-            self._check(now)
+            self._count()
         return step is Do.DONE
 
-    def _check(self, now: int) -> None:
-        if now >= self.deadline:
+    def _count(self) -> None:
+        self.looks += 1
+        if self.looks > LOOKS_MAX:
             raise CrashError(
                 f"{self.path}: cannot {self.goal.value}, the backend stays at "
-                f"{self.seen.name.lower()} for {WALK_MAX_NS // NS_PER_S} s"
+                f"{self.seen.name.lower()} for {LOOKS_MAX * POLL_NS // NS_PER_S} s"
             )
