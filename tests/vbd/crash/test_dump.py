@@ -15,9 +15,10 @@ from tests.vbd.crash.dumps import (
     memory,
 )
 from xenpv import Disk, MemoryImage, Platform
+from xenpv.vbd.crash import stack as crash_stack
 from xenpv.vbd.crash.stack import Stage
 from xenpv.vbd.parameters import Parameters
-from xenpv.vbd.units import LINUX, SPEC2024, SectorUnits
+from xenpv.vbd.units import LINUX, SPEC2024, SS2019, SectorUnits
 
 
 def test_every_page_is_in_the_dump_as_it_was_at_the_crash() -> None:
@@ -85,6 +86,18 @@ def test_without_a_dump_stack_the_domain_goes_down_at_once(crashing: Crashing) -
     assert crashing.data == bytes(FILE_SIZE)
 
 
+def test_two_runs_of_memory_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [(0x100, 30), (0x300, 23), (0x400, 1)]
+    monkeypatch.setattr(crash_stack, "memory_runs", lambda _domain: runs)
+    with made() as crashing:
+        assert crashing.crash() == 3
+        assert crashing.stage is Stage.DONE
+        dump = DumpReader(bytes(crashing.image.buffer))
+        assert dump.runs == runs
+        assert len(dump.pages()) == 54
+        assert differing(crashing.stack, dump.data) == []
+
+
 # what the disk is, and how it was connected
 
 
@@ -117,7 +130,7 @@ def test_a_ring_of_many_pages_and_queues_before_it_misleads_nobody(order: int, q
         assert xs.read(f"{home}/ring-page-order") is None
 
 
-@pytest.mark.parametrize("units", [SPEC2024, LINUX])
+@pytest.mark.parametrize("units", [SPEC2024, SS2019, LINUX])
 def test_a_disk_of_4096_byte_sectors(units: SectorUnits) -> None:
     with Platform(seed=5) as xen:
         image = MemoryImage(bytearray(12 << 20), sector_size=4096)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vbd.crash.rawscene import CrashScene, cdb, crash_scene
 from tests.vbd.rawback import BARRIER, EOPNOTSUPP, ERROR, FLUSH, KEYS, OKAY, READ, WRITE
-from xenpv.errors import LocalProtocolError
+from xenpv.errors import GrantError, LocalProtocolError
 from xenpv.vbd.srb import Srb, SrbStatus
 from xenpv.vbd.units import SS2019
 
@@ -264,6 +264,8 @@ def test_the_largest_write_is_two_requests_of_eleven_read_only_pages() -> None:
         assert sorted(refs) == list(range(9, 31))
         assert {segment[1:] for segment in first.segments + second.segments} == {(0, 7)}
         assert b"".join(scene.back.read(ref) for ref in refs) == content
+        with pytest.raises(GrantError, match="permission_denied|general_error"):
+            scene.back.map(refs[0])
         scene.answer((first.id, OKAY))
         assert ended(srb) == (PENDING, 0)
         scene.answer((second.id, OKAY))
@@ -292,6 +294,21 @@ def test_a_read_goes_where_its_pieces_are() -> None:
         assert read == b"".join(content)
         left = scene.domain.read(pfn + 1, 0, 100) + scene.domain.read(pfn + 3, 1536, 100)
         assert left == b"-" * 200
+
+
+def test_a_piece_that_ends_within_a_sector_is_copied_with_the_next() -> None:
+    with crash_scene() as scene:
+        scene.connect()
+        pfn = scene.page(bytes(range(256)) * 32, pages=2)
+        data = [(pfn, 512, 300), (pfn + 1, 0, 212)]
+        srb = scene.submit(cdb(0x2A, 0, 1), data)
+        (slot,) = scene.taken()
+        ((gref, first, last),) = slot.segments
+        assert (first, last) == (0, 0)
+        content = b"".join(scene.domain.read(*piece) for piece in data)
+        assert scene.back.read(gref, 0, 512) == content
+        scene.answer((slot.id, OKAY))
+        assert ended(srb) == (SUCCESS, 0)
 
 
 def test_a_read_that_failed_leaves_the_buffer_alone() -> None:
@@ -500,6 +517,17 @@ def test_an_answer_that_comes_twice() -> None:
         assert "which is none" in broken_by(scene, srb)
 
 
+def test_what_was_answered_beside_an_answer_that_is_none_ends_too() -> None:
+    with crash_scene() as scene:
+        scene.connect()
+        srb = scene.submit(cdb(0x2A, 0, 1), [(scene.page(), 0, 512)])
+        other = scene.submit(cdb(0x2A, 0, 1), [(scene.page(), 0, 512)])
+        slot, _second = scene.taken()
+        scene.back.answer((slot.id, OKAY), (77, OKAY))
+        assert "which is none" in broken_by(scene, srb)
+        assert ended(other) == (SRB_ERROR, 0x40)
+
+
 @pytest.mark.parametrize("ahead", [3, 33, 1 << 31, (1 << 32) - 1])
 def test_an_index_that_runs_past_the_requests(ahead: int) -> None:
     with crash_scene() as scene:
@@ -535,6 +563,7 @@ def test_a_page_that_the_backend_holds_on_to_is_not_given_out_again() -> None:
         assert "holds on to a page" in scene.driver.target.broken
         assert gref not in scene.driver.references.free
         assert scene.driver.references.held == [gref]
+        assert len(scene.driver.target._bounce) == 7
 
 
 # reset and shutdown
