@@ -87,9 +87,13 @@ def test_without_a_dump_stack_the_domain_goes_down_at_once(crashing: Crashing) -
 
 
 def test_two_runs_of_memory_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [(0x100, 30), (0x300, 23), (0x400, 1)]
-    monkeypatch.setattr(crash_stack, "memory_runs", lambda _domain: runs)
     with made() as crashing:
+        domain = crashing.guest.created.domain
+        base = domain.pages.alloc(60)
+        for pfn in range(base, base + 60):
+            domain.write(pfn, 0, b"page %05x" % pfn)
+        runs = [(base, 30), (base + 33, 23), (base + 58, 1)]
+        monkeypatch.setattr(crash_stack, "memory_runs", lambda _domain: runs)
         assert crashing.crash() == 3
         assert crashing.stage is Stage.DONE
         dump = DumpReader(bytes(crashing.image.buffer))
