@@ -75,6 +75,11 @@ def test_a_profile_and_a_backendtype_must_agree() -> None:
                 diskbackend.chosen(one)
 
 
+def test_a_profile_that_is_none_is_a_configurations_error() -> None:
+    with pytest.raises(ConfigError, match="profile vhost: expected one of linux, mirage, qemu"):
+        diskbackend.chosen(DiskSpec(vdev="xvda", target="/d", profile="vhost"))
+
+
 def test_both_tables_name_one_directory_for_each_profile() -> None:
     ours = {name: diskbackend.DIRECTORIES[one] for name, one in diskbackend.OF_PROFILE.items()}
     assert ours == {name: one.directory for name, one in PROFILES.items()}

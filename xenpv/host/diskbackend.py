@@ -46,6 +46,10 @@ def chosen(spec: DiskSpec, default: str = "linux") -> tuple[DiskBackend, str]:
 
     ConfigError: what was asked for cannot serve that format, or with a script.
     """
+    if spec.profile and spec.profile not in OF_PROFILE:
+        raise spec.position.error(
+            f"disk {spec.vdev}: profile {spec.profile}: expected one of {', '.join(OF_PROFILE)}"
+        )
     if spec.backendtype is not None:
         _check(spec, spec.backendtype, f"backendtype={spec.backendtype.value}")
         wanted = spec.profile or default
