@@ -280,7 +280,7 @@ class BlkRing:
 
     def _file(self, file: RawImage, first: int, end: int) -> bool:
         """Between the pages and the file, without a copy; False: that cannot be, nothing moved."""
-        failed = blk_file(self._pass, first, end, file.fileno())
+        failed = blk_file(self._pass, first, end, file.fileno(), file.size_bytes)
         if failed < 0:
             if failed == -EAGAIN:
                 return False

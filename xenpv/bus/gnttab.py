@@ -9,11 +9,12 @@ references of their own and use the methods that take and give numbers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from errno import EBUSY, ENOSPC
 from typing import Any, ClassVar, Final
 
-from xenpv.abi._kernel import lib
+from xenpv.abi._kernel import ffi, lib
 from xenpv.bus.cache import Cache, CacheInterface, CacheObject, Lock
 from xenpv.bus.hole import Holes
 from xenpv.bus.interface import Interface
@@ -201,6 +202,36 @@ class GnttabInterface(Interface):
             self.domain.check(done)
         self._permitted += 1
         return ref
+
+    def permit_run(self, domid: int, pfn: int, count: int, *, readonly: bool = False) -> list[int]:
+        """As `permit_foreign_access`, for adjacent pages: references to all of them, or none."""
+        refs = self.reserve(count)
+        if len(refs) < count:
+            self.revoke_run(refs)
+            self._expand()  # says that every reference is out
+        flags = GTF_permit_access | GTF_readonly if readonly else GTF_permit_access
+        words = ffi.from_buffer("uint32_t[]", array("I", refs))
+        done = lib.grant_entries_set_run(self.domain.kernel, words, count, domid, pfn, flags)
+        if done < 0:
+            self.revoke_run(refs)
+            self.domain.check(done)
+        return refs
+
+    def revoke_run(self, refs: list[int]) -> list[int]:
+        """As `revoke_foreign_access`, for many; those that the peer still maps."""
+        held: list[int] = []
+        words = ffi.from_buffer("uint32_t[]", array("I", refs))
+        at, count = 0, len(refs)
+        while at < count:
+            done = lib.grant_entries_revoke(self.domain.kernel, words + at, count - at)
+            self.domain.check(done)
+            self._free += refs[at : at + done]
+            self._permitted -= done
+            at += done
+            if at < count:
+                held.append(refs[at])
+                at += 1
+        return held
 
     def reserve(self, count: int) -> list[int]:
         """Up to `count` references that give no access yet: their owner writes the entries.

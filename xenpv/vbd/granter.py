@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.bus.gnttab import GnttabInterface
-from xenpv.errors import HypercallError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 BOUNCE_RESERVE: Final = 32  # pages kept when they come back; more are taken on demand
@@ -35,16 +34,9 @@ class Granter:
 
     def permit_run(self, pfn: int, count: int, readonly: bool) -> list[int]:
         """References to adjacent pages, all or none; raises HypercallError(ENOSPC)."""
-        permit = self.gnttab.permit_foreign_access
-        domid = self.backend_domid
-        refs: list[int] = []
-        try:
-            for page in range(pfn, pfn + count):
-                refs.append(permit(domid, page, readonly=readonly))  # noqa: PERF401 - kept on failure
-        except HypercallError:
-            for ref in refs:
-                self.gnttab.revoke_foreign_access(ref)
-            raise
+        if count == 1:
+            return [self.permit(pfn, readonly)]
+        refs = self.gnttab.permit_run(self.backend_domid, pfn, count, readonly=readonly)
         self.granted += count
         return refs
 
@@ -73,15 +65,15 @@ class Granter:
 
     def revoke_all(self, refs: list[int], pfns: list[int]) -> bool:
         """As `revoke`, for pages of others; False if any is quarantined."""
-        revoke = self.gnttab.revoke_foreign_access
-        clean = True
-        for ref, pfn in zip(refs, pfns, strict=True):
-            if not revoke(ref):
-                self.quarantine.append((ref, pfn, False))
-                self.granted += 1
-                clean = False
-        self.granted -= len(refs)
-        return clean
+        if len(refs) == 1:
+            return self.revoke(refs[0], pfns[0])
+        held = self.gnttab.revoke_run(refs)
+        self.granted -= len(refs) - len(held)
+        if held:
+            self.quarantine += [
+                (ref, pfn, False) for ref, pfn in zip(refs, pfns, strict=True) if ref in held
+            ]
+        return not held
 
     def free(self, retired: list[int]) -> None:
         """The backend cannot come to these references any more: they may be given out again."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xenpv.vbd.frontend import Frontend
 
 SEGMENTS_MAX: Final = blkif.SEGMENTS_MAX
-SEGMENTS_PER_PAGE: Final = PAGE_SIZE // blkif.SEGMENT_SIZE
+assert not PAGE_SIZE % blkif.SEGMENT_SIZE
 U64_MAX: Final = (1 << 64) - 1
 
 
@@ -147,7 +147,7 @@ class Preparer:
             wide = most > SEGMENTS_MAX and rest.nr_sectors >= SEGMENTS_MAX * sg.SECTORS_PER_PAGE
             end = min(start + (most if wide else SEGMENTS_MAX), count)
             piece = segments if end - start == count else segments.part(start, end)
-            nr_sectors = piece.sectors()
+            nr_sectors = rest.nr_sectors if end == count else piece.sectors()
             try:
                 requests.append(self._request(rest, piece, nr_sectors))
             except HypercallError:
@@ -187,17 +187,16 @@ class Preparer:
             pack = blkif.request(count).pack
             request.slot = pack(operation, count, handle, rid, sector, *segments.wire)
             return request
-        refs = self._tables(request, segments.wire)
+        refs = self._tables(request, segments.table())
         request.slot = blkif.INDIRECT.pack(INDIRECT, operation, count, rid, sector, handle, *refs)
         return request
 
-    def _tables(self, request: Request, wire: list[int]) -> list[int]:
+    def _tables(self, request: Request, table: bytes) -> list[int]:
         """Eight references to the pages that name an indirect request's segments."""
         bounce, tables = self.bounce, request.indirect
         try:
-            for start in range(0, len(wire), 3 * SEGMENTS_PER_PAGE):
-                table = wire[start : start + 3 * SEGMENTS_PER_PAGE]
-                data = blkif.segments(len(table) // 3).pack(*table)
+            for start in range(0, len(table), PAGE_SIZE):
+                data = table[start : start + PAGE_SIZE]
                 tables.append(bounce.get(data, 0, readonly=True))
         except HypercallError:
             request.segments = None

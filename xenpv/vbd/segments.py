@@ -7,11 +7,14 @@ ends where its fragment ends, and a bounce page may take more than two fragments
 
 from __future__ import annotations
 
+from array import array
+from functools import cache
 from typing import Final
 
 import attrs
 
 from xenpv.errors import HypercallError
+from xenpv.vbd import blkif
 from xenpv.vbd.bounce import Bounce, Retired
 from xenpv.vbd.srb import Srb
 from xenpv.xen.domain import PAGE_SIZE
@@ -19,45 +22,58 @@ from xenpv.xen.domain import PAGE_SIZE
 SECTOR_SHIFT: Final = 9  # first and last count 512 bytes here, whatever they do on the wire
 SECTOR: Final = 1 << SECTOR_SHIFT
 SECTORS_PER_PAGE: Final = PAGE_SIZE >> SECTOR_SHIFT
-LAST_SECT: Final = SECTORS_PER_PAGE - 1
+LAST_AT: Final = 8  # bits: last_sect in the second word of a segment
 
 
 @attrs.define(eq=False)
 class Segments:
-    """Granted segments, in order. `words` is gref, first, last of each; `pfns` their pages.
+    """Granted segments, in order: `refs`, the `pfns` of their pages, and `bounds`: first and last
+    sector of each, flat. No bounds: each is a whole page.
 
     `bounces` says which segments (by index) are bounce pages, and what they stand for:
     pfn, offset, length of each piece, flat. `unit`: how many sectors of 512 bytes one of
     first_sect and last_sect counts on the wire; first and last are whole units.
     """
 
-    words: list[int] = attrs.Factory(list)
+    refs: list[int] = attrs.Factory(list)
     pfns: list[int] = attrs.Factory(list)
+    bounds: list[int] = attrs.Factory(list)
     bounces: dict[int, list[int]] = attrs.Factory(dict)
     unit: int = 1
 
     @property
     def wire(self) -> list[int]:
-        """`words` as the backend counts."""
-        unit = self.unit
-        if unit == 1:
-            return self.words
-        wire = list(self.words)
-        wire[1::3] = [first // unit for first in wire[1::3]]
-        wire[2::3] = [last // unit for last in wire[2::3]]
+        """gref, first, last of each, as the backend counts."""
+        unit, bounds = self.unit, self.bounds
+        wire = [0, 0, (SECTORS_PER_PAGE - 1) // unit] * len(self.refs)
+        wire[::3] = self.refs
+        if bounds:
+            wire[1::3] = [first // unit for first in bounds[::2]]
+            wire[2::3] = [last // unit for last in bounds[1::2]]
         return wire
+
+    def table(self) -> bytes:
+        """`wire` as the pages of an indirect request have it."""
+        if self.bounds:
+            return blkif.segments(len(self.refs)).pack(*self.wire)
+        table = _whole(len(self.refs), (SECTORS_PER_PAGE - 1) // self.unit)[:]
+        table[::2] = array("I", self.refs)
+        return table.tobytes()
 
     def sectors(self) -> int:
         """Their length in sectors of 512 bytes."""
-        return sum(self.words[2::3]) - sum(self.words[1::3]) + len(self.pfns)
+        bounds = self.bounds
+        if not bounds:
+            return SECTORS_PER_PAGE * len(self.refs)
+        return sum(bounds[1::2]) - sum(bounds[::2]) + len(self.refs)
 
     def part(self, start: int, end: int) -> Segments:
         """Segments [start, end)."""
         bounces = {
             index - start: pieces for index, pieces in self.bounces.items() if start <= index < end
         }
-        words = self.words[3 * start : 3 * end]
-        return Segments(words, self.pfns[start:end], bounces, self.unit)
+        bounds = self.bounds[2 * start : 2 * end]
+        return Segments(self.refs[start:end], self.pfns[start:end], bounds, bounces, self.unit)
 
     def release(self, bounce: Bounce, retired: Retired | None = None) -> bool:
         """End access and give bounce pages back; False if the backend maps a page it must not.
@@ -66,10 +82,10 @@ class Segments:
         """
         granter = bounce.granter
         if not self.bounces and retired is None:
-            return granter.revoke_all(self.words[::3], self.pfns)
+            return granter.revoke_all(self.refs, self.pfns)
         refs = None if retired is None else retired.refs
         clean = True
-        for index, (ref, pfn) in enumerate(zip(self.words[::3], self.pfns, strict=True)):
+        for index, (ref, pfn) in enumerate(zip(self.refs, self.pfns, strict=True)):
             if index in self.bounces:
                 clean = bounce.put(ref, pfn, retired) and clean
             else:
@@ -80,8 +96,14 @@ class Segments:
         """What the backend wrote into bounce pages, to where it belongs."""
         domain = bounce.granter.domain
         for index, pieces in self.bounces.items():
-            offset = self.words[3 * index + 1] << SECTOR_SHIFT
+            offset = self.bounds[2 * index] << SECTOR_SHIFT
             domain.scatter(pieces, domain.read(self.pfns[index], offset, sum(pieces[2::3])))
+
+
+@cache
+def _whole(count: int, last: int) -> array[int]:
+    """A table of segments from 0 to `last` each, without their references."""
+    return array("I", [0, last << LAST_AT] * count)
 
 
 def build(
@@ -98,8 +120,7 @@ def build(
         count = nr_bytes // PAGE_SIZE
         pfn += start // PAGE_SIZE
         refs = bounce.granter.permit_run(pfn, count, readonly)
-        words = [word for ref in refs for word in (ref, 0, LAST_SECT)]
-        return Segments(words, list(range(pfn, pfn + count)))
+        return Segments(refs, list(range(pfn, pfn + count)))
     segments = Segments()
     try:
         _walk(bounce, segments, _fragments(srb, offset, nr_bytes), sector_size, readonly)
@@ -149,7 +170,8 @@ def _walk(
             else:
                 ref = bounce.granter.permit(pfn, readonly)
                 last = (offset + length >> SECTOR_SHIFT) - 1
-                segments.words += (ref, offset >> SECTOR_SHIFT, last)
+                segments.refs.append(ref)
+                segments.bounds += (offset >> SECTOR_SHIFT, last)
                 segments.pfns.append(pfn)
             at += 1
             continue
@@ -174,5 +196,6 @@ def _bounce(
     data = bounce.granter.domain.gather(pieces, size) if readonly else b""
     ref, pfn = bounce.get(data, offset, readonly)
     segments.bounces[len(segments.pfns)] = pieces
-    segments.words += (ref, offset >> SECTOR_SHIFT, (offset + size >> SECTOR_SHIFT) - 1)
+    segments.refs.append(ref)
+    segments.bounds += (offset >> SECTOR_SHIFT, (offset + size >> SECTOR_SHIFT) - 1)
     segments.pfns.append(pfn)

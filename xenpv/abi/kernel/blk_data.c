@@ -219,15 +219,17 @@ static int64_t blk_copy(struct blk_pass *p, uint32_t first, uint32_t end, const 
 
 struct blk_io {
     int fd, readonly;           /* of the guest's pages: a write to the file */
-    uint64_t end;               /* no read goes beyond: where a regular file ends */
+    uint64_t end;               /* of the disk, or of a file that became shorter */
 };
 
-static struct blk_io blk_io_of(int fd, int readonly)
+/* A write makes such a file longer again, a read would fail when a part of it is in the pages. */
+static struct blk_io blk_io_of(int fd, int readonly, uint64_t size)
 {
     struct stat status;
-    struct blk_io io = { fd, readonly, UINT64_MAX };
+    struct blk_io io = { fd, readonly, size };
 
-    if (!readonly && !fstat(fd, &status) && S_ISREG(status.st_mode))
+    if (!readonly && !fstat(fd, &status) && S_ISREG(status.st_mode) &&
+        (uint64_t)status.st_size < size)
         io.end = (uint64_t)status.st_size;
     return io;
 }
@@ -245,7 +247,7 @@ static int blk_transfer(const struct blk_pass *p, const struct blk_pins *pins, u
         bytes += pins->pin[i].len;
     }
     if (bytes > io.end || offset > io.end - bytes)
-        return -1;              /* before a part of it is in the guest's pages */
+        return -1;
     while (nr) {
         ssize_t done = io.readonly ? pwritev(io.fd, at, nr, (off_t)offset)
                                    : preadv(io.fd, at, nr, (off_t)offset);
@@ -314,11 +316,11 @@ static int64_t blk_extents(struct blk_pass *p, const struct blk_pins *pins, stru
 }
 
 /*
- * As blk_copy, between granted pages and a file, which is at offsets[i], without a copy in
- * between. -EAGAIN: somebody watches every access to memory, which a system call is none of;
+ * As blk_copy, between granted pages and a file of a disk of `size` bytes, there at offsets[i],
+ * without a copy in between. -EAGAIN: somebody watches every access to memory, which a system call is none of;
  * copy instead.
  */
-static int64_t blk_file(struct blk_pass *p, uint32_t first, uint32_t end, int fd)
+static int64_t blk_file(struct blk_pass *p, uint32_t first, uint32_t end, int fd, uint64_t size)
 {
     domain *self = p->ring->d;
     struct call c = call_begin(self->m, self->domid, 0);
@@ -333,7 +335,7 @@ static int64_t blk_file(struct blk_pass *p, uint32_t first, uint32_t end, int fd
     if (self->m->hook)
         return -EAGAIN;
     readonly = first < end && blk_request(p, first)[0] != BLKIF_OP_READ;
-    io = blk_io_of(fd, readonly);
+    io = blk_io_of(fd, readonly, size);
     blk_pins_clear(&pins);
     while (first < end && !error) {
         error = blk_pin_some(&c, p, &first, end, readonly, NULL, UINT64_MAX, &pins, &failed);

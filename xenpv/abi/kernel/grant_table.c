@@ -347,6 +347,17 @@ static int grant_entries_set(domain *d, const uint32_t *refs, const uint64_t *fr
     return done;
 }
 
+/* The same for frames that lie side by side. */
+static int grant_entries_set_run(domain *d, const uint32_t *refs, uint32_t count, uint32_t domid,
+                                 uint64_t frame, uint32_t flags)
+{
+    int done = 0;
+
+    for (uint32_t i = 0; i < count && !done; i++)
+        done = grant_entry_set(d, refs[i], domid, frame + i, flags);
+    return done;
+}
+
 /* Version 2 only, as the next: EINVAL. */
 static int grant_entry_set_sub_page(domain *d, uint32_t ref, uint32_t domid, uint64_t frame,
                                     uint32_t page_off, uint32_t length, uint32_t flags)

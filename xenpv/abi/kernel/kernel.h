@@ -169,6 +169,8 @@ int grant_swap(domain *, uint32_t ref_a, uint32_t ref_b);
 int grant_entry_set(domain *, uint32_t ref, uint32_t domid, uint64_t frame, uint32_t flags);
 int grant_entries_set(domain *, const uint32_t *refs, const uint64_t *frames, uint32_t count,
                       uint32_t domid, uint32_t flags);
+int grant_entries_set_run(domain *, const uint32_t *refs, uint32_t count, uint32_t domid,
+                          uint64_t frame, uint32_t flags);
 int grant_entry_set_sub_page(domain *, uint32_t ref, uint32_t domid, uint64_t frame,
                              uint32_t page_off, uint32_t length, uint32_t flags);
 int grant_entry_set_transitive(domain *, uint32_t ref, uint32_t domid, uint32_t trans_domid,
@@ -224,7 +226,7 @@ int64_t blk_answer(struct blk_pass *, uint32_t n);
 #define BLK_REFUSED ...
 int64_t blk_copy(struct blk_pass *, uint32_t first, uint32_t end, const uint64_t *places,
                  void *local, uint64_t local_size);
-int64_t blk_file(struct blk_pass *, uint32_t first, uint32_t end, int fd);
+int64_t blk_file(struct blk_pass *, uint32_t first, uint32_t end, int fd, uint64_t size);
 int64_t blk_indirect(struct blk_pass *, uint32_t i, uint64_t sectors, int readonly,
                      uint32_t alignment);
 
