@@ -110,3 +110,50 @@ def test_references_in_one_go_are_those_of_as_many_grants_and_end_with_the_table
         gnttab.reserve(1)
     assert gnttab.revoke_foreign_access(refs[0])
     assert gnttab.reserve(3) == [refs[0]]
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_run_of_pages_is_granted_as_page_after_page(world: World, readonly: bool) -> None:
+    gnttab = world.gnttab()
+    pfn = world.guest.pages.alloc(3)
+    refs = gnttab.permit_run(5, pfn, 3, readonly=readonly)
+    assert refs == [RESERVED_REFS, RESERVED_REFS + 1, RESERVED_REFS + 2]
+    assert gnttab.permitted == 3
+    raw = world.guest.read(gnttab.frame_pfns[0], refs[0] * 8, 24)
+    head = (b"\x05" if readonly else b"\x01") + b"\0\x05\0"
+    assert raw == b"".join(head + (pfn + n).to_bytes(4, "little") for n in range(3))
+    assert gnttab.revoke_run(refs) == []
+    assert gnttab.permitted == 0
+    assert world.guest.read(gnttab.frame_pfns[0], refs[0] * 8, 2) == b"\0\0"
+
+
+@pytest.mark.parametrize(
+    ("pfn", "count", "name"), [(0, 64 * 512, "ENOSPC"), ((1 << 32) - 1, 2, "ERANGE")]
+)
+def test_a_run_is_granted_whole_or_not_at_all(
+    world: World, pfn: int, count: int, name: str
+) -> None:
+    gnttab = world.gnttab()
+    with pytest.raises(HypercallError, match=f"^{name}"):
+        gnttab.permit_run(0, pfn, count)
+    assert gnttab.permitted == 0
+    first = world.guest.pages.alloc(5)
+    refs = gnttab.permit_run(0, first, 5)
+    assert [gnttab.query_reference(ref)[0] for ref in refs] == list(range(first, first + 5))
+
+
+def test_of_a_run_what_is_in_use_stays_its_owners(world: World) -> None:
+    gnttab = world.gnttab()
+    refs = gnttab.permit_run(0, world.guest.pages.alloc(5), 5)
+    mapped = []
+    for ref in (refs[0], refs[3], refs[4]):
+        here = world.dom0.holes.alloc()
+        mapped.append((world.dom0.gnttab.map(1, ref, here), here))
+    assert gnttab.revoke_run(refs) == [refs[0], refs[3], refs[4]]
+    assert gnttab.permitted == 3
+    again = gnttab.permit_run(0, world.guest.pages.alloc(4), 4)
+    assert not set(again) & {refs[0], refs[3], refs[4]}
+    for handle, here in mapped:
+        world.dom0.gnttab.unmap(handle, here)
+    assert gnttab.revoke_run([refs[0], refs[3], refs[4], *again]) == []
+    assert gnttab.permitted == 0
