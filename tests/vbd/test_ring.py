@@ -217,6 +217,24 @@ def test_more_than_11_segments_go_indirect(
     settled(wide)
 
 
+@pytest.mark.parametrize(
+    ("count", "offset", "expected"),
+    [
+        (88, 512, [(INDIRECT, 12)]),  # as many sectors as 11 pages have, in 12 segments
+        (87, 512, [(READ, 11)]),
+        (87, 1024, [(READ, 11), (READ, 1)]),
+        (88, 0, [(READ, 11)]),
+        (88 + 8, 512, [(INDIRECT, 13)]),
+    ],
+)
+def test_with_fewer_sectors_than_11_pages_have_a_rest_goes_direct(
+    wide: Scene, count: int, offset: int, expected: list[tuple[int, int]]
+) -> None:
+    pfn = wide.domain.pages.alloc(20)
+    wide.submit(read10(0, count), [(pfn, offset, count * 512)])
+    assert [(slot.operation, slot.nr) for slot in wide.back.taken()] == expected
+
+
 def test_an_indirect_request_names_its_segments_in_read_only_pages(wide: Scene) -> None:
     pfn = wide.domain.pages.alloc(20)
     wide.submit(write10(16, 160), [(pfn, 0, 20 * 4096)])
