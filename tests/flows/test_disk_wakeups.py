@@ -25,8 +25,12 @@ def test_every_srb_ends_once_however_the_ends_of_the_ring_interleave(shape: str)
     explore(scenario, seed=3, examples=EXAMPLES).check()
 
 
+# Of a disk that takes its time all is on the ring before the first I/O ends, which wakes blkback.
+AWAKE = "by a disk that takes its time"
+
+
 @pytest.mark.parametrize("defect", ["ring-back-no-final-check", "ring-event-late"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != AWAKE])
 def test_it_finds_a_blkback_that_sleeps_too_early(shape: str, defect: str) -> None:
     with zoo.defect(defect):
         found = explore(partial(scenarios.disk_traffic, **SHAPES[shape]), examples=400)
