@@ -14,6 +14,7 @@ import pytest
 
 from tests.peers import need
 from xenpv import cli
+from xenpv.back.blkring import BlkRing
 from xenpv.cli import disk as disk_check
 from xenpv.cli.hostfile import HostFile
 from xenpv.host.image import RawImage
@@ -253,6 +254,12 @@ def test_a_capture_of_one_interface_has_both_ways_and_the_slots(here, capsys):
 # It would notice: each seam broken once.
 
 
+def broken_seam(monkeypatch, method, instead):
+    """Every I/O by that method of the image; none past it, between the pages and the file."""
+    monkeypatch.setattr(BlkRing, "_file", lambda *_: False)
+    monkeypatch.setattr(RawImage, method, instead)
+
+
 def test_a_byte_that_reads_wrong_fails_the_run(here, capsys, monkeypatch):
     read_into = RawImage.read_into
 
@@ -261,7 +268,7 @@ def test_a_byte_that_reads_wrong_fails_the_run(here, capsys, monkeypatch):
         if self.path == "front.img" and offset <= 700_000 < offset + len(buffer):
             buffer[700_000 - offset] ^= 1
 
-    monkeypatch.setattr(RawImage, "read_into", flip)
+    broken_seam(monkeypatch, "read_into", flip)
     status, document = run(capsys, "front.cfg", "--no-write")
     assert (status, document["ok"]) == (1, False)
     found = devices(document)
@@ -273,7 +280,7 @@ def test_a_byte_that_reads_wrong_fails_the_run(here, capsys, monkeypatch):
 
 
 def test_a_write_that_is_lost_fails_the_run(here, capsys, monkeypatch):
-    monkeypatch.setattr(RawImage, "write_from", lambda *_: None)
+    broken_seam(monkeypatch, "write_from", lambda *_: None)
     status, document = run(capsys, "front.cfg")
     assert status == 1
     assert devices(document)["front", "xvda"]["failures"] == [
@@ -292,7 +299,7 @@ def test_a_write_that_goes_astray_is_noticed_and_the_scratch_area_put_back(
         writes.append(offset)
         write_from(self, buffer, 0 if len(writes) == 3 else offset)
 
-    monkeypatch.setattr(RawImage, "write_from", astray)
+    broken_seam(monkeypatch, "write_from", astray)
     status, document = run(capsys, "front.cfg")
     assert status == 1
     assert devices(document)["front", "xvda"]["failures"][-1].startswith("the file was changed")
@@ -305,7 +312,7 @@ def test_an_io_error_fails_the_device_and_not_the_others(here, capsys, monkeypat
     def broken(self, _buffer, offset):
         raise ImageError(f"read of {self.path} at {offset}: Input/output error")
 
-    monkeypatch.setattr(RawImage, "read_into", broken)
+    broken_seam(monkeypatch, "read_into", broken)
     status, document = run(capsys, "front.cfg")
     assert status == 1
     found = devices(document)
