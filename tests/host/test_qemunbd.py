@@ -369,7 +369,7 @@ assert (os.environ["LISTEN_FDS"], int(os.environ["LISTEN_PID"])) == ("1", os.get
 connection, _ = listener.accept()
 def say(size=1 << 20, flags=0x65):
     connection.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
-    connection.recv(1000)
+    connection.recv(28, socket.MSG_WAITALL)  # flags, and GO with one kind of information
     body = struct.pack(">HQH", 0, size, flags)
     for kind, data in ((3, body), (1, b"")):
         connection.sendall(struct.pack(">QIII", 0x0003E889045565A9, 7, kind, len(data)) + data)

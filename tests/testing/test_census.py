@@ -47,7 +47,7 @@ def test_what_a_guest_of_known_devices_holds() -> None:
         assert mine.counts["dom0", "backend", "vif ~web 0"] == 1
         assert mine.counts["kernel", "watch", "/local/domain/~web/device/vif/0/state"] == 1
         assert mine.counts["store", "node", "/libxl/~web/device/vbd/51712/params"] == 1
-        assert mine.total("web", "watch") == 12
+        assert mine.total("web", "watch") == 11
         assert mine.total("toolstack", "domain") == 1
         assert ("dom0", "task", "upcall0") not in mine.counts
 
