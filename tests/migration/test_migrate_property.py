@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,3 +66,20 @@ def test_one_side_runs_or_a_person_is_told(
             (survivor,) = two.running
         assert two.running == [survivor]
         case.check(survivor)
+
+
+def test_bytes_for_an_end_that_is_done_hold_up_nobody() -> None:
+    """The destination failed and left bytes unread, while its own last ones were on their way."""
+    with hosts("linux") as two:
+        case = Case(two, loaded=False)
+        late = [Fault(15, Harm.CORRUPT, 24, 557_494)]
+        back = [Fault(2, Harm.TRUNCATE, 28, 28_672), Fault(2, Harm.CORRUPT, None, 191)]
+        channel = Channel(two.here.loop, to_destination=late, to_source=back)
+
+        def look(step: SendStep | ReceiveStep) -> None:
+            if step in (ReceiveStep.STATUS, ReceiveStep.GO):
+                raise ToolstackError(f"{step.name} is made to fail")
+
+        with pytest.raises(MigrationFailed):
+            case.migrate(channel, look).run()
+        assert len(two.running) <= 1

@@ -172,9 +172,13 @@ class Channel:
         self.to_destination.ended = self.to_source.ended = True
 
     def wait(self) -> bool:
-        """Both ends wait: let time pass until bytes arrive. False if none are on their way."""
-        due = [pipe.due for pipe in (self.to_destination, self.to_source) if pipe.due is not None]
-        if not due or min(due) <= self.loop.now:
-            return False
-        self.loop.advance(min(due) - self.loop.now)
-        return True
+        """Both ends wait: let time pass until bytes arrive. False if none are on their way.
+
+        Bytes that are there already are those of an end that is done and reads no more.
+        """
+        now = self.loop.now
+        due = [pipe.due for pipe in (self.to_destination, self.to_source)]
+        later = [one for one in due if one is not None and one > now]
+        if later:
+            self.loop.advance(min(later) - now)
+        return bool(later)
