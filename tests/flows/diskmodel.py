@@ -294,7 +294,9 @@ class Scene:
         self._fill(scatter, header + lba)
         code = bytes((0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0))
         command = Command(step, Srb(cdb=code, data=scatter, queue_tag=step.queue), scatter, held)
-        if self.shape.discard and step.lba + step.count <= len(self.sectors):
+        command.cut = step.lba + step.count > len(self.sectors)
+        # Until it is looked at, the disk may have become large enough.
+        if self.shape.discard and (self.shape.resizes or not command.cut):
             zero = bytes(self.shape.sector_size)
             command.data = [zero] * step.count
             self._written(command)

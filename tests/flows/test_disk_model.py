@@ -79,7 +79,7 @@ def check(name: str, data: st.DataObject, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data(), seed=st.integers(0, 3))
 def test_the_disk_holds_what_was_written(name: str, data: st.DataObject, seed: int) -> None:
     check(name, data, seed)
