@@ -14,6 +14,7 @@ from struct import Struct
 
 import attrs
 
+from tests.flows.stepping import in_order, waited_for
 from xenpv.host.image import MemoryImage
 from xenpv.host.writecache import WriteCache
 from xenpv.xen.loop import Loop, Task
@@ -182,19 +183,7 @@ class Cutter:
             assert not wrong, f"step {ledger.now}, kept {keep} of {count}: {wrong}"
 
     def drain(self, loop: Loop, limit: int) -> int:
-        done = 0
-        while loop.ready and done < limit:
-            self.look()
-            count = len(loop.ready)
-            task = loop.ready[loop.chooser.choose(count) if count > 1 else 0]
-            loop.start(task)
-            task.run()
-            done += 1
-        return done
+        return in_order(loop, limit, self.look)
 
     def pump(self, loop: Loop, task: Task) -> bool:
-        if not task.queued:
-            return False
-        loop.start(task)
-        task.run()
-        return True
+        return waited_for(loop, task)

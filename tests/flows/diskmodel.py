@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from tests.flows.stepping import in_order, waited_for
 from xenpv import Disk, Guest, MemoryImage, Platform
 from xenpv.back.blkback import resize
 from xenpv.back.blkprofile import PROFILES
@@ -101,24 +102,10 @@ class Gaps:
         self.left -= 1
 
     def drain(self, loop: Loop, limit: int) -> int:
-        done = 0
-        while loop.ready and done < limit:
-            self._count()
-            if not loop.ready:
-                break
-            count = len(loop.ready)
-            task = loop.ready[loop.chooser.choose(count) if count > 1 else 0]
-            loop.start(task)
-            task.run()
-            done += 1
-        return done
+        return in_order(loop, limit, self._count)
 
     def pump(self, loop: Loop, task: Task) -> bool:
-        if not task.queued:
-            return False
-        loop.start(task)
-        task.run()
-        return True
+        return waited_for(loop, task)
 
 
 @attrs.define(eq=False)

@@ -12,6 +12,30 @@ import attrs
 from xenpv.xen.loop import Loop, Task
 
 
+def in_order(loop: Loop, limit: int, before: Callable[[], object]) -> int:
+    """Run what is ready as the loop itself picks it, `before` ahead of each; how many ran."""
+    done = 0
+    while loop.ready and done < limit:
+        before()
+        if not loop.ready:
+            break  # what happened was their end
+        count = len(loop.ready)
+        task = loop.ready[loop.chooser.choose(count) if count > 1 else 0]
+        loop.start(task)
+        task.run()
+        done += 1
+    return done
+
+
+def waited_for(loop: Loop, task: Task) -> bool:
+    """Run a task that another one waits for, if it is due."""
+    if not task.queued:
+        return False
+    loop.start(task)
+    task.run()
+    return True
+
+
 @attrs.define(eq=False)
 class At:
     """A scheduler in the loop's own order that calls `happens` once, before step `step`.
@@ -31,23 +55,9 @@ class At:
         self.steps += 1
 
     def drain(self, loop: Loop, limit: int) -> int:
-        done = 0
-        while loop.ready and done < limit:
-            self._count()
-            if not loop.ready:
-                break  # what happened was their end
-            count = len(loop.ready)
-            task = loop.ready[loop.chooser.choose(count) if count > 1 else 0]
-            loop.start(task)
-            task.run()
-            done += 1
-        return done
+        return in_order(loop, limit, self._count)
 
     def pump(self, loop: Loop, task: Task) -> bool:
         if task.queued and task.name != self.but:
             self._count()
-        if not task.queued:
-            return False
-        loop.start(task)
-        task.run()
-        return True
+        return waited_for(loop, task)
