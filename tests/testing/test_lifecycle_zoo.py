@@ -6,7 +6,7 @@ import pytest
 
 from xenpv.testing import zoo
 from xenpv.testing.lifecycle import LifecycleFailed, Step, run_steps
-from xenpv.testing.lifecycle_zoo import DEFECTS
+from xenpv.testing.zoo.lifecycle import DEFECTS
 
 FOUND = {
     "blkback-keeps-maps": "dead domain with ",
@@ -19,7 +19,9 @@ SEEDS = range(6)
 
 
 def findings(name: str) -> list[str]:
-    steps = [Step.parse(text) for text in DEFECTS[name].scenario.split()]
+    steps = [
+        Step.parse(text) for text in zoo.all_defects()[name].hunt.removeprefix("lifecycle:").split()
+    ]
     found: list[str] = []
     for seed in SEEDS:
         try:
@@ -30,7 +32,7 @@ def findings(name: str) -> list[str]:
 
 
 def test_every_entry_is_in_this_table() -> None:
-    assert set(FOUND) == set(DEFECTS)
+    assert set(FOUND) == {one.id for one in DEFECTS}
 
 
 @pytest.mark.parametrize("name", list(FOUND))

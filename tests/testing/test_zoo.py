@@ -4,51 +4,50 @@ from __future__ import annotations
 
 import pytest
 
+from tests.testing import zoo_disk, zoo_net
 from xenpv.errors import LocalProtocolError
-from xenpv.testing import CheckFailed, explore, run_schedule, zoo
+from xenpv.testing import cases, zoo
+from xenpv.testing.hunt import CaseHunt, Hunt
+from xenpv.testing.kit import hunt_all, hunts
+from xenpv.testing.zoo import lifecycle
 
-# id: (examples that are enough, text of the failure)
-FOUND = {
-    "ring-back-no-final-check": (1, "lost wake-up: d0 sleeps with"),
-    "ring-event-late": (200, "lost wake-up: d0 sleeps with"),
-    "blk-double-fetch-nr-segments": (1, "d0 fetches blkif_request[0].nr_segments"),
-}
-STEPS_MAX = 8
+MINUTE = 60.0
+
+FOUND = {**zoo_disk.FOUND, **zoo_net.FOUND}
+STEPS_MAX = 12
+
+
+def hunt_of(name: str) -> Hunt:
+    """The hunt that the entry says finds it."""
+    wanted = zoo.all_defects()[name].hunt
+    kind, _, rest = wanted.partition(":")
+    if kind == "case":
+        case = cases.case(rest)
+        return CaseHunt((case,), case.suite)
+    return next(one for one in hunts() if one.name == wanted)
+
+
+def test_every_entry_is_in_a_table() -> None:
+    others = {one.id for one in lifecycle.DEFECTS}
+    assert set(FOUND) == set(zoo.all_defects()) - others
+
+
+@pytest.mark.parametrize("name", list(FOUND))
+def test_each_is_found_and_shrinks_and_is_not_found_when_it_is_off(name) -> None:
+    examples, text = FOUND[name]
+    hunt = hunt_of(name)
+    with zoo.defect(name):
+        report = hunt_all(only=[hunt], seconds=MINUTE, examples=examples)
+    assert report.found is not None
+    assert text in report.found.failure
+    assert len(report.found.steps) <= STEPS_MAX
+    assert hunt_all(only=[hunt], seconds=MINUTE, examples=report.found.examples).found is None
 
 
 def snapshot() -> list[object]:
     """Everything that a defect changes, as it is now."""
-    changes = [change for defect in zoo.DEFECTS.values() for change in defect.changes]
+    changes = [change for defect in zoo.all_defects().values() for change in defect.changes]
     return [vars(where)[attribute] for where, attribute, _ in changes]
-
-
-def test_every_entry_is_in_this_table() -> None:
-    assert set(FOUND) == set(zoo.DEFECTS)
-
-
-@pytest.mark.parametrize("name", list(FOUND))
-@pytest.mark.parametrize("seed", [0, 1])
-def test_each_is_found_and_shrinks(name, seed) -> None:
-    examples, text = FOUND[name]
-    with zoo.defect(name) as defect:
-        result = explore(defect.find_scenario(), seed=seed)
-    assert result.run is not None
-    assert result.examples <= examples
-    assert isinstance(result.run.failure, CheckFailed)
-    assert text in result.run.failure_text
-    assert len(result.run.taken) <= STEPS_MAX
-    assert result.defects == (name,)
-
-
-@pytest.mark.parametrize("name", list(FOUND))
-def test_nothing_is_found_when_it_is_off_in_at_least_as_many_examples(name) -> None:
-    with zoo.defect(name) as defect:
-        scenario = defect.find_scenario()
-        found = explore(scenario)
-    assert found.run is not None
-    explore(scenario, examples=max(100, 2 * found.examples)).check()
-    # Nor on the very schedule that showed it.
-    assert run_schedule(scenario, found.run.taken).failure is None
 
 
 @pytest.mark.parametrize("name", list(FOUND))
@@ -101,8 +100,8 @@ def test_calling_it_without_with_turns_nothing_on() -> None:
 
 
 def test_entries_say_what_they_change() -> None:
-    for name, defect in zoo.DEFECTS.items():
+    for name, defect in zoo.all_defects().items():
         assert defect.id == name
         assert defect.mutation
         assert defect.changes
-        assert callable(defect.find_scenario())
+        assert defect.hunt

@@ -164,7 +164,7 @@ class Replay:
     def run(self) -> Run:
         """Run it again. ConfigError: unknown scenario or defect."""
         scenario = self.find()
-        unknown = [one for one in self.defects if one not in zoo.DEFECTS]
+        unknown = [one for one in self.defects if one not in zoo.all_defects()]
         if unknown:
             raise ConfigError(f"unknown defect {unknown[0]!r}")
         with ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Defects that only a life cycle shows: what a driver, a backend or the toolstack forgets.
 
-`zoo.defect` turns them on; `run_lifecycle` finds them. `steps` are few that do.
+`zoo.defect` turns them on; `run_lifecycle` finds them. A `hunt` is few steps that do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 from xenpv.back.blkthread import Queue as BlkQueue
 from xenpv.back.xenbus import Device
 from xenpv.host.device import DeviceKey
-from xenpv.testing.zoo import Defect
+from xenpv.testing.zoo.defect import Defect
 from xenpv.vbd.frontend import Frontend
 
 
@@ -48,42 +48,40 @@ def _loses_srbs(original: Any) -> Any:
     return resume
 
 
-_ALL: Final = (
+DEFECTS: Final = (
     Defect(
         id="blkback-keeps-maps",
         end="blkback",
         mutation="disconnects without unmapping the ring pages",
-        scenario="create:0:4 destroy",
+        hunt="lifecycle:create:0:4 destroy",
         changes=((BlkQueue, "_unmap", _nothing),),
     ),
     Defect(
         id="xenbus-back-keeps-watches",
         end="backend",
         mutation="a device that goes leaves its watches",
-        scenario="create:0:4 destroy create:0:4",
+        hunt="lifecycle:create:0:4 destroy create:0:4",
         changes=((Device, "unwatch", _nothing),),
     ),
     Defect(
         id="libxl-leaves-copy",
         end="toolstack",
         mutation="the toolstack's copy of a device is not removed whole",
-        scenario="create:0:4 attach-disk detach-disk:0:1",
+        hunt="lifecycle:create:0:4 attach-disk detach-disk:0:1",
         changes=((DeviceKey, "destroy", _leaves_copy),),
     ),
     Defect(
         id="xenvbd-grants-again-at-resume",
         end="xenvbd",
         mutation="a grant of before the suspend is not taken back",
-        scenario="create:0:4 suspend resume-slow",
+        hunt="lifecycle:create:0:4 suspend resume-slow",
         changes=((Frontend, "resume", _grants_again),),
     ),
     Defect(
         id="xenvbd-loses-srbs-at-resume",
         end="xenvbd",
         mutation="what was in flight or waited at a suspend is forgotten",
-        scenario="create:0:4 suspend resume-slow suspend resume-slow suspend resume-slow",
+        hunt="lifecycle:create:0:4 suspend resume-slow suspend resume-slow suspend resume-slow",
         changes=((Frontend, "resume", _loses_srbs),),
     ),
 )
-
-DEFECTS: Final[dict[str, Defect]] = {one.id: one for one in _ALL}

@@ -1,0 +1,204 @@
+"""A suite of cases, and what became of each."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import attrs
+
+from xenpv.errors import LocalProtocolError, XenpvError
+
+# Makes the end under test: what it is called with is the suite's own (an End, a socket path).
+Factory = Callable[..., Any]
+
+
+class Outcome(enum.StrEnum):
+    """What became of a case."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Scene(Protocol):
+    """A world with the end under test in it and the hostile one in the case's hands."""
+
+    @property
+    def features(self) -> Collection[str]:
+        """What the end under test offers, by the names that cases require."""
+
+    def finish(self) -> None:
+        """After the case: let everything happen, hold every law of conservation. CheckFailed."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+Make = Callable[["Factory | None", int], Scene]
+
+
+class Skip(Exception):  # noqa: N818 - it says what shall happen
+    """Raised by a case that cannot be asked of this end; its text says why."""
+
+
+@attrs.frozen
+class CaseResult:
+    """A case and what became of it; `reason` says why it failed or was skipped."""
+
+    case: Case
+    outcome: Outcome
+    reason: str = ""
+    seed: int = 0
+    error: Exception | None = attrs.field(default=None, eq=False)
+
+    def save(self, directory: Path) -> Path:
+        """A replay file of it."""
+        from xenpv.testing.recorded import CaseReplay
+
+        return CaseReplay.of(self).save(directory)
+
+
+@attrs.frozen(eq=False)
+class Case:
+    """A numbered case. `source`: the header and its macro, driver file or XSA that asks for it.
+
+    `expected` says what the end must do; `requires` are features without which it is skipped;
+    `hostile`: the peer breaks the protocol in it. `check` plays it on a scene of `make` and
+    raises what does not hold.
+    """
+
+    id: str
+    title: str
+    source: str
+    expected: str
+    suite: str
+    requires: tuple[str, ...]
+    hostile: bool
+    check: Callable[[Any], object]
+    make: Make
+
+    def __str__(self) -> str:
+        return self.id
+
+    def run(self, factory: Factory | None = None, *, seed: int = 0) -> CaseResult:
+        """Play it against the end that `factory` makes, None: ours. What the end or the case
+        raises is the result's, not the caller's.
+        """
+        try:
+            scene = self.make(factory, seed)
+        except Skip as why:
+            return CaseResult(self, Outcome.SKIP, str(why), seed)
+        except Exception as error:  # noqa: BLE001 - an end that cannot be made fails its case
+            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error)
+        try:
+            missing = [one for one in self.requires if one not in scene.features]
+            if missing:
+                return CaseResult(self, Outcome.SKIP, f"it has no {missing[0]}", seed)
+            self.check(scene)
+            scene.finish()
+        except Skip as why:
+            return CaseResult(self, Outcome.SKIP, str(why), seed)
+        except Exception as error:  # noqa: BLE001 - told in the result
+            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error)
+        finally:
+            scene.close()
+        return CaseResult(self, Outcome.PASS, seed=seed)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class CasesFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened
+    """Cases that do not hold; `results` are all of the run."""
+
+    def __init__(self, results: Iterable[CaseResult]) -> None:
+        self.results = tuple(results)
+        failed = [one for one in self.results if one.outcome is Outcome.FAIL]
+        lines = [f"{len(failed)} of {len(self.results)} cases do not hold"]
+        for one in failed:
+            case = one.case
+            lines += [f"{case.id} {case.title} ({case.source})", f"  {one.reason}"]
+        super().__init__("\n".join(lines))
+
+
+Check = TypeVar("Check", bound=Callable[[Any], object])
+
+
+class Suite:
+    """Cases that ask the same end; `make(factory, seed)` is the scene that they are played on."""
+
+    def __init__(self, name: str, prefix: str, make: Make) -> None:
+        self.name = name
+        self.prefix: Final = prefix
+        self.make = make
+        self.cases: list[Case] = []
+
+    def case(
+        self,
+        number: str,
+        title: str,
+        *,
+        source: str,
+        expected: str,
+        requires: tuple[str, ...] = (),
+        hostile: bool = True,
+    ) -> Callable[[Check], Check]:
+        """Decorates the function that plays case `number`, which takes the scene."""
+        if not number.startswith(self.prefix) or any(one.id == number for one in self.cases):
+            raise LocalProtocolError(f"case {number}: not a new number of {self.prefix}")
+
+        def add(check: Check) -> Check:
+            self.cases.append(
+                Case(
+                    id=number,
+                    title=title,
+                    source=source,
+                    expected=expected,
+                    suite=self.name,
+                    requires=requires,
+                    hostile=hostile,
+                    check=check,
+                    make=self.make,
+                )
+            )
+            return check
+
+        return add
+
+    def run(
+        self,
+        factory: Factory | None = None,
+        *,
+        only: Collection[str] = (),
+        without: Collection[str] = (),
+        seed: int = 0,
+    ) -> list[CaseResult]:
+        """Play all cases, or `only` those of these ids. LocalProtocolError: an unknown id."""
+        known = [one.id for one in self.cases]
+        unknown = [one for one in (*only, *without) if one not in known]
+        if unknown:
+            raise LocalProtocolError(f"{self.name} has no case {unknown[0]}")
+        return [
+            one.run(factory, seed=seed)
+            for one in sorted(self.cases, key=lambda one: one.id)
+            if (not only or one.id in only) and one.id not in without
+        ]
+
+    def check(
+        self,
+        factory: Factory | None = None,
+        *,
+        only: Collection[str] = (),
+        without: Collection[str] = (),
+        seed: int = 0,
+    ) -> list[CaseResult]:
+        """As `run`; raises CasesFailed if one fails."""
+        results = self.run(factory, only=only, without=without, seed=seed)
+        if any(one.outcome is Outcome.FAIL for one in results):
+            raise CasesFailed(results)
+        return results

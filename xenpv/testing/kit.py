@@ -1,0 +1,82 @@
+"""The kit as a whole: every hunt with default settings, in turns, until something is found.
+
+    with zoo.defect("blk-range-unchecked"):
+        report = hunt_all(seconds=60)
+    assert report.found
+
+What is tried first does not depend on time: in each round every hunt runs twice as many
+examples as in the one before. Time only ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import process_time
+from typing import Final
+
+import attrs
+
+from xenpv.testing.hunt import CaseHunt, Found, Hunt, ScenarioHunt, Search
+
+SECONDS: Final = 60.0
+FIRST_ROUND: Final = 8
+
+# A progress call: examples so far, and the name of the hunt whose turn it is.
+Progress = Callable[[int, str], object]
+
+
+@attrs.frozen(eq=False)
+class Report:
+    """What the kit found, in `examples` of all hunts and `seconds` of CPU, shrinking included."""
+
+    found: Found | None
+    examples: int
+    seconds: float
+
+
+def hunts() -> list[Hunt]:
+    """Every hunt of the kit: the cases of each suite, then scenarios, then overlays."""
+    from xenpv.testing import cases
+    from xenpv.testing.hunts import SCENARIOS
+    from xenpv.testing.overlay import OverlayHunt, targets
+
+    found: list[Hunt] = [CaseHunt(cases.cases(name), name) for name in cases.SUITES]
+    found += [ScenarioHunt(one) for one in SCENARIOS]
+    found += [OverlayHunt(one) for one in targets().values()]
+    return found
+
+
+def hunt_all(
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    examples: int | None = None,
+    only: Sequence[Hunt] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Run `only` (None: `hunts()`) until one finds something, `seconds` of CPU or `examples`
+    are over, or there is no example left. `seconds` are looked at between examples.
+    """
+    started = process_time()
+    searches: list[tuple[Hunt, Search]] = [
+        (one, one.search(seed)) for one in (hunts() if only is None else only)
+    ]
+    done, share = 0, FIRST_ROUND
+    while searches:
+        for entry in list(searches):
+            hunt, search = entry
+            if progress is not None:
+                progress(done, hunt.name)
+            for _ in range(share):
+                if process_time() - started >= seconds or done == examples:
+                    return Report(None, done, process_time() - started)
+                try:
+                    found = next(search)
+                except StopIteration:
+                    searches.remove(entry)
+                    break
+                done += 1
+                if found is not None:
+                    return Report(found, done, process_time() - started)
+        share *= 2
+    return Report(None, done, process_time() - started)

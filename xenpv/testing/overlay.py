@@ -1,0 +1,110 @@
+"""Overlays: bytes that become what a hostile end does, an operation at a time.
+
+    fuzz_one(data)                      # for atheris, AFL++ and libFuzzer-style drivers
+    @given(st.binary(max_size=400))
+    def test(data): fuzz_one(data, "net-backend")
+
+The same bytes give the same run. Any bytes are an overlay: what does not fit wraps or is left
+out, and fewer or smaller bytes do less, so that they shrink well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from xenpv.errors import LocalProtocolError
+from xenpv.testing.hunt import Found, Search
+
+SIZE_MAX: Final = 400  # bytes of an example that the kit draws
+
+
+@attrs.frozen
+class Target:
+    """An end that overlays are laid over. `run` makes a fresh world, does what the bytes say
+    and raises what does not hold; `split` cuts bytes into operations (joined, they are the
+    bytes again); `words` tells each operation.
+    """
+
+    name: str
+    run: Callable[[bytes], object]
+    split: Callable[[bytes], list[bytes]]
+    words: Callable[[bytes], list[str]]
+
+
+def targets() -> dict[str, Target]:
+    """Every target by its name."""
+    return {}
+
+
+def fuzz_one(data: bytes, target: str = "blk-backend") -> None:
+    """Run one example. Raises what does not hold; LocalProtocolError: an unknown target."""
+    known = targets()
+    if target not in known:
+        raise LocalProtocolError(f"no target is called {target!r}: expected {', '.join(known)}")
+    known[target].run(data)
+
+
+@attrs.frozen
+class OverlayHunt:
+    """Random overlays of a seed over one target."""
+
+    target: Target
+
+    @property
+    def name(self) -> str:
+        return f"overlay:{self.target.name}"
+
+    def search(self, seed: int) -> Search:
+        """Endless."""
+        draw = random.Random(f"{self.name} {seed}")
+        examples = 0
+        while True:
+            data = draw.randbytes(1 + int(draw.random() * SIZE_MAX))
+            examples += 1
+            error = self._failure(data)
+            yield None if error is None else self._found(data, error, seed, examples)
+
+    def _failure(self, data: bytes) -> Exception | None:
+        try:
+            self.target.run(data)
+        except Exception as error:  # noqa: BLE001 - told in the finding
+            return error
+        return None
+
+    def _found(self, data: bytes, error: Exception, seed: int, examples: int) -> Found:
+        """Operations are dropped as long as the same kind of failure is left."""
+        operations, runs = self.target.split(data), 0
+        size = len(operations)
+        while size:
+            at = 0
+            while at < len(operations):
+                fewer = operations[:at] + operations[at + size :]
+                again = self._failure(b"".join(fewer))
+                runs += 1
+                if again is not None and type(again) is type(error):
+                    operations, error = fewer, again
+                else:
+                    at += size
+            size //= 2
+        smallest = b"".join(operations)
+        name, failure = self.target.name, f"{type(error).__name__}: {error}"
+
+        def save(directory: Path) -> Path:
+            from xenpv.testing.recorded import OverlayReplay
+
+            return OverlayReplay.of(name, smallest, failure).save(directory)
+
+        return Found(
+            hunt=self.name,
+            seed=seed,
+            failure=failure,
+            steps=tuple(self.target.words(smallest)),
+            examples=examples,
+            shrinking=runs,
+            save=save,
+        )
