@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back(recorded) -> None:
     assert replay.dumps() == text
     assert Replay.loads(text) == replay
     assert list(json.loads(text)) == [
-        "xenpv-replay", "scenario", "file", "seed", "defects", "steps", "digest", "failure"
+        "xenpv-replay", "kind", "scenario", "file", "seed", "steps", "defects", "digest", "failure"
     ]  # fmt: skip
     assert replay.scenario == "xenpv.testing.scenarios:blk_requests"
     assert replay.defects == ("ring-event-late",)
@@ -92,7 +92,7 @@ def test_replay_in_json(recorded, capsys) -> None:
     assert cli.main(["replay", str(recorded), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert list(document) == [
-        "file", "scenario", "seed", "defects", "reproduced", "failure", "recorded_failure",
+        "file", "kind", "scenario", "seed", "defects", "reproduced", "failure", "recorded_failure",
         "digest", "recorded_digest", "steps", "trace",
     ]  # fmt: skip
     assert document["reproduced"] is True
@@ -159,7 +159,16 @@ GOOD = {
         ("[" * 100_000, "not a replay file: not JSON: "),
         ("[]", "not a replay file: no xenpv-replay in it"),
         ("{}", "not a replay file: no xenpv-replay in it"),
-        ({"xenpv-replay": 2}, "format 2 is newer than this xenpv, which reads up to 1"),
+        ({"xenpv-replay": 3}, "format 3 is newer than this xenpv, which reads up to 2"),
+        ({"xenpv-replay": 2}, "kind is None: expected schedule, case, overlay, lifecycle"),
+        (
+            {"xenpv-replay": 2, "kind": []},
+            "kind is []: expected schedule, case, overlay, lifecycle",
+        ),
+        ({"kind": "case"}, "no case in it"),
+        ({"kind": "case", "case": "X-1", "factory": 1, "file": ""}, "factory is 1: expected text"),
+        ({"kind": "overlay", "target": "x"}, "no data in it"),
+        ({"kind": "overlay", "target": "x", "data": "0g"}, "data: expected hex digits"),
         ({"xenpv-replay": "1"}, "format '1' of a replay file is no number"),
         ({"xenpv-replay": 0}, "format 0 of a replay file is no number"),
         ({"xenpv-replay": True}, "format True of a replay file is no number"),

@@ -31,6 +31,7 @@ examples:
   xenpv run --restore guest.save            go on with it, and check its devices
   xenpv run guest.cfg --tap xenbr0=tap0     and let the host's kernel talk to it until Ctrl-C
   xenpv replay failure.replay               run a recorded failure again
+  xenpv zoo --jobs 2                        does the kit find the defects that it should?
   xenpv store --socket /tmp/xs              serve xenstored to real clients
 """
 RUN: Final = """\
@@ -114,16 +115,18 @@ def parser() -> Parser:
     replay = commands.add_parser(
         "replay",
         help="run a recorded failure again",
-        description="Run the scenario of a replay file under its recorded schedule. "
-        "Exit status 1 if it fails again, 0 if it passes.",
+        description="Run again what a replay file holds: a scenario under its schedule, a case, "
+        "the bytes of an overlay, or the commands of a life cycle. Exit status 1 if it fails "
+        "again, 0 if it passes.",
     )
-    replay.add_argument("file", type=Path, metavar="FILE", help="a .replay file of explore()")
+    replay.add_argument("file", type=Path, metavar="FILE", help="a .replay file")
     replay.add_argument("--json", action="store_true", help="print one JSON document instead")
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
-    from xenpv.cli import store
+    from xenpv.cli import store, zoo
 
+    zoo.add_to(commands)
     store.add_to(commands)
     return top
 
@@ -237,9 +240,16 @@ def _store(options: argparse.Namespace) -> int:
     return store.run(options)
 
 
+def _zoo(options: argparse.Namespace) -> int:
+    from xenpv.cli import zoo
+
+    return zoo.run(options)
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "run": _run,
     "bench": _bench,
     "replay": _replay,
     "store": _store,
+    "zoo": _zoo,
 }

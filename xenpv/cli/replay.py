@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from xenpv.testing import Replay, Run
+    from xenpv.testing import Run
+    from xenpv.testing.recorded import Recorded
 
 
 @attrs.frozen
@@ -17,13 +18,25 @@ class Replayed:
     """A replay file and the run that it gave."""
 
     path: Path
-    replay: Replay
+    replay: Recorded
     run: Run
 
     @property
     def same(self) -> bool:
         """Whether everything happened as it was recorded."""
         return str(self.run.digest) == self.replay.digest
+
+    @property
+    def recorded_steps(self) -> int:
+        """Steps of a schedule; 0 of what is none."""
+        from xenpv.testing import Replay
+
+        return len(self.replay.schedule) if isinstance(self.replay, Replay) else 0
+
+    @property
+    def lost(self) -> int:
+        """Recorded steps that did nothing this time."""
+        return self.recorded_steps - len(self.run.taken)
 
 
 def replay(path: Path) -> Replayed:
@@ -39,13 +52,13 @@ def as_text(done: Replayed) -> list[str]:
     from xenpv.testing import reports
 
     run, recorded = done.run, done.replay
-    lines = [f"{recorded.scenario}, seed {recorded.seed}"]
+    lines = [recorded.title]
     if recorded.defects:
         lines.append(f"with the defect {', '.join(recorded.defects)}")
     lines += reports.steps(run) if run.failed or run.words else []
-    lost = len(recorded.schedule) - len(run.taken)
+    lost = done.lost
     if lost:
-        lines.append(f"{lost} of {len(recorded.schedule)} recorded steps did nothing this time")
+        lines.append(f"{lost} of {done.recorded_steps} recorded steps did nothing this time")
     if run.failed:
         lines += ["last events:", *(f"  {line}" for line in run.tail)]
         lines += ["rings:", *(f"  {line}" for line in run.tables[: reports.TABLE_LINES_MAX])]
@@ -60,22 +73,30 @@ def as_text(done: Replayed) -> list[str]:
 def as_json(done: Replayed) -> dict[str, Any]:
     """For scripts; these keys stay."""
     run, recorded = done.run, done.replay
+    what = {key: value for key, value in recorded.body().items() if key not in ("file", "steps")}
     return {
         "file": str(done.path),
-        "scenario": recorded.scenario,
-        "seed": recorded.seed,
+        "kind": recorded.kind,
+        **what,
         "defects": list(recorded.defects),
         "reproduced": run.failed,
         "failure": run.failure_text,
         "recorded_failure": recorded.failure,
         "digest": run.digest,
         "recorded_digest": recorded.digest,
-        "steps": [
-            {"at": step.at, "action": str(step.action), "argument": step.argument, "text": words}
-            for step, words in zip(run.taken.steps, run.words, strict=True)
-        ],
+        "steps": _steps(run),
         "trace": list(run.tail),
     }
+
+
+def _steps(run: Run) -> list[dict[str, Any]]:
+    """Of a schedule with their decisions; of anything else in words only."""
+    if not run.taken:
+        return [{"text": words} for words in run.words]
+    return [
+        {"at": step.at, "action": str(step.action), "argument": step.argument, "text": words}
+        for step, words in zip(run.taken.steps, run.words, strict=True)
+    ]
 
 
 def show(done: Replayed, *, json_wanted: bool) -> None:

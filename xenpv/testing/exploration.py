@@ -15,10 +15,12 @@ import attrs
 
 from xenpv.errors import XenpvError
 from xenpv.testing import reports, zoo
-from xenpv.testing.replay import Replay, scenario_name
+from xenpv.testing.named import name_of
+from xenpv.testing.replay import Replay
 from xenpv.testing.run import Run, Scenario, run_schedule
 from xenpv.testing.schedule import Strategy, mixed
 from xenpv.testing.shrink import shrink
+from xenpv.testing.witness import witness
 
 EXAMPLES: Final = 500
 
@@ -101,7 +103,7 @@ def explore(
     and beside it its trace and store, are written there (made if it is not there).
     Raises LocalProtocolError if a file is to be written of a scenario that cannot be imported.
     """
-    name = scenario_name(scenario, must_import=directory is not None)
+    name = name_of(scenario, must_import=directory is not None)
     schedules = mixed(seed, examples // 2) if strategy is None else strategy
     defects = zoo.active()
     schedule = next(schedules, None)
@@ -115,7 +117,8 @@ def explore(
             reports.remember(found)
             if directory is not None:
                 replay = Replay.of(scenario, smallest, seed=seed, defects=defects)
-                found = attrs.evolve(found, path=replay.save(Path(directory), smallest))
+                watched = attrs.evolve(smallest, packets=_packets(scenario, smallest))
+                found = attrs.evolve(found, path=replay.save(Path(directory), watched))
                 reports.remember(found)
             return found
         try:
@@ -123,3 +126,10 @@ def explore(
         except StopIteration:
             break
     return Result(name, seed, done, defects=defects)
+
+
+def _packets(scenario: Scenario, run: Run) -> bytes:
+    """What crosses the bridges in the same run once more."""
+    with witness() as seen:
+        run_schedule(scenario, run.taken)
+    return seen.packets

@@ -7,6 +7,7 @@ bytes of an overlay. A hunt is deterministic: equal seeds give equal examples an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -19,6 +20,7 @@ from xenpv.testing.shrink import shrink
 
 if TYPE_CHECKING:
     from xenpv.testing.cases.suite import Case, Factory
+    from xenpv.testing.lifecycle import LifecycleFailed, Step
 
 SINGLES_MAX: Final = 1_000  # schedules of one step of a scenario, before random ones
 
@@ -47,11 +49,17 @@ Search = Iterator[Found | None]
 
 
 class Hunt(Protocol):
-    """What the kit runs. `name` begins with the kind: `scenario:`, `case:`, `overlay:`."""
+    """What the kit runs. `name` begins with the kind: `scenario:`, `cases:`, `overlay:`; `cost`
+    says how many examples of others one of it is worth.
+    """
 
     @property
     def name(self) -> str:
         """Stable: replay files and tables have it."""
+
+    @property
+    def cost(self) -> int:
+        """1 for an example of a few milliseconds."""
 
     def search(self, seed: int) -> Search:
         """Examples of a seed, run as the iterator is asked for them."""
@@ -62,6 +70,8 @@ class ScenarioHunt:
     """A scenario under the default schedule, every single step, then random ones."""
 
     scenario: Scenario
+
+    cost = 1
 
     @property
     def name(self) -> str:
@@ -108,6 +118,8 @@ class CaseHunt:
     suite: str
     factory: Factory | None = None
 
+    cost = 1
+
     @property
     def name(self) -> str:
         return f"cases:{self.suite}"
@@ -130,3 +142,57 @@ class CaseHunt:
                 shrinking=0,
                 save=result.save,
             )
+
+
+COMMANDS: Final = 12  # of a life cycle
+
+
+def _kept(steps: Iterator[Step], taken: list[Step]) -> Iterator[Step]:
+    for step in steps:
+        taken.append(step)
+        yield step
+
+
+@attrs.frozen
+class LifecycleHunt:
+    """Random commands of a toolstack, with traffic: a short life cycle each example."""
+
+    cost = 16
+    name = "lifecycle"
+
+    def search(self, seed: int) -> Search:
+        """Endless."""
+        from xenpv.testing.lifecycle import LifecycleFailed, draw_steps, run_steps
+
+        for examples in count(1):
+            number = (seed << 32) + examples
+            taken: list[Step] = []
+            try:
+                run_steps(number, _kept(draw_steps(number), taken), COMMANDS)
+            except LifecycleFailed as error:
+                yield self._found(error, seed, examples)
+            except Exception as error:  # noqa: BLE001 - what escapes is a finding as well
+                escaped = LifecycleFailed(number, taken, [f"{type(error).__name__}: {error}"])
+                yield self._found(escaped, seed, examples)
+            else:
+                yield None
+
+    def _found(self, error: LifecycleFailed, seed: int, examples: int) -> Found:
+        from xenpv.testing.lifecycle import shrink as shrink_steps
+
+        smallest = shrink_steps(error)
+
+        def save(directory: Path) -> Path:
+            from xenpv.testing.replay import LifecycleReplay
+
+            return LifecycleReplay.save_failed(smallest, directory)
+
+        return Found(
+            hunt=self.name,
+            seed=seed,
+            failure=f"{type(smallest).__name__}: {smallest}",
+            steps=tuple(str(step) for step in smallest.steps),
+            examples=examples,
+            shrinking=0,
+            save=save,
+        )

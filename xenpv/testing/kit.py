@@ -11,12 +11,14 @@ examples as in the one before. Time only ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import process_time
 from typing import Final
 
 import attrs
 
-from xenpv.testing.hunt import CaseHunt, Found, Hunt, ScenarioHunt, Search
+from xenpv.testing import zoo
+from xenpv.testing.hunt import CaseHunt, Found, Hunt, LifecycleHunt, ScenarioHunt, Search
 
 SECONDS: Final = 60.0
 FIRST_ROUND: Final = 8
@@ -35,7 +37,7 @@ class Report:
 
 
 def hunts() -> list[Hunt]:
-    """Every hunt of the kit: the cases of each suite, then scenarios, then overlays."""
+    """Every hunt of the kit: the cases of each suite, scenarios, overlays, life cycles."""
     from xenpv.testing import cases
     from xenpv.testing.hunts import SCENARIOS
     from xenpv.testing.overlay import OverlayHunt, targets
@@ -43,6 +45,7 @@ def hunts() -> list[Hunt]:
     found: list[Hunt] = [CaseHunt(cases.cases(name), name) for name in cases.SUITES]
     found += [ScenarioHunt(one) for one in SCENARIOS]
     found += [OverlayHunt(one) for one in targets().values()]
+    found.append(LifecycleHunt())
     return found
 
 
@@ -67,7 +70,7 @@ def hunt_all(
             hunt, search = entry
             if progress is not None:
                 progress(done, hunt.name)
-            for _ in range(share):
+            for _ in range(max(1, share // hunt.cost)):
                 if process_time() - started >= seconds or done == examples:
                     return Report(None, done, process_time() - started)
                 try:
@@ -80,3 +83,54 @@ def hunt_all(
                     return Report(found, done, process_time() - started)
         share *= 2
     return Report(None, done, process_time() - started)
+
+
+@attrs.frozen
+class DefectReport:
+    """What the kit made of one defect of the zoo; `defect` is empty where all were off.
+
+    `seconds` of CPU and `examples` until it was found, shrinking included, or in all; `by` is
+    the hunt, `steps` are those of the shrunk example, `replay` the file that was written.
+    """
+
+    defect: str
+    found: bool
+    seconds: float
+    examples: int
+    by: str = ""
+    failure: str = ""
+    steps: tuple[str, ...] = ()
+    replay: str = ""
+
+
+def hunt_defect(
+    name: str,
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    examples: int | None = None,
+    directory: Path | None = None,
+) -> DefectReport:
+    """The kit against one defect, or against none if `name` is empty. With a `directory` the
+    replay file of what is found is written there. LocalProtocolError: an unknown defect.
+    """
+    if not name:
+        return _told("", hunt_all(seed=seed, seconds=seconds, examples=examples), directory)
+    with zoo.defect(name):
+        return _told(name, hunt_all(seed=seed, seconds=seconds, examples=examples), directory)
+
+
+def _told(name: str, report: Report, directory: Path | None) -> DefectReport:
+    found = report.found
+    if found is None:
+        return DefectReport(name, False, report.seconds, report.examples)
+    return DefectReport(
+        defect=name,
+        found=True,
+        seconds=report.seconds,
+        examples=report.examples,
+        by=found.hunt,
+        failure=found.failure,
+        steps=found.steps,
+        replay="" if directory is None else str(found.save(directory)),
+    )

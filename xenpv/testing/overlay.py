@@ -53,6 +53,8 @@ def fuzz_one(data: bytes, target: str = "blk-backend") -> None:
 class OverlayHunt:
     """Random overlays of a seed over one target."""
 
+    cost = 1
+
     target: Target
 
     @property
@@ -92,12 +94,12 @@ class OverlayHunt:
                     at += size
             size //= 2
         smallest = b"".join(operations)
-        name, failure = self.target.name, f"{type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {error}"
 
         def save(directory: Path) -> Path:
-            from xenpv.testing.recorded import OverlayReplay
+            from xenpv.testing.replay import OverlayReplay
 
-            return OverlayReplay.of(name, smallest, failure).save(directory)
+            return OverlayReplay.save_data(self.target, smallest, directory)
 
         return Found(
             hunt=self.name,

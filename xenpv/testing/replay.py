@@ -1,58 +1,49 @@
-"""Replay files: a failure as versioned text that goes into a bug report.
+"""Replays: a schedule, a case, an overlay or a life cycle that failed, from a file.
 
-JSON of the format FORMAT: the scenario ("module:function", and the file it is in for when
-that module is not on the path), the seed it was found with, the steps, the zoo's defects that
-were on, the digest of the run, and the failure's text.
+    load_replay("failure.replay").run().failure_text
+
+A class for each `kind` of a replay file (testing.recorded has what they share).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
-from hashlib import blake2b
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import attrs
 
-from xenpv.errors import ConfigError, LocalProtocolError
-from xenpv.testing import zoo
+from xenpv.errors import ConfigError
+from xenpv.testing import named, zoo
+from xenpv.testing.recorded import Recorded, checked, document_of
 from xenpv.testing.run import Run, Scenario, run_schedule
-from xenpv.testing.schedule import Action, Schedule, Step
+from xenpv.testing.schedule import Action, Schedule
+from xenpv.testing.schedule import Step as Taken
+from xenpv.testing.witness import Witness, witness
 
-FORMAT: Final = 1
-KEYS: Final = ("scenario", "file", "seed", "defects", "steps", "digest", "failure")
+if TYPE_CHECKING:
+    from xenpv.testing.cases.suite import CaseResult, Factory
+    from xenpv.testing.lifecycle import LifecycleFailed
+    from xenpv.testing.overlay import Target
+
 AT_MAX: Final = 1 << 32
 STEPS_MAX: Final = 10_000
-
-
-def scenario_name(scenario: Scenario, *, must_import: bool = False) -> str:
-    """`module:function`. LocalProtocolError if it must be found again and cannot."""
-    module = getattr(scenario, "__module__", "")
-    name = getattr(scenario, "__qualname__", repr(scenario))
-    if must_import and (not name.isidentifier() or not module):
-        raise LocalProtocolError(
-            f"{module}:{name} cannot be replayed: a scenario in a file is a function of a module"
-        )
-    return f"{module}:{name}"
+MISSING: Final = object()
+DATA_MAX: Final = 1 << 20  # hex digits of an overlay
 
 
 @attrs.frozen(kw_only=True)
-class Replay:
-    """A recorded failure. `steps` are (decision, action, argument)."""
+class Replay(Recorded):
+    """A scenario under a schedule: `scenario` is "module:function", `file` the one that it is in
+    for when that module is not on the path; steps are (decision, action, argument).
+    """
+
+    kind: ClassVar[str] = "schedule"
 
     scenario: str
     file: str
     seed: int
-    defects: tuple[str, ...]
     schedule: Schedule
-    digest: str
-    failure: str
 
     @classmethod
     def of(
@@ -61,10 +52,9 @@ class Replay:
         """The record of a failed run. LocalProtocolError for a scenario that is no function of
         a module.
         """
-        code = getattr(scenario, "__code__", None)
         return cls(
-            scenario=scenario_name(scenario, must_import=True),
-            file="" if code is None else _relative(code.co_filename),
+            scenario=named.name_of(scenario, must_import=True),
+            file=named.file_of(scenario),
             seed=seed,
             defects=defects,
             schedule=run.taken,
@@ -72,145 +62,270 @@ class Replay:
             failure=run.failure_text,
         )
 
-    def dumps(self) -> str:
-        """The file's text."""
-        document = {
-            "xenpv-replay": FORMAT,
+    @classmethod
+    def loads(cls, text: str, *, file: str = "") -> Recorded:
+        """Parse a file's text, of any kind. ConfigError: what is wrong, in one line."""
+        document = document_of(text, file)
+        kind = document.get("kind")
+        found = KINDS.get(kind) if isinstance(kind, str) else None
+        if found is None:
+            raise ConfigError(f"kind is {kind!r}: expected {', '.join(KINDS)}", file=file)
+        return found.parse(document, file)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], file: str) -> Self:
+        keys = checked(document, file, texts=("scenario", "file"), numbers=("seed",))
+        steps = document.get("steps", MISSING)
+        if steps is MISSING:
+            raise ConfigError("no steps in it", file=file)
+        if not isinstance(steps, list) or len(steps) > STEPS_MAX:
+            raise ConfigError("steps: expected a list of [decision, action, argument]", file=file)
+        return cls(schedule=Schedule(tuple(_step(one, file) for one in steps)), **keys)
+
+    @property
+    def title(self) -> str:
+        return f"{self.scenario}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.scenario.rpartition(":")[2]
+
+    def body(self) -> dict[str, Any]:
+        return {
             "scenario": self.scenario,
             "file": self.file,
             "seed": self.seed,
-            "defects": list(self.defects),
             "steps": [[step.at, str(step.action), step.argument] for step in self.schedule.steps],
-            "digest": self.digest,
-            "failure": self.failure,
         }
-        return json.dumps(document, indent=1) + "\n"
-
-    @classmethod
-    def loads(cls, text: str, *, file: str = "") -> Replay:
-        """Parse a file's text. ConfigError: what is wrong, in one line."""
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"not a replay file: not JSON: {error}", file=file) from error
-        if not isinstance(document, dict) or "xenpv-replay" not in document:
-            raise ConfigError("not a replay file: no xenpv-replay in it", file=file)
-        version = document["xenpv-replay"]
-        if type(version) is not int or version < 1:
-            raise ConfigError(f"format {version!r} of a replay file is no number", file=file)
-        if version > FORMAT:
-            raise ConfigError(
-                f"format {version} is newer than this xenpv, which reads up to {FORMAT}", file=file
-            )
-        return cls._checked(document, file)
-
-    @classmethod
-    def _checked(cls, document: Mapping[str, Any], file: str) -> Replay:
-        missing = [key for key in KEYS if key not in document]
-        if missing:
-            raise ConfigError(f"no {missing[0]} in it", file=file)
-        for key in ("scenario", "file", "digest", "failure"):
-            if not isinstance(document[key], str):
-                raise ConfigError(f"{key} is {document[key]!r}: expected text", file=file)
-        seed = document["seed"]
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ConfigError(f"seed is {seed!r}: expected a number", file=file)
-        defects = document["defects"]
-        if not isinstance(defects, list) or not all(isinstance(one, str) for one in defects):
-            raise ConfigError(f"defects is {defects!r}: expected a list of names", file=file)
-        steps = document["steps"]
-        if not isinstance(steps, list) or len(steps) > STEPS_MAX:
-            raise ConfigError("steps: expected a list of [decision, action, argument]", file=file)
-        return cls(
-            scenario=document["scenario"],
-            file=document["file"],
-            seed=seed,
-            defects=tuple(defects),
-            schedule=Schedule(tuple(_step(one, file) for one in steps)),
-            digest=document["digest"],
-            failure=document["failure"],
-        )
-
-    def save(self, directory: Path, run: Run) -> Path:
-        """Write the replay file, its trace and its store dump; the file's path.
-
-        The name is of the content: the same failure is written once.
-        """
-        directory.mkdir(parents=True, exist_ok=True)
-        text = self.dumps()
-        short = blake2b(text.encode(), digest_size=4).hexdigest()
-        path = directory / f"{self.scenario.rpartition(':')[2]}-{short}.replay"
-        path.write_text(text, encoding="utf-8")
-        trace = [*run.tail, "", *run.tables]
-        path.with_suffix(".trace").write_text("\n".join(trace) + "\n", encoding="utf-8")
-        path.with_suffix(".store").write_text("\n".join(run.store) + "\n", encoding="utf-8")
-        return path
 
     def find(self) -> Scenario:
         """The scenario's function. ConfigError if there is none, or it cannot be imported."""
-        name, _, function = self.scenario.partition(":")
-        try:
-            module = _module(name, self.file)
-        except Exception as error:
-            raise ConfigError(
-                f"scenario {self.scenario!r}: importing it: {type(error).__name__}: {error}"
-            ) from error
-        found = getattr(module, function, None) if module is not None else None
-        if not callable(found):
-            raise ConfigError(f"unknown scenario {self.scenario!r}: no such function to import")
-        scenario: Scenario = found
+        scenario: Scenario = named.find(self.scenario, self.file)
         return scenario
 
-    def run(self) -> Run:
-        """Run it again. ConfigError: unknown scenario or defect."""
-        scenario = self.find()
-        unknown = [one for one in self.defects if one not in zoo.all_defects()]
-        if unknown:
-            raise ConfigError(f"unknown defect {unknown[0]!r}")
-        with ExitStack() as stack:
-            for one in self.defects:
-                stack.enter_context(zoo.defect(one))
-            return run_schedule(scenario, self.schedule)
+    def perform(self) -> Run:
+        return run_schedule(self.find(), self.schedule)
 
 
-def load_replay(path: str | Path) -> Replay:
-    """Read a replay file. ConfigError: not there, or not one."""
+def _step(one: Any, file: str) -> Taken:
+    if isinstance(one, list) and len(one) == 3:
+        at, action, argument = one
+        numbers = all(type(value) is int and 0 <= value < AT_MAX for value in (at, argument))
+        if numbers and action in tuple(Action):
+            return Taken(at, Action(action), argument)
+    raise ConfigError(f"step {one!r}: expected [decision, action, argument]", file=file)
+
+
+def _run_of(seen: Witness, failure: Exception | None, words: tuple[str, ...] = ()) -> Run:
+    """A run that was no schedule's, from what was seen of it."""
+    return Run(
+        taken=Schedule(),
+        words=words,
+        points=[],
+        digest=seen.digest,
+        failure=failure,
+        tail=seen.tail,
+        tables=seen.tables,
+        store=seen.store,
+        packets=seen.packets,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class CaseReplay(Recorded):
+    """A case that did not hold. `factory` is "module:name" of what makes the end, and `file` the
+    one that it is in; both empty for our own.
+    """
+
+    kind: ClassVar[str] = "case"
+
+    case: str
+    factory: str
+    file: str
+    seed: int
+
+    @classmethod
+    def save_result(cls, result: CaseResult, directory: Path) -> Path:
+        """Play a failed case once more and write it down; the file's path. LocalProtocolError
+        for a factory that cannot be imported.
+        """
+        case, factory = result.case, result.factory
+        with witness() as seen:
+            again = case.run(factory, seed=result.seed)
+        run = _run_of(seen, again.error)
+        made_by = "" if factory is None else named.name_of(factory, must_import=True, what="an end")
+        recorded = cls(
+            case=case.id,
+            factory=made_by,
+            file="" if factory is None else named.file_of(factory),
+            seed=result.seed,
+            defects=zoo.active(),
+            digest=run.digest,
+            failure=run.failure_text,
+        )
+        return recorded.save(directory, run)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], file: str) -> Self:
+        return cls(**checked(document, file, texts=("case", "factory", "file"), numbers=("seed",)))
+
+    @property
+    def title(self) -> str:
+        of = f" against {self.factory}" if self.factory else ""
+        return f"case {self.case}{of}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.case
+
+    def body(self) -> dict[str, Any]:
+        return {"case": self.case, "factory": self.factory, "file": self.file, "seed": self.seed}
+
+    def perform(self) -> Run:
+        from xenpv.testing import cases
+
+        found = cases.all_cases().get(self.case)
+        if found is None:
+            raise ConfigError(f"unknown case {self.case!r}")
+        factory: Factory | None = None
+        if self.factory:
+            factory = named.find(self.factory, self.file, what="end")
+        with witness() as seen:
+            result = found.run(factory, seed=self.seed)
+        return _run_of(seen, result.error)
+
+
+@attrs.frozen(kw_only=True)
+class OverlayReplay(Recorded):
+    """Bytes, in hex, that an overlay's target fails with."""
+
+    kind: ClassVar[str] = "overlay"
+
+    target: str
+    data: str
+
+    @classmethod
+    def save_data(cls, target: Target, data: bytes, directory: Path) -> Path:
+        """Run failing bytes once more and write them down; the file's path."""
+        run = _overlaid(target, data)
+        recorded = cls(
+            target=target.name,
+            data=data.hex(),
+            defects=zoo.active(),
+            digest=run.digest,
+            failure=run.failure_text,
+        )
+        return recorded.save(directory, run)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], file: str) -> Self:
+        keys = checked(document, file, texts=("target", "data"))
+        try:
+            bytes.fromhex(keys["data"][:DATA_MAX])
+        except ValueError:
+            raise ConfigError("data: expected hex digits", file=file) from None
+        return cls(**keys)
+
+    @property
+    def title(self) -> str:
+        return f"overlay of {len(self.data) // 2} bytes over {self.target}"
+
+    @property
+    def name(self) -> str:
+        return self.target
+
+    def body(self) -> dict[str, Any]:
+        return {"target": self.target, "data": self.data}
+
+    def perform(self) -> Run:
+        from xenpv.testing import overlay
+
+        target = overlay.targets().get(self.target)
+        if target is None:
+            raise ConfigError(f"unknown target {self.target!r}")
+        return _overlaid(target, bytes.fromhex(self.data[:DATA_MAX]))
+
+
+def _overlaid(target: Target, data: bytes) -> Run:
+    failure: Exception | None = None
+    with witness() as seen:
+        try:
+            target.run(data)
+        except Exception as error:  # noqa: BLE001 - the run's
+            failure = error
+    return _run_of(seen, failure, tuple(target.words(data)))
+
+
+@attrs.frozen(kw_only=True)
+class LifecycleReplay(Recorded):
+    """Commands of a toolstack (testing.lifecycle) after which something was wrong."""
+
+    kind: ClassVar[str] = "lifecycle"
+
+    seed: int
+    commands: str  # apart by blanks: "create:0:4 destroy"
+
+    @classmethod
+    def save_failed(cls, failed: LifecycleFailed, directory: Path) -> Path:
+        """Do the commands once more and write them down; the file's path."""
+        commands = " ".join(str(step) for step in failed.steps)
+        run = _lived(failed.seed, commands)
+        recorded = cls(
+            seed=failed.seed,
+            commands=commands,
+            defects=zoo.active(),
+            digest=run.digest,
+            failure=run.failure_text,
+        )
+        return recorded.save(directory, run)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], file: str) -> Self:
+        return cls(**checked(document, file, texts=("commands",), numbers=("seed",)))
+
+    @property
+    def title(self) -> str:
+        return f"life cycle of {len(self.commands.split())} commands, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    def body(self) -> dict[str, Any]:
+        return {"seed": self.seed, "commands": self.commands}
+
+    def perform(self) -> Run:
+        return _lived(self.seed, self.commands)
+
+
+def _lived(seed: int, commands: str) -> Run:
+    from xenpv.testing.lifecycle import LifecycleFailed, Step, run_steps
+
+    failure: Exception | None = None
+    try:
+        steps = [Step.parse(one) for one in commands.split()]
+    except ValueError as error:
+        raise ConfigError(f"commands: {error}") from None
+    with witness() as seen:
+        try:
+            run_steps(seed, steps)
+        except LifecycleFailed as error:
+            failure = error
+        except KeyError as error:
+            raise ConfigError(f"unknown command {error}") from None
+    return _run_of(seen, failure, tuple(commands.split()))
+
+
+KINDS: Final[dict[str, type[Recorded]]] = {
+    one.kind: one for one in (Replay, CaseReplay, OverlayReplay, LifecycleReplay)
+}
+
+
+def load_replay(path: str | Path) -> Recorded:
+    """Read a replay file of any kind. ConfigError: not there, or not one."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigError(f"not a replay file: {reason}", file=str(path)) from error
     return Replay.loads(text, file=str(path))
-
-
-def _step(one: Any, file: str) -> Step:
-    if isinstance(one, list) and len(one) == 3:
-        at, action, argument = one
-        numbers = all(type(value) is int and 0 <= value < AT_MAX for value in (at, argument))
-        if numbers and action in tuple(Action):
-            return Step(at, Action(action), argument)
-    raise ConfigError(f"step {one!r}: expected [decision, action, argument]", file=file)
-
-
-def _module(name: str, file: str) -> ModuleType | None:
-    """By its name where that leads to it, else from its file."""
-    if name and name != "__main__":
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            pass
-    spec = importlib.util.spec_from_file_location("xenpv_replayed", file) if file else None
-    if spec is None or spec.loader is None or not Path(file).is_file():
-        return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _relative(path: str) -> str:
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return path

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from xenpv.testing.rings import rings_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xenpv.platform import Platform
     from xenpv.testing.exploration import Result
     from xenpv.testing.run import Run
@@ -43,10 +45,18 @@ def steps(run: Run) -> list[str]:
     """The schedule, a step a line."""
     if not run.words:
         return ["no step is needed: the default schedule fails"]
+    if not run.taken:  # what was run was no schedule
+        return [f"  {number}. {words}" for number, words in enumerate(run.words, 1)]
     return [
         f"  {number}. at decision {step.at}: {words}"
         for number, (step, words) in enumerate(zip(run.taken.steps, run.words, strict=True), 1)
     ]
+
+
+def artefacts(path: Path) -> list[str]:
+    """What stands beside a replay file: `trace: found/blk_requests-12345678.trace`."""
+    beside = [path.with_suffix(suffix) for suffix in (".trace", ".store", ".pcapng")]
+    return [f"{one.suffix[1:]}: {one}" for one in beside if one.exists()]
 
 
 def section(result: Result) -> list[str]:
@@ -58,8 +68,7 @@ def section(result: Result) -> list[str]:
     if len(run.tables) > TABLE_LINES_MAX:
         lines.append(f"  and {len(run.tables) - TABLE_LINES_MAX} lines more")
     if result.path is not None:
-        for suffix in (".trace", ".store"):
-            lines.append(f"{suffix[1:]}: {result.path.with_suffix(suffix)}")
+        lines += artefacts(result.path)
     return lines
 
 

@@ -24,7 +24,7 @@ class Run:
     `taken` are the steps of the schedule that did something, `words` each of them in words;
     `points` the decisions it met. `failure` is what the scenario raised, None if it passed;
     `tail`, `tables` and `store` (last events, ring entries, store nodes as lines) are kept of
-    failed runs only.
+    failed runs only. `packets` is a pcapng file of what crossed the bridges, if somebody looked.
     """
 
     taken: Schedule
@@ -35,6 +35,7 @@ class Run:
     tail: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     store: tuple[str, ...] = ()
+    packets: bytes = b""
 
     @property
     def failed(self) -> bool:

@@ -53,12 +53,13 @@ class CaseResult:
     reason: str = ""
     seed: int = 0
     error: Exception | None = attrs.field(default=None, eq=False)
+    factory: Factory | None = attrs.field(default=None, eq=False)
 
     def save(self, directory: Path) -> Path:
         """A replay file of it."""
-        from xenpv.testing.recorded import CaseReplay
+        from xenpv.testing.replay import CaseReplay
 
-        return CaseReplay.of(self).save(directory)
+        return CaseReplay.save_result(self, directory)
 
 
 @attrs.frozen(eq=False)
@@ -92,7 +93,7 @@ class Case:
         except Skip as why:
             return CaseResult(self, Outcome.SKIP, str(why), seed)
         except Exception as error:  # noqa: BLE001 - an end that cannot be made fails its case
-            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error)
+            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
         try:
             missing = [one for one in self.requires if one not in scene.features]
             if missing:
@@ -102,7 +103,7 @@ class Case:
         except Skip as why:
             return CaseResult(self, Outcome.SKIP, str(why), seed)
         except Exception as error:  # noqa: BLE001 - told in the result
-            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error)
+            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
         finally:
             scene.close()
         return CaseResult(self, Outcome.PASS, seed=seed)

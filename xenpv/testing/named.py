@@ -1,0 +1,72 @@
+"""Functions and classes of a user by name, so that a file can say them and find them again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from xenpv.errors import ConfigError, LocalProtocolError
+
+
+def name_of(thing: Any, *, must_import: bool = False, what: str = "a scenario") -> str:
+    """`module:function`. LocalProtocolError if it must be found again and cannot."""
+    module = getattr(thing, "__module__", "")
+    name = getattr(thing, "__qualname__", repr(thing))
+    if must_import and (not name.isidentifier() or not module):
+        raise LocalProtocolError(
+            f"{module}:{name} cannot be replayed: {what} in a file is a function of a module"
+        )
+    return f"{module}:{name}"
+
+
+def file_of(thing: Any) -> str:
+    """The file that it is in, relative to the working directory where it is below that."""
+    code = getattr(thing, "__code__", None)
+    if code is not None:
+        return _relative(code.co_filename)
+    module = sys.modules.get(getattr(thing, "__module__", ""))
+    found = getattr(module, "__file__", None)
+    return "" if found is None else _relative(found)
+
+
+def find(name: str, file: str, *, what: str = "scenario") -> Any:
+    """The function or class. ConfigError if there is none, or it cannot be imported."""
+    module_name, _, function = name.partition(":")
+    try:
+        module = _module(module_name, file)
+    except Exception as error:
+        raise ConfigError(
+            f"{what} {name!r}: importing it: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, function, None) if module is not None else None
+    if not callable(found):
+        raise ConfigError(f"unknown {what} {name!r}: no such function to import")
+    return found
+
+
+def _module(name: str, file: str) -> ModuleType | None:
+    """By its name where that leads to it, else from its file."""
+    if name and name != "__main__":
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            pass
+    spec = importlib.util.spec_from_file_location("xenpv_replayed", file) if file else None
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        return None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _relative(path: str) -> str:
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path
