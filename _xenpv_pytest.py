@@ -10,13 +10,15 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
     from xenpv import Guest, Platform
+    from xenpv.host.network import Bridge
     from xenpv.testing import Result
     from xenpv.xen.trace import Trace
 
@@ -26,8 +28,20 @@ REPORTED_MAX = 3
 DISK_BYTES = 1 << 20
 ARTEFACTS = ".xenpv"
 
-# What the present test made, newest last: seed, trace, and the platform while somebody has it.
-_made: deque[tuple[int, Trace, weakref.ref[Platform]]] = deque(maxlen=REPORTED_MAX)
+
+class Made(NamedTuple):
+    """What the present test made: its seed, trace, and the platform while somebody has it;
+    `packets` is a pcapng file of what crossed its bridges, None unless artefacts are wanted.
+    """
+
+    seed: int
+    trace: Trace
+    platform: weakref.ref[Platform]
+    packets: BytesIO | None
+
+
+# Newest last.
+_made: deque[Made] = deque(maxlen=REPORTED_MAX)
 
 
 class Worlds:
@@ -38,8 +52,9 @@ class Worlds:
     end of the session if somebody still has it then.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, captures: bool = False) -> None:
         self.seed = seed
+        self.captures = captures
         self._open: list[weakref.ref[Platform]] = []
 
     def __call__(self, *, seed: int | None = None, **create: Any) -> Platform:
@@ -47,7 +62,8 @@ class Worlds:
         from xenpv import Platform
 
         platform = Platform(seed=self.seed if seed is None else seed)
-        _made.append((platform.seed, platform.loop.trace, weakref.ref(platform)))
+        packets = _capture(platform) if self.captures else None
+        _made.append(Made(platform.seed, platform.loop.trace, weakref.ref(platform), packets))
         self._open.append(weakref.ref(platform, self._open.remove))
         if create:
             try:
@@ -63,6 +79,20 @@ class Worlds:
             platform = reference()
             if platform is not None:
                 platform.close()
+
+
+def _capture(platform: Platform) -> BytesIO:
+    """A pcapng file in memory of every bridge of a platform."""
+    from xenpv.host.pcapng import PcapngCapture, PcapngWriter
+
+    file = BytesIO()
+    writer = PcapngWriter(file)
+
+    def watch(bridge: Bridge) -> None:
+        bridge.taps.append(PcapngCapture(writer))
+
+    platform.network.watchers.append(watch)
+    return file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +125,8 @@ def worlds(request: pytest.FixtureRequest) -> Iterator[Worlds]:
     from xenpv.guest import drivers
 
     drivers()  # imported now, not in the time of an example, which Hypothesis limits
-    factory = Worlds(request.config.getoption("--xenpv-seed"))
+    captures = _artefacts(request.config) is not None
+    factory = Worlds(request.config.getoption("--xenpv-seed"), captures=captures)
     yield factory
     factory.close()
 
@@ -143,6 +174,16 @@ def pytest_runtest_setup() -> None:
         reports.forget()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A defect of the zoo that a test left on would make every later test meaningless."""
+    zoo = sys.modules.get("xenpv.testing.zoo.defect")
+    if zoo is not None and zoo.active():
+        left = ", ".join(zoo.active())
+        zoo.turn_off()
+        pytest.fail(f"{item.nodeid} left {left} of the zoo on: use `with zoo.defect(...)`")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -153,20 +194,26 @@ def pytest_runtest_makereport(
     # Nobody explored anything as long as this module is not there.
     reports = sys.modules.get("xenpv.testing.reports")
     if reports is not None:
-        for result in reports.failures():
-            report.sections.append(("xenpv exploration", "\n".join(reports.section(result))))
+        directory = _artefacts(item.config) or item.config.rootpath / ARTEFACTS
+        for failure in reports.failures():
+            report.sections.append(("xenpv exploration", "\n".join(failure.section(directory))))
     if _made:
         report.sections.append(("xenpv", "\n".join(_what_happened(item))))
     return report
 
 
 def _what_happened(item: pytest.Item) -> Iterator[str]:
-    for number, (seed, trace, reference) in enumerate(_made):
-        yield f"platform with seed {seed}, after {trace.clock / 1e9:.9f} virtual seconds:"
-        yield from (f"  {line}" for line in trace.tail(TAIL_LINES))
-        platform = reference()
+    for number, made in enumerate(_made):
+        clock = made.trace.clock / 1e9
+        yield f"platform with seed {made.seed}, after {clock:.9f} virtual seconds:"
+        yield from (f"  {line}" for line in made.trace.tail(TAIL_LINES))
+        platform = made.platform()
         if platform is not None and not platform.hypervisor.closed:
             yield from _what_is_there(item, number, platform)
+        if made.packets is not None:
+            path = _artefact(item, number, "pcapng")
+            path.write_bytes(made.packets.getvalue())
+            yield f"pcapng: {path}"
     yield f"again: {_command(item)}"
 
 
@@ -178,15 +225,20 @@ def _what_is_there(item: pytest.Item, number: int, platform: Platform) -> Iterat
     if tables:
         yield "rings:"
         yield from (f"  {line}" for line in tables[: reports.TABLE_LINES_MAX])
-    directory = _artefacts(item.config)
-    if directory is None:
+    if _artefacts(item.config) is None:
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    name = "".join(one if one.isalnum() else "-" for one in item.name)
     for suffix, lines in (("trace", reports.tail(platform)), ("store", reports.store(platform))):
-        path = directory / f"{name}-{number}.{suffix}"
+        path = _artefact(item, number, suffix)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         yield f"{suffix}: {path}"
+
+
+def _artefact(item: pytest.Item, number: int, suffix: str) -> Path:
+    """Where an artefact of a test's platform goes; the directory is there."""
+    directory = _artefacts(item.config) or item.config.rootpath / ARTEFACTS
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "".join(one if one.isalnum() else "-" for one in item.name)
+    return directory / f"{name}-{number}.{suffix}"
 
 
 def _command(item: pytest.Item) -> str:

@@ -228,3 +228,43 @@ def test_a_failure_writes_nothing_unless_asked(inner, pytester):
     inner("def test_fails(xen, guest): assert False").assert_outcomes(failed=1)
     assert [path for path in pytester.path.rglob("*") if path.suffix in (".trace", ".store")] == []
     assert not (pytester.path / _xenpv_pytest.ARTEFACTS).exists()
+
+
+def test_a_failure_shows_where_the_packets_of_a_closed_platform_are(inner, pytester):
+    result = inner(
+        """
+        from xenpv import Vif
+
+        def test_fails(worlds):
+            with worlds(vifs=[Vif(bridge="xenbr0")]) as xen:
+                net = xen.guests[0].nets[0]
+                net.send(b"\\xff" * 6 + net.mac + b"\\x88\\xb5" + bytes(50))
+                xen.run()
+            assert False
+        """,
+        "--xenpv-artefacts=kept",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["pcapng: kept/test-fails-0.pcapng"])
+    data = (pytester.path / "kept" / "test-fails-0.pcapng").read_bytes()
+    assert data[:4] == b"\x0a\x0d\x0d\x0a"
+    assert b"\x88\xb5" + bytes(50) in data
+
+
+def test_a_defect_that_is_left_on_is_an_error_of_that_test_alone(inner):
+    result = inner(
+        """
+        from xenpv.testing import zoo
+
+        kept = []
+
+        def test_leaves_it():
+            kept.append(zoo.defect("ring-event-late"))
+            kept[0].__enter__()
+
+        def test_later():
+            assert zoo.active() == ()
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*test_leaves_it left ring-event-late of the zoo on: *"])

@@ -13,7 +13,7 @@ both in software).
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
 from typing import Protocol, overload
 
@@ -567,15 +567,18 @@ class Bridge:
 
 
 class Network:
-    """The bridges of one host, made when they are first named."""
+    """The bridges of one host, made when they are first named; each is shown to `watchers` then."""
 
     def __init__(self) -> None:
         self.bridges: dict[str, Bridge] = {}
+        self.watchers: list[Callable[[Bridge], object]] = []
 
     def bridge(self, name: str) -> Bridge:
         found = self.bridges.get(name)
         if found is None:
             found = self.bridges[name] = Bridge(name)
+            for watcher in self.watchers:
+                watcher(found)
         return found
 
 

@@ -82,6 +82,11 @@ class Result:
             lines.append(f"again: xenpv replay {self.path}")
         return lines
 
+    def section(self, _directory: Path) -> list[str]:
+        """For pytest: the schedule, the replay file if there is one, and what happened."""
+        assert self.run is not None, "only failures are reported"
+        return [*self.lines(), *reports.shown(self.run, self.path)]
+
     def check(self) -> None:
         """Raises ExplorationFailed if something was found."""
         if self.run is not None:

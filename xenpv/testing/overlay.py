@@ -46,7 +46,31 @@ def fuzz_one(data: bytes, target: str = "blk-backend") -> None:
     known = targets()
     if target not in known:
         raise LocalProtocolError(f"no target is called {target!r}: expected {', '.join(known)}")
-    known[target].run(data)
+    try:
+        known[target].run(data)
+    except Exception:
+        from xenpv.testing import reports
+
+        reports.remember(Overlaid(known[target], data))
+        raise
+
+
+@attrs.frozen
+class Overlaid:
+    """Bytes that failed: what a report tells of them."""
+
+    target: Target
+    data: bytes
+
+    def section(self, directory: Path) -> list[str]:
+        """For pytest: the operations, the replay file, and what happened."""
+        from xenpv.testing import reports
+        from xenpv.testing.replay import OverlayReplay
+
+        path, run = OverlayReplay.save_data(self.target, self.data, directory)
+        lines = [f"overlay over {self.target.name} fails: {run.failure_text}"]
+        lines += reports.steps(run) if run.words else []
+        return [*lines, f"again: xenpv replay {path}", *reports.shown(run, path)]
 
 
 @attrs.frozen
@@ -99,7 +123,7 @@ class OverlayHunt:
         def save(directory: Path) -> Path:
             from xenpv.testing.replay import OverlayReplay
 
-            return OverlayReplay.save_data(self.target, smallest, directory)
+            return OverlayReplay.save_data(self.target, smallest, directory)[0]
 
         return Found(
             hunt=self.name,

@@ -145,9 +145,9 @@ class CaseReplay(Recorded):
     seed: int
 
     @classmethod
-    def save_result(cls, result: CaseResult, directory: Path) -> Path:
-        """Play a failed case once more and write it down; the file's path. LocalProtocolError
-        for a factory that cannot be imported.
+    def save_result(cls, result: CaseResult, directory: Path) -> tuple[Path, Run]:
+        """Play a failed case once more and write it down; the file's path, and what was seen.
+        LocalProtocolError for a factory that cannot be imported.
         """
         case, factory = result.case, result.factory
         with witness() as seen:
@@ -163,7 +163,7 @@ class CaseReplay(Recorded):
             digest=run.digest,
             failure=run.failure_text,
         )
-        return recorded.save(directory, run)
+        return recorded.save(directory, run), run
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], file: str) -> Self:
@@ -205,8 +205,8 @@ class OverlayReplay(Recorded):
     data: str
 
     @classmethod
-    def save_data(cls, target: Target, data: bytes, directory: Path) -> Path:
-        """Run failing bytes once more and write them down; the file's path."""
+    def save_data(cls, target: Target, data: bytes, directory: Path) -> tuple[Path, Run]:
+        """Run failing bytes once more and write them down; the file's path, and what was seen."""
         run = _overlaid(target, data)
         recorded = cls(
             target=target.name,
@@ -215,7 +215,7 @@ class OverlayReplay(Recorded):
             digest=run.digest,
             failure=run.failure_text,
         )
-        return recorded.save(directory, run)
+        return recorded.save(directory, run), run
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], file: str) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xenpv.testing.rings import rings_of
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xenpv.platform import Platform
-    from xenpv.testing.exploration import Result
     from xenpv.testing.run import Run
 
 REMEMBERED_MAX: Final = 3
@@ -20,15 +19,24 @@ TABLE_LINES_MAX: Final = 40
 TAIL_LINES: Final = 20
 _TASK: Final = re.compile(r"task (\d+)")
 
+
+class Failure(Protocol):
+    """What failed: a schedule of a scenario, a case, the bytes of an overlay."""
+
+    def section(self, directory: Path) -> list[str]:
+        """Lines for pytest's report; a replay file of it goes into `directory`."""
+
+
 # The newest failures of this process: the plugin's failure section shows them.
-_failed: deque[Result] = deque(maxlen=REMEMBERED_MAX)
+_failed: deque[Failure] = deque(maxlen=REMEMBERED_MAX)
 
 
-def remember(result: Result) -> None:
-    """A failure was found; a second call with the same run takes the place of the first."""
-    if _failed and _failed[-1].run is result.run:
+def remember(failure: Failure) -> None:
+    """A failure was found; one that tells of the same run takes the place of the one before."""
+    run = getattr(failure, "run", None)
+    if _failed and run is not None and getattr(_failed[-1], "run", None) is run:
         _failed.pop()
-    _failed.append(result)
+    _failed.append(failure)
 
 
 def forget() -> None:
@@ -36,7 +44,7 @@ def forget() -> None:
     _failed.clear()
 
 
-def failures() -> list[Result]:
+def failures() -> list[Failure]:
     """The newest failures, oldest first."""
     return list(_failed)
 
@@ -59,16 +67,14 @@ def artefacts(path: Path) -> list[str]:
     return [f"{one.suffix[1:]}: {one}" for one in beside if one.exists()]
 
 
-def section(result: Result) -> list[str]:
-    """All of a failure: schedule, last events, ring entries, paths."""
-    run = result.run
-    assert run is not None, "only failures are reported"
-    lines = [*result.lines(), "last events:", *(f"  {line}" for line in run.tail)]
+def shown(run: Run, path: Path | None) -> list[str]:
+    """What a failed run showed: last events, ring entries, and the files beside its replay's."""
+    lines = ["last events:", *(f"  {line}" for line in run.tail)]
     lines += ["rings:", *(f"  {line}" for line in run.tables[:TABLE_LINES_MAX])]
     if len(run.tables) > TABLE_LINES_MAX:
         lines.append(f"  and {len(run.tables) - TABLE_LINES_MAX} lines more")
-    if result.path is not None:
-        lines += artefacts(result.path)
+    if path is not None:
+        lines += artefacts(path)
     return lines
 
 

@@ -59,7 +59,21 @@ class CaseResult:
         """A replay file of it."""
         from xenpv.testing.replay import CaseReplay
 
-        return CaseReplay.save_result(self, directory)
+        return CaseReplay.save_result(self, directory)[0]
+
+    def section(self, directory: Path) -> list[str]:
+        """For pytest: the case, its replay file, and what happened."""
+        from xenpv.testing import reports
+        from xenpv.testing.replay import CaseReplay
+
+        case = self.case
+        lines = [f"{case.id} {case.title} ({case.source})", f"expected: {case.expected}"]
+        lines.append(f"{self.outcome}: {self.reason}")
+        try:
+            path, run = CaseReplay.save_result(self, directory)
+        except LocalProtocolError as error:
+            return [*lines, f"no replay file: {error}"]
+        return [*lines, f"again: xenpv replay {path}", *reports.shown(run, path)]
 
 
 @attrs.frozen(eq=False)
@@ -200,6 +214,11 @@ class Suite:
     ) -> list[CaseResult]:
         """As `run`; raises CasesFailed if one fails."""
         results = self.run(factory, only=only, without=without, seed=seed)
-        if any(one.outcome is Outcome.FAIL for one in results):
+        failed = [one for one in results if one.outcome is Outcome.FAIL]
+        if failed:
+            from xenpv.testing import reports
+
+            for one in failed:
+                reports.remember(one)
             raise CasesFailed(results)
         return results

@@ -32,6 +32,8 @@ class Defect:
 
 
 _active: list[str] = []
+# What was there before, oldest first, of every defect that is on.
+_saved: dict[str, list[tuple[Any, str, Any]]] = {}
 
 
 def active() -> tuple[str, ...]:
@@ -44,7 +46,7 @@ def turned_on(found: Defect) -> Iterator[Defect]:
     """Make its changes while the context lasts. LocalProtocolError: it is on already."""
     if found.id in _active:
         raise LocalProtocolError(f"the defect {found.id} is on already")
-    saved: list[tuple[Any, str, Any]] = []
+    saved = _saved[found.id] = []
     _active.append(found.id)
     try:
         for where, attribute, change in found.changes:
@@ -54,6 +56,17 @@ def turned_on(found: Defect) -> Iterator[Defect]:
             setattr(where, attribute, change(before))
         yield found
     finally:
-        for where, attribute, before in reversed(saved):
-            setattr(where, attribute, before)
-        _active.remove(found.id)
+        _put_back(found.id)
+
+
+def _put_back(name: str) -> None:
+    for where, attribute, before in reversed(_saved.pop(name, [])):
+        setattr(where, attribute, before)
+    if name in _active:
+        _active.remove(name)
+
+
+def turn_off() -> None:
+    """Put everything back, where a `with` was left open: newest first."""
+    for name in reversed(_active.copy()):
+        _put_back(name)
