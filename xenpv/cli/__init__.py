@@ -30,6 +30,7 @@ examples:
   xenpv run guest.cfg --save guest.save     save it at the end, instead of shutting it down
   xenpv run --restore guest.save            go on with it, and check its devices
   xenpv run guest.cfg --tap xenbr0=tap0     and let the host's kernel talk to it until Ctrl-C
+  xenpv cases --suite store                 play the numbered cases of xenstored
   xenpv replay failure.replay               run a recorded failure again
   xenpv zoo --jobs 2                        does the kit find the defects that it should?
   xenpv store --socket /tmp/xs              serve xenstored to real clients
@@ -124,8 +125,9 @@ def parser() -> Parser:
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
-    from xenpv.cli import store, zoo
+    from xenpv.cli import cases, store, zoo
 
+    cases.add_to(commands)
     zoo.add_to(commands)
     store.add_to(commands)
     return top
@@ -246,9 +248,16 @@ def _zoo(options: argparse.Namespace) -> int:
     return zoo.run(options)
 
 
+def _cases(options: argparse.Namespace) -> int:
+    from xenpv.cli import cases
+
+    return cases.run(options)
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "run": _run,
     "bench": _bench,
+    "cases": _cases,
     "replay": _replay,
     "store": _store,
     "zoo": _zoo,

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 # name: the modules with its cases; the first has `SUITE`, the others add to it.
-SUITES: Final[dict[str, tuple[str, ...]]] = {}
+SUITES: Final[dict[str, tuple[str, ...]]] = {
+    "store": ("store",),
+}
 
 
 def suite(name: str) -> Suite:
