@@ -77,11 +77,15 @@ def set_hash_mapping_size(vif: Netback, size: int, _1: int, _2: int) -> Answer:
     return SUCCESS
 
 
+def is_beyond(offset: int, size: int, entries: int) -> bool:
+    """Whether a part of a table is none; a sum of a guest's numbers may have 33 bits."""
+    return offset + size > entries
+
+
 def set_hash_mapping(vif: Netback, gref: int, size: int, offset: int) -> Answer:
     """The new table takes the old one's place whole, or not at all (XSA-270)."""
     table = vif.hash.mapping
-    # The guest's numbers: their sum is looked at before anything cuts it to 32 bits.
-    if offset + size > len(table) or size > ENTRIES_PER_PAGE:
+    if is_beyond(offset, size, len(table)) or size > ENTRIES_PER_PAGE:
         return INVALID_PARAMETER
     raw = fetch(vif, gref, size * ENTRY_BYTES)
     if raw is None:

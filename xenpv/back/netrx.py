@@ -114,8 +114,12 @@ class RxQueue:
                 pass
             if self._stalls:
                 self._judge()
-            if not self._expires or not self._drop_expired():
+            if not self._drop_expired():
                 break
+        self._await_expiry()
+
+    def _await_expiry(self) -> None:
+        """Come back here when the head of the backlog has waited too long."""
         if self._backlog and self._expires:
             self._timer.arm(self._backlog[0][0] - self._vif.domain.loop.now)
         else:
@@ -138,6 +142,8 @@ class RxQueue:
 
     def _drop_expired(self) -> bool:
         """Drop what waited too long; whether there was anything."""
+        if not self._expires:
+            return False
         now = self._vif.domain.loop.now
         dropped = 0
         while self._backlog and self._backlog[0][0] <= now:
@@ -241,9 +247,13 @@ class RxQueue:
             mark_failed(responses, statuses)
         vif.counters.rx_packets += len(parts)
         vif.counters.rx_bytes += len(data)
-        nr_slots = len(responses) // 4
-        if self._ring.push(responses_packer(nr_slots).pack(*responses), nr_slots):
-            vif.domain.evtchn.send(self._port)
+        self._publish(responses)
+
+    def _publish(self, responses: Sequence[int]) -> None:
+        """Responses of whole packets, their fields in one flat list; a notice if it is due."""
+        count = len(responses) // 4
+        if self._ring.push(responses_packer(count).pack(*responses), count):
+            self._vif.domain.evtchn.send(self._port)
 
     def release(self) -> None:
         """Forget what waits."""

@@ -54,6 +54,7 @@ net_answer: Final = lib.net_answer
 allocate: Final = ffi.new_allocator(should_clear_after_alloc=False)
 
 BATCH: Final = 64  # packets (TX_BATCH_SIZE)
+PAIRED: Final = MORE_DATA  # CHAINED of what most drivers send: headers, then payload
 
 # Where its bytes begin, how many they are, flags, data slots, extras, number of its first slot.
 Packet = tuple[int, int, int, int, Extras | None, int]
@@ -230,8 +231,7 @@ class TxQueue:
                     at += size
                     index += 1
                     continue
-                if copied and shape == MORE_DATA and index < last:
-                    # What most drivers send: headers, then payload.
+                if copied and shape == PAIRED and index < last:
                     ref2, offset2, flags2, number2, size2 = slots[index + 1]
                     head = size - size2
                     if (

@@ -61,6 +61,11 @@ def copied_bytes(total: int, first: int, nr_later: int) -> int:
     return min(total, COPY_LEN)
 
 
+def is_copied(amount: int, size: int) -> bool:
+    """Whether nothing is left of a slot to be mapped; nor is of an empty one (XSA-448)."""
+    return amount == size
+
+
 class TxPages:
     """The mapped slots of one queue, by a number of their own."""
 
@@ -127,7 +132,7 @@ class TxPages:
             zip(chain.slots, plan, strict=True)
         ):
             slot = Mapped(number=number, nr_extras=0 if index else chain.nr_extras)
-            if amount == size:  # an empty slot, too, is never mapped (XSA-448)
+            if is_copied(amount, size):
                 slot.answer(responses, ERROR if index in wrong else OKAY)
             elif self._map(slot, ref):
                 keys.append(self._next - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
+from xenpv.testing.hunts import net
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -13,4 +14,10 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scenarios.net_traffic,
     scenarios.blk_attacked,
     scenarios.frontends_attacked,
+    net.net_shapes,
+    net.net_mapped,
+    net.net_refused,
+    net.net_received,
+    net.net_backlog,
+    net.net_control,
 )
