@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xenpv.testing.explorer import Explorer
     from xenpv.testing.linux_blk import LinuxBlk
     from xenpv.testing.linux_net import LinuxNet, NetWorld, world_net
+    from xenpv.testing.overlay import fuzz_one
     from xenpv.testing.raw_back import RawBlkBack, RawNetBack
     from xenpv.testing.raw_front import RawBlkFront, RawGuest, RawNetFront
     from xenpv.testing.raw_world import RawWorld, world_raw
@@ -68,6 +69,7 @@ _HOME: Final = {
     "check_slots": "checkers",
     "check_wakeups": "checkers",
     "explore": "exploration",
+    "fuzz_one": "overlay",
     "leaks": "census",
     "load_replay": "replay",
     "rings_of": "rings",
@@ -113,6 +115,7 @@ __all__ = [
     "check_slots",
     "check_wakeups",
     "explore",
+    "fuzz_one",
     "leaks",
     "load_replay",
     "rings_of",
