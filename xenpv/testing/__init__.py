@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from xenpv.testing.access import Access, AccessLog, DoubleFetch
     from xenpv.testing.back_world import BackWorld, world_back
     from xenpv.testing.blk_world import BlkWorld, world_blk
+    from xenpv.testing.cases.blkscene import check_blk_backend
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
         CheckFailed,
@@ -64,6 +65,7 @@ _HOME: Final = {
     "Schedule": "schedule",
     "Step": "schedule",
     "check_all": "checkers",
+    "check_blk_backend": "cases.blkscene",
     "check_grants": "checkers",
     "check_ports": "checkers",
     "check_slots": "checkers",
@@ -110,6 +112,7 @@ __all__ = [
     "Schedule",
     "Step",
     "check_all",
+    "check_blk_backend",
     "check_grants",
     "check_ports",
     "check_slots",

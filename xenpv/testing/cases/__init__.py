@@ -30,6 +30,14 @@ __all__ = [
 # name: the modules with its cases; the first has `SUITE`, the others add to it.
 SUITES: Final[dict[str, tuple[str, ...]]] = {
     "store": ("store",),
+    "blk-backend": (
+        "blkscene",
+        "blkback",
+        "blkrequests",
+        "blkhostile",
+        "blktables",
+        "blkhostilering",
+    ),
 }
 
 

@@ -30,3 +30,9 @@ def expect_one(got: Any, wanted: Collection[Any], what: str) -> None:
     if got not in wanted:
         choices = " or ".join(repr(one) for one in wanted)
         raise Wrong(f"{what}: got {_short(got)}, expected {choices}")
+
+
+def holds(true: object, what: str) -> None:
+    """Raises Wrong(what) unless it is so."""
+    if not true:
+        raise Wrong(what)
