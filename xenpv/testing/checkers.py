@@ -15,6 +15,7 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.gnttab import GNTMAP
 from xenpv.errors import XenpvError
 from xenpv.platform import Platform
+from xenpv.testing.checks.slots import check_indices, check_leftovers
 from xenpv.testing.rings import (
     REQ_EVENT,
     REQ_PROD,
@@ -53,7 +54,9 @@ def check_all(platform: Platform, *, quiescent: bool = True, hostile: Collection
         *check_grants(platform, hostile=hostile),
         *check_ports(platform),
         *check_slots(platform, hostile=hostile),
+        *check_indices(platform, hostile=hostile),
         *(check_wakeups(platform, hostile=hostile) if quiescent else ()),
+        *(check_leftovers(platform, hostile=hostile) if quiescent else ()),
     ]
     if findings:
         raise CheckFailed(findings)

@@ -101,6 +101,11 @@ def by_hand(handle: Any) -> None:
     _by_hand.add(handle)
 
 
+def is_by_hand(handle: Any) -> bool:
+    """Whether a test drives the end that has this handle."""
+    return handle in _by_hand
+
+
 @attrs.frozen(eq=False)
 class End:
     """One end's handle on a ring. `index` is its private producer, `cons` its private consumer."""
@@ -120,7 +125,7 @@ class End:
     @property
     def by_hand(self) -> bool:
         """Whether a test drives it."""
-        return self.handle in _by_hand
+        return is_by_hand(self.handle)
 
 
 @attrs.define(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
-from xenpv.testing.hunts import net
+from xenpv.testing.hunts import net, rings
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -20,4 +20,5 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     net.net_received,
     net.net_backlog,
     net.net_control,
+    *rings.SCENARIOS,
 )

@@ -1,0 +1,1 @@
+"""Laws that checkers.check_all holds, by what they are about."""

@@ -1,0 +1,225 @@
+"""Scenarios about the rings themselves, whatever they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.blkif import BLKIF_OP
+from xenpv.abi.layout import packer
+from xenpv.host.image import Image, MemoryImage
+from xenpv.platform import Disk, Platform, Vif
+from xenpv.testing.checkers import CheckFailed
+from xenpv.testing.checks.slots import check_indices
+from xenpv.testing.explorer import Explorer
+from xenpv.testing.raw_front import RawFront
+from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld
+from xenpv.testing.rings import HEADER, poke, rings_of, u32
+from xenpv.testing.run import Scenario
+from xenpv.testing.scenarios import DiskClient, NetClient
+from xenpv.testing.sring import RawSring
+from xenpv.vbd import blkif
+from xenpv.vbd.srb import SrbStatus
+from xenpv.xen.domain import PAGE_SIZE
+
+READ: Final = int(BLKIF_OP.READ)
+WRITE: Final = int(BLKIF_OP.WRITE)
+RESPONSE: Final = packer("blkif_response")
+TX: Final = packer("netif_tx_request")
+LAST: Final = 7  # sector of a page
+# The last index before the wrap: whoever sleeps there has asked for an event at 0.
+LAST_INDEX: Final = 0xFFFFFFFF
+
+
+def start_before_wrap(platform: Platform) -> None:
+    """Every ring on which nothing is in flight goes on at the last index there is."""
+    for ring in rings_of(platform):
+        front, back = ring.front, ring.back
+        if front is None or back is None or front.index != front.cons or back.index != front.index:
+            continue
+        for end in (front, back):
+            lib.ring_seek(end.handle, LAST_INDEX, LAST_INDEX)
+        for name, at in HEADER.items():
+            value = u32(LAST_INDEX + name.endswith("_event"))
+            poke(platform.hypervisor, ring.frames[0], at, value.to_bytes(4, "little"))
+
+
+def rings_wrap(x: Explorer) -> None:
+    """Indices wrap at 2^32 under a guest that uses its disk and its interface: nothing waits."""
+    xen = x.platform()
+    image = MemoryImage(bytearray(1 << 16))
+    mac = bytes.fromhex("00163e000001")
+    guest = xen.create(
+        name="guest", memory_mib=16, disks=[Disk(image)], vifs=[Vif(mac=mac.hex(":"))]
+    ).start()
+    start_before_wrap(xen)
+    disk, net = DiskClient(guest, 8), NetClient(guest, b"\xff" * 6)
+    disk.start()
+    net.start()
+    x.begin()
+    x.run()
+    assert [one.srb_status for one in disk.busy] == [SrbStatus.SUCCESS] * len(disk.busy)
+    assert list(xen.bridge("xenbr0").frames) == net.sent
+
+
+def read_request(rid: int, ref: int, sector: int = 0, *, operation: int = READ) -> bytes:
+    """A request for a page of data."""
+    return blkif.request(1).pack(operation, 1, 0, rid, sector, ref, 0, LAST)
+
+
+PERSISTENT: Final = {"feature-persistent": "1"}
+
+
+def raw_worlds(
+    x: Explorer,
+    *,
+    before: Callable[[RawWorld], object] | None = None,
+    make: Callable[[], Image] | None = None,
+) -> list[RawWorld]:
+    """Two raw worlds: blkback serves the one's disk in batches, the other's request by request,
+    as it does where grants are persistent. `before` is called when the rings are there and their
+    backends have not seen them.
+    """
+    worlds = []
+    for keys in ({}, PERSISTENT):
+        platform = x.adopt(Platform())
+        image = MemoryImage(bytearray(IMAGE_BYTES)) if make is None else make()
+        world = RawWorld(platform, image, "xenbr0")
+        platform.run()
+        for front in (world.vbd, world.vif):
+            front.attach()
+        if before is not None:
+            before(world)
+        world.vbd.announce(keys)
+        world.vif.announce()
+        platform.run()
+        for front in (world.vbd, world.vif):
+            front.finish()
+        platform.run()
+        worlds.append(world)
+    return worlds
+
+
+def requests_beyond(x: Explorer) -> None:
+    """A producer index more than a ring ahead is refused, and nothing of that ring is answered."""
+    worlds = raw_worlds(x)
+    ends: list[tuple[RawFront, RawSring]] = [(world.vbd, world.vbd.sring) for world in worlds]
+    ends += [(world.vif, world.vif.tx) for world in worlds]
+    for front, sring in ends:
+        sring.req_prod = sring.size + 1
+        front.notify()
+    x.run()
+    for front, sring in ends:
+        answers = sring.rsp_prod
+        assert not answers, f"{front.kind}: {answers} answers to requests that are none"
+        assert front.backend is not None
+        assert front.backend.broken, f"{front.kind}: an index beyond the ring was believed"
+
+
+def responses_beyond(x: Explorer) -> None:
+    """A producer index ahead of what is in flight is refused, and no response is believed."""
+    world = x.world_back()
+    world.vbd.hold = world.vif.hold = True
+    x.each(lambda: fail(check_indices(world.platform)))
+    x.begin()
+    pending = world.disk.start_read(0, 8)
+    world.net.send(b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50))
+    x.run()
+    for sring in (world.vbd.sring, world.vif.tx):
+        for raw in sring.take():
+            rid = raw[8:16] if len(raw) > 12 else raw[8:10]
+            sring.write_slot(sring.rsp_prod, rid + bytes(4))
+        sring.rsp_prod += 1 + sring.size
+    world.vbd.notify()
+    world.vif.notify()
+    x.run()
+    assert pending.srb_status is not SrbStatus.SUCCESS
+
+
+def fail(findings: list[str]) -> None:
+    """Raises CheckFailed if there are any."""
+    if findings:
+        raise CheckFailed(findings)
+
+
+def early_requests(x: Explorer) -> None:
+    """What a frontend has on its rings before its backend connects is answered as all else is."""
+
+    def push(world: RawWorld) -> None:
+        guest = world.guest
+        refs = [guest.grant(guest.page()) for _ in range(2)]
+        world.vbd.sring.push(b"".join([read_request(rid, ref) for rid, ref in enumerate(refs)]), 2)
+        frame = guest.page()
+        guest.domain.write(frame, 0, b"\xff" * 12 + b"\x88\xb5" + bytes(46))
+        world.vif.tx.push(TX.pack(guest.grant(frame, readonly=True), 0, 0, 7, 60), 1)
+
+    worlds = raw_worlds(x, before=push)
+    x.run()
+    for world in worlds:
+        answers = [RESPONSE.unpack(one) for one in world.vbd.sring.take()]
+        found = [(rid, status) for rid, _, status in answers]
+        assert found == [(0, 0), (1, 0)], f"of two early requests these are answered: {found}"
+        sent = world.vif.tx.take()
+        assert sent == [bytes([7, 0, 0, 0])], f"an early frame is answered {sent}"
+
+
+@attrs.define(eq=False)
+class Reader:
+    """A block frontend that looks into its pages as soon as it is told that they are read."""
+
+    world: RawWorld
+    wanted: bytes  # of every page of the disk
+    requests: int = 4
+    pages: list[int] = attrs.field(factory=list)
+    wrong: list[str] = attrs.field(factory=list)
+    answers: list[int] = attrs.field(factory=list)
+
+    def start(self) -> None:
+        """Make its task due; nothing is sent yet."""
+        self.world.vbd.on_event = self.complete
+        self.task = self.world.guest.domain.task("reader", self.send)
+        self.task.wake()
+
+    task: Any = None
+
+    def send(self) -> None:
+        guest, vbd, rid = self.world.guest, self.world.vbd, len(self.pages)
+        self.pages.append(guest.page())
+        if vbd.sring.push(read_request(rid, guest.grant(self.pages[-1])), 1):
+            vbd.notify()
+        if len(self.pages) < self.requests:
+            self.task.wake()
+
+    def complete(self) -> None:
+        for raw in self.world.vbd.sring.take():
+            rid, _, status = RESPONSE.unpack(raw)
+            self.answers.append(rid)
+            if status or self.world.guest.domain.read(self.pages[rid], 0, PAGE_SIZE) != self.wanted:
+                self.wrong.append(f"request {rid} is answered {status} before its data is there")
+
+
+def blk_reads(x: Explorer) -> None:
+    """A page has its data when the response to its READ can be seen, in both ways of blkback."""
+    page = bytes(range(256)) * 16
+    readers = [
+        Reader(world, page)
+        for world in raw_worlds(x, make=lambda: MemoryImage(bytearray(page * 16)))
+    ]
+    for reader in readers:
+        reader.start()
+    x.run()
+    for reader in readers:
+        assert not reader.wrong, reader.wrong[0]
+        assert sorted(reader.answers) == list(range(reader.requests))
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    requests_beyond,
+    responses_beyond,
+    early_requests,
+    rings_wrap,
+    blk_reads,
+)
