@@ -83,7 +83,7 @@ def _permissions(client: Connection, owner: int, reader: int) -> permission.Perm
 
 
 @lru_cache(maxsize=16)
-def _directories(domid: int, bridge: str, blkback: str, mode: str) -> tuple[Directory, ...]:
+def directories(domid: int, bridge: str, blkback: str, mode: str) -> tuple[Directory, ...]:
     """A disk and an interface, each frontend's directory before its backend's. `blkback` is the
     directory that the disk's has under backend/.
     """
@@ -122,7 +122,7 @@ class RawWorld(World):
         platform.images.register(IMAGE_NAME, image)
         kind = platform.blkback.directory
         mode = "w" if image.writable else "r"
-        for directory in _directories(domain.domid, bridge, kind, mode):
+        for directory in directories(domain.domid, bridge, kind, mode):
             directory.plant(self.guest.xs.connection)
         self.vbd = RawBlkFront(self.guest, DEVID_XVDA, backend_kind=kind)
         self.vif = RawNetFront(self.guest, 0)
