@@ -20,6 +20,7 @@ from xenpv.back.nethash import NONE as NO_HASH
 from xenpv.back.nethash import NetHash
 from xenpv.back.netkeys import (
     Offer,
+    queue_home,
     read_control,
     read_count,
     read_headroom,
@@ -258,8 +259,7 @@ class Netback:
         if profile.control:
             self._connect_control()
         for index in range(count):
-            prefix = f"queue-{index}/" if count > 1 else ""
-            keys = read_queue(device, profile, prefix)
+            keys = read_queue(device, profile, queue_home(index) if count > 1 else "")
             queue = NetQueue(self, index)
             self.queues.append(queue)
             queue.connect(keys)

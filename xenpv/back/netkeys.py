@@ -96,6 +96,11 @@ def read_headroom(device: Device) -> int:
     return headroom
 
 
+def queue_home(index: int) -> str:
+    """What the keys of a queue begin with, where there are several."""
+    return f"queue-{index}/"
+
+
 def read_queue(device: Device, profile: Profile, prefix: str) -> QueueKeys:
     """The keys of one queue, which begin with `prefix`."""
     tx_port = rx_port = None

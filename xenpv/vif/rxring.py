@@ -141,13 +141,17 @@ class ReceiverRing:
         if batch.ends:
             batch.data = self._bus.domain.collect(pieces, batch.ends[-1])
         self._wipe(slots.pieces(first, count))
-        first = self.ring.req_prod % self.ring.size
-        slots.place(slots.run(first, count), numbers)
-        self.granter.permit(numbers)
-        self._push(first, count)
+        self._post_again(numbers, batch)
         if len(self.granter.pfns) < self.ring.size:
             self._refill()
         return batch, more
+
+    def _post_again(self, numbers: list[int], _batch: Batch) -> None:
+        """The pages of the slots that were answered, whatever came in them."""
+        first = self.ring.req_prod % self.ring.size
+        self._slots.place(self._slots.run(first, len(numbers)), numbers)
+        self.granter.permit(numbers)
+        self._push(first, len(numbers))
 
     def _wipe(self, pieces: list[int]) -> None:
         """The backend sees nothing of an earlier packet (XSA-403)."""

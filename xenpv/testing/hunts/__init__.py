@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
-from xenpv.testing.hunts import net, rings
+from xenpv.testing.hunts import bus, net, netqueues, rings, store, vif
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -14,11 +14,10 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scenarios.net_traffic,
     scenarios.blk_attacked,
     scenarios.frontends_attacked,
-    net.net_shapes,
-    net.net_mapped,
-    net.net_refused,
-    net.net_received,
-    net.net_backlog,
-    net.net_control,
     *rings.SCENARIOS,
+    *net.SCENARIOS,
+    *netqueues.SCENARIOS,
+    *vif.SCENARIOS,
+    *bus.SCENARIOS,
+    *store.SCENARIOS,
 )

@@ -29,9 +29,9 @@ from xenpv.testing.hunts.netwire import (
     gso_extra,
     wired,
 )
+from xenpv.testing.hunts.steps import Steps
 from xenpv.testing.raw_world import MAC
 from xenpv.xen.domain import PAGE_SIZE
-from xenpv.xen.loop import Task
 
 CSUM_BLANK: Final[int] = lib.NETTXF_csum_blank
 DATA_VALIDATED: Final[int] = lib.NETTXF_data_validated
@@ -43,26 +43,6 @@ HERE, THERE = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 UDP: Final = 17
 MSS: Final = 1000
 U32: Final = 0xFFFFFFFF
-
-
-@attrs.define(eq=False)
-class Steps:
-    """A program of a domain: one step in each run of its task."""
-
-    steps: list[Callable[[], object]]
-    task: Task | None = None
-
-    def start(self, task: Callable[[str, Callable[[], object]], Task], name: str) -> None:
-        """`task` makes one: Domain.task."""
-        self.task = task(name, self._step)
-        self.task.wake()
-
-    def _step(self) -> None:
-        if not self.steps:
-            return
-        self.steps.pop(0)()
-        if self.steps and self.task is not None:
-            self.task.wake()
 
 
 def tcp(destination: bytes, source: bytes, size: int) -> bytes:
@@ -406,3 +386,6 @@ def net_control(x: Explorer) -> None:
     Steps([lambda: station.send([Frame(sent)])]).start(world.platform.dom0.task, "station")
     x.run()
     assert [one.data for one in wire.got] == [sent]
+
+
+SCENARIOS: Final = (net_shapes, net_mapped, net_refused, net_received, net_backlog, net_control)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 from xenpv.abi._kernel import lib
@@ -14,6 +15,8 @@ from xenpv.back.txpages import Mapped
 from xenpv.errors import PeerProtocolError
 from xenpv.testing.rings import u32
 from xenpv.testing.zoo.defect import Defect
+from xenpv.vif import rxpacket
+from xenpv.vif.rxring import ReceiverRing
 
 NEVER: Final = -1  # what no flags are
 PAGES: Final = 1 << 20  # bytes: what no fragment reaches
@@ -132,7 +135,25 @@ def _wraps(original: Any) -> Any:
     return is_beyond
 
 
+def _keeps_failed(original: Any) -> Any:
+    def post_again(rx: Any, numbers: list[int], batch: Any) -> None:
+        kept = len(numbers) - len(batch.losses)
+        # A full ring has a page for each slot: that of the slot which is next goes out.
+        own = rx._slots.run(rx.ring.req_prod % rx.ring.size, kept)
+        is_full = rx._slots.numbers(own) is own
+        original(rx, own if is_full else numbers[:kept], batch)
+
+    return post_again
+
+
 DEFECTS: Final = (
+    Defect(
+        id="net-status-unsigned",
+        end="XenVif",
+        mutation="rx status read as unsigned",
+        hunt="scenario:vif_errors",
+        changes=((rxpacket, "RESPONSE", _becomes(Struct("<HHHH"))),),
+    ),
     Defect(
         id="net-csum-flags-swapped",
         end="netback",
@@ -200,6 +221,13 @@ DEFECTS: Final = (
         mutation="rsp_prod advanced inside a packet",
         hunt="scenario:net_received",
         changes=((RxQueue, "_publish", _publishes_each),),
+    ),
+    Defect(
+        id="net-rx-page-leak",
+        end="XenVif",
+        mutation="pages of a failed packet not posted again",
+        hunt="scenario:vif_errors",
+        changes=((ReceiverRing, "_post_again", _keeps_failed),),
     ),
     Defect(
         id="net-gso-unvalidated",

@@ -1,0 +1,172 @@
+"""Scenarios of the bus: wake-ups of both ABIs, handshakes, states that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.back.xenbus import Device
+from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.testing.explorer import Explorer
+from xenpv.testing.hunts.netwire import wired
+from xenpv.testing.hunts.steps import Steps
+from xenpv.testing.raw_back import RawNetBack
+from xenpv.testing.raw_front import RawFront
+from xenpv.testing.raw_world import RawWorld
+from xenpv.xen.domain import Domain
+from xenpv.xen.loop import Task
+
+TURNS: Final = 3
+PAGES: Final = 16
+
+
+class Listener:
+    """A guest's end of a channel, which tells of a number in a page. `seen` is the last read.
+
+    With `masks` it works as a DPC does: the channel is masked from the event on, until the
+    task that read the number unmasks it. Without, the callback reads.
+    """
+
+    def __init__(self, evtchn: EvtchnInterface, pfn: int, *, masks: bool) -> None:
+        self.seen = 0
+        self._evtchn = evtchn
+        self._domain: Domain = evtchn.domain
+        self._pfn = pfn
+        self._task: Task = self._domain.task("listener", self._poll)
+        called = self._task.wake if masks else self.read
+        self.channel: Channel = evtchn.open_unbound(0, called, mask=masks)
+        evtchn.unmask(self.channel, force=True)
+
+    def read(self) -> None:
+        self.seen = self._domain.load32(self._pfn, 0)
+
+    def _poll(self) -> None:
+        self.read()
+        while self._evtchn.unmask(self.channel):
+            self.read()
+
+
+def _wakeups(x: Explorer, *, fifo: bool) -> None:
+    """Dom0 changes a number in a guest's page and sends an event each time: whatever happens
+    between the two, the guest has seen the last number when nothing happens any more.
+    """
+    xen = x.platform()
+    domain = xen.dom0.domctl.create_domain(vcpus=1, max_pages=2 * PAGES, max_grant_frames=1)
+    domain.populate(PAGES)
+    domain.unpause()
+    evtchn = EvtchnInterface(domain, fifo=fifo)
+    listeners = []
+    steps: list[Callable[[], object]] = []
+    for masks in (False, True):
+        pfn = domain.pages.alloc()
+        listener = Listener(evtchn, pfn, masks=masks)
+        listeners.append(listener)
+        port = xen.dom0.evtchn.bind_interdomain(domain.domid, listener.channel.port)
+        for turn in range(TURNS):
+
+            def tell(pfn: int = pfn, port: int = port, turn: int = turn) -> None:
+                domain.store32(pfn, 0, turn + 1)
+                xen.dom0.evtchn.send(port)
+
+            steps.append(tell)
+    Steps(steps).start(xen.dom0.task, "teller")
+    x.run()
+    evtchn.forget()
+    for listener, how in zip(listeners, ("its callback reads", "masked meanwhile"), strict=True):
+        assert listener.seen == TURNS, f"a wake-up was lost ({how}): {listener.seen} of {TURNS}"
+
+
+def evtchn_wakeups_2l(x: Explorer) -> None:
+    """By the 2-level ABI."""
+    _wakeups(x, fifo=False)
+
+
+def evtchn_wakeups_fifo(x: Explorer) -> None:
+    """By the FIFO ABI."""
+    _wakeups(x, fifo=True)
+
+
+# Handshakes
+
+
+def _show(x: Explorer, world: RawWorld, front: RawFront, state: str | int) -> State:
+    """A state of the frontend, written by its guest; what the backend's is then."""
+    text = str(int(state)) if isinstance(state, int) else state
+    Steps([lambda: front.write_key("state", text)]).start(world.guest.domain.task, "frontend")
+    x.run()
+    return front.backend_state
+
+
+# What a frontend of a connected device writes, and the state that its backend ends up in.
+CLOSE: Final = (
+    (State.CLOSING, State.CLOSING),
+    (State.CLOSED, State.CLOSED),
+    (State.INITIALISING, State.INIT_WAIT),
+    (State.CLOSING, State.CLOSING),
+    (State.CLOSED, State.CLOSED),
+    (State.INITIALISING, State.INIT_WAIT),
+)
+
+
+def bus_handshake(x: Explorer) -> None:
+    """Frontends connect, close, open, close before they connected, and connect again: the
+    backend goes where each state asks it to go, and by no shorter way.
+    """
+    world = wired(x)
+    x.begin()
+    for front in (world.vif, world.vbd):
+        for state, expected in CLOSE:
+            found = _show(x, world, front, state)
+            said = f"{front.kind}: its frontend is {state.name.lower()}"
+            assert found is expected, f"{said}, it is {found.name.lower()}"
+        front.attach()
+        front.announce()
+        x.run()
+        assert front.backend_state is State.CONNECTED, f"{front.kind} does not connect again"
+
+
+GARBAGE: Final = ("", "x", "9", "99999999999999999999", "-1", "4x", " 4", "\x00", "\xff")
+
+
+def bus_garbage(x: Explorer) -> None:
+    """A frontend writes states that are none: its backend goes on, and so do others."""
+    world = wired(x, connect=False)
+    x.begin()
+    x.run()
+    for text in GARBAGE:
+        _show(x, world, world.vif, text)
+    world.vbd.attach()
+    world.vbd.announce()
+    x.run()
+    world.vbd.finish()
+
+
+def _unconnected(device: Device) -> RawNetBack:
+    """A backend that does not answer a connected frontend."""
+    back = RawNetBack(device)
+    del back.answers[State.CONNECTED]
+    return back
+
+
+def bus_garbage_back(x: Explorer) -> None:
+    """A backend writes states that are none while its frontend waits: the guest goes on."""
+    world = x.world_back(connect=False, vif=_unconnected)
+    world.boot()
+    assert world.vif.connected
+    x.begin()
+    back = world.vif
+    for text in GARBAGE:
+        Steps([partial(back.write_key, "state", text)]).start(back.domain.task, "backend")
+        x.run()
+    assert world.disk.read(0, 1) == bytes(512)
+
+
+SCENARIOS: Final = (
+    evtchn_wakeups_2l,
+    evtchn_wakeups_fifo,
+    bus_handshake,
+    bus_garbage,
+    bus_garbage_back,
+)
