@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from xenpv.testing.back_world import BackWorld, world_back
     from xenpv.testing.blk_world import BlkWorld, world_blk
     from xenpv.testing.cases.blkscene import check_blk_backend
+    from xenpv.testing.cases.netscene import check_net_backend
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
         CheckFailed,
@@ -97,6 +98,7 @@ _HOME: Final = {
     "check_all": "checkers",
     "check_blk_backend": "cases.blkscene",
     "check_grants": "checkers",
+    "check_net_backend": "cases.netscene",
     "check_ports": "checkers",
     "check_slots": "checkers",
     "check_wakeups": "checkers",
@@ -154,6 +156,7 @@ __all__ = [
     "check_all",
     "check_blk_backend",
     "check_grants",
+    "check_net_backend",
     "check_ports",
     "check_slots",
     "check_wakeups",

@@ -38,6 +38,15 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "blktables",
         "blkhostilering",
     ),
+    "net-backend": (
+        "netback",
+        "nettxhostile",
+        "netrx",
+        "netrxhostile",
+        "netcontrol",
+        "netevents",
+        "netstates",
+    ),
 }
 
 
