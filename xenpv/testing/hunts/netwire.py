@@ -113,8 +113,7 @@ class Wire:
         self.notify = front.notify
         self._next = 0
         self._posted = 0
-        self._extras: list[int] = []  # slots that held one, by where they lay
-        self._pushed = 0
+        self._scraps: list[int] = []  # slots beyond the producer
         self._pages: list[int] = []  # rx, by id
         if tx is None:
             front.on_event = self.collect
@@ -155,13 +154,20 @@ class Wire:
 
     def send(self, packet: Packet) -> None:
         """Publish it whole, and notify if that is asked for."""
-        size = self.tx.size
-        self._extras += [
-            (self._pushed + at) % size for at, one in enumerate(packet.ids) if one is None
-        ]
-        self._pushed += len(packet.slots)
         if self.tx.push(b"".join(packet.slots), len(packet.slots)):
             self.notify()
+
+    def scrap(self, ahead: int, slot: bytes) -> None:
+        """Write a slot so many after the producer, which does not move."""
+        index = self.tx.ring.req_prod + ahead
+        self._scraps.append(index)
+        self.tx.write_slot(index, slot)
+
+    def tidy(self) -> None:
+        """Nothing is left in such slots."""
+        scraps, self._scraps = self._scraps, []
+        for index in scraps:
+            self.tx.write_slot(index, bytes(self.tx.entry_size))
 
     # in
 

@@ -13,7 +13,7 @@ from xenpv.back.netrx import RxQueue
 from xenpv.back.nettx import TxQueue
 from xenpv.back.txpages import Mapped
 from xenpv.errors import PeerProtocolError
-from xenpv.testing.rings import u32
+from xenpv.testing.rings import FIRST_SLOT, u32
 from xenpv.testing.zoo.defect import Defect
 from xenpv.vif import rxpacket
 from xenpv.vif.rxring import ReceiverRing
@@ -55,7 +55,7 @@ def _follows_past_producer(original: Any) -> Any:
         try:
             after: int = original(raw, index, count, extras)
         except PeerProtocolError:
-            after = _taken_unasked(index, count)
+            after = _taken_unasked(raw, index, count)
             if not after:
                 raise
         return after
@@ -63,16 +63,19 @@ def _follows_past_producer(original: Any) -> Any:
     return read_extras
 
 
-def _taken_unasked(index: int, count: int) -> int:
-    """Extras from slot `index` of `count` on, where they lie in the ring, whoever put them
-    there; the index after them, 0 if they end where they should.
+def _taken_unasked(raw: Any, index: int, count: int) -> int:
+    """Extras from slot `index` of `count` on, those that are not taken where they lie in the
+    ring, whoever put them there; the index after them, 0 if they end where they should.
     """
     ring = _served[-1]._ring
     first = u32(ring.req_cons - count)
     flags = lib.XEN_NETIF_EXTRA_FLAG_MORE
     while flags & lib.XEN_NETIF_EXTRA_FLAG_MORE:
-        at = 64 + u32(first + index) % ring.size * ring.req_size
-        kind, flags = ring.domain.read(ring.pfns[0], at, 2)
+        if index < count:
+            kind, flags = raw[index * ring.req_size : index * ring.req_size + 2]
+        else:
+            at = FIRST_SLOT + u32(first + index) % ring.size * ring.req_size
+            kind, flags = ring.domain.read(ring.pfns[0], at, 2)
         if not 0 < kind < lib.XEN_NETIF_EXTRA_TYPE_MAX:
             return 0
         index += 1
