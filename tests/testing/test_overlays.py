@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xenpv.abi.blkif import BLKIF_RSP
-from xenpv.back import blkring
+from xenpv.back import blkring, blkthread, netrx, nettx
+from xenpv.back import netback as netback_driver
 from xenpv.errors import LocalProtocolError
 from xenpv.testing import fuzz_one, overlay
 from xenpv.testing.checkers import CheckFailed
-from xenpv.testing.overlays import blkback
+from xenpv.testing.overlays import blkback, netback
 from xenpv.testing.overlays.language import Language, Operation
 
 TARGETS = overlay.targets()
@@ -67,20 +68,28 @@ def test_a_target_holds_for_our_own_end(name: str) -> None:
         fuzz_one(data, name)
 
 
-# blk-backend
+# what targets find: (target, where the mistake is made, what of it, the mistake, the overlay)
 
 
-def blk(*operations: bytes) -> bytes:
-    return b"".join(operations)
+def answers_with(wrong: Any) -> Any:
+    """A function that does what it did, and says something else."""
+
+    def change(original: Any) -> Any:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            original(*args, **kwargs)
+            return wrong
+
+        return changed
+
+    return change
 
 
-TEXT = blkback.LANGUAGE.text
-WRITE_1 = TEXT("request", wish=1)
-RUN = TEXT("run")
-PERSISTENT = TEXT("connect", persistent=1)
+def instead(wrong: Any) -> Any:
+    """A function that does nothing, and says this."""
+    return lambda _original: lambda *_args, **_kwargs: wrong
 
 
-def status_of_a_write_is_error(original: Any) -> Any:
+def refuses_with_another_status(original: Any) -> Any:
     def judge(self: Any, vbd: Any, first: int, end: int) -> None:
         original(self, vbd, first, end)
         for index in range(first, end):
@@ -90,35 +99,39 @@ def status_of_a_write_is_error(original: Any) -> Any:
     return judge
 
 
-def moves_nothing(_original: Any) -> Any:
-    return lambda *_args: 0
+def no_nulls(original: Any) -> Any:
+    return lambda responses, ids, _extras, status: original(responses, ids, 0, status)
 
 
-def never_notifies(original: Any) -> Any:
-    return lambda blk_pass, count: min(0, original(blk_pass, count))
+def other_ids(original: Any) -> Any:
+    return lambda self, responses: original(self, [responses[0] ^ 1, *responses[1:]])
 
 
-def forgets_to_unmap(_original: Any) -> Any:
-    return lambda _domain, _mapped: None
+BLK = blkback.LANGUAGE.text
+NET = netback.LANGUAGE.text
+WRITE = BLK("write", value=7) + BLK("request", wish=1) + BLK("run")
+SEND = NET("send") + NET("run")
+RECEIVE = NET("post") + NET("arrive", size=1)
+READ_ONLY = BLK("disk", variant=1)
 
-
-FILL = TEXT("write", value=7)
-DEFECTS = {
-    "a wrong status": (blkring.BlkRing, "_judge", status_of_a_write_is_error, (TEXT("disk", variant=1), WRITE_1, RUN)),
-    "data that does not move": (blkring, "blk_copy", moves_nothing, (FILL, WRITE_1, RUN)),
-    "no notification": (blkring, "blk_answer", never_notifies, (WRITE_1, RUN)),
-    "ring pages kept": ("xenpv.back.blkthread", "unmap", forgets_to_unmap, ()),
+DEFECTS: dict[str, tuple[str, Any, str, Any, tuple[bytes, ...]]] = {
+    "blk: a wrong status": ("blk-backend", blkring.BlkRing, "_judge", refuses_with_another_status, (READ_ONLY, WRITE)),
+    "blk: data that does not move": ("blk-backend", blkring, "blk_copy", instead(0), (WRITE,)),
+    "blk: no notification": ("blk-backend", blkring, "blk_answer", answers_with(0), (WRITE,)),
+    "blk: ring pages kept": ("blk-backend", blkthread, "unmap", instead(None), ()),
+    "net: a fragment without a header": ("net-backend", nettx, "ETHERNET", lambda _: 12, (NET("send", size=8), NET("run"))),
+    "net: no response to an extra": ("net-backend", nettx, "answer", no_nulls, (NET("send", shape=0x50), NET("run"))),
+    "net: a frame lost": ("net-backend", netback_driver.Netback, "transmit", instead(None), (SEND,)),
+    "net: a wrong id received": ("net-backend", netrx.RxQueue, "_publish", other_ids, (RECEIVE,)),
+    "net: still on the bridge": ("net-backend", netback_driver.Netback, "_carrier_off", instead(None), ()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_blk_backend_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, attribute, change, text = DEFECTS[name]
+def test_a_target_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, home, attribute, change, text = DEFECTS[name]
     data = b"".join(text)
-    fuzz_one(data)
-    if isinstance(home, str):
-        monkeypatch.setattr(f"{home}.{attribute}", change(None))
-    else:
-        monkeypatch.setattr(home, attribute, change(getattr(home, attribute)))
+    fuzz_one(data, target)
+    monkeypatch.setattr(home, attribute, change(getattr(home, attribute)))
     with pytest.raises(CheckFailed):
-        fuzz_one(data)
+        fuzz_one(data, target)

@@ -7,4 +7,5 @@ from typing import Final
 # name: the module that has it, as TARGET
 HOMES: Final = {
     "blk-backend": "blkback",
+    "net-backend": "netback",
 }

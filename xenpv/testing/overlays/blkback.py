@@ -31,7 +31,7 @@ from xenpv.testing.overlays.blkjudge import (
     Judge,
     Wire,
 )
-from xenpv.testing.overlays.language import STEPS, TEXTS, VALUES, Language, Operation, pick
+from xenpv.testing.overlays.language import STATES, STEPS, TEXTS, VALUES, Language, Operation, pick
 from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld, world_raw
 from xenpv.testing.rings import fields, u32
 from xenpv.testing.sring import RawSring
@@ -235,7 +235,7 @@ class BlkBackOverlay:
 
     def state(self, args: bytes) -> None:
         """The frontend's state, any text. One that is no state may end the device."""
-        text = pick(TEXTS, args[0]).replace("\0", "")
+        text = pick(STATES, args[0])
         self.world.vbd.write_key("state", text)
         self.vanished |= text not in tuple("12345678")
         self.known = False

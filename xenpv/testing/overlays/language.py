@@ -32,6 +32,10 @@ TEXTS: Final = (
     "x86_64-abi", "x86_32-abi", "x86_65-abi", "connected", "/local/domain/0", "..", "a/b", "\0",
     "\n", "1\n", "1\x002",
 )  # fmt: skip
+# Of a `state` key: of 1 to 8 those that drivers write most, and what is none.
+STATES: Final = (
+    "5", "6", "1", "4", "3", "2", "5", "6", "1", "4", "3", "7", "8", "4", "0", "9", "", "1x",
+)  # fmt: skip
 
 
 def pick(choices: Sequence[T], byte: int) -> T:
