@@ -9,7 +9,7 @@ KERNEL := $(wildcard xenpv/abi/build.py xenpv/abi/decl/*.h xenpv/abi/kernel/*.[c
 INSTALL_ON := pyproject.toml setup.py $(filter-out xenpv/abi/_kernel.c xenpv/bench/_limit.c,$(KERNEL))
 SANITIZED := build/sanitize
 
-.PHONY: help run test bench lint types sanitize soak clean
+.PHONY: help run test bench lint types sanitize zoo soak clean
 
 help:
 	@echo 'make run       install, make disk images, run the guests of examples/*.cfg on them'
@@ -18,7 +18,8 @@ help:
 	@echo 'make lint      ruff: rules and format'
 	@echo 'make types     mypy --strict'
 	@echo 'make sanitize  the tests of the C kernel, built with AddressSanitizer and UBSan'
-	@echo 'make soak      the long tests'
+	@echo 'make zoo       the kit against every known defect, 15 s of CPU each at most'
+	@echo 'make soak      the long tests, and the zoo with its default settings: hours'
 	@echo 'make clean     remove what the others made'
 
 run: $(STAMP)-run
@@ -56,7 +57,12 @@ sanitize: $(STAMP)-dev
 	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/abi tests/xen \
 	        tests/back/test_blkring.py tests/back/test_blkfile.py
 
+zoo: $(STAMP)-dev
+	$(BIN)/xenpv zoo --seconds 15 --examples 30000 --jobs $(WORKERS)
+
 soak: $(STAMP)-dev
+	$(BIN)/xenpv zoo --jobs $(WORKERS)
+	$(BIN)/xenpv zoo --off --examples 200000
 	$(BIN)/python -m pytest -q -m soak
 
 clean:

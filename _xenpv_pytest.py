@@ -19,7 +19,9 @@ import pytest
 if TYPE_CHECKING:
     from xenpv import Guest, Platform
     from xenpv.host.network import Bridge
-    from xenpv.testing import Result
+    from xenpv.net.adapter import Adapter
+    from xenpv.testing import BackWorld, RawBlkFront, RawNetFront, RawWorld, Result
+    from xenpv.vbd.disk import Disk as GuestDisk
     from xenpv.xen.trace import Trace
 
 TAIL_LINES = 20
@@ -62,9 +64,7 @@ class Worlds:
         from xenpv import Platform
 
         platform = Platform(seed=self.seed if seed is None else seed)
-        packets = _capture(platform) if self.captures else None
-        _made.append(Made(platform.seed, platform.loop.trace, weakref.ref(platform), packets))
-        self._open.append(weakref.ref(platform, self._open.remove))
+        self.remember(platform)
         if create:
             try:
                 platform.create(**{"name": "guest", **create}).start()
@@ -72,6 +72,12 @@ class Worlds:
                 platform.close()
                 raise
         return platform
+
+    def remember(self, platform: Platform) -> None:
+        """A platform of the present test: its report speaks of it."""
+        packets = _capture(platform) if self.captures else None
+        _made.append(Made(platform.seed, platform.loop.trace, weakref.ref(platform), packets))
+        self._open.append(weakref.ref(platform, self._open.remove))
 
     def close(self) -> None:
         """Close what is still there."""
@@ -145,6 +151,54 @@ def guest(xen: Platform) -> Guest:
 
     image = MemoryImage(bytearray(DISK_BYTES))
     return xen.create(name="guest", disks=[Disk(image)], vifs=[Vif(bridge="xenbr0")]).start()
+
+
+@pytest.fixture
+def vbd(guest: Guest) -> GuestDisk:
+    """The disk of `guest`: SCSI requests over XenVbd and blkback."""
+    return guest.disks[0]
+
+
+@pytest.fixture
+def vif(guest: Guest) -> Adapter:
+    """The network adapter of `guest`: frames over XenVif and netback."""
+    return guest.nets[0]
+
+
+@pytest.fixture
+def raw_world(worlds: Worlds) -> Iterator[RawWorld]:
+    """A guest without a kernel whose frontends, of a disk and an interface, are in the test's
+    hands, connected to the real backends.
+    """
+    from xenpv.testing import world_raw
+
+    with world_raw(worlds.seed) as world:
+        worlds.remember(world.platform)
+        yield world
+
+
+@pytest.fixture
+def raw_vbd(raw_world: RawWorld) -> RawBlkFront:
+    """The block frontend of `raw_world`."""
+    return raw_world.vbd
+
+
+@pytest.fixture
+def raw_vif(raw_world: RawWorld) -> RawNetFront:
+    """The network frontend of `raw_world`."""
+    return raw_world.vif
+
+
+@pytest.fixture
+def raw_back(worlds: Worlds) -> Iterator[BackWorld]:
+    """A Windows guest whose disk and interface have backends in the test's hands:
+    `raw_back.vbd` and `raw_back.vif`, connected.
+    """
+    from xenpv.testing import world_back
+
+    with world_back(worlds.seed) as world:
+        worlds.remember(world.platform)
+        yield world
 
 
 @pytest.fixture

@@ -3,19 +3,32 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import walk_packages
 
 import pytest
 
 import _xenpv_pytest
+import xenpv
 from _xenpv_pytest import Worlds
 
 # Without an installation the inner runs have to be told.
 ARGUMENTS = () if entry_points(group="pytest11", name="xenpv") else ("-p", "_xenpv_pytest")
 
 
+@pytest.fixture(scope="module")
+def everything_imported():
+    """An inner run forgets the modules that it imported first; a second copy of some beside the
+    first of others would not know the other's enums.
+    """
+    for module in walk_packages(xenpv.__path__, "xenpv."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+
+
 @pytest.fixture
-def inner(pytester):
+def inner(everything_imported, pytester):
     """Run a test file in a pytest of its own, in this process; its result."""
 
     def run(source: str, *arguments: str) -> pytest.RunResult:
@@ -268,3 +281,31 @@ def test_a_defect_that_is_left_on_is_an_error_of_that_test_alone(inner):
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*test_leaves_it left ring-event-late of the zoo on: *"])
+
+
+def test_fixtures_give_each_end_of_a_device(inner):
+    result = inner(
+        """
+        def test_ours(xen, guest, vbd, vif):
+            assert vbd is guest.disks[0]
+            assert vif is guest.nets[0]
+            assert vbd.read(0, 1) == bytes(512)
+
+        def test_raw_frontends(raw_world, raw_vbd, raw_vif):
+            assert raw_vbd.backend.broken == raw_vif.backend.broken == ""
+            raw_vbd.sring.req_prod = raw_vbd.sring.size + 1
+            raw_vbd.notify()
+            raw_world.run()
+            assert raw_vbd.backend.broken
+
+        def test_raw_backends(raw_back):
+            assert raw_back.vbd.connected
+            assert raw_back.vif.connected
+
+        def test_fails(raw_vbd):
+            assert False
+        """,
+        "--xenpv-seed=9",
+    )
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["platform with seed 9, after *", "rings:", "  blkif of d1 *"])
