@@ -29,7 +29,6 @@ __all__ = [
 
 # name: the modules with its cases; the first has `SUITE`, the others add to it.
 SUITES: Final[dict[str, tuple[str, ...]]] = {
-    "store": ("store",),
     "blk-backend": (
         "blkscene",
         "blkback",
@@ -47,6 +46,9 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "netevents",
         "netstates",
     ),
+    "store": ("store", "storewatch", "storeguest", "storehostile"),
+    "grant": ("grant", "grantcopy"),
+    "evtchn": ("evtchn", "evtchnfifo"),
 }
 
 

@@ -220,7 +220,7 @@ class StoreScene:
     def __init__(self, connect: Connect | None, seed: int) -> None:
         self.end = OurStore(seed) if connect is None else connect
         self.clients: list[Client] = []
-        self.domids: list[int] = []
+        self.domids: dict[int, bool] = {}  # those of the case; is it alive?
         self.main = self.client()
         self.features = self._features()
         self.main.rm(ROOT)
@@ -271,8 +271,7 @@ class StoreScene:
         """A domain with a home that it owns, or of `perms`; 0: the next number."""
         domid = domid or FIRST_DOMID + len(self.domids)
         guest = Guest(domid, self.domains.guest(domid))
-        if domid not in self.domids:
-            self.domids.append(domid)
+        self.domids[domid] = True
         self.main.mkdir(guest.home)
         done = self.main.chmod(guest.home, *(perms or (f"n{domid}",)))
         expect(done, "OK", f"SET_PERMS of the home of domain {domid}")
@@ -288,6 +287,7 @@ class StoreScene:
 
     def die(self, guest: Guest) -> None:
         """Its domain is destroyed."""
+        self.domids[guest.domid] = False
         self.domains.die(guest.domid)
 
     def finish(self) -> None:
@@ -301,8 +301,9 @@ class StoreScene:
 
     def _leave(self, client: Client) -> None:
         """Every domain of the case and its directory go."""
-        for domid in self.domids:
-            self.domains.die(domid)
+        for domid, alive in self.domids.items():
+            if alive:
+                self.domains.die(domid)
             client.rm(f"/local/domain/{domid}")
         self.domids.clear()
         client.rm(ROOT)
