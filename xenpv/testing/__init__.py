@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from xenpv.testing.access import Access, AccessLog, DoubleFetch
     from xenpv.testing.back_world import BackWorld, world_back
     from xenpv.testing.blk_world import BlkWorld, world_blk
+    from xenpv.testing.cases.blkfrontscene import check_blk_frontend
     from xenpv.testing.cases.blkscene import check_blk_backend
     from xenpv.testing.cases.netscene import check_net_backend
     from xenpv.testing.census import Census, leaks, take_census
@@ -97,6 +98,7 @@ _HOME: Final = {
     "Step": "schedule",
     "check_all": "checkers",
     "check_blk_backend": "cases.blkscene",
+    "check_blk_frontend": "cases.blkfrontscene",
     "check_grants": "checkers",
     "check_net_backend": "cases.netscene",
     "check_ports": "checkers",
@@ -155,6 +157,7 @@ __all__ = [
     "UserEndError",
     "check_all",
     "check_blk_backend",
+    "check_blk_frontend",
     "check_grants",
     "check_net_backend",
     "check_ports",

@@ -37,6 +37,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "blktables",
         "blkhostilering",
     ),
+    "blk-frontend": ("blkfrontscene", "blkfront", "blkfronthostile"),
     "net-backend": (
         "netback",
         "nettxhostile",

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from xenpv.abi._kernel import lib
 from xenpv.testing.blk_layout import Segment
 from xenpv.testing.cases.blkclaims import REFUSED, U64, bad_references, lives, refused, untouched
 from xenpv.testing.cases.blkpeer import (
@@ -23,7 +20,8 @@ from xenpv.testing.cases.blkpeer import (
 )
 from xenpv.testing.cases.blkscene import MARK, SECTORS, SUITE, BlkBackScene, content, marked
 from xenpv.testing.cases.claims import expect, expect_one
-from xenpv.testing.rings import FIRST_SLOT, poke
+from xenpv.testing.cases.toctou import changed_after_read
+from xenpv.testing.rings import FIRST_SLOT
 from xenpv.xen.domain import PAGE_SIZE
 
 __all__ = ["SUITE"]
@@ -121,36 +119,6 @@ def table_is_target(scene: BlkBackScene) -> None:
 # what is read while it changes
 
 
-@contextmanager
-def changed_after_read(
-    scene: BlkBackScene, pfn: int, offset: int, data: bytes, size: int
-) -> Iterator[None]:
-    """When the backend has read any of `size` bytes at `offset` of a page, `data` is there before
-    its next access of any memory.
-    """
-    peer = scene.peer
-    assert peer is not None
-    hypervisor = scene.world.platform.hypervisor
-    frame = int(lib.p2m_lookup(peer.domain.kernel, pfn, 0))
-    seen = done = False
-
-    def hook(actor: int, kind: int, number: int, at: int, nr_bytes: int) -> None:
-        nonlocal seen, done
-        if actor == peer.guest.domid or done:
-            return
-        if seen:
-            done = True
-            poke(hypervisor, frame, offset, data)
-        elif number == frame and not kind & 3 and at < offset + size and offset < at + nr_bytes:
-            seen = True
-
-    hypervisor.set_hook(hook)
-    try:
-        yield
-    finally:
-        hypervisor.set_hook(None)
-
-
 CHANGES = {  # offset in the slot, what is there later
     "operation": (0, bytes((WRITE,))),
     "nr_segments": (1, b"\xff"),
@@ -175,7 +143,7 @@ def slot_changes(scene: BlkBackScene) -> None:
         pfn, ref = peer.granted(MARK * PAGE_SIZE)
         slot = peer.rw(READ, 8, [(ref, *WHOLE)])
         at = FIRST_SLOT + ring.sent % ring.sring.size * ring.sring.entry_size
-        with changed_after_read(scene, ring.sring.pfn, at + offset, data, len(data)):
+        with changed_after_read(peer.platform, peer.domain, ring.sring.pfn, at + offset, data):
             (answer,) = _only(peer, slot)
         expect((answer.rid, answer.status), (peer.id_of(slot), OKAY), f"response, {field} changed")
         expect(peer.read_page(pfn), content(8, 8), f"data, {field} changed")
@@ -203,7 +171,7 @@ def table_changes(scene: BlkBackScene) -> None:
         table = b"".join(struct.pack("<IBBH", *segment, 0) for segment in segments)
         pfn, ref = peer.granted(table, readonly=True)
         slot = peer.indirect(READ, 16, segments, refs=[ref])
-        with changed_after_read(scene, pfn, offset, data, len(data)):
+        with changed_after_read(peer.platform, peer.domain, pfn, offset, data):
             expect(peer.status(slot), OKAY, "status")
         for at, (page, _) in enumerate(pages):
             expect(peer.read_page(page), content(16 + at * 8, 8), f"segment {at}")

@@ -1,0 +1,610 @@
+"""Backends that break the protocol: a frontend fails the request or its device, and no more."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Sequence
+
+from xenpv.abi.xenbus import XenbusState as State
+from xenpv.testing.cases.blkbackpeer import BlkBackPeer, Taken
+from xenpv.testing.cases.blkfrontscene import SUITE, BlkFrontScene, Started
+from xenpv.testing.cases.blkpeer import (
+    BARRIER,
+    EOPNOTSUPP,
+    ERROR,
+    FLUSH,
+    OKAY,
+    READ,
+    SECTOR,
+    WRITE,
+)
+from xenpv.testing.cases.blkscene import content, marked
+from xenpv.testing.cases.claims import expect, expect_one, holds
+from xenpv.testing.cases.toctou import changed_after_read
+from xenpv.testing.rings import FIRST_SLOT
+
+__all__ = ["SUITE"]
+
+
+def held(scene: BlkFrontScene, count: int = 3) -> tuple[BlkBackPeer, list[Started], list[Taken]]:
+    """A backend that holds so many reads of a page, one after the other on the disk."""
+    peer = scene.back()
+    peer.hold = True
+    started = [scene.app.start_read(at * 8, 8) for at in range(count)]
+    scene.world.run()
+    return peer, started, peer.take()
+
+
+def all_end(scene: BlkFrontScene, started: Sequence[Started], right: Sequence[bytes]) -> None:
+    """Each ends: as failed, or with the data that the backend gave."""
+    peer = scene.peers[-1]
+    scene.world.run()
+    if not all(one.done for one in started):
+        scene.unplug()
+        scene.hangs_up = False
+    for one, data in zip(started, right, strict=True):
+        scene.ends(one)
+        if one.okay:
+            expect(one.data, data, "the data of a read that succeeded")
+    peer.findings.clear()
+
+
+PAGES = [content(at * 8, 8) for at in range(8)]
+
+
+def right(count: int) -> list[bytes]:
+    return PAGES[:count]
+
+
+# responses
+
+
+@SUITE.case(
+    "BLKF-101",
+    "rsp_prod ahead of the requests",
+    source="XSA-376; io/ring.h, RING_RESPONSE_PROD_OVERFLOW",
+    expected="every request ends as failed; nothing is taken from the ring any more",
+)
+def producer_ahead(scene: BlkFrontScene) -> None:
+    for ahead in (4, 33, 36, 1000, 1 << 31, 0xFFFFFFFF):
+        peer, started, _ = held(scene)
+        peer.sring.rsp_prod = ahead
+        peer.notify()
+        scene.world.run()
+        for one in started:
+            expect_one(scene.ends(one).okay, (False,), "whether a read succeeded")
+        scene.unplug()
+    scene.hangs_up = False
+
+
+@SUITE.case(
+    "BLKF-102",
+    "a response to a request that was never sent",
+    source="XSA-376: id range and pending checked",
+    expected="it survives; every request ends, none with data that nobody read",
+)
+def unknown_id(scene: BlkFrontScene) -> None:
+    for rid in (0, 99, 1 << 31, 1 << 63, (1 << 64) - 1):
+        peer, started, taken = held(scene)
+        if any(one.rid == rid for one in taken):
+            continue
+        peer.publish(0, rid, READ, OKAY)
+        peer.notify()
+        scene.world.run()
+        for one in started:
+            expect_one(one.okay, (False, None), "whether a read that is not answered succeeded")
+        all_end(scene, started, right(3))
+
+
+@SUITE.case(
+    "BLKF-103",
+    "two responses to one request",
+    source="XSA-376; spec zoo: id-completed-twice",
+    expected="it survives; no other request succeeds by the second",
+)
+def duplicate_id(scene: BlkFrontScene) -> None:
+    peer, started, taken = held(scene)
+    peer.perform(taken[0])
+    for _ in range(2):
+        peer.publish(0, taken[0].rid, READ, OKAY)
+    peer.notify()
+    scene.world.run()
+    expect_one(started[1].okay, (False, None), "whether the second read succeeded")
+    expect_one(started[2].okay, (False, None), "whether the third read succeeded")
+    all_end(scene, started, right(3))
+
+
+@SUITE.case(
+    "BLKF-104",
+    "an id that was answered before",
+    source="XSA-376",
+    expected="it survives; what is in flight does not succeed by it",
+)
+def stale_id(scene: BlkFrontScene) -> None:
+    peer, started, taken = held(scene, 1)
+    peer.answer_to(taken[0])
+    scene.ends(started[0], okay=True)
+    later = scene.app.start_read(8, 8)
+    scene.world.run()
+    (fresh,) = peer.take()
+    if fresh.rid != taken[0].rid:
+        peer.publish(0, taken[0].rid, READ, OKAY)
+        peer.notify()
+        scene.world.run()
+        expect_one(later.okay, (False, None), "whether the read that is not answered succeeded")
+    else:
+        peer.answer_to(fresh)
+    all_end(scene, [later], [content(8, 8)])
+
+
+@SUITE.case(
+    "BLKF-105",
+    "a response that names another operation",
+    source="xen-blkfront: a mismatch breaks the device; XenVbd and others ignore the field",
+    expected="the request ends, as failed or with its data",
+)
+def wrong_operation(scene: BlkFrontScene) -> None:
+    for operation in (WRITE, FLUSH, 6, 77, 255):
+        peer, started, taken = held(scene, 1)
+        peer.perform(taken[0])
+        peer.publish(0, taken[0].rid, operation, OKAY)
+        peer.notify()
+        all_end(scene, started, right(1))
+
+
+@SUITE.case(
+    "BLKF-106",
+    "any status but OKAY is an error of a READ or WRITE",
+    source="io/blkif.h, BLKIF_RSP_*; spec zoo: blk-eopnotsupp-success",
+    expected="the program's request fails, and the next one succeeds",
+)
+def statuses(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    for status in (ERROR, EOPNOTSUPP, 1, -3, 127, -128, 256, 32767, -32768):
+        for write in (False, True):
+            started = scene.app.start_write(0, marked(1)) if write else scene.app.start_read(0, 8)
+            scene.world.run()
+            (taken,) = peer.take()
+            peer.answer_to(taken, status)
+            scene.ends(started, okay=False)
+    peer.hold = False
+    expect(scene.read(0, 8), content(0, 8), "a read afterwards")
+
+
+@SUITE.case(
+    "BLKF-107",
+    "one of the requests of a long transfer fails",
+    source="win-xenvbd: the last status that is not OKAY wins; an error is not forgotten",
+    expected="the program's transfer fails, whichever it was and in whichever order",
+)
+def one_of_many(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    for place in (0, 1, -1):
+        for backwards in (False, True):
+            started = scene.app.start_read(0, 300)
+            scene.world.run()
+            while taken := peer.take() or list(peer.in_flight):
+                bad = taken[place] if place < len(taken) else taken[0]
+                for one in reversed(taken) if backwards else taken:
+                    peer.answer_to(one, ERROR if one is bad else OKAY)
+                scene.world.run()
+            scene.ends(started, okay=False)
+    peer.hold = False
+    expect(scene.read(0, 300), content(0, 300), "a read afterwards")
+
+
+@SUITE.case(
+    "BLKF-108",
+    "a flush that fails, or is not supported after all",
+    source="io/blkif.h: EOPNOTSUPP of a feature; blkfront and XenVbd stop to use it",
+    expected="ERROR fails it; EOPNOTSUPP ends it, perhaps after a barrier, and not for ever",
+)
+def flush_fails(scene: BlkFrontScene) -> None:
+    for status in (ERROR, EOPNOTSUPP):
+        peer = scene.back(keys={"feature-barrier": "1"})
+        peer.hold = True
+        started = scene.app.start_flush()
+        scene.world.run()
+        sent = []
+        for _ in range(4):
+            for one in peer.take():
+                sent.append(one.operation)
+                peer.answer_to(one, status)
+            scene.world.run()
+        scene.ends(started, okay=False if status == ERROR else None)
+        expect_one(sent, ([FLUSH], [FLUSH, BARRIER]), "operations that it tried")
+
+
+@SUITE.case(
+    "BLKF-109",
+    "an INDIRECT that is not supported after all",
+    source="io/blkif.h, EOPNOTSUPP",
+    expected="the transfer fails, or is sent again as direct requests and has its data",
+    requires=("indirect",),
+)
+def indirect_unsupported(scene: BlkFrontScene) -> None:
+    peer = scene.back({"feature-max-indirect-segments": "32"})
+    peer.hold = True
+    started = scene.app.start_read(0, 200)
+    scene.world.run()
+    for _ in range(8):
+        for one in peer.take():
+            peer.answer_to(one, EOPNOTSUPP if one.indirect else OKAY)
+        scene.world.run()
+    all_end(scene, [started], [content(0, 200)])
+
+
+RESPONSE_CHANGES = {  # offset in the entry, what is there later
+    "id": (0, b"\xff" * 8),
+    "status": (10, struct.pack("<h", ERROR)),
+}
+
+
+@SUITE.case(
+    "BLKF-110",
+    "a response whose bytes change once they were read",
+    source="XSA-376, XSA-155's mirror: copy the response once",
+    expected="what was read is believed: the request ends with its data",
+)
+def response_changes(scene: BlkFrontScene) -> None:
+    for field, (offset, data) in RESPONSE_CHANGES.items():
+        peer, started, taken = held(scene, 1)
+        sring = peer.sring
+        at = FIRST_SLOT + sring.rsp_prod % sring.size * sring.entry_size + offset
+        peer.perform(taken[0])
+        peer.in_flight.clear()
+        with changed_after_read(scene.world.platform, peer.domain, sring.pfns[0], at, data):
+            peer.publish(0, taken[0].rid, READ, OKAY)
+            scene.world.run()
+        expect(scene.ends(started[0], okay=True).data, content(0, 8), f"data, {field} changed")
+
+
+@SUITE.case(
+    "BLKF-111",
+    "no byte of a response is read twice",
+    source="XSA-376; XSA-155",
+    expected="between two deliveries the frontend loads each byte once",
+)
+def double_fetches(scene: BlkFrontScene) -> None:
+    from xenpv.testing.access import AccessLog
+
+    peer, started, taken = held(scene, 8)
+    with AccessLog(scene.world.platform) as log:
+        for number, one in enumerate(taken):
+            peer.answer_to(one, (OKAY, ERROR, EOPNOTSUPP)[number % 3])
+        scene.world.run()
+        found = [one for one in log.double_fetches() if one.actor != 0 and one.in_slot]
+    expect([str(one) for one in found], [], "double fetches")
+    for each in started:
+        scene.ends(each)
+
+
+@SUITE.case(
+    "BLKF-112",
+    "responses of random bytes",
+    source="XSA-376",
+    expected="it survives; every request ends once, none with data that nobody read",
+)
+def random_responses(scene: BlkFrontScene) -> None:
+    chance = random.Random(376)
+    for round_ in range(6):
+        peer, started, taken = held(scene)
+        for _ in range(chance.randint(1, 3)):
+            rid = chance.choice([taken[0].rid, chance.getrandbits(64), chance.getrandbits(3)])
+            status = chance.choice([ERROR, EOPNOTSUPP, 5, -1000])
+            peer.publish(0, rid, chance.getrandbits(8), status)
+        if round_ % 2:
+            peer.sring.rsp_prod = peer.sring.rsp_prod + chance.randint(0, 3)
+        peer.notify()
+        scene.world.run()
+        for one in started:
+            expect_one(one.okay, (False, None), "whether a read succeeded")
+        all_end(scene, started, right(3))
+
+
+# shared words and events
+
+
+@SUITE.case(
+    "BLKF-120",
+    "the backend writes req_prod",
+    source="io/ring.h: req_prod_pvt is the frontend's own",
+    expected="the next request is where it belongs, and req_prod is right again",
+)
+def request_producer(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    for garbage in (1000, 0xFFFFFFFF, 1 << 31):
+        before = len(peer.requests)
+        right_one = peer.sring.req_prod
+        peer.sring.req_prod = garbage
+        started = scene.app.start_read(8, 8)
+        peer.hold = True
+        scene.world.run()
+        if started.done:  # it saw that, and gave up
+            expect(started.okay, False, "whether the read succeeded")
+            return
+        expect(peer.sring.req_prod, right_one + 1, "req_prod")
+        peer.hold = False
+        peer.serve()
+        expect(scene.ends(started, okay=True).data, content(8, 8), "a read")
+        expect(len(peer.requests), before + 1, "requests that came")
+
+
+@SUITE.case(
+    "BLKF-121",
+    "rsp_prod goes back",
+    source="io/ring.h: rsp_cons is the frontend's own",
+    expected="no request ends twice; at worst the device is given up",
+)
+def producer_back(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    scene.read(0, 8)
+    scene.read(8, 8)
+    peer.sring.rsp_prod = 1
+    peer.notify()
+    started = scene.app.start_read(16, 8)
+    scene.world.run()
+    all_end(scene, [started], [content(16, 8)])
+
+
+@SUITE.case(
+    "BLKF-122",
+    "event indices of any value",
+    source="io/ring.h: hints to the other end",
+    expected="requests are answered as long as events are sent",
+)
+def event_indices(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    for value in (0, 5, 1 << 31, 0xFFFFFFFF):
+        peer.sring.req_event = peer.sring.rsp_event = value
+        started = scene.app.start_read(0, 8)
+        scene.world.run()
+        for one in peer.take():
+            peer.answer_to(one)
+        peer.notify()
+        expect(scene.ends(started, okay=True).data, content(0, 8), "a read")
+
+
+@SUITE.case(
+    "BLKF-123",
+    "a storm of events",
+    source="XSA-391 / CVE-2021-28711",
+    expected="the world comes to rest; requests are answered during and after it",
+)
+def event_storm(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    for at in range(200):
+        peer.notify()
+        if at % 40 == 0:
+            expect(scene.read(0, 8), content(0, 8), "a read")
+    scene.world.run()
+    expect(scene.read(8, 8), content(8, 8), "a read after it")
+
+
+@SUITE.case(
+    "BLKF-124",
+    "the backend keeps a page mapped that it has answered for",
+    source="XSA-396 / CVE-2022-23036",
+    expected="nothing that the guest does later shows in that page: it is not used again",
+)
+def stays_mapped(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    started = scene.app.start_read(0, 8)
+    scene.world.run()
+    (taken,) = peer.take()
+    pfn = peer.map(taken.segments[0][0])
+    peer.answer_to(taken)
+    scene.ends(started)
+    before = peer.domain.read(pfn, 0, 4096)
+    peer.hold = False
+    for at in range(20):
+        later = scene.app.start_write(64, marked(at) * 2)
+        scene.world.run()
+        scene.ends(later)
+        expect(peer.domain.read(pfn, 0, 4096), before, "the page that is still mapped")
+    peer.unmap(pfn)
+
+
+@SUITE.case(
+    "BLKF-125",
+    "a page is mapped when the request fails",
+    source="XSA-396: on every path that ends a grant",
+    expected="as for a request that succeeds",
+)
+def stays_mapped_on_error(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    started = scene.app.start_write(0, marked(1))
+    scene.world.run()
+    (taken,) = peer.take()
+    pfn = peer.map(taken.segments[0][0], readonly=True)
+    peer.answer_to(taken, ERROR)
+    scene.ends(started, okay=False)
+    before = peer.domain.read(pfn, 0, 4096)
+    peer.hold = False
+    for at in range(20):
+        scene.ends(scene.app.start_write(64, marked(at + 2) * 2))
+        expect(peer.domain.read(pfn, 0, 4096), before, "the page that is still mapped")
+    peer.unmap(pfn)
+
+
+# keys and states
+
+
+@SUITE.case(
+    "BLKF-130",
+    "keys of a disk that cannot be",
+    source="io/blkif.h, sectors, sector-size, info; spec: fuzz matrix",
+    expected="no connection, or a disk whose requests keep to io/blkif.h; the guest survives",
+)
+def junk_disk(scene: BlkFrontScene) -> None:
+    for key, text in (
+        ("sectors", "0"),
+        ("sectors", "x"),
+        ("sectors", "-1"),
+        ("sectors", "18446744073709551616"),
+        ("sectors", "9" * 100),
+        ("sector-size", "0"),
+        ("sector-size", "1"),
+        ("sector-size", "1024"),
+        ("sector-size", "8192"),
+        ("sector-size", "4294967296"),
+        ("info", "4294967295"),
+        ("physical-sector-size", "3"),
+        ("discard-granularity", "0"),
+    ):
+        peer = scene.boots(keys={key: text})
+        if peer.frontend_key("state") == "4":
+            started = scene.app.start_read(0, 8)
+            scene.world.run()
+            scene.ends(started)
+        scene.unplug()
+    scene.hangs_up = False
+
+
+@SUITE.case(
+    "BLKF-131",
+    "offers that cannot be",
+    source="io/blkif.h, max-ring-page-order, multi-queue-max-queues; spec: 0 queues are one",
+    expected="it connects with what it can have: one queue at least, at most sixteen pages",
+)
+def junk_offers(scene: BlkFrontScene) -> None:
+    for key in ("max-ring-page-order", "multi-queue-max-queues", "feature-max-indirect-segments"):
+        for text in ("x", "99", "65535", "9" * 50):
+            peer = scene.back({key: text})
+            holds(len(peer.ring_refs) <= 16 * len(peer.srings), "pages of a ring")
+            expect(scene.read(0, 200), content(0, 200), f"a read, {key} is {text!r}")
+    scene.back({"multi-queue-max-queues": "0"})
+    expect(scene.read(0, 8), content(0, 8), "a read, 0 queues are offered")
+
+
+@SUITE.case(
+    "BLKF-132",
+    "keys that change while it is connected",
+    source="io/blkif.h: a size may change, all else is read once",
+    expected="reads of sectors that are there go on",
+)
+def keys_change(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    for key, text in (
+        ("feature-max-indirect-segments", "1"),
+        ("max-ring-page-order", "9"),
+        ("multi-queue-max-queues", "0"),
+        ("feature-persistent", "1"),
+        ("unknown", "x"),
+        ("state", "4"),
+    ):
+        peer.write_key(key, text)
+        scene.world.run()
+        expect(scene.read(0, 8), content(0, 8), f"a read after {key} changed")
+
+
+@SUITE.case(
+    "BLKF-133",
+    "a disk that shrinks below what is under way",
+    source="io/blkif.h, sectors; xenbus state Connected again",
+    expected="it survives; what is still there is read",
+)
+def shrinks(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    started = scene.app.start_read(256, 8)
+    scene.world.run()
+    peer.write_key("sectors", "64")
+    peer.write_key("state", "4")
+    scene.world.run()
+    for one in peer.take():
+        peer.answer_to(one, ERROR)
+    scene.ends(started, okay=False)
+    peer.hold = False
+    expect(scene.read(0, 8), content(0, 8), "a read")
+
+
+@SUITE.case(
+    "BLKF-134",
+    "states in another order than a backend's",
+    source="io/xenbus.h, XenbusState",
+    expected="it survives, whether it connects or not, and goes when it is unplugged",
+)
+def odd_answers(scene: BlkFrontScene) -> None:
+    answers: tuple[dict[State, State], ...] = (
+        {State.INITIALISING: State.CONNECTED},
+        {State.INITIALISING: State.CLOSING},
+        {State.INITIALISING: State.RECONFIGURED},
+        {State.INITIALISED: State.CLOSING},
+        {State.INITIALISED: State.CLOSED},
+        {State.INITIALISED: State.INIT_WAIT},
+        {State.INITIALISED: State.RECONFIGURING},
+        {State.CONNECTED: State.INIT_WAIT},
+    )
+    for one in answers:
+        scene.boots(answers=one)
+        scene.unplug()
+    scene.hangs_up = False
+
+
+@SUITE.case(
+    "BLKF-135",
+    "a backend whose state is no state",
+    source="io/xenbus.h; xenbus_read_driver_state: anything else is Unknown",
+    expected="it survives, and goes when it is unplugged",
+)
+def junk_state(scene: BlkFrontScene) -> None:
+    for text in ("", "x", "-1", "9", "4294967300", "9" * 1000):
+        peer = scene.back()
+        peer.write_key("state", text)
+        scene.world.run()
+        started = scene.app.start_read(0, 8)
+        scene.world.run()
+        if started.okay:
+            expect(started.data, content(0, 8), "a read")
+        scene.unplug()
+    scene.hangs_up = False
+
+
+@SUITE.case(
+    "BLKF-136",
+    "unplugged with requests that are never answered",
+    source="win-xenvbd, drain; XSA-396",
+    expected="they end as failed, at the latest when the backend is Closed; all grants end",
+)
+def never_answered(scene: BlkFrontScene) -> None:
+    peer, started, _ = held(scene, 5)
+    peer.write_key("online", "0")
+    peer.state = State.CLOSING
+    scene.world.run()
+    if not all(one.done for one in started):
+        peer.detach()
+        peer.state = State.CLOSED
+        scene.world.run()
+    for one in started:
+        scene.ends(one, okay=False)
+
+
+@SUITE.case(
+    "BLKF-137",
+    "the whole granted page is written for a READ of one sector",
+    source="grant_table.h: a page is the least that can be granted",
+    expected="the program has the sector that it asked for, and no other memory of it changes",
+)
+def writes_beside(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    started = [scene.app.start_read(5, 1), scene.app.start_read(6, 1)]
+    scene.world.run()
+    for one in peer.take():
+        peer.perform(one)
+        ref, first, last = one.segments[0]
+        peer.fill(ref, b"\xee" * first * SECTOR)
+        rest = (7 - last) * SECTOR
+        if rest:
+            peer.fill(ref, b"\xee" * rest, (last + 1) * SECTOR)
+        peer.publish(0, one.rid, READ, OKAY)
+        peer.in_flight.remove(one)
+    for sector, each in zip((5, 6), started, strict=True):
+        expect(scene.ends(each, okay=True).data, content(sector, 1), f"sector {sector}")
