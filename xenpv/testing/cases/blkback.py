@@ -136,7 +136,7 @@ def published_early(scene: BlkBackScene) -> None:
 )
 def indices_at_attach(scene: BlkBackScene) -> None:
     peer = scene.waiting()
-    peer.platform.run()
+    peer.run()
     peer.attach()
     at = 0xFFFFFFFA
     ring = peer.rings[0].sring

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.testing.cases.blkbackpeer import BlkBackPeer, Taken
-from xenpv.testing.cases.blkfrontscene import SUITE, BlkFrontScene, Started
+from xenpv.testing.cases.blkfrontscene import SUITE, BlkFrontScene
 from xenpv.testing.cases.blkpeer import (
     BARRIER,
     EOPNOTSUPP,
@@ -22,6 +22,7 @@ from xenpv.testing.cases.blkpeer import (
 from xenpv.testing.cases.blkscene import content, marked
 from xenpv.testing.cases.claims import expect, expect_one, holds
 from xenpv.testing.cases.toctou import changed_after_read
+from xenpv.testing.ends.app import Started
 from xenpv.testing.rings import FIRST_SLOT
 
 __all__ = ["SUITE"]

@@ -8,7 +8,7 @@ read from its keys and its ring, what came of a request from the program's answe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 
@@ -22,12 +22,12 @@ from xenpv.testing.cases.blkbackpeer import BlkBackPeer
 from xenpv.testing.cases.blkpeer import DISCARD
 from xenpv.testing.cases.blkscene import SECTORS, content
 from xenpv.testing.cases.claims import expect, expect_one
-from xenpv.testing.cases.suite import CaseResult, Factory, Skip, Suite
+from xenpv.testing.cases.suite import CaseResult, Factory, Suite
 from xenpv.testing.checkers import check_all
+from xenpv.testing.ends import FrontendWorld, user_blk_frontend
+from xenpv.testing.ends.app import DiskApp, OwnDiskApp, Started
 from xenpv.testing.raw_world import DEVID_XVDA
 from xenpv.testing.world import World
-from xenpv.vbd.disk import Disk, DiskError
-from xenpv.vbd.pending import Pending
 
 # All that a frontend may make use of.
 OFFERS: Final = {
@@ -39,71 +39,6 @@ KEYS: Final = {"feature-discard": "1", "feature-barrier": "1"}
 PAGE_SECTORS: Final = 8
 MEMORY_MIB: Final = 32
 VCPUS: Final = 2  # of the guest: XenVbd makes as many queues
-
-
-class Started(Protocol):
-    """A program's request under way: `okay` is None until it is `done`."""
-
-    @property
-    def done(self) -> bool: ...
-
-    @property
-    def okay(self) -> bool | None: ...
-
-    @property
-    def data(self) -> bytes: ...
-
-
-class OwnStarted:
-    """A command of XenVbd's disk."""
-
-    def __init__(self, pending: Pending) -> None:
-        self.pending = pending
-
-    @property
-    def done(self) -> bool:
-        return self.pending.is_complete
-
-    @property
-    def okay(self) -> bool | None:
-        if not self.done:
-            return None
-        try:
-            self.pending.result()
-        except DiskError:
-            return False
-        return True
-
-    @property
-    def data(self) -> bytes:
-        return self.pending.result()
-
-
-class OwnApp:
-    """A program of our guest."""
-
-    def __init__(self, guest: Guest) -> None:
-        self.guest = guest
-
-    def start_read(self, sector: int, nr_sectors: int) -> OwnStarted:
-        disk, per = self._disk
-        return OwnStarted(disk.start_read(sector // per, nr_sectors // per))
-
-    def start_write(self, sector: int, data: bytes) -> OwnStarted:
-        disk, per = self._disk
-        return OwnStarted(disk.start_write(sector // per, data))
-
-    def start_flush(self) -> OwnStarted:
-        return OwnStarted(self._disk[0].start_flush())
-
-    def start_discard(self, sector: int, nr_sectors: int) -> OwnStarted:
-        disk, per = self._disk
-        return OwnStarted(disk.start_unmap([(sector // per, nr_sectors // per)]))
-
-    @property
-    def _disk(self) -> tuple[Disk, int]:
-        disk = self.guest.disks[0]
-        return disk, disk.target.sector_size // 512
 
 
 class OwnWorld(World):
@@ -124,7 +59,7 @@ class OwnWorld(World):
         except BaseException:
             self.platform.close()
             raise
-        self.app = OwnApp(self.guest)
+        self.app: DiskApp = OwnDiskApp(lambda: self.guest.disks[0], self.run)
         self.xs = self.platform.toolstack.xs
         self.path = f"/local/domain/{self.guest.domid}/device/vbd/{DEVID_XVDA}"
 
@@ -223,7 +158,7 @@ class BlkFrontScene:
     def _world(self, make: Callable[[Device], BlkBackPeer]) -> Any:
         factory = self._factory
         if factory is not None and not isinstance(factory, Blkfront):
-            raise Skip("there is no world for a frontend of somebody's own")
+            return user_blk_frontend(factory, seed=self._seed, connect=False, vbd=make)
         personality = "windows" if factory is None else factory.personality
         return OwnWorld(self._seed, personality, make)
 
@@ -264,6 +199,8 @@ class BlkFrontScene:
         if self.hangs_up:
             self.unplug()
             self.laws()
+        if isinstance(self.world, FrontendWorld):
+            self.world.finish()  # what a user's driver leaves behind
 
     def laws(self) -> None:
         """CheckFailed, Wrong."""
