@@ -37,7 +37,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "blktables",
         "blkhostilering",
     ),
-    "blk-frontend": ("blkfrontscene", "blkfront", "blkfronthostile"),
+    "blk-frontend": ("blkfrontscene", "blkfront", "blkfronthostile", "blkfrontstates"),
     "net-backend": (
         "netback",
         "nettxhostile",
