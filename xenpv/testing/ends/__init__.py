@@ -22,6 +22,7 @@ from xenpv.testing.ends.frontend import (
     user_blk_frontend,
     user_net_frontend,
 )
+from xenpv.testing.ends.handshake import ConnectingBackend, ConnectingFrontend
 from xenpv.testing.ends.port import EndPort
 from xenpv.testing.ends.protocols import (
     BlkBackend,
@@ -42,6 +43,8 @@ __all__ = [
     "BlkBackendFactory",
     "BlkFrontend",
     "BlkFrontendFactory",
+    "ConnectingBackend",
+    "ConnectingFrontend",
     "DiskApp",
     "End",
     "EndPort",

@@ -30,7 +30,7 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import number_of, state_of
 from xenpv.bus.ring import FrontRing
-from xenpv.errors import GrantError
+from xenpv.errors import GrantError, PeerProtocolError
 from xenpv.testing.ends.guard import PEER, Guard
 from xenpv.testing.ends.held import Held
 from xenpv.testing.ends.machine import Machine
@@ -249,6 +249,23 @@ class End:
             return False
         self._held.drop("reference", ref)
         return True
+
+    def share(self, data: bytes = b"", *, readonly: bool = False) -> tuple[int, int]:
+        """A page with `data` and zeros behind it, and the peer's reference to it: pfn, reference.
+
+        Nothing else that was in the page is seen by the peer (XSA-403).
+        """
+        pfn = self.page()
+        self.write(pfn, 0, data.ljust(PAGE_SIZE, b"\0"))
+        return pfn, self.grant(pfn, readonly=readonly)
+
+    def unshare(self, pfn: int, ref: int) -> None:
+        """Take back what `share` gave. PeerProtocolError: the peer has it mapped still, and it
+        stays shared (XSA-396).
+        """
+        if not self.revoke(ref):
+            raise PeerProtocolError(f"the peer still has reference {ref} mapped")
+        self.free(pfn)
 
     def map(self, ref: int, *, readonly: bool = False) -> int:
         """Map a page of the peer's: its pfn here. GrantError."""
