@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xenpv.testing.blk_world import BlkWorld, world_blk
     from xenpv.testing.cases.blkfrontscene import check_blk_frontend
     from xenpv.testing.cases.blkscene import check_blk_backend
+    from xenpv.testing.cases.netfrontscene import check_net_frontend
     from xenpv.testing.cases.netscene import check_net_backend
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
@@ -107,6 +108,7 @@ _HOME: Final = {
     "check_blk_frontend": "cases.blkfrontscene",
     "check_grants": "checkers",
     "check_net_backend": "cases.netscene",
+    "check_net_frontend": "cases.netfrontscene",
     "check_ports": "checkers",
     "check_slots": "checkers",
     "check_wakeups": "checkers",
@@ -169,6 +171,7 @@ __all__ = [
     "check_blk_frontend",
     "check_grants",
     "check_net_backend",
+    "check_net_frontend",
     "check_ports",
     "check_slots",
     "check_wakeups",

@@ -1,32 +1,38 @@
-"""The suite "net-backend": ours holds every case."""
+"""The suites "net-backend" and "net-frontend": ours hold every case."""
 
 from __future__ import annotations
 
 import pytest
 
 from xenpv.errors import LocalProtocolError
-from xenpv.testing import check_net_backend
+from xenpv.testing import check_net_backend, check_net_frontend
 from xenpv.testing.cases import Outcome, cases
 
-BACKEND = cases("net-backend")
+SUITES = {"net-backend": check_net_backend, "net-frontend": check_net_frontend}
+CASES = [case for name in SUITES for case in cases(name)]
 
 
-@pytest.mark.parametrize("case", BACKEND, ids=str)
-def test_our_backend_holds_each_case(case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ours_holds_each_case(case) -> None:
     result = case.run()
     assert (result.outcome, result.reason) == (Outcome.PASS, "")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_other_seeds_change_nothing(seed) -> None:
-    assert all(one.outcome is Outcome.PASS for one in check_net_backend(seed=seed))
+@pytest.mark.parametrize("name", list(SUITES))
+def test_another_seed_changes_nothing(name) -> None:
+    assert all(one.outcome is Outcome.PASS for one in SUITES[name](seed=1))
 
 
-def test_the_suite_is_as_large_as_promised() -> None:
-    assert len(BACKEND) >= 45
-    assert sum(case.hostile for case in BACKEND) >= 30
+@pytest.mark.parametrize(
+    ("name", "least", "hostile"), [("net-backend", 100, 50), ("net-frontend", 60, 30)]
+)
+def test_the_suites_are_as_large_as_promised(name, least, hostile) -> None:
+    found = cases(name)
+    assert len(found) >= least
+    assert sum(case.hostile for case in found) >= hostile
 
 
-def test_an_unknown_id_is_a_local_protocol_error() -> None:
-    with pytest.raises(LocalProtocolError, match="NETB-999"):
-        check_net_backend(only=["NETB-999"])
+@pytest.mark.parametrize("name", list(SUITES))
+def test_an_unknown_id_is_a_local_protocol_error(name) -> None:
+    with pytest.raises(LocalProtocolError, match="NET-999"):
+        SUITES[name](only=["NET-999"])

@@ -47,6 +47,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "netevents",
         "netstates",
     ),
+    "net-frontend": ("netfront", "netfronthostile", "netfrontstates"),
     "store": ("store", "storewatch", "storeguest", "storehostile"),
     "grant": ("grant", "grantcopy"),
     "evtchn": ("evtchn", "evtchnfifo"),
