@@ -7,6 +7,7 @@ bytes of an overlay. A hunt is deterministic: equal seeds give equal examples an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from xenpv.testing import zoo
-from xenpv.testing.run import Run, Scenario, run_schedule
+from xenpv.testing.ends.watchdog import watchdog
+from xenpv.testing.run import DoesNotReturn, Run, Scenario, run_schedule
 from xenpv.testing.schedule import mixed
 from xenpv.testing.shrink import shrink
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from xenpv.testing.cases.suite import Case, Factory
     from xenpv.testing.lifecycle import LifecycleFailed, Step
 
+EXAMPLE_SECONDS: Final = 10.0  # of wall time; one takes milliseconds
 SINGLES_MAX: Final = 1_000  # schedules of one step of a scenario, before random ones
 
 
@@ -42,6 +45,17 @@ class Found:
     shrinking: int
     save: Callable[[Path], Path]
     run: Run | None = None
+
+
+@contextmanager
+def limited(seconds: float = EXAMPLE_SECONDS) -> Iterator[None]:
+    """A wall clock over one example: Stuck is raised in code that does not return."""
+    clock = watchdog()
+    clock.enter(seconds)
+    try:
+        yield
+    finally:
+        clock.leave()
 
 
 # One example a step: None if nothing was found. It ends when there are no more examples.
@@ -83,7 +97,8 @@ class ScenarioHunt:
         schedule = next(schedules)
         examples = 0
         while True:
-            run = run_schedule(self.scenario, schedule)
+            with limited():
+                run = run_schedule(self.scenario, schedule)
             examples += 1
             yield self._found(run, seed, examples) if run.failed else None
             schedule = schedules.send(run.points)
@@ -91,7 +106,9 @@ class ScenarioHunt:
     def _found(self, run: Run, seed: int, examples: int) -> Found:
         from xenpv.testing.replay import Replay
 
-        smallest, shrinking = shrink(run, lambda one: run_schedule(self.scenario, one))
+        smallest, shrinking = run, 0
+        if not isinstance(run.failure, DoesNotReturn):  # each attempt would take as long again
+            smallest, shrinking = shrink(run, lambda one: run_schedule(self.scenario, one))
         defects = zoo.active()
 
         def save(directory: Path) -> Path:

@@ -19,8 +19,11 @@ from typing import Final
 import attrs
 
 from xenpv.errors import LocalProtocolError
-from xenpv.testing.hunt import Found, Search
+from xenpv.testing.ends.watchdog import Stuck
+from xenpv.testing.hunt import Found, Search, limited
+from xenpv.testing.run import DoesNotReturn
 
+SHRINK_RUNS_MAX: Final = 2_000
 SIZE_MAX: Final = 400  # bytes of an example that the kit draws
 
 
@@ -108,7 +111,10 @@ class OverlayHunt:
 
     def _failure(self, data: bytes) -> Exception | None:
         try:
-            self.target.run(data)
+            with limited():
+                self.target.run(data)
+        except Stuck as stuck:
+            return DoesNotReturn(str(stuck))
         except Exception as error:  # noqa: BLE001 - told in the finding
             return error
         return None
@@ -116,10 +122,10 @@ class OverlayHunt:
     def _found(self, data: bytes, error: Exception, seed: int, examples: int) -> Found:
         """Operations are dropped as long as the same kind of failure is left."""
         operations, runs = self.target.split(data), 0
-        size = len(operations)
+        size = 0 if isinstance(error, DoesNotReturn) else len(operations)
         while size:
             at = 0
-            while at < len(operations):
+            while at < len(operations) and runs < SHRINK_RUNS_MAX:
                 fewer = operations[:at] + operations[at + size :]
                 again = self._failure(b"".join(fewer))
                 runs += 1

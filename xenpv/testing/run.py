@@ -8,6 +8,8 @@ from typing import Final
 
 import attrs
 
+from xenpv.errors import XenpvError
+from xenpv.testing.ends.watchdog import Stuck
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.schedule import Point, Schedule
 
@@ -15,6 +17,10 @@ Scenario = Callable[[Explorer], None]
 
 # The runs that failed in this process, newest last: what a report of a failed test shows.
 REPORTED_MAX: Final = 3
+
+
+class DoesNotReturn(XenpvError):  # noqa: N818 - it says what happened
+    """The wall clock over an example ran out: where, in words."""
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +76,8 @@ def _failure(error: BaseException) -> Exception | None:
         failed = AssertionError(str(error))
         failed.__cause__ = error
         return failed
+    if isinstance(error, Stuck):
+        return DoesNotReturn(str(error))
     if kind.__module__ == "hypothesis.errors" or not isinstance(error, Exception):
         return None
     return error

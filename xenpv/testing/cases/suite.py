@@ -102,22 +102,30 @@ class Case:
         """Play it against the end that `factory` makes, None: ours. What the end or the case
         raises is the result's, not the caller's.
         """
+        from xenpv.testing.ends.watchdog import Stuck
+        from xenpv.testing.hunt import limited
+        from xenpv.testing.run import DoesNotReturn
+
+        error: Exception
         try:
-            scene = self.make(factory, seed)
+            with limited():
+                return self._play(factory, seed)
         except Skip as why:
             return CaseResult(self, Outcome.SKIP, str(why), seed)
-        except Exception as error:  # noqa: BLE001 - an end that cannot be made fails its case
-            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
+        except Stuck as stuck:
+            error = DoesNotReturn(str(stuck))
+        except Exception as failure:  # noqa: BLE001 - told in the result
+            error = failure
+        return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
+
+    def _play(self, factory: Factory | None, seed: int) -> CaseResult:
+        scene = self.make(factory, seed)
         try:
             missing = [one for one in self.requires if one not in scene.features]
             if missing:
                 return CaseResult(self, Outcome.SKIP, f"it has no {missing[0]}", seed)
             self.check(scene)
             scene.finish()
-        except Skip as why:
-            return CaseResult(self, Outcome.SKIP, str(why), seed)
-        except Exception as error:  # noqa: BLE001 - told in the result
-            return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
         finally:
             scene.close()
         return CaseResult(self, Outcome.PASS, seed=seed)

@@ -43,7 +43,7 @@ def _reaps_by(look: Callable[[Any], bool]) -> Callable[[Any], Any]:
         count = lib.front_take(ring.handle, ring._out, most or ring.size)
         if count < 0:
             ring.domain.fail(count, "ring responses")
-        more = count == most or look(ring)
+        more = 0 < most == count or look(ring)
         return count, ring._view[: count * ring.rsp_size], more
 
     return on_rings(reap)
