@@ -16,6 +16,7 @@ from tests.testing.ends.drivers import Backend, Frontend
 from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import GrantError, LocalProtocolError
 from xenpv.testing import UserEndError, user_blk_backend, user_blk_frontend
+from xenpv.testing.ends.guard import Guard
 from xenpv.testing.ends.watchdog import Stuck
 
 SECONDS = 0.2  # of wall clock: a driver that loops costs the test so much
@@ -240,7 +241,8 @@ def play(factory):
 
 
 @pytest.mark.parametrize("kind", BACKENDS, ids=lambda one: one.__name__)
-def test_a_misdeed_is_told_with_its_line(kind):
+def test_a_misdeed_is_told_with_its_line(kind, monkeypatch):
+    monkeypatch.setattr(Guard, "calls_max", 1000)
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(UserEndError) as caught:
         play(kind)
@@ -439,6 +441,45 @@ def test_a_frontend_that_gives_everything_back_is_told_nothing():
         world.run()
         assert not reading.done and reading.okay is None
         assert len(world.driver.asked) == 1
+
+
+class SharesTwice(Frontend):
+    """It takes back a page that its backend holds on to."""
+
+    def submit(self, transfer):
+        self.shared = self.end.share(b"secret")
+        transfer.fail()
+
+    def close(self):
+        self.end.unshare(*self.shared)
+        super().close()
+
+
+def test_a_page_that_the_backend_holds_on_to_is_not_used_again_and_no_leftover():
+    with user_blk_frontend(SharesTwice) as world:
+        world.app.start_read(0, 1)
+        pfn, ref = world.driver.shared
+        page = world.vbd.map(ref)
+        world.driver.end.unshare(pfn, ref)
+        taken = [world.driver.end.share() for _ in range(8)]
+        assert pfn not in [one for one, _ in taken]
+        assert ref not in [one for _, one in taken]
+        assert world.vbd.domain.read(page, 0, 6) == b"secret"
+        world.vbd.unmap(page)
+        for one in taken:
+            world.driver.end.unshare(*one)
+        assert all("drivers.py" in line for line in world.driver.end.leftovers())
+        world.driver.shared = world.driver.end.share()
+
+
+def test_a_page_that_the_backend_never_lets_go_of_is_no_leftover_of_the_frontend():
+    with user_blk_frontend(SharesTwice) as world:
+        world.app.start_read(0, 1)
+        pfn, ref = world.driver.shared
+        hole = world.platform.dom0.holes.alloc()
+        world.platform.dom0.gnttab.map(world.domain.domid, ref, hole)
+        world.driver.end.unshare(pfn, ref)
+        world.driver.shared = world.driver.end.share()
 
 
 # the watchdog

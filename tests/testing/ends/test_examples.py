@@ -9,6 +9,7 @@ import pytest
 
 from xenpv.host.network import Frame
 from xenpv.testing import (
+    cases,
     check_all,
     user_blk_backend,
     user_blk_frontend,
@@ -109,6 +110,15 @@ def test_a_network_frontend_sends_what_it_is_told_and_hands_up_what_comes(factor
         world.run()
         assert list(world.app.received) in ([], [FRAME[6:12] + FRAME[:6] + FRAME[12:]])
         check_all(world.platform)
+
+
+@pytest.mark.parametrize(
+    ("suite", "factory", "least"),
+    [("blk-backend", BlkBackend, 55), ("blk-frontend", BlkFrontend, 40)],
+)
+def test_the_numbered_cases_hold_for_it(suite, factory, least):
+    results = cases.suite(suite).check(factory)
+    assert sum(one.outcome is cases.Outcome.PASS for one in results) >= least
 
 
 @pytest.mark.parametrize(

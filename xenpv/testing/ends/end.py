@@ -30,9 +30,9 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import number_of, state_of
 from xenpv.bus.ring import FrontRing
-from xenpv.errors import GrantError, PeerProtocolError
+from xenpv.errors import GrantError
 from xenpv.testing.ends.guard import PEER, Guard
-from xenpv.testing.ends.held import Held
+from xenpv.testing.ends.held import Held, Holding
 from xenpv.testing.ends.machine import Machine
 from xenpv.testing.ends.store import EndStore
 from xenpv.xen.domain import PAGE_SIZE
@@ -90,6 +90,7 @@ class End:
         self._device = device
         self._guard = guard
         self._held = Held(guard)
+        self._aside: list[tuple[int, int]] = []  # pfn, reference: what the peer holds on to
         self._bounce = 0  # a page for copies, once one was needed
         self.store: EndStore = EndStore(machine.store, self._held, self._guarded)
 
@@ -260,12 +261,18 @@ class End:
         return pfn, self.grant(pfn, readonly=readonly)
 
     def unshare(self, pfn: int, ref: int) -> None:
-        """Take back what `share` gave. PeerProtocolError: the peer has it mapped still, and it
-        stays shared (XSA-396).
+        """Take back what `share` gave. What the peer has mapped still is set aside, reference and
+        page, and is given back when it is not (XSA-396): at a later `unshare`, or at the end.
         """
+        self._held.find("page", pfn)
+        self._held.find("reference", ref)
+        self._aside = [one for one in (*self._aside, (pfn, ref)) if not self._take_back(*one)]
+
+    def _take_back(self, pfn: int, ref: int) -> bool:
         if not self.revoke(ref):
-            raise PeerProtocolError(f"the peer still has reference {ref} mapped")
+            return False
         self.free(pfn)
+        return True
 
     def map(self, ref: int, *, readonly: bool = False) -> int:
         """Map a page of the peer's: its pfn here. GrantError."""
@@ -412,11 +419,17 @@ class End:
 
     def leftovers(self) -> list[str]:
         """What it holds now, a line each, with where it took that."""
-        return [f"{one.place}: {one.what}" for one in self._held.left()]
+        return [f"{one.place}: {one.what}" for one in self._left()]
+
+    def _left(self) -> list[Holding]:
+        aside = [("page", pfn) for pfn, _ in self._aside]
+        aside += [("reference", ref) for _, ref in self._aside]
+        return [one for number, one in self._held.each() if (one.kind, number) not in aside]
 
     def end(self) -> None:
         """Its device is gone: what it left behind is given back, and is the driver's failure."""
-        left = self._held.left()
+        self._aside = [one for one in self._aside if not self._take_back(*one)]
+        left = self._left()
         release(self)
         if left and self._guard.failed is None:
             lines = "".join(f"\n  {one.place}: {one.what}" for one in left)

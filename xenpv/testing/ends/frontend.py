@@ -162,6 +162,7 @@ class FrontendWorld(World):
         self.machine = Machine(domain, Dispatcher(domain), store)
         self.plug = PluggedFrontend(self.machine, kind, self.path, seconds)
         domain.unpause()
+        platform.run()  # dom0 first: its backend is there before the guest runs
 
     def _plant(self) -> None:
         """What the toolstack writes of the device, and then the backend's state."""
@@ -219,7 +220,6 @@ class FrontendWorld(World):
 
     def boot(self) -> None:
         """Let the frontend come as far as it does."""
-        self.run()  # dom0 first: its backend's directory is there before the guest runs
         self.probe()
         self.run()
 

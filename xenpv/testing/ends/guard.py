@@ -31,9 +31,10 @@ class Guard:
     `seconds` of wall clock may pass in one call.
     """
 
-    def __init__(self, seconds: float = SECONDS, calls_max: int = CALLS_MAX) -> None:
+    calls_max = CALLS_MAX
+
+    def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.calls_max = calls_max
         self.calls = 0
         self.failed: UserEndError | None = None
 

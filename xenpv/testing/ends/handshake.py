@@ -14,8 +14,6 @@ from xenpv.errors import XenpvError
 if TYPE_CHECKING:
     from xenpv.testing.ends.end import End
 
-DOWN = (State.CLOSING, State.CLOSED, State.UNKNOWN)
-
 
 class ConnectingBackend:
     """A backend that connects when its frontend is `ready`, and begins anew as often as asked.
@@ -50,7 +48,7 @@ class ConnectingBackend:
             end.switch_state(State.INIT_WAIT)
         elif state is State.CLOSING:
             end.switch_state(State.CLOSING)
-        elif state in DOWN:
+        elif state in (State.CLOSED, State.UNKNOWN):
             self.disconnect()
             end.switch_state(State.CLOSED)
 
@@ -70,7 +68,8 @@ class ConnectingFrontend:
     """A frontend that connects when its backend waits for it.
 
     `announces` is the state that it then writes, INITIALISED of a disk and CONNECTED of an
-    interface. `opened` is called once both are Connected.
+    interface. `opened` is called once both are Connected. `disconnect` undoes what `connect` did,
+    and is called for nothing too.
     """
 
     announces: ClassVar[State] = State.INITIALISED
@@ -98,8 +97,11 @@ class ConnectingFrontend:
         elif state is State.CONNECTED and end.state is self.announces:
             end.switch_state(State.CONNECTED)
             self.opened()
-        elif state in DOWN and end.state not in DOWN:
+        elif state is State.CLOSING:
             end.switch_state(State.CLOSED)
+        elif state is State.CLOSED:  # the backend has let go of everything
+            end.switch_state(State.CLOSED)
+            self.disconnect()
 
     def close(self) -> None:
         self.disconnect()

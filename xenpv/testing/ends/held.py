@@ -47,13 +47,6 @@ class Held:
         del self._all[kind, number]
         return value
 
-    def forget(self, kind: str, number: int) -> None:
-        """The same; nothing happens if it is not there."""
-        self._all.pop((kind, number), None)
-
-    def each(self, kind: str) -> Iterator[tuple[int, Holding]]:
-        """Of a kind, oldest first: numbers and what they are."""
-        return iter([(number, one) for (of, number), one in self._all.items() if of == kind])
-
-    def left(self) -> list[Holding]:
-        return list(self._all.values())
+    def each(self, kind: str = "") -> Iterator[tuple[int, Holding]]:
+        """Of a kind ("": of all), oldest first: numbers and what they are."""
+        return iter([(number, one) for (of, number), one in self._all.items() if kind in ("", of)])
