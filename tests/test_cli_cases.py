@@ -72,6 +72,8 @@ def test_explain_says_what_is_expected(capsys) -> None:
         (["STORE-999"], "no case is called 'STORE-999': `xenpv cases --list` lists them"),
         (["--explain", "nothing"], "no case is called 'NOTHING'"),
         (["--suite", "floppy"], "no suite is called floppy: expected "),
+        (["--suite", "store", "EVT-001"], "EVT-001 is of the suite evtchn, not store"),
+        (["--suite", "evtchn", "--socket", "x"], "--socket is for the suite store alone"),
         (["--list", "--explain", "STORE-001"], "not allowed with argument"),
         (["--seed", "x"], "invalid int value"),
     ],

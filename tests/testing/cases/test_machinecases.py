@@ -20,3 +20,10 @@ def test_another_hypervisor_is_not_asked() -> None:
         Outcome.SKIP,
         "the hypervisor is always xenpv's",
     )
+
+
+def test_the_suites_are_as_large_as_promised() -> None:
+    names = ("store", "xenbus-backend", "xenbus-frontend", "evtchn", "grant")
+    found = [one for name in names for one in cases(name)]
+    assert len(found) >= 180
+    assert sum(one.hostile for one in found) >= 120

@@ -50,6 +50,8 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
     "net-frontend": ("netfront", "netfronthostile", "netfrontstates"),
     "store": ("store", "storewatch", "storeguest", "storehostile"),
     "grant": ("grant", "grantcopy"),
+    "xenbus-backend": ("busback",),
+    "xenbus-frontend": ("busfront",),
     "evtchn": ("evtchn", "evtchnfifo"),
 }
 
