@@ -18,7 +18,10 @@ FOUND: dict[str, tuple[int, str]] = {
     "net-status-unsigned": (1, "netif_rx of d1"),
     "net-rx-page-leak": (1, "253 of 256 slots are posted"),
     "evtchn-ack-late": (60, "a wake-up was lost (its callback reads): 2 of 3"),
-    "evtchn-unmask-forgets": (1, "a wake-up was lost (masked meanwhile): 2 of 3"),
+    "evtchn-unmask-forgets": (
+        1,
+        "an event is pending and not masked, and nobody is going to take it",
+    ),
     "bus-skip-closing": (1, "vif: its frontend is closing, it is closed"),
     "bus-miss-first-watch": (1, "is init_wait: no reason"),
     "bus-garbage-state": (1, "ValueError"),

@@ -15,7 +15,11 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.gnttab import GNTMAP
 from xenpv.errors import XenpvError
 from xenpv.platform import Platform
+from xenpv.testing.checks.memory import check_memory
+from xenpv.testing.checks.pages import check_pages
+from xenpv.testing.checks.progress import check_progress
 from xenpv.testing.checks.slots import check_indices, check_leftovers
+from xenpv.testing.checks.store import check_nodes, check_watches
 from xenpv.testing.rings import (
     REQ_EVENT,
     REQ_PROD,
@@ -55,9 +59,17 @@ def check_all(platform: Platform, *, quiescent: bool = True, hostile: Collection
         *check_ports(platform),
         *check_slots(platform, hostile=hostile),
         *check_indices(platform, hostile=hostile),
-        *(check_wakeups(platform, hostile=hostile) if quiescent else ()),
-        *(check_leftovers(platform, hostile=hostile) if quiescent else ()),
+        *check_pages(platform, hostile=hostile),
+        *check_memory(platform),
     ]
+    if quiescent:
+        findings += [
+            *check_wakeups(platform, hostile=hostile),
+            *check_leftovers(platform, hostile=hostile),
+            *check_progress(platform, hostile=hostile),
+            *check_watches(platform, hostile=hostile),
+            *check_nodes(platform, hostile=hostile),
+        ]
     if findings:
         raise CheckFailed(findings)
 

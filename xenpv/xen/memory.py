@@ -78,6 +78,11 @@ class PagePool:
         """Pages that nobody has."""
         return self.end - self._next + sum(n * len(runs) for n, runs in self._free.items())
 
+    def free_runs(self) -> list[range]:
+        """The pfns that nobody has, as runs in no order."""
+        runs = [range(pfn, pfn + n) for n, pfns in self._free.items() for pfn in pfns]
+        return [*runs, range(self._next, self.end)]
+
     def alloc(self, count: int = 1) -> int:
         """First pfn of `count` adjacent ones; HypercallError(ENOMEM) when none are left."""
         freed = self._free.get(count)

@@ -1,0 +1,78 @@
+"""Pages: what is granted or mapped is somebody's."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
+
+from xenpv.abi._kernel import lib
+from xenpv.abi.gnttab import GNTMAP
+from xenpv.testing.rings import peek
+from xenpv.xen.domain import PAGE_SIZE, Domain
+from xenpv.xen.memory import PagePool
+
+if TYPE_CHECKING:
+    from xenpv.platform import Platform
+
+GTF_type_mask: Final[int] = lib.GTF_type_mask
+GTF_permit_access: Final[int] = lib.GTF_permit_access
+WORDS_V1: Final = 4  # u16 of an entry
+
+
+class FreePages:
+    """The pfns of a pool that nobody has, to be asked about many."""
+
+    def __init__(self, pool: PagePool) -> None:
+        self._runs = sorted((run.start, run.stop) for run in pool.free_runs() if run)
+        self._starts = [start for start, _ in self._runs]
+
+    def has(self, pfn: int) -> bool:
+        at = bisect_right(self._starts, pfn) - 1
+        return at >= 0 and pfn < self._runs[at][1]
+
+
+def check_pages(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+    """No domain grants a page that it has given back to its allocator, and none has given back
+    the place at which it has a page of another's mapped: who gets it next would share it.
+    """
+    findings = []
+    for domain in platform.hypervisor.domains.values():
+        if domain.dead or domain.dying or domain.domid in hostile:
+            continue
+        free = FreePages(domain.pages)
+        findings += [
+            f"d{domain.domid} ref {ref}: grants page {pfn:#x}, which is free"
+            for ref, pfn in _granted(platform, domain)
+            if free.has(pfn)
+        ]
+        holes = FreePages(domain.holes) if domain.gnttab.maptrack else None
+        for mapping in domain.gnttab.maptrack.values() if holes is not None else ():
+            if mapping.flags & GNTMAP.host_map and holes is not None and holes.has(mapping.pfn):
+                what = f"ref {mapping.ref} of d{mapping.granter.domid}"
+                findings.append(
+                    f"d{domain.domid}: {what} is mapped at {mapping.pfn:#x}, a free pfn"
+                )
+    return findings
+
+
+def _granted(platform: Platform, domain: Domain) -> list[tuple[int, int]]:
+    """(reference, pfn) of each entry of version 1 that gives access."""
+    table = domain.gnttab
+    if table.version != 1:
+        return []
+    found = []
+    for index in range(table.nr_frames):
+        frame = int(lib.grant_table_frame(domain.kernel, index))
+        raw = memoryview(peek(platform.hypervisor, frame, 0, PAGE_SIZE))
+        flags = raw.cast("H")[::WORDS_V1].tolist()
+        if not any(flags):
+            continue
+        pfns = raw.cast("I")[1::2].tolist()
+        first = index * len(flags)
+        found += [
+            (first + at, pfn)
+            for at, (flag, pfn) in enumerate(zip(flags, pfns, strict=True))
+            if flag & GTF_type_mask == GTF_permit_access
+        ]
+    return found
