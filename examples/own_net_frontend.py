@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, in no package
-"""A network frontend of your own in the place of xenpv's.
+"""A network frontend of your own in the place of xenpv's, and the kit's cases against it.
 
 python examples/own_net_frontend.py
 """
@@ -11,13 +11,13 @@ from struct import Struct
 
 from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import PeerProtocolError
-from xenpv.testing import ConnectingFrontend, End, user_net_frontend
+from xenpv.testing import ConnectingFrontend, End, check_net_frontend, user_net_frontend
 
 TX = Struct("<IHHHH")  # io/netif.h: gref, offset, flags, id, size
 TX_RESPONSE = Struct("<Hh")
 RX = Struct("<HxxI")  # id, gref
 RX_RESPONSE = Struct("<HHHh")  # id, offset, flags, status
-MORE, EXTRA, NULL, POSTED, BUSY_MAX = 4, 8, 1, 32, 64
+MORE, EXTRA, NULL, POSTED, BUSY_MAX, SLOTS_MAX = 4, 8, 1, 32, 64, 18
 
 
 class Frontend(ConnectingFrontend):
@@ -75,7 +75,8 @@ class Frontend(ConnectingFrontend):
             for number, status in TX_RESPONSE.iter_unpack(bytes(raw)):
                 if number not in self.busy or status == NULL:
                     raise PeerProtocolError(f"tx response {number}, which is not in flight")
-                self.end.unshare(*self.busy.pop(number))
+                self.end.unshare(*self.busy[number])
+                del self.busy[number]
             if not self.tx.final_check():
                 break
         while True:
@@ -91,20 +92,20 @@ class Frontend(ConnectingFrontend):
         if number != slot or flags & EXTRA or offset + status > 4096:
             raise PeerProtocolError(f"rx response {number}: {status} bytes at {offset}")
         page = self.posted[slot][0]
-        if status < 0:
+        if status < 0 or (self.packet is not None and len(self.packet) == SLOTS_MAX):
             self.packet = None
         elif self.packet is not None:
             self.packet.append(self.end.read(page, offset, status))
         if not flags & MORE:
-            if self.packet is not None:
-                self.receive(b"".join(self.packet))
-            self.packet = []
+            packet, self.packet = b"".join(self.packet or ()), []
+            if len(packet) >= 14:
+                self.receive(packet)
         self.end.write(page, 0, bytes(4096))
         self.post([slot])
 
 
 def main() -> None:
-    """By hand."""
+    """By hand, then by the numbered cases."""
     with user_net_frontend(Frontend) as world:
         frame = b"\xff" * 6 + bytes.fromhex("00163e000001") + b"\x88\xb5" + bytes(50)
         world.app.send(frame)
@@ -114,6 +115,8 @@ def main() -> None:
         print(
             "sent:", world.vif.frames == [frame], "received:", world.app.received == [frame[::-1]]
         )
+    results = check_net_frontend(Frontend)
+    print(f"{len(results)} cases, none fails")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.testing.ends.test_examples import NetBackend, NetFrontend
 from xenpv.errors import LocalProtocolError
 from xenpv.testing import check_net_backend, check_net_frontend
 from xenpv.testing.cases import Outcome, cases
@@ -16,6 +17,18 @@ CASES = [case for name in SUITES for case in cases(name)]
 def test_ours_holds_each_case(case) -> None:
     result = case.run()
     assert (result.outcome, result.reason) == (Outcome.PASS, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "least"),
+    [("net-backend", NetBackend, 80), ("net-frontend", NetFrontend, 55)],
+)
+def test_a_driver_of_one_s_own_is_asked_what_it_offers(name, end, least) -> None:
+    results = SUITES[name](end)
+    assert sum(one.outcome is Outcome.PASS for one in results) >= least
+    assert all(
+        one.reason.startswith("it has no ") for one in results if one.outcome is Outcome.SKIP
+    )
 
 
 @pytest.mark.parametrize("name", list(SUITES))

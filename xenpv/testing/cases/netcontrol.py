@@ -60,7 +60,7 @@ def answers(s: BackendScene) -> None:
     packed = b"".join(CTRL_REQUEST.pack(at, kind, 0, 0, 0) for at, kind in enumerate(kinds))
     front.ctrl.push(packed, len(kinds))
     front.send_event(front.ctrl_channel)
-    s.platform.run()
+    s.run()
     found = [_response(raw) for raw in front.ctrl.take()]
     expect([one[:2] for one in found], list(enumerate(kinds)), "ids and types")
     refused = [one[2] for one in found[1:4]]
@@ -318,13 +318,13 @@ def producer_past_ring(s: BackendScene) -> None:
         s.connect(control=True)
         s.front.ctrl.req_prod = ahead
         s.front.send_event(s.front.ctrl_channel)
-        holds(s.platform.run() < TASKS_MAX, "the backend runs on and on")
+        holds(s.run() < TASKS_MAX, "the backend runs on and on")
         answered = s.front.ctrl.rsp_prod
         holds(answered <= 128, f"{answered} responses to requests that nobody made")
         s.expect_usable()
         s.expect_released()
         s.front.write_key("state", "1")
-        s.platform.run()
+        s.run()
 
 
 @SUITE.case(
@@ -368,7 +368,7 @@ def fewer_queues(s: BackendScene) -> None:
     _connect_hashed(s, [3] * TABLE)
     s.expect_released()
     s.front.write_key("state", "1")
-    s.platform.run()
+    s.run()
     s.connect(queues=2, control=True)
     for queue in range(2):
         s.post(POSTED, queue)

@@ -34,7 +34,7 @@ def asks_for_events(s: BackendScene) -> None:
     for at in range(ROUNDS):
         if ring.tx.push(tx(ref, 0, 0, at, 60), 1):
             s.front.send_event(ring.tx_channel)
-        s.platform.run()
+        s.run()
         expect(s.front.tx_responses(), [(at, OKAY)], f"responses of round {at}")
 
 
@@ -50,13 +50,13 @@ def notifies_as_asked(s: BackendScene) -> None:
         s.connect(start=start)
         ring = s.front.queues[0]
         ref = s.page(frame(60))
-        s.platform.run()
+        s.run()
         ring.tx.rsp_event = start + 3
         for at in range(4):
             before = ring.tx_channel.count
             ring.tx.push(tx(ref, 0, 0, at, 60), 1)
             s.front.send_event(ring.tx_channel)
-            s.platform.run()
+            s.run()
             came = ring.tx_channel.count - before
             expect(came, int(at == 2), f"events with response {at} from index {start:#x}")
         s.front.tx_responses()
@@ -112,7 +112,7 @@ def requests_before_connect(s: BackendScene) -> None:
     data = frame(60)
     front.queues[0].tx.push(tx(s.page(data), 0, 0, 3, 60), 1)
     front.announce()
-    s.platform.run()
+    s.run()
     expect(front.tx_responses(), [(3, OKAY)], "responses")
 
 
@@ -130,7 +130,7 @@ def attaches_to_bad_ring(s: BackendScene) -> None:
         ring = front.queues[0].tx
         ring.req_prod, ring.rsp_prod = prod, answered
         front.announce()
-        s.platform.run()
+        s.run()
         expect(ring.rsp_prod, answered, "rsp_prod")
         s.expect_usable()
         s.again()
@@ -168,7 +168,7 @@ def shared_keys(s: BackendScene) -> None:
     s.front.attach()
     queue = s.front.queues[0]
     s.front.announce({"rx-ring-ref": str(queue.tx_ref)})
-    s.platform.run()
+    s.run()
     s.expect_usable()
 
 
@@ -184,7 +184,7 @@ def readonly_ring(s: BackendScene) -> None:
     queue = s.front.queues[0]
     ref = s.guest.grant(queue.tx.pfn, readonly=True)
     s.front.announce({"tx-ring-ref": str(ref)})
-    s.platform.run()
+    s.run()
     holds(s.front.backend_state is not State.CONNECTED, "Connected")
     s.expect_usable()
 

@@ -19,8 +19,9 @@ from xenpv.testing.cases.claims import expect, holds
 from xenpv.testing.cases.netbacks import QueuedBack, Sent
 from xenpv.testing.cases.netframes import GUEST_MAC, PEER_MAC, frame
 from xenpv.testing.cases.netslots import MORE_DATA, rx_response
-from xenpv.testing.cases.suite import CaseResult, Factory, Skip
+from xenpv.testing.cases.suite import CaseResult, Factory
 from xenpv.testing.checkers import check_all
+from xenpv.testing.ends.frontend import UserNetWorld, user_net_frontend
 from xenpv.testing.world import World
 
 MEMORY_MIB: Final = 16
@@ -95,8 +96,6 @@ class FrontendScene:
     """A frontend that is not started yet. `back` is the raw backend, in the case's hands."""
 
     def __init__(self, factory: Factory | None, seed: int) -> None:
-        if factory is not None:
-            raise Skip("a network frontend of a user's cannot be placed yet")
         self._factory = factory
         self._seed = seed
         self.world: Any = None
@@ -141,7 +140,10 @@ class FrontendScene:
                 prepare(back)
             return back
 
-        self.world = OwnWorld(self._seed, make)
+        if self._factory is None:
+            self.world = OwnWorld(self._seed, make)
+        else:
+            self.world = user_net_frontend(self._factory, seed=self._seed, connect=False, vif=make)
         if stained:
             self._stain()
         if waiting is not None:
@@ -293,21 +295,27 @@ class FrontendScene:
         self.expect_closes()
 
     def expect_closes(self) -> None:
-        """The toolstack takes the device away (`online` 0, then Closing): the frontend closes,
-        and takes the references of its rings back.
+        """The toolstack takes the device away (`online` 0, then Closing; the directories when
+        both are done): the frontend closes, and takes the references of its rings back. It is
+        the scene's end.
         """
         back = self.back
         grefs = self.ring_refs()
+        xs = self.world.platform.toolstack.xs
         back.write_key("online", "0")
         back.write_key("state", str(int(State.CLOSING)))
         self.run()
         holds(
-            self.state in (State.CLOSED, State.UNKNOWN),
+            self.state in (State.CLOSING, State.CLOSED, State.UNKNOWN),
             f"the frontend is {self.state.name} after the backend's close",
         )
         back.detach()
         back.write_key("state", str(int(State.CLOSED)))
         self.run()
+        for path in (back.device.frontend, back.device.path):
+            xs.rm(path)
+        self.run()
+        self._finish_user()
         left = [gref for gref in grefs if back.is_granted(gref)]
         expect(left, [], "references of its rings after the close")
 
@@ -334,6 +342,12 @@ class FrontendScene:
     def finish(self) -> None:
         self.run()
         check_all(self.world.platform, hostile=(0,))
+        self._finish_user()
+
+    def _finish_user(self) -> None:
+        """What a user's driver leaves behind is its failure."""
+        if isinstance(self.world, UserNetWorld):
+            self.world.finish()
 
     def _drop(self) -> None:
         world, self.world = self.world, None

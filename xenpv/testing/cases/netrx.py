@@ -364,7 +364,7 @@ def dynamic_multicast(s: BackendScene) -> None:
     data = frame(60, source=PEER_MAC, destination=GROUP)
     for text, wanted in (("1", []), ("0", [data]), ("1", []), ("junk", [data])):
         s.front.write_key("request-multicast-control", text)
-        s.platform.run()
+        s.run()
         s.deliver(data)
         expect([one.data for one in s.packets()], wanted, f"frames after {text!r}")
 

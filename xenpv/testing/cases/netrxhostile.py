@@ -105,12 +105,12 @@ def producer_past_ring(s: BackendScene) -> None:
         ring.req_prod = ahead
         s.front.notify()
         s.bridge.transmit(s.station, [Frame(inbound(60))], s.platform.loop.now)
-        holds(s.platform.run() < TASKS_MAX, "the backend runs on and on")
+        holds(s.run() < TASKS_MAX, "the backend runs on and on")
         expect(ring.rsp_prod, 0, "rsp_prod")
         s.expect_usable()
         s.expect_released()
         s.front.write_key("state", "1")
-        s.platform.run()
+        s.run()
 
 
 @SUITE.case(
@@ -170,7 +170,7 @@ def stalled_carrier(s: BackendScene) -> None:
         s.platform.loop.advance(S)
     expect([one for one in ports if one not in s.bridge.ports], ports[1:], "ports of the bridge")
     s.post(64)
-    s.platform.run()
+    s.run()
     expect(sorted(s.bridge.ports), sorted(ports), "ports of the bridge")
 
 

@@ -33,8 +33,9 @@ from xenpv.testing.cases.netslots import (
     rx,
     tx,
 )
-from xenpv.testing.cases.suite import CaseResult, Factory, Skip
+from xenpv.testing.cases.suite import CaseResult, Factory
 from xenpv.testing.checkers import check_all
+from xenpv.testing.ends.backend import BackendWorld, user_net_backend
 from xenpv.testing.raw_world import RawWorld
 
 QUEUES: Final = 12  # offered by our own backend here: numbers of two digits occur
@@ -91,9 +92,12 @@ class BackendScene:
     """
 
     def __init__(self, factory: Factory | None, seed: int) -> None:
-        if factory is not None:
-            raise Skip("a network backend of a user's cannot be placed yet")
-        self.world = _own_world(seed)
+        self._own = factory is None
+        self.world: RawWorld = (
+            _own_world(seed)
+            if factory is None
+            else user_net_backend(factory, seed=seed, connect=False)
+        )
         self.platform = self.world.platform
         self.guest = self.world.guest
         self.bridge = self.world.bridge
@@ -103,13 +107,15 @@ class BackendScene:
         self._posted: list[dict[int, int]] = []  # of each queue: pfn by index on the rx ring
         self._taken: list[int] = []  # of each queue: index of the next rx response
         self._log: AccessLog | None = None
-        self.platform.run()
+        self.run()
         self.features = self._features()
 
     def _features(self) -> list[str]:
-        """Keys of the backend that are a number other than 0; `N queues` for each number."""
+        """Keys of the backend that are a number other than 0, `N queues` for each number; of ours
+        also what no key tells of.
+        """
         front = self.front
-        found = ["rate", "hotplug-status", "stalls"]
+        found = ["rate", "hotplug-status", "stalls"] if self._own else []
         for key in self.guest.xs.directory(front.backend_path):
             text = front.backend_key(key) or ""
             if text.isdecimal() and int(text):
@@ -118,6 +124,10 @@ class BackendScene:
         if most.isdecimal():
             found += [f"{count} queues" for count in range(1, int(most) + 1)]
         return found
+
+    def run(self) -> int:
+        """Let everything happen that is due; tasks run."""
+        return self.world.run()
 
     # connections
 
@@ -138,7 +148,7 @@ class BackendScene:
         self._posted = [{} for _ in range(queues)]
         self._taken = [start] * queues
         front.announce(keys)
-        self.platform.run()
+        self.run()
         return front.backend_state
 
     def _forget_keys(self) -> None:
@@ -166,7 +176,7 @@ class BackendScene:
         """The frontend goes to Closing and to Closed, each with its answer."""
         for state in (XenbusState.CLOSING, XenbusState.CLOSED):
             self.front.state = state
-            self.platform.run()
+            self.run()
 
     def expect_released(self) -> None:
         """Close; Wrong if a ring page is still mapped or the backend is not Closed."""
@@ -179,7 +189,7 @@ class BackendScene:
         """Close, connect anew, send a frame. Wrong if that does not work."""
         self.expect_released()
         self.front.state = XenbusState.INITIALISING
-        self.platform.run()
+        self.run()
         self.connect()
         self.expect_sends()
 
@@ -194,7 +204,7 @@ class BackendScene:
         """Close, and be Initialising: for the next round of a case."""
         self.expect_released()
         self.front.state = XenbusState.INITIALISING
-        self.platform.run()
+        self.run()
 
     def connect_jumbo(self) -> None:
         """As `connect`, with an MTU of 9000."""
@@ -246,7 +256,7 @@ class BackendScene:
     def send(self, slots: Iterable[bytes], queue: int = 0) -> list[tuple[int, int]]:
         """Publish slots and let them run: (id, status) of every response."""
         self.push(slots, queue)
-        self.platform.run()
+        self.run()
         return self.front.tx_responses(queue)
 
     def arrived(self) -> list[bytes]:
@@ -319,7 +329,7 @@ class BackendScene:
         made = [one if isinstance(one, Frame) else Frame(one) for one in frames]
         self.bridge.transmit(self.station, made, self.platform.loop.now)
         if run:
-            self.platform.run()
+            self.run()
         else:
             self.platform.loop.advance(0)
 
@@ -389,7 +399,7 @@ class BackendScene:
     def expect_single_fetches(self) -> None:
         """Wrong: the backend read a byte of a slot twice in one delivery."""
         assert self._log is not None, "watch_fetches comes first"
-        self.platform.run()
+        self.run()
         self._log.close()
         backend = self.front.guest.platform.dom0.domid
         twice = [one for one in self._log.double_fetches() if one.actor == backend and one.in_slot]
@@ -398,8 +408,10 @@ class BackendScene:
     # the suite's side
 
     def finish(self) -> None:
-        self.platform.run()
+        self.run()
         check_all(self.platform, hostile=(self.guest.domid,))
+        if isinstance(self.world, BackendWorld):
+            self.world.finish()  # what a user's driver leaves behind
 
     def close(self) -> None:
         if self._log is not None:

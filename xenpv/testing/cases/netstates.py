@@ -105,7 +105,7 @@ def closes_first(s: BackendScene) -> None:
     front = s.front
     for told, answer in ((State.CLOSING, 5), (State.CLOSED, 6), (State.INITIALISING, 2)):
         front.state = told
-        s.platform.run()
+        s.run()
         expect(int(front.backend_state), answer, f"the backend's state after {told.name}")
     s.connect()
     s.expect_sends()
@@ -122,7 +122,7 @@ def closes(s: BackendScene) -> None:
     s.connect()
     s.expect_sends()
     s.front.state = State.CLOSING
-    s.platform.run()
+    s.run()
     expect(s.front.backend_state.name, "CLOSING", "the backend's state")
     s.expect_released()
 
@@ -137,7 +137,7 @@ def closes(s: BackendScene) -> None:
 def jumps_to_closed(s: BackendScene) -> None:
     s.connect()
     s.front.state = State.CLOSED
-    s.platform.run()
+    s.run()
     expect(s.front.backend_state.name, "CLOSED", "the backend's state")
     held = [ref for ref, _ in s.front.rings() if not s.guest.revoke(ref)]
     expect(held, [], "references that it holds")
@@ -154,7 +154,7 @@ def begins_anew(s: BackendScene) -> None:
     s.connect()
     old = s.front.rings()
     s.front.state = State.INITIALISING
-    s.platform.run()
+    s.run()
     expect(s.front.backend_state.name, "INIT_WAIT", "the backend's state")
     expect([ref for ref, _ in old if not s.guest.revoke(ref)], [], "old references that it holds")
     s.connect()
@@ -183,11 +183,11 @@ def many_connections(s: BackendScene) -> None:
 def garbage_state(s: BackendScene) -> None:
     for text in GARBAGE:
         s.front.write_key("state", text)
-        s.platform.run()
+        s.run()
     s.front.state = State.CLOSED
-    s.platform.run()
+    s.run()
     s.front.state = State.INITIALISING
-    s.platform.run()
+    s.run()
     if s.front.backend_state is State.CLOSED:
         return  # it was taken for a frontend that went, as Linux does
     s.connect()
@@ -204,10 +204,10 @@ def strange_states(s: BackendScene) -> None:
     for state in (State.INIT_WAIT, State.RECONFIGURED):
         s.connect()
         s.front.state = state
-        s.platform.run()
+        s.run()
         s.expect_released()
         s.front.state = State.INITIALISING
-        s.platform.run()
+        s.run()
 
 
 @SUITE.case(
@@ -222,7 +222,7 @@ def state_flood(s: BackendScene) -> None:
         s.front.write_key("state", "4")
         s.front.write_key("state", "3")
     s.front.write_key("state", "4")
-    s.platform.run()
+    s.run()
     expect(s.front.backend_state.name, "CONNECTED", "the backend's state")
     s.expect_sends()
 
@@ -254,7 +254,7 @@ def directory_removed(s: BackendScene) -> None:
     s.expect_sends()
     rings = s.front.rings()
     s.front.remove_key("")
-    s.platform.run()
+    s.run()
     held = [ref for ref, _ in rings if not s.guest.revoke(ref)]
     expect(held, [], "references that it holds")
 
@@ -270,7 +270,7 @@ def backend_removed(s: BackendScene) -> None:
     s.deliver(*[inbound(60, mark) for mark in range(20)], run=False)
     s.push([tx(s.page(frame(60)), 0, 0, 1, 60)])
     s.guest.xs.rm(s.front.backend_path)
-    s.platform.run()
+    s.run()
     held = [ref for ref, _ in s.front.rings() if not s.guest.revoke(ref)]
     expect(held, [], "references that it holds")
 
@@ -289,7 +289,7 @@ def waits_for_script(s: BackendScene) -> None:
     state = s.begin()
     expect(state.name, "INIT_WAIT", "the backend's state before the script")
     s.guest.xs.write(path, "connected")
-    s.platform.run()
+    s.run()
     expect(s.front.backend_state.name, "CONNECTED", "the backend's state after it")
     s.expect_sends()
 
@@ -311,7 +311,7 @@ def rate_limit(s: BackendScene) -> None:
     expect(s.arrived(), sent[:2], "frames in the first window")
     s.platform.loop.advance(S)
     expect(s.arrived(), sent[2:4], "frames in the second window")
-    s.platform.run()
+    s.run()
     expect(s.arrived(), sent[4:], "frames after it")
     expect(sorted(s.front.tx_responses()), [(mark, OKAY) for mark in range(6)], "responses")
 

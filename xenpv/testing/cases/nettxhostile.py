@@ -48,14 +48,14 @@ def producer_past_ring(s: BackendScene) -> None:
         ring = s.front.queues[0].tx
         ring.req_prod = ring.ring.req_prod + ahead
         s.front.notify()
-        holds(s.platform.run() < TASKS_MAX, "the backend runs on and on")
+        holds(s.run() < TASKS_MAX, "the backend runs on and on")
         moved = ring.rsp_prod - ring.ring.req_prod & 0xFFFFFFFF
         holds(moved in (0, 0xFFFFFFFF), f"{moved} responses to requests that nobody made")
         expect(s.arrived(), [], "frames on the bridge")
         s.expect_usable()
         s.expect_released()
         s.front.state = XenbusState.INITIALISING
-        s.platform.run()
+        s.run()
 
 
 @SUITE.case(
@@ -327,7 +327,7 @@ def withdrawn_grant(s: BackendScene) -> None:
     ref = s.page(frame(60))
     s.push([tx(ref, 0, 0, 1, 60)])
     s.guest.set_grant(ref, flags=0)
-    s.platform.run()
+    s.run()
     expect(s.front.tx_responses(), [(1, ERROR)], "responses")
     expect(s.arrived(), [], "frames on the bridge")
     s.expect_sends()
