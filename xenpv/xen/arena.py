@@ -25,19 +25,18 @@ class Arena:
     """`nr_frames` frames of shared memory and the kernel's machine over them.
 
     `views` is the buffer that every memoryview of a frame is made from; as long as one of
-    those lives, so does this object, which is how `give_back` knows.
+    those lives, so does this object, which is how `give_back` knows. `descriptor` is the
+    memfd's, by which a frame can be mapped a second time.
     """
 
-    __slots__ = ("__weakref__", "_map", "_memory", "machine", "nr_frames", "views")
+    __slots__ = ("__weakref__", "_map", "_memory", "descriptor", "machine", "nr_frames", "views")
 
     def __init__(self, nr_frames: int) -> None:
         size = nr_frames * PAGE_SIZE
-        descriptor = os.memfd_create("xenpv")
-        try:
-            os.ftruncate(descriptor, size)
-            self._map = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        self.descriptor = os.memfd_create("xenpv")
+        weakref.finalize(self, os.close, self.descriptor)
+        os.ftruncate(self.descriptor, size)
+        self._map = mmap.mmap(self.descriptor, size)
         self._memory = ffi.from_buffer("uint8_t[]", self._map)
         self.nr_frames = nr_frames
         self.machine: Any = lib.machine_new(self._memory, nr_frames)

@@ -74,6 +74,17 @@ static int machine_hook(machine *m, access_hook hook, void *context)
     return 0;
 }
 
+/*
+ * What code outside of the kernel is about to do to a frame that it maps itself (a C driver
+ * under test): as one of the kernel's own accesses. Non-zero: it must not happen.
+ */
+static int machine_access(machine *m, uint32_t actor, uint32_t kind, uint32_t frame,
+                          uint32_t offset, uint32_t size)
+{
+    KERNEL_ENTER(m);
+    return m->hook ? m->hook(m->hook_context, actor, kind, frame, offset, size) : 0;
+}
+
 static uint32_t machine_free_pages(machine *m) { return m->free_pages; }
 static uint32_t machine_used_frames(machine *m) { return m->high_water - m->nr_free_list; }
 static uint32_t machine_high_water(machine *m) { return m->high_water; }

@@ -1,0 +1,127 @@
+"""A driver loaded into this process."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from xenpv.abi import _kernel
+from xenpv.errors import ConfigError
+from xenpv.testing.cends.lines import Lines
+from xenpv.testing.cends.wire import ENDING, RESULT_ABORT, Blocks, Call, Entry, Failure, ffi
+
+if TYPE_CHECKING:
+    from xenpv.testing.cends.driver import CDriver
+    from xenpv.testing.ends.blame import Place
+
+ABORTED: Final = ENDING["ENDED_ABORTED"]
+FAILED: Final = ENDING["ENDED_FAILED"]
+
+
+class Library:
+    """A driver's shared object; it stays loaded."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.lib: Any = ffi.dlopen(str(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        self.base = int(self.lib.xenpv_open())
+        self.lines = Lines(path)
+
+    def start(self, driver: CDriver) -> LocalRuntime:
+        """A new end of the driver. ConfigError: it has too many."""
+        return LocalRuntime(self, driver)
+
+
+class LocalRuntime:
+    """One end of it."""
+
+    def __init__(self, library: Library, driver: CDriver) -> None:
+        self._library = library
+        self._handle = ffi.new_handle(self)
+        self._driver = weakref.ref(driver)
+        self.raised: BaseException | None = None
+        domain, end = driver.domain, driver.end
+        hypervisor = domain._hypervisor
+        kernel: Any = _kernel
+        lib = library.lib
+        self._end = lib.xenpv_end_new(
+            _host_call,
+            ffi.cast("void *", int(kernel.ffi.cast("uintptr_t", _access()))),
+            self._handle,
+            ffi.cast("void *", int(kernel.ffi.cast("uintptr_t", hypervisor.machine))),
+            hypervisor.arena.descriptor,
+            end.domid,
+            end.peer_domid,
+            end.path.encode(),
+            end.peer_path.encode(),
+        )
+        if self._end == ffi.NULL:
+            raise ConfigError("too many ends of one driver live at once")
+        self._free = weakref.finalize(self, lib.xenpv_end_free, self._end)
+
+    def free(self) -> Blocks:
+        """What it left on its heap; nothing of it is mapped any more. Again: nothing."""
+        if not self._free.alive:
+            return Blocks()
+        size, pc = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        count = self._library.lib.xenpv_end_blocks(self._end, size, pc)
+        self._free()
+        return Blocks(count, size[0], pc[0])
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._free.alive)
+
+    def enter(self, entry: Entry) -> int | Failure:
+        """What the driver's function returned, or why it was stopped.
+
+        What Python raised while it was asked, or the access hook, comes out again.
+        """
+        result = ffi.new("int64_t *")
+        given = ffi.NULL if entry.data is None else ffi.from_buffer(entry.data)
+        ending = self._library.lib.xenpv_enter(self._end, entry.raw(), given, result)
+        if ending == FAILED:
+            return Failure.of(self._library.lib.xenpv_end_failure(self._end))
+        if ending == ABORTED:
+            raised, self.raised = self.raised, None
+            if raised is not None:
+                raise raised
+            driver = self._driver()
+            assert driver is not None
+            driver.domain._hypervisor.raise_from_hook()
+        return int(result[0])
+
+    def here(self) -> Place:
+        """Where in the driver the call or the access under way is."""
+        return self.place(int(self._library.lib.xenpv_end_pc(self._end)))
+
+    def place(self, pc: int) -> Place:
+        return self._library.lines.place(pc - self._library.base)
+
+    def answer(self, call: Call) -> tuple[int, bytes]:
+        driver = self._driver()
+        assert driver is not None
+        return driver.answer(call)
+
+
+def _access() -> Any:
+    """The kernel's function as a pointer."""
+    kernel: Any = _kernel
+    return kernel.ffi.addressof(kernel.lib, "machine_access")
+
+
+@ffi.callback("int64_t(void *, const struct xenpv_call *, const void *, void *)", error=RESULT_ABORT)  # type: ignore[untyped-decorator]  # cffi has no types for it
+def _host_call(context: Any, call: Any, given: Any, room: Any) -> int:
+    runtime: LocalRuntime = ffi.from_handle(context)
+    try:
+        data = bytes(ffi.buffer(given, call.in_size)) if call.in_size else b""
+        asked = Call(call.op, tuple(call.args), data, call.out_size)
+        result, answer = runtime.answer(asked)
+        ffi.memmove(room, answer, len(answer))
+    except BaseException as error:  # noqa: BLE001 - kept, and raised again where the driver was called
+        runtime.raised = error
+        return RESULT_ABORT
+    return result
