@@ -1,7 +1,7 @@
 /*
  * A block backend in C: one ring of one page, the x86_64 layout, data by grant copy.
  *
- *     python examples/c_backend/hunt.py
+ *     python examples/own_c_backend.py
  *
  * Two mistakes can be planted: -DDOUBLE_FETCH looks at a request where the frontend can still
  * write it, -DLOST_WAKEUP sleeps without a last look at the ring. Without them it passes.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xenpv.testing.cases.blkscene import check_blk_backend
     from xenpv.testing.cases.netfrontscene import check_net_frontend
     from xenpv.testing.cases.netscene import check_net_backend
+    from xenpv.testing.cends import CEnd, load_end
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
         CheckFailed,
@@ -87,6 +88,7 @@ _HOME: Final = {
     "Explorer": "explorer",
     "KnownRing": "rings",
     "BlkWorld": "blk_world",
+    "CEnd": "cends",
     "LinuxBlk": "linux_blk",
     "LinuxNet": "linux_net",
     "NetWorld": "linux_net",
@@ -115,6 +117,7 @@ _HOME: Final = {
     "explore": "exploration",
     "fuzz_one": "overlay",
     "leaks": "census",
+    "load_end": "cends",
     "load_replay": "replay",
     "rings_of": "rings",
     "run_schedule": "run",
@@ -134,6 +137,7 @@ __all__ = [
     "BlkBackend",
     "BlkFrontend",
     "BlkWorld",
+    "CEnd",
     "Census",
     "CheckFailed",
     "ConnectingBackend",
@@ -178,6 +182,7 @@ __all__ = [
     "explore",
     "fuzz_one",
     "leaks",
+    "load_end",
     "load_replay",
     "rings_of",
     "run_schedule",

@@ -14,7 +14,7 @@ grant table, and a byte stream's page holds new bytes in old places: none of the
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -25,6 +25,9 @@ from xenpv.platform import Platform
 from xenpv.testing.rings import FIRST_SLOT, KnownRing, rings
 from xenpv.xen.loop import Loop, Task
 from xenpv.xen.trace import CHUNK_WORDS, Event, mark
+
+if TYPE_CHECKING:
+    from xenpv.testing.ends.blame import Place
 
 CAPACITY: Final = 1 << 16
 DOUBLE_FETCHES_MAX: Final = 256
@@ -59,6 +62,7 @@ class DoubleFetch:
 
     `pfn` is the page in the frame's owner, domain `domid`; `where` names the first byte if it
     is a known ring's (`blkif_request[3].nr_segments`), `in_slot` if it is in an entry of one.
+    `first` and `again`: the lines that fetched it, where they are known (testing/sites.py).
     """
 
     actor: int
@@ -70,11 +74,14 @@ class DoubleFetch:
     count: int
     where: str = ""
     in_slot: bool = False
+    first: Place | None = None
+    again: Place | None = None
 
     def __str__(self) -> str:
         place = f"d{self.domid} pfn {self.pfn:#x}+{self.offset:#x}"
         named = f"{self.where} ({place})" if self.where else place
-        return f"d{self.actor} fetches {named} twice in one delivery, {self.size} bytes"
+        sites = "" if self.first is None else f": first at {self.first}, then at {self.again}"
+        return f"d{self.actor} fetches {named} twice in one delivery, {self.size} bytes{sites}"
 
 
 class LoggedOrder:

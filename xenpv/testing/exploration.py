@@ -17,7 +17,7 @@ from xenpv.errors import XenpvError
 from xenpv.testing import reports, zoo
 from xenpv.testing.named import name_of
 from xenpv.testing.replay import Replay
-from xenpv.testing.run import Run, Scenario, run_schedule
+from xenpv.testing.run import Run, Scenario, located, run_schedule
 from xenpv.testing.schedule import Strategy, mixed
 from xenpv.testing.shrink import shrink
 from xenpv.testing.witness import witness
@@ -118,6 +118,7 @@ def explore(
         done += 1
         if run.failed:
             smallest, shrinking = shrink(run, lambda one: run_schedule(scenario, one))
+            smallest = located(scenario, smallest)
             found = Result(name, seed, done, shrinking, smallest, defects)
             reports.remember(found)
             if directory is not None:

@@ -32,6 +32,7 @@ from xenpv.testing.adversary import Adversary, Load
 from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.interleave import Handler, Interleaver, Runnable, name
 from xenpv.testing.schedule import Action, Point, Schedule, Step
+from xenpv.testing.sites import Sites, users_site
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 
@@ -57,13 +58,18 @@ class Explored:
     adversary: Adversary
     victims: list[int] = attrs.field(factory=list)  # domids
     hostile: list[int] = attrs.field(factory=list)
+    sites: Sites | None = None
 
 
 class Explorer:
-    """A run of a scenario under one schedule. `explore` makes these; a scenario gets one."""
+    """A run of a scenario under one schedule. `explore` makes these; a scenario gets one.
 
-    def __init__(self, schedule: Schedule) -> None:
+    `sites`: keep the lines that fetch, for the report of a double fetch.
+    """
+
+    def __init__(self, schedule: Schedule, *, sites: bool = False) -> None:
         self.schedule = schedule
+        self._sites = sites
         self.points: list[Point] = []
         self.taken: list[Step] = []  # the steps that did something, arguments as they wrapped
         self.words: list[str] = []  # each of `taken` in words
@@ -107,6 +113,7 @@ class Explorer:
                 platform,
                 AccessLog(platform, capacity=LOG_CAPACITY),
                 Adversary(platform.hypervisor),
+                sites=Sites() if self._sites else None,
             )
         )
         return platform
@@ -182,6 +189,8 @@ class Explorer:
                 check_all(world.platform, quiescent=quiescent, hostile=world.hostile)
                 if armed and not self._allow_double_fetches:
                     twice = [one for one in world.log.double_fetches() if one.in_slot]
+                    if world.sites is not None:
+                        twice = [world.sites.locate(one) for one in twice]
                     self.fetched += twice
                     if twice:
                         raise CheckFailed([str(one) for one in twice])
@@ -219,6 +228,8 @@ class Explorer:
             hypervisor = world.platform.hypervisor
             if hypervisor.loop is task.loop and hypervisor.number == task.machine:
                 lib.log_delivery(hypervisor.machine, task.domid)
+                if world.sites is not None:
+                    world.sites.deliver(task.domid)
 
     def _point(self, point: Point) -> int:
         self.points.append(point)
@@ -266,14 +277,14 @@ class Explorer:
         if step.action is Action.POKE and pokes:
             step = attrs.evolve(step, argument=step.argument % pokes)
             change = adversary.change(load, step.argument)
-            self._took(step, f"before d{actor} reads it, {change}")
+            self._took(step, f"before d{actor} reads it{_at()}, {change}")
         elif step.action is Action.PREEMPT and targets:
             step = attrs.evolve(step, argument=step.argument % len(targets))
             target = targets[step.argument]
             where = adversary.name(load.frame, load.offset)
             self._took(
                 step,
-                f"preempt {self._interleaver.current} before it {VERBS[kind & 3]} {where}, "
+                f"preempt {self._interleaver.current} before it {VERBS[kind & 3]} {where}{_at()}, "
                 f"{'resume' if isinstance(target, Handler) else 'run'} {name(target)}",
             )
             self._interleaver.preempt(target)
@@ -313,6 +324,12 @@ class Explorer:
             world.platform.close()  # which ends its log too
 
 
+def _at() -> str:
+    """Where a user's driver makes the access."""
+    place = users_site()
+    return "" if place is None else f" at {place}"
+
+
 class _Hook:
     """The hypervisor's hook of one platform."""
 
@@ -323,4 +340,6 @@ class _Hook:
         self._world = world
 
     def __call__(self, actor: int, kind: int, frame: int, offset: int, size: int) -> None:
+        if self._world.sites is not None:
+            self._world.sites.access(actor, kind, frame, offset, size)
         self._explorer.access(self._world, actor, kind, Load(frame, offset, size))

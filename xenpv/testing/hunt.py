@@ -16,7 +16,7 @@ import attrs
 
 from xenpv.testing import zoo
 from xenpv.testing.ends.watchdog import watchdog
-from xenpv.testing.run import DoesNotReturn, Run, Scenario, run_schedule
+from xenpv.testing.run import DoesNotReturn, Run, Scenario, located, run_schedule
 from xenpv.testing.schedule import mixed
 from xenpv.testing.shrink import shrink
 
@@ -109,6 +109,7 @@ class ScenarioHunt:
         smallest, shrinking = run, 0
         if not isinstance(run.failure, DoesNotReturn):  # each attempt would take as long again
             smallest, shrinking = shrink(run, lambda one: run_schedule(self.scenario, one))
+        smallest = located(self.scenario, smallest)
         defects = zoo.active()
 
         def save(directory: Path) -> Path:

@@ -16,7 +16,7 @@ import attrs
 from xenpv.errors import ConfigError
 from xenpv.testing import named, zoo
 from xenpv.testing.recorded import Recorded, checked, document_of
-from xenpv.testing.run import Run, Scenario, run_schedule
+from xenpv.testing.run import Run, Scenario, located, run_schedule
 from xenpv.testing.schedule import Action, Schedule
 from xenpv.testing.schedule import Step as Taken
 from xenpv.testing.witness import Witness, witness
@@ -104,7 +104,8 @@ class Replay(Recorded):
         return scenario
 
     def perform(self) -> Run:
-        return run_schedule(self.find(), self.schedule)
+        scenario = self.find()
+        return located(scenario, run_schedule(scenario, self.schedule))
 
 
 def _step(one: Any, file: str) -> Taken:

@@ -10,6 +10,7 @@ import attrs
 
 from xenpv.errors import XenpvError
 from xenpv.testing.ends.watchdog import Stuck
+from xenpv.testing.access import DoubleFetch
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.schedule import Point, Schedule
 
@@ -42,6 +43,7 @@ class Run:
     tables: tuple[str, ...] = ()
     store: tuple[str, ...] = ()
     packets: bytes = b""
+    fetched: tuple[DoubleFetch, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -83,11 +85,17 @@ def _failure(error: BaseException) -> Exception | None:
     return error
 
 
-def run_schedule(scenario: Scenario, schedule: Schedule = Schedule()) -> Run:  # noqa: B008 - frozen
+def run_schedule(
+    scenario: Scenario,
+    schedule: Schedule = Schedule(),  # noqa: B008 - frozen
+    *,
+    sites: bool = False,
+) -> Run:
     """Run `scenario` once. What it raises is the run's failure, `pytest.fail` included; what
     says something else than that (KeyboardInterrupt, `pytest.skip`, Hypothesis' own) is raised.
+    `sites`: keep which lines fetch what, for the report of a double fetch.
     """
-    explorer = Explorer(schedule)
+    explorer = Explorer(schedule, sites=sites)
     failure: Exception | None = None
     try:
         try:
@@ -112,6 +120,15 @@ def run_schedule(scenario: Scenario, schedule: Schedule = Schedule()) -> Run:  #
             tail=tail,
             tables=tables,
             store=store,
+            fetched=tuple(explorer.fetched),
         )
     finally:
         explorer.close()
+
+
+def located(scenario: Scenario, run: Run) -> Run:
+    """A failed run; if something was fetched twice, once more, to tell the lines that did."""
+    if not run.fetched:
+        return run
+    again = run_schedule(scenario, run.taken, sites=True)
+    return again if again.fails_as(run) else run

@@ -49,6 +49,7 @@ uint32_t machine_reset(machine *);
 int machine_hook(machine *, access_hook, void *context);
 int machine_access(machine *, uint32_t actor, uint32_t kind, uint32_t frame, uint32_t offset,
                    uint32_t size);
+int machine_hooked(machine *);
 uint32_t machine_free_pages(machine *);
 uint32_t machine_used_frames(machine *);
 uint32_t machine_high_water(machine *);

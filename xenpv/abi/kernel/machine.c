@@ -85,6 +85,9 @@ static int machine_access(machine *m, uint32_t actor, uint32_t kind, uint32_t fr
     return m->hook ? m->hook(m->hook_context, actor, kind, frame, offset, size) : 0;
 }
 
+/* Whether a hook wants to hear of accesses. */
+static int machine_hooked(machine *m) { return m->hook != NULL; }
+
 static uint32_t machine_free_pages(machine *m) { return m->free_pages; }
 static uint32_t machine_used_frames(machine *m) { return m->high_water - m->nr_free_list; }
 static uint32_t machine_high_water(machine *m) { return m->high_water; }

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Final
 
-from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState
-from xenpv.errors import GrantError, HypercallError, StoreError
+from xenpv.errors import GrantError, HypercallError, LocalProtocolError, StoreError
 from xenpv.host.imageio import ImageError
-from xenpv.testing.cends.wire import ENTER, OP, Call
+from xenpv.testing.cends.wire import OP, Call
 
 if TYPE_CHECKING:
     from xenpv.testing.cends.driver import CDriver
@@ -54,7 +53,7 @@ def map_grants(driver: CDriver, call: Call) -> Answer:
     pfns: list[int] = []
     try:
         for ref in unpack(f"={count}I", call.given):
-            pfns.append(driver.end.map(ref, readonly=bool(readonly)))
+            pfns.append(driver.end.map(ref, readonly=bool(readonly)))  # noqa: PERF401 - one may fail
     except (GrantError, HypercallError):
         for pfn in pfns:
             driver.end.unmap(pfn)
@@ -301,8 +300,7 @@ _NAMED: Final[dict[str, Callable[[CDriver, Call], Answer]]] = {
     "COMPLETE": complete,
 }
 ANSWERS: Final = {OP[name]: function for name, function in _NAMED.items()}
-HANDLER: Final = ENTER["HANDLER"]
-GNTST_general_error: Final[int] = lib.GNTST_general_error
+NAMES: Final = {number: f"xenpv_{name.lower()}" for name, number in OP.items()}
 
 
 def answer(driver: CDriver, call: Call) -> tuple[int, bytes]:
@@ -317,6 +315,8 @@ def answer(driver: CDriver, call: Call) -> tuple[int, bytes]:
         return -getattr(errno, error.name, errno.EIO), b""
     except ImageError:
         return -errno.EIO, b""
+    except (LocalProtocolError, OverflowError, UnicodeError) as error:
+        driver.refuse(f"{NAMES[call.op]} with {call.args}: {error}")
     return result if isinstance(result, tuple) else (result, b"")
 
 

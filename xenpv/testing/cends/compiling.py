@@ -20,18 +20,18 @@ from xenpv.testing.cends.wire import HERE
 INCLUDE: Final = HERE / "include"
 RUNTIME: Final = HERE / "runtime"
 LOCAL: Final = ("calls.c", "entry.c", "heap.c", "region.c", "tsan.c")
+_COPIES: Final = ("memcpy", "memmove", "memset", "memcmp")
+_HEAP: Final = ("malloc", "calloc", "realloc", "free", "strdup")
 # What a sanitizer would have inlined is seen as a call instead (spec: a copy of a structure).
 SEEN: Final = (
     "-fsanitize=thread",
     "-fsanitize-coverage=trace-pc",
-    *(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp")),
+    *(f"-fno-builtin-{name}" for name in _COPIES),
+    *(f"-fno-builtin-{name}" for name in _HEAP),  # a pair of malloc and free would be left out
     "-Wno-tsan",
 )
 # Of the driver, not of the runtime: its calls of these are seen, or watched.
-WRAPPED: Final = (
-    "memcpy", "memmove", "memset", "memcmp", "malloc", "calloc", "realloc", "free", "strdup",
-    "abort", "exit", "__assert_fail",
-)  # fmt: skip
+WRAPPED: Final = (*_COPIES, *_HEAP, "abort", "exit", "__assert_fail")
 _ERROR: Final = re.compile(r"^(.+?):(\d+):(?:(\d+):)? (?:fatal )?error: (.*)$", re.MULTILINE)
 _UNDEFINED: Final = re.compile(r"undefined reference to `(.*?)'")
 

@@ -53,7 +53,7 @@ class Limits:
     """
 
     steps: int
-    seconds: int
+    seconds: float
 
 
 class CDriver:
@@ -65,7 +65,7 @@ class CDriver:
         self.end = end
         self.domain = end._domain
         self._resource = resource
-        self._limits = limits
+        self.limits = limits
         self.pages: dict[int, int] = {}  # own runs: first pfn and how many
         self.maps: dict[int, list[int]] = {}
         self.watches: dict[int, BackWatch] = {}
@@ -129,7 +129,7 @@ class CDriver:
     def _enter(self, what: int, **given: Any) -> int:
         if not self.runtime.alive:
             return 0
-        limits = self._limits
+        limits = self.limits
         try:
             result = self.runtime.enter(
                 Entry(what=what, steps=limits.steps, seconds=limits.seconds, **given)
@@ -173,7 +173,7 @@ class CDriver:
 
     def frames(self, pfns: Iterable[int]) -> bytes:
         """Machine frames of own pages or of maps."""
-        found = [self.domain.check(lib.p2m_lookup(self.domain.kernel, pfn, 0)) for pfn in pfns]
+        found = [self.domain.check(lib.p2m_lookup(self.domain.kernel, pfn, 1)) for pfn in pfns]
         return as_frames(found)
 
     def begin(self) -> int:
@@ -206,5 +206,3 @@ class CDriver:
         if not callable(self._resource):
             self.refuse("receives, and is no network frontend")
         self._resource(frame)
-
-

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.errors import ConfigError
+from xenpv.testing.cends.child import Program
 from xenpv.testing.cends.compiling import INCLUDE, Built, build
 from xenpv.testing.cends.driver import CDriver, Limits, Runtime
 from xenpv.testing.cends.local import Library
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["INCLUDE", "CEnd", "load_end"]
 
 STEPS: Final = 20_000_000
-SECONDS: Final = 5
+SECONDS: Final = 5.0
 
 
 class CEnd:
@@ -35,11 +36,10 @@ class CEnd:
 
     @cached_property
     def _start(self) -> Callable[[CDriver], Runtime]:
-        if self.isolate:
-            from xenpv.testing.cends.child import Program
-
-            return Program(self.built.program()).start
-        return Library(self.built.library()).start
+        image: Program | Library = (
+            Program(self.built.program()) if self.isolate else Library(self.built.library())
+        )
+        return image.start
 
 
 _built: dict[tuple[object, ...], Built] = {}
@@ -52,7 +52,7 @@ def load_end(
     compiler: str = "gcc",
     isolate: bool = False,
     steps: int = STEPS,
-    seconds: int = SECONDS,
+    seconds: float = SECONDS,
 ) -> CEnd:
     """Compile the C sources of a driver that includes `xenpv_end.h`.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.abi import _kernel
 from xenpv.errors import ConfigError
 from xenpv.testing.cends.lines import Lines
 from xenpv.testing.cends.wire import ENDING, RESULT_ABORT, Blocks, Call, Entry, Failure, ffi
+from xenpv.testing.ends import blame
 
 if TYPE_CHECKING:
     from xenpv.testing.cends.driver import CDriver
@@ -94,9 +97,10 @@ class LocalRuntime:
             driver.domain._hypervisor.raise_from_hook()
         return int(result[0])
 
-    def here(self) -> Place:
+    def here(self) -> Callable[[], Place]:
         """Where in the driver the call or the access under way is."""
-        return self.place(int(self._library.lib.xenpv_end_pc(self._end)))
+        pc = int(self._library.lib.xenpv_end_pc(self._end))
+        return lambda: self.place(pc)
 
     def place(self, pc: int) -> Place:
         return self._library.lines.place(pc - self._library.base)
@@ -113,7 +117,9 @@ def _access() -> Any:
     return kernel.ffi.addressof(kernel.lib, "machine_access")
 
 
-@ffi.callback("int64_t(void *, const struct xenpv_call *, const void *, void *)", error=RESULT_ABORT)  # type: ignore[untyped-decorator]  # cffi has no types for it
+@ffi.callback(
+    "int64_t(void *, const struct xenpv_call *, const void *, void *)", error=RESULT_ABORT
+)  # type: ignore[untyped-decorator]  # cffi has no types for it
 def _host_call(context: Any, call: Any, given: Any, room: Any) -> int:
     runtime: LocalRuntime = ffi.from_handle(context)
     try:
@@ -125,3 +131,11 @@ def _host_call(context: Any, call: Any, given: Any, room: Any) -> int:
         runtime.raised = error
         return RESULT_ABORT
     return result
+
+
+def _site(frame: FrameType) -> Callable[[], Place]:
+    runtime: LocalRuntime = frame.f_locals["self"]
+    return runtime.here()
+
+
+blame.FOREIGN[LocalRuntime.enter.__code__] = _site

@@ -92,7 +92,7 @@ class Entry:
     data: bytes | None = None
     size: int = 0
     steps: int
-    seconds: int
+    seconds: float
 
     def raw(self) -> Any:
         """As struct xenpv_enter."""
@@ -105,5 +105,5 @@ class Entry:
         enter.size = self.size
         enter.has_data = self.data is not None
         enter.budget = self.steps
-        enter.seconds = self.seconds
+        enter.milliseconds = int(self.seconds * 1000)
         return enter

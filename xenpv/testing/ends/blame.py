@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -45,6 +46,10 @@ class UserEndError(XenpvError):
         super().__init__(f"{place}: {what}")
 
 
+# Functions of ours that run a user's code in another language: where in that code it is now.
+FOREIGN: Final[dict[CodeType, Callable[[FrameType], Callable[[], Place]]]] = {}
+
+
 @lru_cache(maxsize=1024)
 def is_users(file: str) -> bool:
     """Whether a file is neither of xenpv nor of Python."""
@@ -59,6 +64,9 @@ def caller(frame: FrameType | None = None) -> Place | None:
     inner: FrameType | None = at
     while inner is not None:
         code = inner.f_code
+        foreign = FOREIGN.get(code)
+        if foreign is not None:
+            return foreign(inner)()
         if is_users(code.co_filename):
             return Place(code.co_filename, inner.f_lineno, code.co_name)
         inner = inner.f_back

@@ -23,7 +23,7 @@ static RUNTIME struct sigaction before[NR_CAUGHT];
 static RUNTIME unsigned catching;
 static RUNTIME timer_t watchdog;
 static RUNTIME int has_watchdog;
-static RUNTIME unsigned watchdog_seconds;
+static RUNTIME unsigned watchdog_ms;
 static RUNTIME uintptr_t text_start, text_end, load_base;
 
 _Noreturn void entry_fail(int kind, uint64_t pc, const void *address, size_t size, int64_t detail,
@@ -89,17 +89,18 @@ static void caught(int number, siginfo_t *info, void *machine_context)
     if (!in_driver(pc))
         pc = *newest_step;
     if ((number == SIGSEGV || number == SIGBUS) && info->si_code > 0) {
-        uintptr_t at = (uintptr_t)info->si_addr;
+        unsigned long at = (unsigned long)(uintptr_t)info->si_addr;
 
+        if (in_region(info->si_addr))
+            entry_fail(FAILED_SIGNAL, pc, info->si_addr, 0, number,
+                       "uses a page beside the ones it has, or one that it may only read");
         if (at < PAGE_SIZE)
             entry_fail(FAILED_SIGNAL, pc, info->si_addr, 0, number,
-                       "uses a null pointer (address %#lx)", (unsigned long)at);
-        entry_fail(FAILED_SIGNAL, pc, info->si_addr, 0, number, "uses %s at %#lx",
-                   in_region(info->si_addr) ? "no page or one it may not, past the compiler's view,"
-                                            : "memory that is not there",
-                   (unsigned long)at);
+                       "uses a null pointer (address %#lx)", at);
+        entry_fail(FAILED_SIGNAL, pc, info->si_addr, 0, number,
+                   "uses memory that is not there at %#lx", at);
     }
-    entry_fail(FAILED_SIGNAL, pc, NULL, 0, number, "raises %s", sigdescr_np(number));
+    entry_fail(FAILED_SIGNAL, pc, NULL, 0, number, "raises SIG%s", sigabbrev_np(number));
 }
 
 static void watched(int number, siginfo_t *info, void *machine_context)
@@ -115,8 +116,8 @@ static void watched(int number, siginfo_t *info, void *machine_context)
         timer_settime(watchdog, 0, &again, NULL);
         return;
     }
-    entry_fail(FAILED_TIME, pc, NULL, 0, watchdog_seconds,
-               "does not return: %u seconds of CPU, and no end", watchdog_seconds);
+    entry_fail(FAILED_TIME, pc, NULL, 0, watchdog_ms,
+               "does not return: %u ms of CPU and no end", watchdog_ms);
 }
 
 /* While it is in use, a signal of the driver's own making ends the call, not the process. */
@@ -139,11 +140,12 @@ void signals_leave(void)
 }
 
 /* CPU time of this thread until a call counts as hung; 0: never. */
-void watchdog_arm(unsigned seconds)
+void watchdog_arm(unsigned milliseconds)
 {
-    struct itimerspec when = { .it_value.tv_sec = (time_t)seconds };
+    struct itimerspec when = { .it_value.tv_sec = milliseconds / 1000,
+                               .it_value.tv_nsec = milliseconds % 1000 * 1000000l };
 
-    if (!has_watchdog && seconds) {
+    if (!has_watchdog && milliseconds) {
         struct sigaction ours = { .sa_sigaction = watched, .sa_flags = SA_SIGINFO | SA_NODEFER };
         struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WATCHDOG };
 
@@ -153,7 +155,7 @@ void watchdog_arm(unsigned seconds)
             return;
         has_watchdog = 1;
     }
-    watchdog_seconds = seconds;
+    watchdog_ms = milliseconds;
     if (has_watchdog)
         timer_settime(watchdog, 0, &when, NULL);
 }
@@ -355,7 +357,7 @@ int xenpv_enter(struct xenpv_end *end, const struct xenpv_enter *enter, const vo
 
     *result = 0;
     signals_catch();
-    watchdog_arm(enter->seconds);
+    watchdog_arm(enter->milliseconds);
     current = &here;
     if (!_setjmp(here.jump))
         *result = dispatch(end, enter, given);

@@ -93,7 +93,7 @@ _Noreturn void entry_abort(void);
 
 void signals_catch(void);
 void signals_leave(void);
-void watchdog_arm(unsigned seconds);
+void watchdog_arm(unsigned milliseconds);
 
 void heap_drop(struct xenpv_end *end);
 

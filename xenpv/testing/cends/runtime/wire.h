@@ -26,7 +26,7 @@ enum xenpv_failure_kind {
     FAILED_ASSERT,
     FAILED_WORK,            /* `detail` steps without an end */
     FAILED_STACK,
-    FAILED_TIME,            /* `detail` seconds of CPU without a step */
+    FAILED_TIME,            /* `detail` ms of CPU and no end */
     FAILED_CALL,            /* a call with an argument that cannot be */
     FAILED_HEAP
 };
@@ -58,7 +58,7 @@ struct xenpv_enter {
     uint64_t context;
     int64_t args[3];
     uint64_t budget;        /* steps until FAILED_WORK */
-    uint32_t seconds;       /* of CPU until FAILED_TIME */
+    uint32_t milliseconds;  /* of CPU until FAILED_TIME */
     uint32_t has_data;      /* a submit writes */
     uint32_t watched;       /* of a process of its own: a hook wants to hear of accesses */
     uint32_t unused;
