@@ -73,7 +73,7 @@ def test_a_hostile_frontend_does_not_break_it() -> None:
     result = explore(attacked, examples=120)
     assert not result.failed
     points = run_schedule(attacked).points
-    assert sum(one.pokes for one in points) > 500  # its loads are among what can be changed
+    assert sum(one.pokes for one in points) > 150  # its loads are among what can be changed
 
 
 def test_a_process_of_its_own_takes_the_same_steps(example: ModuleType) -> None:

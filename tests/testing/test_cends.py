@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from xenpv.errors import ConfigError
 from xenpv.testing import CEnd, UserEndError, load_end, user_blk_backend
 
 SOURCE = Path(__file__).parent / "cends" / "misdeeds.c"
@@ -74,9 +73,14 @@ def line_of(misdeed: str) -> int:
 
 def play(end: CEnd, misdeed: str) -> UserEndError:
     """The error of a world whose backend does that."""
-    with pytest.raises(UserEndError) as caught, user_blk_backend(end, connect=False) as world:
-        world.guest.xs.write(f"{world.vbd.backend_path}/misdeed", misdeed)
-        world.connect()
+
+    def world() -> None:
+        with user_blk_backend(end, connect=False) as world:
+            world.guest.xs.write(f"{world.vbd.backend_path}/misdeed", misdeed)
+            world.connect()
+
+    with pytest.raises(UserEndError) as caught:
+        world()
     return caught.value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def test_words_say_who_was_stopped_where_and_what_ran() -> None:
     _, run = orders(Step(2, Action.PREEMPT), Step(4, Action.PREEMPT))
     first, second = run.words
     assert first.startswith("preempt d1 a before it reads a page of d1 (frame ")
-    assert first.endswith("+0x0), run d2 b")
+    assert re.search(rf"\+0x0\) at {re.escape(__file__)}:\d+ in run, run d2 b$", first)
     assert second.endswith("resume d1 a")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CAPACITY: Final = 1 << 16
 DOUBLE_FETCHES_MAX: Final = 256
 DOMID_XEN: Final[int] = lib.DOMID_XEN
+COPY: Final[int] = lib.ACCESS_COPY
 PFNS_SEARCHED: Final = 1 << 16
 KINDS: Final = {
     lib.ACCESS_READ: "reads",
@@ -61,8 +62,9 @@ class DoubleFetch:
     """Bytes [offset, offset + size) of a frame, read again by `actor`.
 
     `pfn` is the page in the frame's owner, domain `domid`; `where` names the first byte if it
-    is a known ring's (`blkif_request[3].nr_segments`), `in_slot` if it is in an entry of one.
-    `first` and `again`: the lines that fetched it, where they are known (testing/sites.py).
+    is a known ring's (`blkif_request[3].nr_segments`), `in_slot` if it is in an entry of one and
+    the driver reads it, not Xen for a copy. `first` and `again`: the lines that fetched it,
+    where they are known (testing/sites.py).
     """
 
     actor: int
@@ -250,7 +252,7 @@ class AccessLog:
         where, in_slot = "", False
         for ring in known:
             where = ring.where(one.frame, one.offset) or ""
-            in_slot = ring.is_slot(one.frame, one.offset)
+            in_slot = ring.is_slot(one.frame, one.offset) and not one.kind & COPY
             if where:
                 break
         return DoubleFetch(

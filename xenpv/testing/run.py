@@ -9,8 +9,8 @@ from typing import Final
 import attrs
 
 from xenpv.errors import XenpvError
-from xenpv.testing.ends.watchdog import Stuck
 from xenpv.testing.access import DoubleFetch
+from xenpv.testing.ends.watchdog import Stuck
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.schedule import Point, Schedule
 

@@ -32,6 +32,7 @@ BELOW: Final = ("xen/", "testing/", "bus/ring.py", "back/ring.py")
 AROUND: Final = (f"{PACKAGE}xen/loop.py", f"{PACKAGE}testing/interleave.py")
 READ: Final[int] = lib.ACCESS_READ
 WRITE: Final[int] = lib.ACCESS_WRITE
+COPY: Final[int] = lib.ACCESS_COPY
 
 # A place that is looked up when somebody asks: addresses of C cost a program each.
 Site = Callable[[], "Place | None"]
@@ -82,26 +83,27 @@ class Sites:
     """Of one machine: who fetched each byte first in its delivery, and who fetched it again."""
 
     def __init__(self) -> None:
-        # By actor, frame and byte.
-        self._first: dict[int, dict[int, dict[int, Site]]] = {}
+        # By actor and whether Xen reads for it, then frame and byte.
+        self._first: dict[tuple[int, int], dict[int, dict[int, Site]]] = {}
         self._twice: dict[tuple[int, int, int, int], tuple[Site, Site]] = {}
 
     def deliver(self, actor: int) -> None:
         """What `actor` read before may be read again (log.c)."""
-        self._first.pop(actor, None)
+        for by in (0, COPY):
+            self._first.pop((actor, by), None)
 
     def access(self, actor: int, kind: int, frame: int, offset: int, size: int) -> None:
         """Before it happens; kinds as the hook has them."""
         if kind & 3 == READ:
-            self._read(actor, frame, offset, size)
+            self._read(actor, kind & COPY, frame, offset, size)
         elif kind & 3 == WRITE:
-            known = self._first.get(actor, {}).get(frame)
+            known = self._first.get((actor, kind & COPY), {}).get(frame)
             if known:
                 for at in range(offset, offset + size):
                     known.pop(at, None)
 
-    def _read(self, actor: int, frame: int, offset: int, size: int) -> None:
-        known = self._first.setdefault(actor, {}).setdefault(frame, {})
+    def _read(self, actor: int, by: int, frame: int, offset: int, size: int) -> None:
+        known = self._first.setdefault((actor, by), {}).setdefault(frame, {})
         now = site()
         again = [at for at in range(offset, offset + size) if at in known]
         if again:

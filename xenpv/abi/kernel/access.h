@@ -21,6 +21,7 @@
 #define ACCESS_WRITE 1
 #define ACCESS_ATOMIC 2
 #define ACCESS_HYPERVISOR 0x10
+#define ACCESS_COPY 0x20
 
 #define FRAME_SHIFT 12
 #define FRAME_SIZE 4096u

@@ -105,7 +105,7 @@ static int copy_one(struct call *c, domain *self, const struct gnttab_copy *op, 
         return GNTST_general_error;
     in = frame_address(self->m, from->frame) + op->source.offset;
     out = frame_address(self->m, to->frame) + op->dest.offset;
-    c->flags = 0;
+    c->flags = ACCESS_COPY;
     if (!access_begins(c, ACCESS_READ, in, op->len) && !access_begins(c, ACCESS_WRITE, out, op->len))
         memmove(out, in, op->len);
     return GNTST_okay;
@@ -162,7 +162,7 @@ static inline int copy_piece(struct call *c, domain *self, domain *granter, int 
         status = GNTST_general_error;
     } else {
         page = frame_address(self->m, active->frame) + offset;
-        c->flags = 0;
+        c->flags = ACCESS_COPY;
         if (to_guest)
             shared_copy_in(c, page, local, len);
         else

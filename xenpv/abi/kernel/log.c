@@ -88,14 +88,17 @@ static void log_double(struct access_log *log, uint32_t actor, uint32_t kind, ui
 static inline struct seen *log_seen(struct access_log *log, uint32_t actor, uint32_t kind,
                                     uint32_t frame)
 {
-    struct seen *seen = &log->seen[(frame ^ actor * 0x9e5u) & (SEEN_SLOTS - 1)];
+    /* Xen's reads for a grant copy are a reader's of their own: a frontend may name its ring as
+     * the place of a request's data. */
+    uint32_t reader = actor | (kind & ACCESS_COPY) << 16;
+    struct seen *seen = &log->seen[(frame ^ reader * 0x9e5u) & (SEEN_SLOTS - 1)];
 
-    if (seen->frame != frame || seen->actor != actor || seen->delivery != log->current[actor]) {
+    if (seen->frame != frame || seen->actor != reader || seen->delivery != log->current[actor]) {
         if ((kind & 3) != ACCESS_READ)
             return NULL;
         memset(seen->bits, 0, sizeof(seen->bits));
         seen->frame = frame;
-        seen->actor = actor;
+        seen->actor = reader;
         seen->delivery = log->current[actor];
     }
     return seen;

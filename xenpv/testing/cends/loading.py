@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,12 +34,14 @@ class CEnd:
         """A driver of one device."""
         return CDriver(self._start, self.limits, end, resource)
 
-    @cached_property
-    def _start(self) -> Callable[[CDriver], Runtime]:
-        image: Program | Library = (
-            Program(self.built.program()) if self.isolate else Library(self.built.library())
-        )
-        return image.start
+    def _start(self, driver: CDriver) -> Runtime:
+        return _image(self.built, self.isolate).start(driver)
+
+
+@cache
+def _image(built: Built, isolate: bool) -> Program | Library:
+    """Linked and loaded when it is first needed, once in this process."""
+    return Program(built.program()) if isolate else Library(built.library())
 
 
 _built: dict[tuple[object, ...], Built] = {}
