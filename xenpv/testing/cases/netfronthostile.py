@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from xenpv.abi.xenbus import XenbusState as State
 from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.netbacks import Sent
 from xenpv.testing.cases.netframes import PSEUDO, frame, mark_of
 from xenpv.testing.cases.netfront import MSS, PAGE, RING, SUITE, packet_in
 from xenpv.testing.cases.netfrontscene import TASKS_MAX, FrontendScene, inbound
@@ -94,7 +96,7 @@ def unknown_id(s: FrontendScene) -> None:
             continue
         s.back.respond((number, OKAY))
         s.run()
-        expect(s.back.bytes_of(sent), data, "a packet that was not answered")
+        _expect_untouched(s, sent, data)
         s.expect_survives()
 
 
@@ -113,7 +115,7 @@ def answered_twice(s: FrontendScene) -> None:
     for mark in range(40):
         s.world.app.send(frame(600, mark=100 + mark))
     s.run()
-    expect(s.back.bytes_of(second), frame(600, mark=2), "a packet that was not answered")
+    _expect_untouched(s, second, frame(600, mark=2))
     s.expect_survives()
 
 
@@ -478,3 +480,14 @@ def rx_page_changes(s: FrontendScene) -> None:
     holds(s.received() in ([], [data]), "a frame that changed on its way")
     back.unmap(pfn)
     s.expect_closes()
+
+
+def _expect_untouched(s: FrontendScene, sent: Sent, data: bytes) -> None:
+    """A packet that was not answered: its pages are what they were, or were taken back whole by
+    a frontend that gave the device up.
+    """
+    granted = [s.back.is_granted(slot.gref) for slot in sent.slots]
+    if s.state is State.CONNECTED:
+        expect(granted, [True] * len(granted), "whether its pages are still granted")
+    if all(granted):
+        expect(s.back.bytes_of(sent), data, "a packet that was not answered")
