@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from xenpv.errors import LocalProtocolError
-from xenpv.host.imageio import Image, ImageError, ImageUnsupportedError
+from xenpv.host.imageio import Image, ImageError, ImageShortError, ImageUnsupportedError
 
 OPERATIONS: Final = ("read", "write", "flush", "discard")
 
@@ -22,8 +22,8 @@ OPERATIONS: Final = ("read", "write", "flush", "discard")
 class Fault:
     """I/Os of kind `operation` that touch a byte of [start, end) fail; a flush always does.
 
-    `error`: the host's errno. `done`: bytes that are transferred before it fails. `times`: how
-    often; None: always. `fired` counts.
+    `error`: the host's errno. `done`: bytes that are transferred before it fails, which makes a
+    read a short one. `times`: how often; None: always. `fired` counts.
     """
 
     operation: str
@@ -91,6 +91,7 @@ class FaultyImage:
             return
         if fault.done:
             self.image.read_into(buffer[: fault.done], offset)
+            raise ImageShortError(f"read at {offset}: {fault.done} of {buffer.nbytes} bytes")
         raise _error(fault, f"read at {offset}")
 
     def write_from(self, buffer: memoryview, offset: int) -> None:

@@ -15,6 +15,10 @@ class ImageError(XenpvError):
     """The host could not do an I/O on an image: a short read, EIO, ENOSPC, or it is read-only."""
 
 
+class ImageShortError(ImageError):
+    """A read got fewer bytes than it asked for, since there are no more."""
+
+
 class ImageUnsupportedError(ImageError):
     """An image has no such operation: EOPNOTSUPP, now and later."""
 
@@ -47,7 +51,7 @@ class Image(Protocol):
     def buffer(self) -> memoryview | None: ...
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the whole buffer from `offset` on."""
+        """Fill the whole buffer from `offset` on. ImageShortError: the image ends before."""
 
     def write_from(self, buffer: memoryview, offset: int) -> None:
         """Write the whole buffer at `offset`."""

@@ -6,7 +6,7 @@ import mmap
 from typing import Final
 
 from xenpv.errors import ConfigError
-from xenpv.host.imageio import SECTOR, ImageError
+from xenpv.host.imageio import SECTOR, ImageError, ImageShortError
 
 DISCARD_CHUNK: Final = 1 << 20  # bytes
 
@@ -57,7 +57,9 @@ class MemoryImage:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         end = offset + buffer.nbytes
         if end > self.size_bytes:
-            raise ImageError(f"read of {buffer.nbytes} bytes at {offset}: the disk ends before")
+            raise ImageShortError(
+                f"read of {buffer.nbytes} bytes at {offset}: the disk ends before"
+            )
         buffer[:] = self.buffer[offset:end]
 
     def write_from(self, buffer: memoryview, offset: int) -> None:

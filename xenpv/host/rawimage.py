@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from xenpv.errors import ConfigError
-from xenpv.host.imageio import SECTOR, ImageBusyError, ImageError, ImageUnsupportedError, Sectors
+from xenpv.host.imageio import (
+    SECTOR,
+    ImageBusyError,
+    ImageError,
+    ImageShortError,
+    ImageUnsupportedError,
+    Sectors,
+)
 from xenpv.host.imagelock import check_mode, flock, lock_bytes, open_file
 
 # <linux/fs.h>
@@ -134,7 +141,7 @@ class RawImage:
             except OSError as error:
                 raise ImageError(f"read of {self.path} at {offset}: {error}") from error
             if not done:
-                raise ImageError(f"read of {self.path} at {offset}: the file ends there")
+                raise ImageShortError(f"read of {self.path} at {offset}: the file ends there")
             buffer = buffer[done:]
             offset += done
 

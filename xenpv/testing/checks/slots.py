@@ -50,8 +50,9 @@ def check_leftovers(platform: Platform, *, hostile: Collection[int] = ()) -> lis
         requests, responses = ring.word(REQ_PROD), ring.word(RSP_PROD)
         if front.index != requests or back.index != responses:
             continue  # somebody wrote these by hand: the slots are not told apart
-        unanswered = u32(requests - responses)
-        for before in range(1, ring.size - unanswered + 1):
+        # Not of slots that no response has been in: a frontend may have written them for later.
+        answered = min(ring.size - u32(requests - responses), responses)
+        for before in range(1, answered + 1):
             findings += _left(ring, u32(responses - before))
     return findings
 

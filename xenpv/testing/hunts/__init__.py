@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
-from xenpv.testing.hunts import bus, net, netqueues, rings, store, vif
+from xenpv.testing.hunts import blk, bus, net, netqueues, rings, store, vif
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -15,6 +15,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scenarios.blk_attacked,
     scenarios.frontends_attacked,
     *rings.SCENARIOS,
+    *blk.SCENARIOS,
     *net.SCENARIOS,
     *netqueues.SCENARIOS,
     *vif.SCENARIOS,

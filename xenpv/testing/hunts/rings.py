@@ -166,6 +166,28 @@ def early_requests(x: Explorer) -> None:
         assert sent == [bytes([7, 0, 0, 0])], f"an early frame is answered {sent}"
 
 
+def ids_in_flight(x: Explorer) -> None:
+    """No two requests of a ring have one id while neither is answered."""
+    world = x.world_back()
+    world.vbd.hold = world.vif.hold = True
+    x.begin()
+    pending = [world.disk.start_read(8 * at, 8) for at in range(3)]
+    for _ in range(3):
+        world.net.send(b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50))
+    x.run()
+    requests, sent = world.vbd.sring.take(), world.vif.tx.take()
+    ids = {"vbd": [raw[8:16] for raw in requests], "vif": [raw[8:10] for raw in sent]}
+    for device, found in ids.items():
+        distinct = len(dict.fromkeys(found))
+        assert distinct == len(found), f"{device}: {len(found)} requests, {distinct} ids"
+    for raw in requests:
+        world.vbd.answer(raw, 0)
+    for raw in sent:
+        world.vif.answer_tx(int.from_bytes(raw[8:10], "little"), 0)
+    x.run()
+    assert [one.srb_status for one in pending] == [SrbStatus.SUCCESS] * len(pending)
+
+
 @attrs.define(eq=False)
 class Reader:
     """A block frontend that looks into its pages as soon as it is told that they are read."""
@@ -221,5 +243,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     responses_beyond,
     early_requests,
     rings_wrap,
+    ids_in_flight,
     blk_reads,
 )
