@@ -13,10 +13,15 @@ from xenpv.abi.blkif import BLKIF_RSP
 from xenpv.back import blkring, blkthread, netrx, nettx
 from xenpv.back import netback as netback_driver
 from xenpv.errors import LocalProtocolError
+from xenpv.net.adapter import Adapter
 from xenpv.testing import fuzz_one, overlay
 from xenpv.testing.checkers import CheckFailed
-from xenpv.testing.overlays import blkback, netback
+from xenpv.testing.overlays import blkback, blkfront, netback, netfront
 from xenpv.testing.overlays.language import Language, Operation
+from xenpv.vbd import granter
+from xenpv.vbd import ring as vbd_ring
+from xenpv.vbd.srb import SrbStatus
+from xenpv.vif import frontend as vif_frontend
 
 TARGETS = overlay.targets()
 EXAMPLES = 60
@@ -64,7 +69,8 @@ def test_an_unknown_target_is_refused() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_holds_for_our_own_end(name: str) -> None:
-    for data in (b"", bytes(40), *examples(name, EXAMPLES)):
+    count = EXAMPLES // 3 if "frontend" in name else EXAMPLES
+    for data in (b"", bytes(40), *examples(name, count)):
         fuzz_one(data, name)
 
 
@@ -107,8 +113,22 @@ def other_ids(original: Any) -> Any:
     return lambda self, responses: original(self, [responses[0] ^ 1, *responses[1:]])
 
 
+def writable(original: Any) -> Any:
+    return lambda self, pfn, count, readonly: original(self, pfn, count, False)
+
+
+def twice(original: Any) -> Any:
+    def send(self: Any, frame: bytes) -> None:
+        original(self, frame)
+        original(self, frame)
+
+    return send
+
+
 BLK = blkback.LANGUAGE.text
 NET = netback.LANGUAGE.text
+BF = blkfront.LANGUAGE.text
+NF = netfront.LANGUAGE.text
 WRITE = BLK("write", value=7) + BLK("request", wish=1) + BLK("run")
 SEND = NET("send") + NET("run")
 RECEIVE = NET("post") + NET("arrive", size=1)
@@ -123,6 +143,11 @@ DEFECTS: dict[str, tuple[str, Any, str, Any, tuple[bytes, ...]]] = {
     "net: no response to an extra": ("net-backend", nettx, "answer", no_nulls, (NET("send", shape=0x50), NET("run"))),
     "net: a frame lost": ("net-backend", netback_driver.Netback, "transmit", instead(None), (SEND,)),
     "net: a wrong id received": ("net-backend", netrx.RxQueue, "_publish", other_ids, (RECEIVE,)),
+    "vbd: a write's page may be written": ("blk-frontend", granter.Granter, "permit_run", writable, (BF("command", what=1), BF("run"), BF("serve"))),
+    "vbd: an error that succeeds": ("blk-frontend", vbd_ring.Ring, "_outcome", instead(SrbStatus.SUCCESS), (BF("command"), BF("run"), BF("answer"))),
+    "vbd: a command lost": ("blk-frontend", vbd_ring.Ring, "_finish", instead(None), (BF("command"), BF("run"))),
+    "vif: a frame twice": ("net-frontend", Adapter, "send", twice, (NF("send"),)),
+    "vif: rings kept": ("net-frontend", vif_frontend.Frontend, "_release", instead(None), ()),
     "net: still on the bridge": ("net-backend", netback_driver.Netback, "_carrier_off", instead(None), ()),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from xenpv.back.xenbus import Device, Driver
@@ -18,6 +18,7 @@ from xenpv.xen.loop import Chooser
 MAC: Final = "00:16:3e:00:00:01"
 IMAGE_BYTES: Final = 1 << 20  # what the toolstack attaches; a raw backend never opens it
 MEMORY_MIB: Final = 32
+KINDS: Final = ("vbd", "vif")
 
 
 class BackWorld(World):
@@ -35,6 +36,7 @@ class BackWorld(World):
         *,
         vbd: Callable[[Device], RawBlkBack] = RawBlkBack,
         vif: Callable[[Device], RawNetBack] = RawNetBack,
+        kinds: Collection[str] = KINDS,
     ) -> None:
         self.platform = platform
         self.vbds: list[RawBlkBack] = []
@@ -45,8 +47,8 @@ class BackWorld(World):
         self.guest: Guest = platform.create(
             name="guest",
             memory_mib=MEMORY_MIB,
-            disks=[Disk(MemoryImage(bytearray(IMAGE_BYTES)))],
-            vifs=[Vif(mac=MAC)],
+            disks=[Disk(MemoryImage(bytearray(IMAGE_BYTES)))] if "vbd" in kinds else [],
+            vifs=[Vif(mac=MAC)] if "vif" in kinds else [],
             personality=personality,
         )
 
@@ -96,14 +98,15 @@ def world_back(
     chooser: Chooser | None = None,
     vbd: Callable[[Device], RawBlkBack] = RawBlkBack,
     vif: Callable[[Device], RawNetBack] = RawNetBack,
+    kinds: Collection[str] = KINDS,
 ) -> BackWorld:
     """A platform with raw backends and a guest of that personality, connected unless told not
-    to; `vbd` and `vif` make the backends, as for BackWorld. Use it as a context manager, or
-    `close` it.
+    to; `vbd` and `vif` make the backends, as for BackWorld, and `kinds` says which of the two
+    devices the guest has. Use it as a context manager, or `close` it.
     """
     platform = Platform(seed=seed, chooser=chooser)
     try:
-        world = BackWorld(platform, personality, vbd=vbd, vif=vif)
+        world = BackWorld(platform, personality, vbd=vbd, vif=vif, kinds=kinds)
         if connect:
             world.connect()
     except BaseException:

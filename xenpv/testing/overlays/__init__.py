@@ -8,4 +8,6 @@ from typing import Final
 HOMES: Final = {
     "blk-backend": "blkback",
     "net-backend": "netback",
+    "blk-frontend": "blkfront",
+    "net-frontend": "netfront",
 }

@@ -36,7 +36,6 @@ from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld, world_raw
 from xenpv.testing.rings import fields, u32
 from xenpv.testing.sring import RawSring
 from xenpv.xen.domain import PAGE_SIZE
-from xenpv.xen.loop import NS_PER_MS
 
 DATA_PAGES: Final = 5
 TABLE: Final = DATA_PAGES  # the page after them holds indirect segments
@@ -253,7 +252,7 @@ class BlkBackOverlay:
         """Time passes."""
         self.settle()
         if self.judge.kept is None:
-            self.world.platform.advance(args[0] * 10 * NS_PER_MS)
+            self.world.platform.advance(args[0] / 100)
 
     # what must hold
 

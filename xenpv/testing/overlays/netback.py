@@ -31,7 +31,6 @@ from xenpv.testing.raw_world import MAC, RawWorld, world_raw
 from xenpv.testing.rings import u32
 from xenpv.testing.sring import RawSring
 from xenpv.xen.domain import PAGE_SIZE
-from xenpv.xen.loop import NS_PER_S
 
 DATA_PAGES: Final = 4  # sent from; those behind them are posted for what comes
 RX_PAGES: Final = 3
@@ -279,7 +278,7 @@ class NetBackOverlay:
     def advance(self, args: bytes) -> None:
         """Time passes: what waits too long is dropped."""
         self.settle(knock=False)
-        self.world.platform.advance(args[0] * NS_PER_S // 4)
+        self.world.platform.advance(args[0] / 4)
 
     # what must hold
 
