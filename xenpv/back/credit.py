@@ -83,9 +83,13 @@ class Credit:
             return False
         # Of nothing there will never be more: Linux' timer would fire for ever.
         if self.rate.bytes:
-            self._timer.arm(max(0, following - now))
+            self._await(following)
             self._start = following
         return True
+
+    def _await(self, following: int) -> None:
+        """Come back when the window that begins at `following` does."""
+        self._timer.arm(max(0, following - self._timer.loop.now))
 
     def refill(self) -> None:
         """tx_add_credit: one window's worth, up to a burst."""

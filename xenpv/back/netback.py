@@ -313,6 +313,10 @@ class Netback:
             self.control.release()
             self.control = None
         self.multicast.clear()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        """Of a connection that ends."""
         watch, self._watch = self._watch, None
         if watch is not None:
             self.device.store.unwatch(watch)

@@ -82,6 +82,11 @@ def is_beyond(offset: int, size: int, entries: int) -> bool:
     return offset + size > entries
 
 
+def is_queue(entry: int, queues: int) -> bool:
+    """Whether an entry of a mapping names one of so many queues."""
+    return entry < queues
+
+
 def set_hash_mapping(vif: Netback, gref: int, size: int, offset: int) -> Answer:
     """The new table takes the old one's place whole, or not at all (XSA-270)."""
     table = vif.hash.mapping
@@ -91,7 +96,7 @@ def set_hash_mapping(vif: Netback, gref: int, size: int, offset: int) -> Answer:
     if raw is None:
         return INVALID_PARAMETER
     entries = array("I", raw)
-    if any(entry >= len(vif.queues) for entry in entries):
+    if not all(is_queue(entry, len(vif.queues)) for entry in entries):
         return INVALID_PARAMETER
     vif.hash.mapping = (*table[:offset], *entries, *table[offset + size :])
     return SUCCESS

@@ -190,15 +190,19 @@ class Device:
     def fatal(self, why: str) -> None:
         """xenbus_dev_fatal: the error node, then Closing."""
         self.broken = self.broken or why
-        try:
-            self.store.write(f"{self.path}/error", f"22 {why}")
-        except StoreError:
-            self.domain.trace.note(self.domain.domid, f"{self.name}: no place for its error")
+        self._tell(why)
         self.domain.trace.note(self.domain.domid, f"{self.name}: broken: {why}")
         try:
             self.switch_state(State.CLOSING)
         except StoreError as error:
             self.domain.trace.note(self.domain.domid, f"{self.name}: {error}")
+
+    def _tell(self, why: str) -> None:
+        """The error node, in the device's own directory."""
+        try:
+            self.store.write(f"{self.path}/error", f"22 {why}")
+        except StoreError:
+            self.domain.trace.note(self.domain.domid, f"{self.name}: no place for its error")
 
     def unready(self, why: str, *keys: str) -> None:
         """A driver cannot serve it as the toolstack left it: as `fatal`, until a key changes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
-from xenpv.testing.hunts import blk, bus, net, netqueues, rings, store, vif
+from xenpv.testing.hunts import blk, bus, net, netqueues, netrules, rings, store, vif
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -18,6 +18,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *blk.SCENARIOS,
     *net.SCENARIOS,
     *netqueues.SCENARIOS,
+    *netrules.SCENARIOS,
     *vif.SCENARIOS,
     *bus.SCENARIOS,
     *store.SCENARIOS,

@@ -9,6 +9,7 @@ from typing import Final
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.xenbus import Device
 from xenpv.bus.evtchn import Channel, EvtchnInterface
+from xenpv.testing.census import FREE, leaks, take_census
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.hunts.netwire import wired
 from xenpv.testing.hunts.steps import Steps
@@ -73,7 +74,11 @@ def _wakeups(x: Explorer, *, fifo: bool) -> None:
             steps.append(tell)
     Steps(steps).start(xen.dom0.task, "teller")
     x.run()
+    Steps([partial(evtchn.close, one.channel) for one in listeners]).start(domain.task, "closer")
+    x.run()
+    used = [number for number, port in enumerate(domain.evtchn.ports) if port.state not in FREE]
     evtchn.forget()
+    assert not used, f"ports {used} are in use, and no channel is open"
     for listener, how in zip(listeners, ("its callback reads", "masked meanwhile"), strict=True):
         assert listener.seen == TURNS, f"a wake-up was lost ({how}): {listener.seen} of {TURNS}"
 
@@ -115,6 +120,7 @@ def bus_handshake(x: Explorer) -> None:
     backend goes where each state asks it to go, and by no shorter way.
     """
     world = wired(x)
+    before = take_census(world.platform)
     x.begin()
     for front in (world.vif, world.vbd):
         for state, expected in CLOSE:
@@ -125,6 +131,42 @@ def bus_handshake(x: Explorer) -> None:
         front.announce()
         x.run()
         assert front.backend_state is State.CONNECTED, f"{front.kind} does not connect again"
+    left = [one for one in leaks(before, take_census(world.platform)) if one.startswith("dom0")]
+    assert not left, "; ".join(left)
+
+
+def bus_hotplug(x: Explorer) -> None:
+    """A frontend connects before the hotplug script of its backend is done: the backend says
+    that it is connected when it is, and not before.
+    """
+    world = wired(x, connect=False)
+    front, xs = world.vif, world.guest.xs
+    status = f"{front.backend_path}/hotplug-status"
+    xs.rm(status)
+    x.begin()
+    x.run()
+    front.attach()
+    front.announce()
+    x.run()
+    early = front.backend_state
+    assert early is State.INIT_WAIT, f"{early.name.lower()} before the script is done"
+    Steps([lambda: xs.write(status, "connected")]).start(world.platform.dom0.task, "script")
+    x.run()
+    assert front.backend_state is State.CONNECTED, "the script is done, and it does not connect"
+
+
+def bus_broken(x: Explorer) -> None:
+    """Frontends name a ring that nobody granted, or no ring: the backend closes, and says why."""
+    world = wired(x, connect=False)
+    x.begin()
+    x.run()
+    for front, key in ((world.vif, "rx-ring-ref"), (world.vbd, "ring-ref")):
+        front.attach()
+        front.announce({key: "1000"})
+        x.run()
+        assert front.backend_key("error"), f"{front.kind}: no error says what is wrong"
+        state = front.backend_state
+        assert state is State.CLOSING, f"{front.kind}: it is {state.name.lower()}"
 
 
 GARBAGE: Final = ("", "x", "9", "99999999999999999999", "-1", "4x", " 4", "\x00", "\xff")
@@ -167,6 +209,8 @@ SCENARIOS: Final = (
     evtchn_wakeups_2l,
     evtchn_wakeups_fifo,
     bus_handshake,
+    bus_hotplug,
+    bus_broken,
     bus_garbage,
     bus_garbage_back,
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from xenpv.bus.store_client import Transaction
 from xenpv.bus.xenbus import XenBus
+from xenpv.errors import StoreError
 from xenpv.guest import Guest
 from xenpv.host.xs import XsHandle
 from xenpv.platform import Platform, Vif
@@ -73,4 +75,39 @@ def store_resume(x: Explorer) -> None:
     guest.resume(fast=False)
 
 
-SCENARIOS: Final = (store_conflict, store_resume)
+MANY: Final = 400  # names of more bytes than a reply has
+
+
+def _fail(bus: XenBus, transaction: Transaction) -> None:
+    bus.store.write(COUNTER, "1", transaction)
+    bus.store.read("data/absent", transaction)
+
+
+def store_uses(x: Explorer) -> None:
+    """A guest gives up a transaction, drops a watch and lists a long directory: nothing is left
+    open or registered, and every name is there.
+    """
+    xen = x.platform()
+    guest, bus = _guest(xen)
+    xs = XsHandle(xen.xenstored.connect_local("names"))
+    home = f"/local/domain/{guest.domid}/data"
+    names = [f"a-name-of-some-length-{number}" for number in range(MANY)]
+    for name in names:
+        xs.write(f"{home}/{name}", "")
+    found: list[list[str]] = []
+    heard: list[str] = []
+
+    def give_up() -> None:
+        with suppress(StoreError):
+            bus.store.transaction(partial(_fail, bus))
+
+    def watch() -> None:
+        bus.store.watch("data", heard.append).unwatch()
+
+    steps = Steps([give_up, watch, lambda: found.append(bus.store.directory("data"))])
+    steps.start(guest.created.domain.task, "program")
+    x.run()
+    assert sorted(found[0]) == sorted(names), f"{len(found[0])} of {MANY} names are listed"
+
+
+SCENARIOS: Final = (store_conflict, store_resume, store_uses)

@@ -8,12 +8,14 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back import netback
 from xenpv.back import xenbus as back_xenbus
+from xenpv.back.netback import Netback
+from xenpv.back.netqueue import NetQueue
 from xenpv.back.store import BackStore
 from xenpv.back.xenbus import Device
 from xenpv.bus import awaited, evtchn_2l, handshake
 from xenpv.bus.evtchn_2l import Processor2L
 from xenpv.bus.evtchn_channels import EvtchnChannels
-from xenpv.testing.zoo.defect import BOTH, Defect
+from xenpv.testing.zoo.defect import BOTH, Defect, forgets
 
 FIRST_DIGIT: Final = len("queue-0")
 
@@ -95,6 +97,41 @@ def _one_digit(original: Any) -> Any:
     return queue_home
 
 
+def _ignores_script(_original: Any) -> Any:
+    def hotplug_changed(vif: Any) -> None:
+        if vif.state is State.CONNECTED:
+            vif.device.switch_state(State.CONNECTED)
+
+    return hotplug_changed
+
+
+def _waits_for_connection(original: Any) -> Any:
+    """A backend that closes with nobody whom it was not connected with (mirage, qubes#230)."""
+
+    def follow(vif: Any, state: State) -> None:
+        if vif.state is not State.INIT_WAIT or state is not State.CLOSING:
+            original(vif, state)
+
+    return follow
+
+
+def _keeps_ports(original: Any) -> Any:
+    def release(queue: Any) -> None:
+        queue._ports.clear()
+        original(queue)
+
+    return release
+
+
+def _keeps_port(original: Any) -> Any:
+    def close(bus: Any, channel: Any) -> None:
+        original(bus, channel)
+        for dpc in bus._dpcs.values():
+            dpc.closed.clear()
+
+    return close
+
+
 DEFECTS: Final = (
     Defect(
         id="evtchn-ack-late",
@@ -144,5 +181,40 @@ DEFECTS: Final = (
         mutation="queue keys of two digits not understood",
         hunt="scenario:net_queues",
         changes=((netback, "queue_home", _one_digit),),
+    ),
+    Defect(
+        id="bus-hotplug-ignored",
+        end="netback",
+        mutation="Connected before the hotplug script is done",
+        hunt="scenario:bus_hotplug",
+        changes=((Netback, "hotplug_changed", _ignores_script),),
+    ),
+    Defect(
+        id="bus-close-unconnected",
+        end="netback",
+        mutation="a frontend that closes before it was connected is not answered",
+        hunt="scenario:bus_handshake",
+        changes=((Netback, "_follow", _waits_for_connection),),
+    ),
+    Defect(
+        id="bus-ports-kept",
+        end="netback",
+        mutation="ports stay bound when a connection ends",
+        hunt="scenario:bus_handshake",
+        changes=((NetQueue, "release", _keeps_ports),),
+    ),
+    Defect(
+        id="bus-error-untold",
+        end="backend",
+        mutation="a device is shut for its frontend's misdeeds, and no error node says so",
+        hunt="scenario:bus_broken",
+        changes=((Device, "_tell", forgets),),
+    ),
+    Defect(
+        id="evtchn-port-kept",
+        end="bus",
+        mutation="a closed channel's port is not closed at the hypervisor",
+        hunt="scenario:evtchn_wakeups_2l",
+        changes=((EvtchnChannels, "close", _keeps_port),),
     ),
 )

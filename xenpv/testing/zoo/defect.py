@@ -16,6 +16,20 @@ Mutation = tuple[Any, str, Callable[[Any], Any]]
 BOTH: Final = "both"
 
 
+def becomes(value: Any) -> Callable[[Any], Any]:
+    """A constant that is another."""
+    return lambda _original: value
+
+
+def forgets(_original: Any) -> Any:
+    """A method that does nothing of what it should."""
+
+    def nothing(*_arguments: Any) -> None:
+        """What should be done here is not."""
+
+    return nothing
+
+
 @attrs.frozen
 class Defect:
     """One entry. `end` has the mistake, `mutation` says it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
@@ -14,17 +13,13 @@ from xenpv.back.nettx import TxQueue
 from xenpv.back.txpages import Mapped
 from xenpv.errors import PeerProtocolError
 from xenpv.testing.rings import FIRST_SLOT, u32
-from xenpv.testing.zoo.defect import Defect
+from xenpv.testing.zoo import netlimits, vif
+from xenpv.testing.zoo.defect import Defect, becomes
 from xenpv.vif import rxpacket
 from xenpv.vif.rxring import ReceiverRing
 
 NEVER: Final = -1  # what no flags are
 PAGES: Final = 1 << 20  # bytes: what no fragment reaches
-
-
-def _becomes(value: Any) -> Callable[[Any], Any]:
-    """A constant that is another."""
-    return lambda _original: value
 
 
 def _never(_original: Any) -> Any:
@@ -155,7 +150,7 @@ DEFECTS: Final = (
         end="XenVif",
         mutation="rx status read as unsigned",
         hunt="scenario:vif_errors",
-        changes=((rxpacket, "RESPONSE", _becomes(Struct("<HHHH"))),),
+        changes=((rxpacket, "RESPONSE", becomes(Struct("<HHHH"))),),
     ),
     Defect(
         id="net-csum-flags-swapped",
@@ -163,8 +158,8 @@ DEFECTS: Final = (
         mutation="tx bit values used on rx",
         hunt="scenario:net_received",
         changes=(
-            (netpack, "CSUM_BLANK", _becomes(lib.NETTXF_csum_blank)),
-            (netpack, "DATA_VALIDATED", _becomes(lib.NETTXF_data_validated)),
+            (netpack, "CSUM_BLANK", becomes(lib.NETTXF_csum_blank)),
+            (netpack, "DATA_VALIDATED", becomes(lib.NETTXF_data_validated)),
         ),
     ),
     Defect(
@@ -173,7 +168,7 @@ DEFECTS: Final = (
         mutation="first request's size taken as its own bytes",
         hunt="scenario:net_shapes",
         changes=(
-            (nettx, "PAIRED", _becomes(NEVER)),
+            (nettx, "PAIRED", becomes(NEVER)),
             (nettx, "later_slots", _takes_first_as_fragment),
         ),
     ),
@@ -200,8 +195,8 @@ DEFECTS: Final = (
         mutation="offset + size > 4096 not refused",
         hunt="scenario:net_refused",
         changes=(
-            (nettx, "PAGE_SIZE", _becomes(PAGES)),
-            (txpacket, "PAGE_SIZE", _becomes(PAGES)),
+            (nettx, "PAGE_SIZE", becomes(PAGES)),
+            (txpacket, "PAGE_SIZE", becomes(PAGES)),
         ),
     ),
     Defect(
@@ -216,7 +211,7 @@ DEFECTS: Final = (
         end="netback",
         mutation="Ethernet header read when the first fragment is under 14 bytes",
         hunt="scenario:net_refused",
-        changes=((nettx, "ETHERNET", _becomes(0)),),
+        changes=((nettx, "ETHERNET", becomes(0)),),
     ),
     Defect(
         id="net-rx-partial",
@@ -252,9 +247,11 @@ DEFECTS: Final = (
         mutation="rx backlog without cap or expiry",
         hunt="scenario:net_backlog",
         changes=(
-            (netrx, "BACKLOG_MAX", _becomes(1 << 60)),
+            (netrx, "BACKLOG_MAX", becomes(1 << 60)),
             (RxQueue, "_drop_expired", _never),
             (RxQueue, "_await_expiry", _never),
         ),
     ),
+    *netlimits.DEFECTS,
+    *vif.DEFECTS,
 )
