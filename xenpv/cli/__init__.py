@@ -32,6 +32,7 @@ examples:
   xenpv run guest.cfg --tap xenbr0=tap0     and let the host's kernel talk to it until Ctrl-C
   xenpv cases --suite store                 play the numbered cases of xenstored
   xenpv replay failure.replay               run a recorded failure again
+  xenpv hunt blk-backend mine.py:Backend    look for bugs in a driver of your own
   xenpv zoo --jobs 2                        does the kit find the defects that it should?
   xenpv store --socket /tmp/xs              serve xenstored to real clients
 """
@@ -125,8 +126,9 @@ def parser() -> Parser:
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
-    from xenpv.cli import cases, store, zoo
+    from xenpv.cli import cases, hunt, store, zoo
 
+    hunt.add_to(commands)
     cases.add_to(commands)
     zoo.add_to(commands)
     store.add_to(commands)
@@ -242,6 +244,12 @@ def _store(options: argparse.Namespace) -> int:
     return store.run(options)
 
 
+def _hunt(options: argparse.Namespace) -> int:
+    from xenpv.cli import hunt
+
+    return hunt.run(options)
+
+
 def _zoo(options: argparse.Namespace) -> int:
     from xenpv.cli import zoo
 
@@ -260,5 +268,6 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "cases": _cases,
     "replay": _replay,
     "store": _store,
+    "hunt": _hunt,
     "zoo": _zoo,
 }

@@ -10,7 +10,7 @@ examples as in the one before. Time only ends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from time import process_time
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 import attrs
 
 from xenpv.testing import zoo
+from xenpv.testing.cases.suite import Factory
 from xenpv.testing.hunt import CaseHunt, Found, Hunt, LifecycleHunt, ScenarioHunt, Search
 
 SECONDS: Final = 60.0
@@ -47,6 +48,50 @@ def hunts() -> list[Hunt]:
     found += [OverlayHunt(one) for one in targets().values()]
     found.append(LifecycleHunt())
     return found
+
+
+def hunts_of(suite: str, factory: Factory | None) -> list[Hunt]:
+    """What there is against one end: the suite's cases, then its scenarios. `factory` makes the
+    end as testing.ends.user_* take it; None: ours. LocalProtocolError: no such suite.
+    """
+    from xenpv.testing import cases
+    from xenpv.testing.hunts.own import SCENARIOS, OwnScenario
+
+    found: list[Hunt] = [CaseHunt(cases.cases(suite), suite, factory)]
+    found += [ScenarioHunt(OwnScenario(one, factory)) for one in SCENARIOS.get(suite, ())]
+    return found
+
+
+def find_bugs(
+    suite: str,
+    factory: Factory | None,
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    without: Collection[str] = (),
+    progress: Progress | None = None,
+) -> tuple[list[Found], int]:
+    """Everything that `hunts_of` finds in `seconds` of CPU, and how many examples that took: each
+    case that does not hold, and the first failure of each scenario. `without`: ids of cases.
+    """
+    started, done = process_time(), 0
+    findings: list[Found] = []
+    cases_of, *others = hunts_of(suite, factory)
+    for found in cases_of.search(seed):
+        done += 1
+        if found is not None and found.hunt.removeprefix("case:") not in without:
+            findings.append(found)
+        if progress is not None:
+            progress(done, cases_of.name)
+        if process_time() - started >= seconds:
+            return findings, done
+    for at, hunt in enumerate(others):
+        left = seconds - (process_time() - started)
+        share = left / (len(others) - at)
+        report = hunt_all(seed=seed, seconds=share, only=[hunt], progress=progress)
+        done += report.examples
+        findings += [] if report.found is None else [report.found]
+    return findings, done
 
 
 def hunt_all(

@@ -15,6 +15,8 @@ import attrs
 
 from xenpv.errors import ConfigError
 from xenpv.testing import named, zoo
+from xenpv.testing.hunts import own
+from xenpv.testing.hunts.own import OwnScenario
 from xenpv.testing.recorded import Recorded, checked, document_of
 from xenpv.testing.run import Run, Scenario, located, run_schedule
 from xenpv.testing.schedule import Action, Schedule
@@ -35,7 +37,8 @@ DATA_MAX: Final = 1 << 20  # hex digits of an overlay
 @attrs.frozen(kw_only=True)
 class Replay(Recorded):
     """A scenario under a schedule: `scenario` is "module:function", `file` the one that it is in
-    for when that module is not on the path; steps are (decision, action, argument).
+    for when that module is not on the path; steps are (decision, action, argument). `end` and
+    `end_file` name in the same way what makes the end under test, for a scenario that is told.
     """
 
     kind: ClassVar[str] = "schedule"
@@ -44,6 +47,8 @@ class Replay(Recorded):
     file: str
     seed: int
     schedule: Schedule
+    end: str = ""
+    end_file: str = ""
 
     @classmethod
     def of(
@@ -52,9 +57,19 @@ class Replay(Recorded):
         """The record of a failed run. LocalProtocolError for a scenario that is no function of
         a module.
         """
+        end = end_file = ""
+        if isinstance(scenario, OwnScenario):
+            if scenario.factory is not None:
+                end = named.name_of(scenario.factory, must_import=True, what="an end")
+                end_file = named.file_of(scenario.factory)
+            told: Any = scenario.scenario
+        else:
+            told = scenario
         return cls(
-            scenario=named.name_of(scenario, must_import=True),
-            file=named.file_of(scenario),
+            scenario=named.name_of(told, must_import=True),
+            file=named.file_of(told),
+            end=end,
+            end_file=end_file,
             seed=seed,
             defects=defects,
             schedule=run.taken,
@@ -80,28 +95,37 @@ class Replay(Recorded):
             raise ConfigError("no steps in it", file=file)
         if not isinstance(steps, list) or len(steps) > STEPS_MAX:
             raise ConfigError("steps: expected a list of [decision, action, argument]", file=file)
+        if "end" in document:
+            keys |= checked(document, file, texts=("end", "end_file"))
         return cls(schedule=Schedule(tuple(_step(one, file) for one in steps)), **keys)
 
     @property
     def title(self) -> str:
-        return f"{self.scenario}, seed {self.seed}"
+        of = f" with {self.end}" if self.end else ""
+        return f"{self.scenario}{of}, seed {self.seed}"
 
     @property
     def name(self) -> str:
         return self.scenario.rpartition(":")[2]
 
     def body(self) -> dict[str, Any]:
+        end = {"end": self.end, "end_file": self.end_file} if self.end else {}
         return {
             "scenario": self.scenario,
             "file": self.file,
+            **end,
             "seed": self.seed,
             "steps": [[step.at, str(step.action), step.argument] for step in self.schedule.steps],
         }
 
     def find(self) -> Scenario:
         """The scenario's function. ConfigError if there is none, or it cannot be imported."""
-        scenario: Scenario = named.find(self.scenario, self.file)
-        return scenario
+        scenario: Any = named.find(self.scenario, self.file)
+        if self.end or scenario in own.NEEDED:
+            factory = named.find(self.end, self.end_file, what="end") if self.end else None
+            return OwnScenario(scenario, factory)
+        found: Scenario = scenario
+        return found
 
     def perform(self) -> Run:
         scenario = self.find()

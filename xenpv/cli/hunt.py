@@ -1,0 +1,173 @@
+"""`xenpv hunt`: the kit against a driver of one's own, for as long as one likes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from xenpv.cli.progress import watch
+from xenpv.errors import ConfigError, LocalProtocolError
+
+if TYPE_CHECKING:
+    from xenpv.testing.hunt import Found
+
+DESCRIPTION: Final = """\
+Look for bugs in a driver of your own: put it in the place of xenpv's, play every numbered case of
+its suite, then explore it under an honest peer and under a hostile one whose memory changes at any
+moment. DRIVER is module:Class or file.py:Class, made as xenpv.testing's ends are; without one,
+xenpv's own is looked at. Exit status 1 if something is found.
+"""
+EPILOG: Final = """\
+examples:
+  xenpv hunt blk-backend my_backend.py:Backend
+  xenpv hunt net-frontend drivers.net:Frontend --seconds 600 --replays found
+  xenpv hunt blk-backend my_backend.py:Backend --without BLKB-031 --json
+"""
+SECONDS: Final = 60.0
+SUITES: Final = (
+    "blk-backend", "blk-frontend", "net-backend", "net-frontend", "xenbus-backend",
+    "xenbus-frontend",
+)  # fmt: skip
+
+
+class Commands(Protocol):
+    """What `add_subparsers` returns; argparse has no public name for its type."""
+
+    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
+
+
+def add_to(commands: Commands) -> None:
+    """The command's options, for `cli.parser`."""
+    hunt = commands.add_parser(
+        "hunt",
+        help="look for bugs in a driver of your own",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    hunt.add_argument("suite", choices=SUITES, metavar="END", help=f"one of {', '.join(SUITES)}")
+    hunt.add_argument("driver", nargs="?", default="", metavar="DRIVER", help="module:Class")
+    hunt.add_argument("--json", action="store_true", help="print one JSON document instead")
+    hunt.add_argument("--seed", type=_number, default=0, metavar="N", help="of every example (0)")
+    hunt.add_argument(
+        "--seconds", type=_seconds, default=SECONDS, metavar="S", help=f"of CPU ({SECONDS:g})"
+    )
+    hunt.add_argument(
+        "--without", action="append", default=[], metavar="ID",
+        help="a case that your driver need not pass; may be repeated",
+    )  # fmt: skip
+    hunt.add_argument(
+        "--replays", type=Path, default=Path(".xenpv"), metavar="DIR",
+        help="where replay files go (.xenpv)",
+    )  # fmt: skip
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds, not {text!r}")
+    return seconds
+
+
+def _driver(text: str) -> Any:
+    """The factory that is named; None for no name. ConfigError."""
+    from xenpv.testing import named
+
+    if not text:
+        return None
+    module, _, name = text.rpartition(":")
+    if not module or not name:
+        raise ConfigError(f"driver {text!r}: expected module:Class or file.py:Class")
+    if not module.endswith(".py"):
+        return named.find(text, "", what="driver")
+    if not Path(module).is_file():
+        raise ConfigError("no such file", file=module)
+    path = Path(module).resolve()
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return named.find(f"{path.stem}:{name}", str(path), what="driver")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; its exit status. ConfigError."""
+    from xenpv.testing import cases
+    from xenpv.testing.kit import find_bugs
+
+    factory = _driver(options.driver)
+    known = [one.id for one in cases.cases(options.suite)]
+    unknown = [one for one in options.without if one not in known]
+    if unknown:
+        raise ConfigError(f"{options.suite} has no case {unknown[0]}: `xenpv cases --list`")
+    with watch() as progress:
+        findings, examples = find_bugs(
+            options.suite,
+            factory,
+            seed=options.seed,
+            seconds=options.seconds,
+            without=options.without,
+            progress=lambda done, name: progress(f"{name}: {done} examples", 0, 0),
+        )
+    told = [(one, _saved(one, options.replays)) for one in findings]
+    if options.json:
+        print(json.dumps(_as_json(options, told, examples), indent=1))
+    else:
+        print(*_as_text(options, told, examples), sep="\n")
+    return 1 if findings else 0
+
+
+def _saved(found: Found, directory: Path) -> str:
+    """The replay file; empty where a driver cannot be found again by name."""
+    try:
+        return str(found.save(directory))
+    except LocalProtocolError:
+        return ""
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write replay files: {error.strerror}", file=str(directory)
+        ) from None
+
+
+def _as_text(
+    options: argparse.Namespace, told: list[tuple[Found, str]], examples: int
+) -> list[str]:
+    lines: list[str] = []
+    for found, path in told:
+        lines.append(f"{found.hunt}: {found.failure}")
+        lines += [f"  {number}. {step}" for number, step in enumerate(found.steps, 1)]
+        if path:
+            lines.append(f"  again: xenpv replay {path}")
+    what = options.driver or "xenpv's own"
+    result = f"{len(told)} failures" if told else "nothing found"
+    return [*lines, f"{options.suite}, {what}: {result} in {examples} examples"]
+
+
+def _as_json(
+    options: argparse.Namespace, told: list[tuple[Found, str]], examples: int
+) -> dict[str, Any]:
+    """These keys stay."""
+    return {
+        "end": options.suite,
+        "driver": options.driver,
+        "examples": examples,
+        "found": [
+            {
+                "by": found.hunt,
+                "failure": found.failure,
+                "steps": list(found.steps),
+                "replay": path,
+            }
+            for found, path in told
+        ],
+    }
