@@ -137,6 +137,8 @@ class BlkFrontScene:
         trusted: bool = True,
     ) -> BlkBackPeer:
         """As `back`, wherever the frontend comes to."""
+        if self.world is not None:
+            self.laws()
         self._drop()
 
         def make(device: Device) -> BlkBackPeer:

@@ -85,6 +85,8 @@ def event_storm(scene: BlkFrontScene) -> None:
     peer = scene.back()
     for at in range(200):
         peer.notify()
+        if at % 3 == 0:
+            scene.world.run()
         if at % 40 == 0:
             expect(scene.read(0, 8), content(0, 8), "a read")
     scene.world.run()
@@ -109,9 +111,7 @@ def stays_mapped(scene: BlkFrontScene) -> None:
     before = peer.domain.read(pfn, 0, 4096)
     peer.hold = False
     for at in range(20):
-        later = scene.app.start_write(64, marked(at) * 2)
-        scene.world.run()
-        scene.ends(later)
+        scene.ends(scene.app.start_write(64, marked(at) * (1 + at % 2)))
         expect(peer.domain.read(pfn, 0, 4096), before, "the page that is still mapped")
     peer.unmap(pfn)
 
@@ -134,7 +134,7 @@ def stays_mapped_on_error(scene: BlkFrontScene) -> None:
     before = peer.domain.read(pfn, 0, 4096)
     peer.hold = False
     for at in range(20):
-        scene.ends(scene.app.start_write(64, marked(at + 2) * 2))
+        scene.ends(scene.app.start_write(64, marked(at + 2) * (1 + at % 2)))
         expect(peer.domain.read(pfn, 0, 4096), before, "the page that is still mapped")
     peer.unmap(pfn)
 
