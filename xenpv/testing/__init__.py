@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from xenpv.testing.access import Access, AccessLog, DoubleFetch
     from xenpv.testing.back_world import BackWorld, world_back
     from xenpv.testing.blk_world import BlkWorld, world_blk
+    from xenpv.testing.cases import Case, CaseResult, CasesFailed, Outcome
     from xenpv.testing.cases.blkfrontscene import check_blk_frontend
     from xenpv.testing.cases.blkscene import check_blk_backend
+    from xenpv.testing.cases.busback import check_xenbus_backend
+    from xenpv.testing.cases.busfront import check_xenbus_frontend
     from xenpv.testing.cases.netfrontscene import check_net_frontend
     from xenpv.testing.cases.netscene import check_net_backend
+    from xenpv.testing.cases.store import check_store
     from xenpv.testing.cends import CEnd, load_end
     from xenpv.testing.census import Census, leaks, take_census
     from xenpv.testing.checkers import (
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     )
     from xenpv.testing.exploration import ExplorationFailed, Result, explore
     from xenpv.testing.explorer import Explorer
+    from xenpv.testing.kit import find_bugs, hunt_all
     from xenpv.testing.linux_blk import LinuxBlk
     from xenpv.testing.linux_net import LinuxNet, NetWorld, world_net
     from xenpv.testing.overlay import fuzz_one
@@ -60,6 +65,15 @@ if TYPE_CHECKING:
 
 # name: the module that has it
 _HOME: Final = {
+    "hunt_all": "kit",
+    "find_bugs": "kit",
+    "check_xenbus_frontend": "cases.busfront",
+    "check_xenbus_backend": "cases.busback",
+    "check_store": "cases.store",
+    "Outcome": "cases",
+    "CasesFailed": "cases",
+    "CaseResult": "cases",
+    "Case": "cases",
     "BackendWorld": "ends",
     "BlkBackend": "ends",
     "BlkFrontend": "ends",
@@ -129,6 +143,7 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "cases",
     "Access",
     "AccessLog",
     "Action",
@@ -138,6 +153,9 @@ __all__ = [
     "BlkFrontend",
     "BlkWorld",
     "CEnd",
+    "Case",
+    "CaseResult",
+    "CasesFailed",
     "Census",
     "CheckFailed",
     "ConnectingBackend",
@@ -155,6 +173,7 @@ __all__ = [
     "NetFrontend",
     "NetWorld",
     "Operation",
+    "Outcome",
     "RawBackSring",
     "RawBlkBack",
     "RawBlkFront",
@@ -178,9 +197,14 @@ __all__ = [
     "check_net_frontend",
     "check_ports",
     "check_slots",
+    "check_store",
     "check_wakeups",
+    "check_xenbus_backend",
+    "check_xenbus_frontend",
     "explore",
+    "find_bugs",
     "fuzz_one",
+    "hunt_all",
     "leaks",
     "load_end",
     "load_replay",
@@ -200,10 +224,13 @@ __all__ = [
 ]
 
 
+_MODULES: Final = ("cases", "scenarios", "zoo")
+
+
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in ("scenarios", "zoo"):
+    if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     home = _HOME.get(name)
     if home is None:
