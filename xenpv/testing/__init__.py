@@ -143,7 +143,6 @@ _HOME: Final = {
 }
 
 __all__ = [
-    "cases",
     "Access",
     "AccessLog",
     "Action",
@@ -189,6 +188,7 @@ __all__ = [
     "Step",
     "Transfer",
     "UserEndError",
+    "cases",
     "check_all",
     "check_blk_backend",
     "check_blk_frontend",
