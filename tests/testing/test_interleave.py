@@ -346,3 +346,26 @@ def test_without_greenlet_it_says_what_to_install() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "exploration needs greenlet: pip install 'xenpv[explore]'\n"
+
+
+def test_a_handler_that_retired_its_own_task_is_resumed_and_ends() -> None:
+    ended: list[str] = []
+
+    def scenario(x: Explorer) -> None:
+        two = Two(x)
+        task = two.a.task("once", lambda: once())
+
+        def once() -> None:
+            two.a.forget(task)
+            two.a.load32(two.a.pages.start, 0)
+            ended.append("once")
+
+        task.wake()
+        two.b.task("b", two.touch(two.b, "b")).wake()
+        x.run()
+
+    for at in range(4):
+        ended.clear()
+        run = run_schedule(scenario, Schedule((Step(at, Action.PREEMPT),)))
+        assert run.failure is None, run.failure_text
+        assert ended == ["once"]

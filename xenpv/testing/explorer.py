@@ -78,7 +78,7 @@ class Explorer:
         self._steps: dict[int, list[Step]] = {}
         for step in schedule.steps:
             self._steps.setdefault(step.at, []).append(step)
-        self._interleaver = Interleaver(self._choose, self._deliver, self._ended)
+        self._interleaver = Interleaver(self._choose, self._deliver, self._ended, self._is_alive)
         self._checks: list[Callable[[], object]] = []
         self._armed = False
         self._accesses = 0
@@ -230,6 +230,14 @@ class Explorer:
                 lib.log_delivery(hypervisor.machine, task.domid)
                 if world.sites is not None:
                     world.sites.deliver(task.domid)
+
+    def _is_alive(self, task: Task) -> bool:
+        for world in self._worlds:
+            hypervisor = world.platform.hypervisor
+            if hypervisor.loop is task.loop and hypervisor.number == task.machine:
+                domain = hypervisor.domains.get(task.domid)
+                return domain is not None and not domain.dying
+        return False
 
     def _point(self, point: Point) -> int:
         self.points.append(point)

@@ -30,10 +30,13 @@ RETIRED: Final = 1 << 29  # a retired task's `held` is above any count of pauses
 
 @attrs.define(eq=False)
 class Handler:
-    """One run of a task; `greenlet` is where it stands."""
+    """One run of a task; `greenlet` is where it stands. `outlives`: it retired the task itself,
+    as a watch that is taken off from its own callback, and goes on all the same.
+    """
 
     task: Task
     greenlet: Any
+    outlives: bool = False
 
     def __str__(self) -> str:
         return name(self.task)
@@ -47,8 +50,8 @@ class Interleaver:
 
     `choose(options)` picks the index of what runs next, asked only when there are two or
     more: stopped handlers, the last one first, then tasks in their order. `deliver(task)` is
-    told of each new delivery, `ended()` when a handler has run to its end. `current` is the
-    running handler, None between two.
+    told of each new delivery, `ended()` when a handler has run to its end. `alive(task)`: whether
+    its domain is. `current` is the running handler, None between two.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class Interleaver:
         choose: Callable[[list[Runnable]], int],
         deliver: Callable[[Task], None],
         ended: Callable[[], None],
+        alive: Callable[[Task], bool],
     ) -> None:
         self._choose = choose
         self._deliver = deliver
         self._ended = ended
+        self._alive = alive
         self.current: Handler | None = None
         self.stopped: list[Handler] = []
         self.failure: BaseException | None = None
@@ -110,9 +115,15 @@ class Interleaver:
         if not self.stopped:
             return list(loop.ready)
         stopped = [one for one in self.stopped if one.task.loop is loop]
+        resumable: list[Runnable] = [one for one in stopped[::-1] if self._resumes(one)]
         busy = [_domain(one.task) for one in stopped if one.task.held < RETIRED]
-        resumable: list[Runnable] = [one for one in stopped[::-1] if not one.task.held]
+        busy += [_domain(one) for one in resumable]
         return resumable + [task for task in loop.ready if _domain(task) not in busy]
+
+    def _resumes(self, stopped: Handler) -> bool:
+        """Not while its domain is paused, nor after that died."""
+        task = stopped.task
+        return not task.held or (stopped.outlives and self._alive(task))
 
     def _go(self, loop: Loop, chosen: Runnable) -> int:
         """Run one handler, then what it was stopped for, until one ends; how many ran."""
@@ -128,6 +139,7 @@ class Interleaver:
                 failure, self.failure = self.failure, None
                 raise failure
             if following is not None:
+                handler.outlives = handler.task.held >= RETIRED
                 self.stopped.append(handler)
             else:
                 self._ended()
@@ -154,7 +166,7 @@ class Interleaver:
         """Run the stopped handler of a domain to its end, from inside another's."""
         for handler in self.stopped:
             task = handler.task
-            if _domain(task) == domain and task.loop is loop and not task.held:
+            if _domain(task) == domain and task.loop is loop and self._resumes(handler):
                 break
         else:
             return False
