@@ -51,6 +51,21 @@ def test_a_lost_event_is_made_good() -> None:
         assert s.nic.in_flight == 0
 
 
+def test_a_packet_that_found_no_page_is_sent_once_there_is_one() -> None:
+    with scene() as s:
+        pool = s.guest.created.domain.pages
+        taken = pool.alloc_pages(pool.free_pages)
+        s.nic.send(frame(100))
+        s.run()
+        assert s.back.sent() == []
+        for pfn in taken:
+            pool.free(pfn)
+        s.run()
+        assert s.back.sent() == [], "nobody tells it that there are pages again"
+        assert after(s, 61) == 1
+        assert [one[4] for one in s.back.sent()] == [100, 86], "headers in a slot of their own"
+
+
 def test_frames_that_came_without_an_event_are_taken() -> None:
     with scene() as s:
         after(s, 31)

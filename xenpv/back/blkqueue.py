@@ -113,3 +113,10 @@ class BlockQueue:
         if self._task is not None:
             self._domain.forget(self._task)
             self._task = self._timer = None
+
+    def end(self) -> None:
+        """As `drain`, and nothing is submitted any more. The disk and this know one another: the
+        disk's ring would outlive its connection for as long as nobody collects them.
+        """
+        self.drain()
+        vars(self).pop("_disk", None)

@@ -383,7 +383,7 @@ class BlkServer:
         """
         self._stopped = self._gone = True
         self._waiting.clear()
-        self.queue.drain()
+        self.queue.end()
         self._begun.clear()
         self._batches.clear()
         self._done.clear()

@@ -184,6 +184,8 @@ class LinuxBlk:
         guest = self.guest
         first = guest.page(1 << order)
         pfns = range(first, first + (1 << order))
+        for pfn in pfns:
+            guest.domain.write(pfn, 0, bytes(PAGE_SIZE))  # xenbus_setup_ring: XSA-403
         refs = [guest.grant(pfn) for pfn in pfns]
         layout = self.layout
         ring = FrontRing(
@@ -212,6 +214,7 @@ class LinuxBlk:
         guest = self.guest
         for queue in self.queues:
             guest.evtchn.close(queue.channel)
+            queue.channel.callback = _nobody  # they know one another
             for request in [*queue.shadow.values(), *queue.waiting]:
                 self._put(queue, request, mapped_is_wrong=False)
                 request.status = int(BLKIF_RSP.ERROR)
@@ -396,3 +399,7 @@ class LinuxBlk:
             BLKIF_OP.WRITE_BARRIER: "feature-barrier",
         }.get(operation)
         self.features = frozenset(name for name in self.features if name != gone)
+
+
+def _nobody() -> None:
+    """What the channel of a queue that is gone calls."""

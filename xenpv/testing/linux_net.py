@@ -159,6 +159,7 @@ class LinuxNet:
 
     def _ring(self, name: str) -> FrontRing:
         pfn = self.guest.page()
+        self.guest.domain.write(pfn, 0, bytes(PAGE_SIZE))  # xenbus_setup_ring: XSA-403
         self._rings.append(self.guest.grant(pfn))
         sizes = packer(f"{name}_request").size, packer(f"{name}_response").size
         return FrontRing(self.guest.domain, (pfn,), req_size=sizes[0], rsp_size=sizes[1])
@@ -174,6 +175,8 @@ class LinuxNet:
         for ref, ring in zip(self._rings, (self.tx, self.rx) if self._rings else (), strict=True):
             guest.revoke(ref)
             guest.domain.pages.free(ring.pfns[0])
+        if self._rings:
+            del self.tx, self.rx  # so that nobody takes them for rings of these pages
         self._channels.clear()
         self._rings.clear()
         self._tx_pages.clear()

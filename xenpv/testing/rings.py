@@ -236,15 +236,28 @@ class KnownRing:
 ROWS_MAX: Final = 8
 
 
+def _handles(domain: Domain) -> Iterator[tuple[Any, tuple[int, ...], int, int]]:
+    """A domain's handles with their pages and sizes, oldest first. One whose pages have a newer
+    one is of a ring that is gone, and whose end has not let go of it.
+    """
+    taken: dict[int, None] = {}
+    living = []
+    for reference, (pfns, entry_size, rsp_size) in reversed(list(domain.rings.items())):
+        handle = reference()
+        if handle is not None and not any(pfn in taken for pfn in pfns):
+            living.append((handle, pfns, entry_size, rsp_size))
+            taken |= dict.fromkeys(pfns)
+    return iter(living[::-1])
+
+
 def rings(hypervisor: Hypervisor) -> list[KnownRing]:
     """Every ring that an end has a handle on, in the order in which they were attached."""
     found: dict[int, KnownRing] = {}
     domains = list(hypervisor.domains.values())
     for domain in domains:
-        for reference, (pfns, entry_size, rsp_size) in list(domain.rings.items()):
-            handle = reference()
+        for handle, pfns, entry_size, rsp_size in _handles(domain):
             frames = tuple(int(lib.p2m_lookup(domain.kernel, pfn, 0)) for pfn in pfns)
-            if handle is None or min(frames) < 0:
+            if min(frames) < 0:
                 continue  # its pages are gone
             ring = found.get(frames[0])
             if ring is None:

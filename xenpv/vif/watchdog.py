@@ -55,8 +55,8 @@ class Watchdog:
                 self._bark(queue)
 
     def _stands_still(self, queue: Queue) -> bool:
-        """Since the last look nothing more was sent and some of it is not completed; or the
-        backend produced and nothing of it was consumed.
+        """Since the last look nothing more was sent and some of what was queued is not completed,
+        on the ring or before it; or the backend produced and nothing of it was consumed.
         """
         transmitter, receiver = queue.transmitter, queue.receiver
         if transmitter is None or receiver is None:
@@ -67,7 +67,7 @@ class Watchdog:
         self._samples[queue.index] = now
         if before is None:
             return False
-        sent = now[0] == before[0] and transmitter.in_flight > 0
+        sent = now[0] == before[0] and (transmitter.in_flight > 0 or bool(transmitter.waiting))
         received = now[1] != before[1] and now[2] == before[2] and now[1] != now[2]
         return sent or received
 

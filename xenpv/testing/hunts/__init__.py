@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.testing import scenarios
-from xenpv.testing.hunts import blk, bus, net, netqueues, netrules, rings, store, vif
+from xenpv.testing.hunts import blk, bus, faults, net, netqueues, netrules, rings, store, vif
 from xenpv.testing.run import Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -22,4 +22,5 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *vif.SCENARIOS,
     *bus.SCENARIOS,
     *store.SCENARIOS,
+    *faults.SCENARIOS,
 )
