@@ -143,6 +143,12 @@ class RawFront:
         """EVTCHNOP_send, whether or not the ring asked for it."""
         self.domain.evtchn.send(self.port)
 
+    def hang_up(self) -> None:
+        """The port goes, without a word to the backend; a second call does nothing."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self.guest.evtchn.close(channel)
+
     def _event(self) -> None:
         if self.on_event is not None:
             self.on_event()

@@ -121,13 +121,9 @@ class RawWorld(World):
         self.guest = RawGuest(platform, domain)
         platform.images.register(IMAGE_NAME, image)
         kind = platform.blkback.directory
-        mode = "w" if image.writable else "r"
-        for directory in directories(domain.domid, bridge, kind, mode):
-            directory.plant(self.guest.xs.connection)
         self.vbd = RawBlkFront(self.guest, DEVID_XVDA, backend_kind=kind)
         self.vif = RawNetFront(self.guest, 0)
-        for front in (self.vbd, self.vif):
-            self.guest.xs.write(f"{front.backend_path}/state", "1")
+        replant(self)
         domain.unpause()
 
     def connect(self) -> None:
@@ -146,6 +142,17 @@ class RawWorld(World):
         """Give everything back; a second call does nothing."""
         super().close()
         self.guest.evtchn.forget()
+
+
+def replant(world: RawWorld) -> None:
+    """What the toolstack writes for both devices, whose directories are not there."""
+    guest, image = world.guest, world.image
+    mode = "w" if image.writable else "r"
+    kind = world.vbd.backend_kind
+    for directory in directories(guest.domid, world.bridge.name, kind, mode):
+        directory.plant(guest.xs.connection)
+    for front in (world.vbd, world.vif):
+        guest.xs.write(f"{front.backend_path}/state", "1")
 
 
 def world_raw(

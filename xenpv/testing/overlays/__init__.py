@@ -10,4 +10,6 @@ HOMES: Final = {
     "net-backend": "netback",
     "blk-frontend": "blkfront",
     "net-frontend": "netfront",
+    "store": "store",
+    "xenbus": "xenbus",
 }

@@ -218,6 +218,7 @@ class BlkFrontOverlay(FrontOverlay):
         """Honest: all is well. Else: all is over once the backend closes, and gives back."""
         if self.honest:
             self._finish()
+        self.world.run()
         check_all(self.platform, hostile=(0,))
         self.close()
         left = [one for one, _, _, _ in self.pending if not one.is_complete]

@@ -158,6 +158,7 @@ class NetFrontOverlay(FrontOverlay):
             self.back.event()
             self.world.run()
             self._compare()
+        self.world.run()
         check_all(self.platform, hostile=(0,))
         self.back.hold = True
         self.close()
