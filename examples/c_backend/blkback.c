@@ -36,62 +36,70 @@ static void store(RING_IDX *p, RING_IDX value)
     __atomic_store_n(p, value, __ATOMIC_RELEASE);
 }
 
-/* One segment of a READ or WRITE; how many sectors, or -errno. */
-static int transfer(struct blkback *back, unsigned operation, uint64_t sector,
-                    const struct blkif_request_segment *segment)
+/* The sectors of a segment; 0: they are none of its page. */
+static unsigned sectors_of(const struct blkif_request_segment *segment)
 {
-    unsigned first = segment->first_sect, last = segment->last_sect, size;
-    int failed;
-
-    if (first > last || last >= XENPV_PAGE_SIZE / SECTOR)
-        return -EINVAL;
-    size = (last - first + 1) * SECTOR;
-    if (operation == BLKIF_OP_READ) {
-        failed = xenpv_image_read(back->end, sector, back->bounce, size);
-        if (!failed)
-            failed = xenpv_copy_to(back->end, segment->gref, first * SECTOR, back->bounce, size);
-    } else {
-        failed = xenpv_copy_from(back->end, segment->gref, first * SECTOR, back->bounce, size);
-        if (!failed)
-            failed = xenpv_image_write(back->end, sector, back->bounce, size);
-    }
-    return failed ? failed : (int)(size / SECTOR);
+    if (segment->first_sect > segment->last_sect ||
+        segment->last_sect >= XENPV_PAGE_SIZE / SECTOR)
+        return 0;
+    return segment->last_sect - segment->first_sect + 1u;
 }
 
-static int16_t read_write(struct blkback *back, const struct blkif_request *request)
+static int move(struct blkback *back, int writes, uint64_t sector,
+                const struct blkif_request_segment *segment)
+{
+    unsigned offset = segment->first_sect * SECTOR, size = sectors_of(segment) * SECTOR;
+    int failed;
+
+    if (writes) {
+        failed = xenpv_copy_from(back->end, segment->gref, offset, back->bounce, size);
+        return failed ? failed : xenpv_image_write(back->end, sector, back->bounce, size);
+    }
+    failed = xenpv_image_read(back->end, sector, back->bounce, size);
+    return failed ? failed : xenpv_copy_to(back->end, segment->gref, offset, back->bounce, size);
+}
+
+/* All of a request is checked before anything of it is done. */
+static int is_valid(const struct blkback *back, const struct blkif_request *request)
+{
+    uint64_t sectors = xenpv_image_sectors(back->end), count = 0;
+
+    if (request->nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST)
+        return 0;
+    for (unsigned i = 0; i < request->nr_segments; i++) {
+        if (!sectors_of(&request->seg[i]))
+            return 0;
+        count += sectors_of(&request->seg[i]);
+    }
+    if (request->operation != BLKIF_OP_READ && count && !xenpv_image_writable(back->end))
+        return 0;
+    return request->sector_number <= sectors && count <= sectors - request->sector_number;
+}
+
+/* A FLUSH may have data, which is written after it. */
+static int16_t serve(struct blkback *back, const struct blkif_request *request)
 {
     uint64_t sector = request->sector_number;
-    unsigned operation = request->operation;
-    int done;
+    int writes = request->operation != BLKIF_OP_READ;
 
-    if (request->nr_segments == 0 || request->nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST)
+    if (request->operation > BLKIF_OP_WRITE && request->operation != BLKIF_OP_FLUSH_DISKCACHE)
+        return BLKIF_RSP_EOPNOTSUPP;
+    if (!is_valid(back, request))
         return BLKIF_RSP_ERROR;
-    if (operation == BLKIF_OP_WRITE && !xenpv_image_writable(back->end))
+    if (request->operation == BLKIF_OP_FLUSH_DISKCACHE) {
+        if (xenpv_image_flush(back->end))
+            return BLKIF_RSP_ERROR;
+    } else if (!request->nr_segments) {
         return BLKIF_RSP_ERROR;
+    }
     for (unsigned i = 0; i < request->nr_segments; i++) {
         struct blkif_request_segment segment = request->seg[i];
 
-        if (sector >= xenpv_image_sectors(back->end))
+        if (move(back, writes, sector, &segment))
             return BLKIF_RSP_ERROR;
-        done = transfer(back, operation, sector, &segment);
-        if (done < 0)
-            return BLKIF_RSP_ERROR;
-        sector += (unsigned)done;
+        sector += sectors_of(&segment);
     }
     return BLKIF_RSP_OKAY;
-}
-
-static int16_t serve(struct blkback *back, const struct blkif_request *request)
-{
-    switch (request->operation) {
-    case BLKIF_OP_READ:
-    case BLKIF_OP_WRITE:
-        return read_write(back, request);
-    case BLKIF_OP_FLUSH_DISKCACHE:
-        return xenpv_image_flush(back->end) ? BLKIF_RSP_ERROR : BLKIF_RSP_OKAY;
-    default:
-        return BLKIF_RSP_EOPNOTSUPP;
-    }
 }
 
 /* make_response: fill a slot, publish it, and say so if the frontend asked. */
@@ -153,6 +161,16 @@ static void event(xenpv_end *end, void *context)
     } while (more);
 }
 
+static void disconnect(struct blkback *back)
+{
+    if (back->port)
+        xenpv_close(back->end, back->port);
+    if (back->sring)
+        xenpv_unmap(back->end, back->sring);
+    back->port = 0;
+    back->sring = NULL;
+}
+
 static int connect(struct blkback *back)
 {
     xenpv_end *end = back->end;
@@ -171,23 +189,15 @@ static int connect(struct blkback *back)
     back->sring = page;
     back->req_cons = back->rsp_prod_pvt = load(&back->sring->rsp_prod);
     port = xenpv_bind(end, remote, event, back);
-    if (port < 0)
+    if (port < 0) {
+        disconnect(back);
         return port;
+    }
     back->port = (xenpv_port)port;
     xenpv_printf(end, 0, "sectors", "%" PRIu64, xenpv_image_sectors(end));
     xenpv_printf(end, 0, "sector-size", "%u", SECTOR);
     xenpv_printf(end, 0, "info", "%d", xenpv_image_writable(end) ? 0 : VDISK_READONLY);
     return xenpv_switch_state(end, XenbusStateConnected);
-}
-
-static void disconnect(struct blkback *back)
-{
-    if (back->port)
-        xenpv_close(back->end, back->port);
-    if (back->sring)
-        xenpv_unmap(back->end, back->sring);
-    back->port = 0;
-    back->sring = NULL;
 }
 
 static int probe(xenpv_end *end)
@@ -207,6 +217,9 @@ static int frontend_changed(xenpv_end *end, int state)
     struct blkback *back = xenpv_data(end);
 
     switch (state) {
+    case XenbusStateInitialising:       /* the frontend begins, perhaps again */
+        disconnect(back);
+        return xenpv_switch_state(end, XenbusStateInitWait);
     case XenbusStateInitialised:
     case XenbusStateConnected:
         return back->sring ? 0 : connect(back);

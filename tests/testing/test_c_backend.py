@@ -9,7 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from xenpv.testing import Explorer, explore, load_end, run_schedule, user_blk_backend
+from xenpv.testing import (
+    Explorer,
+    check_blk_backend,
+    explore,
+    load_end,
+    run_schedule,
+    user_blk_backend,
+)
+from xenpv.testing.cases import CasesFailed, Outcome
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.scenarios import BlkClient
 
@@ -40,12 +48,13 @@ def test_whole_it_answers_under_every_schedule(example: ModuleType) -> None:
 def test_a_double_fetch_is_found_with_the_lines_of_both(example: ModuleType) -> None:
     result = explore(example.double_fetch, examples=1)
     assert isinstance(result.failure, CheckFailed)
-    checked = line("request->nr_segments == 0")
-    used = line("i < request->nr_segments")
+    checked = line("request->nr_segments > BLKIF_MAX")
+    used = line("} else if (!request->nr_segments")
     assert re.search(
-        rf"d0 fetches blkif_request\[0\]\.nr_segments .*: first at {SOURCE}:{checked} in read_write, "
-        rf"then at {SOURCE}:{used} in read_write",
+        rf"d0 fetches blkif_request\[0\]\.nr_segments .*: first at {SOURCE}:{checked} in is_valid, "
+        rf"then at {SOURCE}:{used} in serve$",
         str(result.failure),
+        re.MULTILINE,
     )
 
 
@@ -56,7 +65,7 @@ def test_a_lost_wake_up_is_found_with_the_line_where_the_frontend_ran(example: M
     found = re.search(rf"{SOURCE}:(\d+) in \w+, run d1 blk client$", step)
     assert found is not None
     # After req_prod was read, before it sleeps: in what it does with the requests.
-    assert line("static int transfer") < int(found[1]) < line("RING_FINAL_CHECK")
+    assert line("static int move") < int(found[1]) < line("RING_FINAL_CHECK")
 
 
 def test_a_hostile_frontend_does_not_break_it() -> None:
@@ -74,6 +83,22 @@ def test_a_hostile_frontend_does_not_break_it() -> None:
     assert not result.failed
     points = run_schedule(attacked).points
     assert sum(one.pokes for one in points) > 150  # its loads are among what can be changed
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["loaded", "process"])
+def test_whole_it_passes_the_numbered_cases(isolate: bool) -> None:
+    results = check_blk_backend(load_end(SOURCE, isolate=isolate))
+    assert sum(one.outcome is Outcome.PASS for one in results) >= 59
+
+
+def test_in_place_it_fails_the_cases_of_double_fetches() -> None:
+    planted = load_end(SOURCE, cflags=["-DDOUBLE_FETCH"])
+    with pytest.raises(CasesFailed) as failed:
+        check_blk_backend(planted)
+    assert [one.case.id for one in failed.value.results if one.outcome is Outcome.FAIL] == [
+        "BLKB-130",
+        "BLKB-132",
+    ]
 
 
 def test_a_process_of_its_own_takes_the_same_steps(example: ModuleType) -> None:

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -75,6 +76,15 @@ static void memory(xenpv_end *end, const char *name)
     xenpv_free_pages(end, own);
 }
 
+/* As a library that is not built with the hooks would do it. */
+__attribute__((no_sanitize("thread"), no_sanitize_coverage)) static int recurse_unseen(int level)
+{
+    volatile char room[4096];
+
+    room[level % 4096] = 1;
+    return recurse_unseen(level + 1) + room[0];
+}
+
 static void ways_out(xenpv_end *end, const char *name)
 {
     if (is(name, "loop"))
@@ -93,6 +103,10 @@ static void ways_out(xenpv_end *end, const char *name)
         sink = (uint64_t)(77 / zero);               /* division */
     if (is(name, "kill"))
         _exit(9);                                   /* kill */
+    if (is(name, "shot"))
+        raise(SIGKILL);                             /* shot */
+    if (is(name, "deep"))
+        recurse_unseen(0);                          /* deep */
     if (is(name, "sleep"))
         pause();                                    /* sleep */
     (void)end;

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE: Final = 4096
 MESSAGE_MAX: Final = 1 << 25  # bytes: more than a call may hand over
-PATIENCE: Final = 2  # times the CPU time of a call is how long its process may be silent
+PATIENCE: Final = 2  # times the CPU time of a call is how long its process may sleep
+LOOKS: Final = 50  # of that long, at one that runs
+START_S: Final = 30.0
 DIED: Final = constants("xenpv_failure_kind", "FAILED_")["SIGNAL"]
 HEADER: Final = ffi.sizeof("struct xenpv_header")
 
@@ -92,7 +94,7 @@ class ChildRuntime:
         self._newest = mmap.mmap(newest, PAGE_SIZE)
         os.close(newest)
         theirs.close()
-        self._peer.settimeout(self._seconds)
+        self._peer.settimeout(START_S)
         self._stop = weakref.finalize(self, _stop, self._process, self._peer, self._newest)
         self._base = self._begin(driver)
 
@@ -109,6 +111,7 @@ class ChildRuntime:
             self._stop()
             self._failed = Failure(DIED, 0, f"does not start: {lost}")
             return 0
+        self._peer.settimeout(self._seconds)
         return int.from_bytes(body[:8], "little")
 
     @property
@@ -216,16 +219,34 @@ class ChildRuntime:
     def _exactly(self, size: int) -> bytes:
         found = bytearray()
         while len(found) < size:
-            try:
-                part = self._peer.recv(size - len(found))
-            except TimeoutError:
-                raise LostError(f"no word of its process in {self._seconds:g} s") from None
-            except OSError:
-                part = b""
+            part = self._part(size - len(found))
             if not part:
                 self._lose()
             found += part
         return bytes(found)
+
+    def _part(self, size: int) -> bytes:
+        """At least a byte, or none at its end. Its own watchdog ends what runs, however busy the
+        machine is; one that neither runs nor speaks is lost.
+        """
+        for _ in range(LOOKS):
+            runs = self._runs()
+            try:
+                return self._peer.recv(size)
+            except TimeoutError:
+                if not runs and not self._runs():
+                    break
+            except OSError:
+                return b""
+        raise LostError(f"no word of its process in {self._seconds:g} s")
+
+    def _runs(self) -> bool:
+        """Whether it is on a processor, or waits for one (proc_pid_stat(5))."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(") ")[2][:1] not in ("S", "T")
 
     def _lose(self) -> None:
         """The process is gone. Raises LostError."""
