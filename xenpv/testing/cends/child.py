@@ -17,6 +17,7 @@ import socket
 import subprocess
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -235,9 +236,15 @@ class ChildRuntime:
                 return self._peer.recv(size)
             except TimeoutError:
                 if not runs and not self._runs():
-                    break
+                    return self._last(size)
             except OSError:
                 return b""
+        raise LostError(f"no word of its process in {LOOKS * self._seconds:g} s")
+
+    def _last(self, size: int) -> bytes:
+        """It sleeps. Perhaps it waits for an answer to what came just now."""
+        with suppress(OSError):
+            return self._peer.recv(size, socket.MSG_DONTWAIT)
         raise LostError(f"no word of its process in {self._seconds:g} s")
 
     def _runs(self) -> bool:

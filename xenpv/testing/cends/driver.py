@@ -191,7 +191,11 @@ class CDriver:
 
     @property
     def image(self) -> Image:
-        if isinstance(self._resource, EndPort) or self._resource is None:
+        if (
+            self._resource is None
+            or isinstance(self._resource, EndPort)
+            or callable(self._resource)
+        ):
             self.refuse("asks for an image, and is no block backend")
         image: Image = self._resource
         return image

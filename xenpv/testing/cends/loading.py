@@ -75,4 +75,6 @@ def load_end(
     )  # fmt: skip
     if key not in _built:
         _built[key] = build(paths, include=folders, cflags=cflags, compiler=compiler)
-    return CEnd(_built[key], isolate=isolate, limits=Limits(steps, seconds))
+    found = _built[key]
+    found.program() if isolate else found.library()  # links it: what is missing shows here
+    return CEnd(found, isolate=isolate, limits=Limits(steps, seconds))
