@@ -1,0 +1,36 @@
+"""docs/c-ends.md: its example runs, and what it says of the header is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from xenpv.testing.cends import INCLUDE
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs/c-ends.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_example_does_what_it_says(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/c-ends.md", "exec"), {})  # noqa: S102 - our own page
+
+
+def test_what_it_names_is_in_the_header() -> None:
+    header = (INCLUDE / "xenpv_end.h").read_text()
+    named = set(re.findall(r"xenpv_\w+", TEXT)) - {"xenpv_end", "xenpv_io"}
+    assert len(named) > 5
+    assert not [name for name in sorted(named) if name not in header]
+
+
+def test_the_lines_that_it_shows_are_those_of_the_example() -> None:
+    lines = (ROOT / "examples/c_backend/blkback.c").read_text().splitlines()
+    for number, function in re.findall(r"blkback\.c:(\d+) in (\w+)", TEXT):
+        above = "\n".join(lines[: int(number)])
+        assert re.findall(r"^(?:static \w+ )+\*?(\w+)\(", above, re.MULTILINE)[-1] == function
