@@ -78,6 +78,7 @@ def _parked(s: BusFrontScene) -> None:
         device.boot()
         device.advance(10 * MINUTES)
         holds(device.frontend != "UNKNOWN", f"{device.kind}: the frontend has a state")
+        _alive(device)
 
 
 @SUITE.case(
