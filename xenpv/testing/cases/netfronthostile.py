@@ -150,6 +150,7 @@ def strange_null(s: FrontendScene) -> None:
     (sent,) = s.send(data)
     s.back.respond(*[(slot.number, NULL) for slot in sent.slots])
     holds(s.run() < TASKS_MAX, "the frontend runs on and on")
+    _expect_untouched(s, sent, data)
     s.expect_survives()
 
 
@@ -242,6 +243,8 @@ def thousand_errors(s: FrontendScene) -> None:
 def rx_beyond_page(s: FrontendScene) -> None:
     for status, offset in ((100, PAGE - 50), (PAGE + 1, 0), (60, PAGE), (60, 65535), (32767, 0)):
         s.connect()
+        if offset < PAGE:
+            s.back.fill(s.back.take_slots()[0][1], inbound(50), offset)
         s.respond((status, 0, offset))
         s.expect_survives()
 

@@ -16,14 +16,12 @@ from xenpv.testing.cases.netfrontscene import (
     VCPUS,
     FrontendScene,
     S,
-    inbound,
 )
 from xenpv.testing.cases.netslots import (
     BUFFER_OVERFLOW,
     CTRL_REQUEST,
     INVALID_PARAMETER,
     NOT_SUPPORTED,
-    rx_response,
 )
 
 WITH_CONTROL: Final = {**FEATURES, "feature-ctrl-ring": "1"}
@@ -380,34 +378,4 @@ def maps_late(s: FrontendScene) -> None:
     s.back.notify()
     s.run()
     s.answer_all()
-    s.expect_works()
-
-
-@SUITE.case(
-    "NETF-220",
-    "what came before the frontend looked",
-    source="io/ring.h: an event may be lost that came before the mask was lifted",
-    expected="frames that lie on the ring when it connects are received",
-    hostile=False,
-)
-def frames_at_connect(s: FrontendScene) -> None:
-    data = inbound(60)
-    done: list[int] = []
-
-    def prepare(back: QueuedBack) -> None:
-        attach = back.attach
-
-        def early() -> None:
-            attach()
-            if back.take_slots() and not done:
-                done.append(1)
-                number, gref = back.queues[0].posted.pop(0)
-                back.fill(gref, data)
-                back.publish(rx_response(number, len(data)))
-
-        back.attach = early  # type: ignore[method-assign]  # before it is probed
-
-    s.connect(prepare=prepare)
-    if done:
-        expect(s.received(), [data], "frames that came to the program")
     s.expect_works()

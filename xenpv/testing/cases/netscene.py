@@ -7,13 +7,13 @@ comes to the bridge; it never looks into the backend.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from xenpv.abi.xenbus import XenbusState
 from xenpv.back.netback import NetbackFactory
-from xenpv.back.netprofile import LINUX
+from xenpv.back.netprofile import PROFILES, Profile
 from xenpv.host.image import MemoryImage
 from xenpv.host.network import Frame
 from xenpv.platform import Platform
@@ -91,13 +91,17 @@ class BackendScene:
     `front` is in the case's hands, `station` at the other end of the bridge.
     """
 
-    def __init__(self, factory: Factory | None, seed: int) -> None:
-        self._own = factory is None
-        self.world: RawWorld = (
-            _own_world(seed)
-            if factory is None
-            else user_net_backend(factory, seed=seed, connect=False)
-        )
+    def __init__(self, factory: Factory | Netback | None, seed: int) -> None:
+        self._features: tuple[str, ...] = ()  # of ours, which no key tells of
+        self.world: RawWorld
+        if factory is None or isinstance(factory, Netback):
+            profile = PROFILES["linux" if factory is None else factory.profile]
+            told = {"rate": profile.tx.rated, "hotplug-status": profile.hotplug}
+            told |= {"stalls": profile.rx_expires}
+            self._features = tuple(name for name, has in told.items() if has)
+            self.world = _own_world(seed, profile)
+        else:
+            self.world = user_net_backend(factory, seed=seed, connect=False)
         self.platform = self.world.platform
         self.guest = self.world.guest
         self.bridge = self.world.bridge
@@ -108,14 +112,14 @@ class BackendScene:
         self._taken: list[int] = []  # of each queue: index of the next rx response
         self._log: AccessLog | None = None
         self.run()
-        self.features = self._features()
 
-    def _features(self) -> list[str]:
+    @property
+    def features(self) -> list[str]:
         """Keys of the backend that are a number other than 0, `N queues` for each number; of ours
         also what no key tells of.
         """
         front = self.front
-        found = ["rate", "hotplug-status", "stalls"] if self._own else []
+        found = list(self._features)
         for key in self.guest.xs.directory(front.backend_path):
             text = front.backend_key(key) or ""
             if text.isdecimal() and int(text):
@@ -443,11 +447,19 @@ def inbound(size: int, mark: int = 0) -> bytes:
     return frame(size, source=PEER_MAC, destination=GUEST_MAC, mark=mark)
 
 
-def _own_world(seed: int) -> RawWorld:
-    """Our netback, Linux', with more queues than Linux offers by itself."""
+@attrs.frozen
+class Netback:
+    """Our own backend as the one under test, in another of its profiles."""
+
+    profile: str = "linux"
+
+
+def _own_world(seed: int, profile: Profile) -> RawWorld:
+    """Our netback. Linux' has more queues here than Linux offers by itself."""
     platform = Platform(seed=seed, dom0_vcpus=QUEUES)
     try:
-        profile = attrs.evolve(LINUX, queues_max=QUEUES)
+        if profile.multi_queue:
+            profile = attrs.evolve(profile, queues_max=QUEUES)
         drivers = platform.backends.drivers
         platform.backends.drivers = {
             **drivers,
@@ -460,16 +472,17 @@ def _own_world(seed: int) -> RawWorld:
 
 
 def check_net_backend(
-    factory: Factory | None = None,
+    factory: Factory | Netback | None = None,
     *,
     only: Collection[str] = (),
     without: Collection[str] = (),
     seed: int = 0,
 ) -> list[CaseResult]:
-    """Every case of the suite "net-backend" against what `factory` makes; None: ours.
+    """Every case of the suite "net-backend" against what `factory(end, port)` makes; None: ours.
 
     Raises CasesFailed; LocalProtocolError for an unknown id.
     """
     from xenpv.testing.cases import suite
 
-    return suite("net-backend").check(factory, only=only, without=without, seed=seed)
+    end: Any = factory
+    return suite("net-backend").check(end, only=only, without=without, seed=seed)

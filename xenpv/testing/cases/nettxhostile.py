@@ -154,7 +154,8 @@ def far_too_many_slots(s: BackendScene) -> None:
     for count in (22, 60, 256):
         s.connect()
         ref = s.page(frame(60))
-        slots = [tx(ref, 0, MORE_DATA, at, 60) for at in range(count - 1)]
+        slots = [tx(ref, 0, MORE_DATA, 0, 60 * count)]
+        slots += [tx(ref, 0, MORE_DATA, at, 60) for at in range(1, count - 1)]
         s.expect_refused([*slots, tx(ref, 0, 0, count, 60)])
         s.again()
 
