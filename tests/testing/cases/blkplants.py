@@ -486,6 +486,20 @@ def alignment_unchecked(mp: Patch) -> None:
 # the backend: hostile rings, keys and states
 
 
+@sees("BLKB-141")
+def goes_back_with_the_producer(mp: Patch) -> None:
+    from xenpv.abi._kernel import lib
+
+    def change(old: Any, self: Any, vbd: Any) -> Any:
+        ring = self.ring
+        shared = ring.domain.load32(ring.pfns[0], 0)
+        if (shared - ring.req_cons) & 0xFFFFFFFF > ring.size:
+            lib.ring_seek(ring.handle, shared - 1, shared - 1)
+        return old(self, vbd)
+
+    wrap(mp, blkring.BlkRing, "service", change)
+
+
 @sees("BLKB-142")
 def believes_the_shared_producer(mp: Patch) -> None:
     from xenpv.abi._kernel import lib
@@ -639,6 +653,70 @@ def takes_a_ring_that_is_ahead(mp: Patch) -> None:
             return change if name == "ring_resume" else getattr(lib, name)
 
     mp.setattr(ring, "lib", Lib())
+
+
+@sees("BLKB-030")
+def a_flush_is_an_empty_write(mp: Patch) -> None:
+    mp.setitem(blkring._OPERATIONS, blkring.FLUSH_DISKCACHE, lambda *_args: None)
+
+
+@sees("BLKB-043")
+def every_tenth_event_is_lost(mp: Patch) -> None:
+    seen = [0]
+
+    def change(old: Any, self: Any) -> None:
+        seen[0] += 1
+        if seen[0] % 10:
+            old(self)
+
+    wrap(mp, blkthread.Queue, "run", change)
+
+
+@sees("BLKB-105")
+def sectors_of_55_bits(mp: Patch) -> None:
+    server(mp)
+
+    def change(old: Any, self: Any, request: Any) -> None:
+        old(self, request)
+        request.offset &= (1 << 64) - 1
+
+    wrap(mp, blkrules.Geometry, "place", change)
+
+
+@sees("BLKB-114")
+def a_spoilt_ring_escapes(mp: Patch) -> None:
+    def change(old: Any, self: Any, queue: Any, why: str) -> None:
+        raise AssertionError(why)
+
+    wrap(mp, blkback.Blkback, "ring_broken", change)
+
+
+@sees("BLKB-146")
+def answers_what_was_answered(mp: Patch) -> None:
+    """A grant entry that changed makes it map the ring once more, and begin anew."""
+    from xenpv.abi._kernel import lib
+
+    def change(old: Any, self: Any, vbd: Any) -> Any:
+        refs = self.granter.kernel
+        if not lib.grant_entry_flags(refs, self.ring_ref):
+            raise AssertionError("the ring's reference went")
+        return old(self, vbd)
+
+    def connect(old: Any, driver: Any, keys: Any, *args: Any, **kw: Any) -> Any:
+        queue = old(driver, keys, *args, **kw)
+        queue.ring.ring_ref = keys.grefs[0]
+        return queue
+
+    wrap(mp, blkring.BlkRing, "service", change)
+    wrap(mp, blkback, "connect", connect)
+
+
+@sees("BLKB-161", "BLKB-162")
+def an_unknown_state_escapes(mp: Patch) -> None:
+    def change(self: Any, state: State) -> None:
+        raise LocalProtocolError(f"a frontend of state {state}")
+
+    mp.setitem(blkback._STEPS, blkprofile.Step.GONE, change)
 
 
 # the frontend
@@ -802,7 +880,128 @@ def always_sends_an_event(mp: Patch) -> None:
     wrap(mp, frontring.Ring, "_submit", change)
 
 
+@sees("BLKF-011")
+def long_writes_lose_their_last_sector(mp: Patch) -> None:
+    def change(old: Any, self: Any, part: Any) -> Any:
+        if part.operation == 1 and part.nr_sectors > 8:
+            part.nr_sectors -= 1
+        return old(self, part)
+
+    wrap(mp, preparer.Preparer, "_transfer", change)
+
+
+@sees("BLKF-012")
+def all_pages_writable(mp: Patch) -> None:
+    wrap(mp, Granter, "permit", lambda old, self, pfn, readonly: old(self, pfn, False))
+    wrap(mp, Granter, "permit_run", lambda old, self, pfn, n, readonly: old(self, pfn, n, False))
+
+
+@sees("BLKF-032", "BLKF-030")
+def looks_at_one_response_an_event(mp: Patch) -> None:
+    def change(old: Any, self: Any, front: Any) -> Any:
+        batch, self.batch = self.batch, 1
+        try:
+            old(self, front)
+        finally:
+            self.batch = batch
+        return False
+
+    wrap(mp, frontring.Ring, "_complete", change)
+
+
 # the frontend on a hostile backend
+
+
+@sees("BLKF-101", "BLKF-110")
+def believes_what_lies_in_the_entry(mp: Patch) -> None:
+    """Whatever rsp_prod says, and read where it lies."""
+
+    def change(old: Any, self: Any, front: Any) -> Any:
+        domain = self.frontend.domain
+        prod = domain.load32(front.pfns[0], 8)
+        for at in range(min(prod, 3)):
+            place = 64 + at * 112
+            rid = domain.load32(front.pfns[0], place)
+            domain.load32(front.pfns[0], place + 8)
+            if domain.load32(front.pfns[0], place) == rid and rid in self.submitted:
+                self._finish(self.submitted.pop(rid), 0)
+        return False
+
+    wrap(mp, frontring.Ring, "_complete", change)
+
+
+@sees("BLKF-103", "BLKF-104")
+def ids_of_what_is_over_end_the_next(mp: Patch) -> None:
+    def change(old: Any, self: Any, rid: int) -> None:
+        if self.submitted and rid < min(self.submitted):
+            self._finish(self.submitted.pop(min(self.submitted)), 0)
+
+    wrap(mp, frontring.Ring, "_late", change)
+
+
+@sees("BLKF-105")
+def operations_that_are_none_escape(mp: Patch) -> None:
+    from xenpv.abi.blkif import BLKIF_OP
+
+    def change(old: Any, self: Any, front: Any) -> Any:
+        for at in range(front.size):
+            place = 64 + at * 112
+            if domain_read(self, front, place):
+                BLKIF_OP(self.frontend.domain.read(front.pfns[0], place + 8, 1)[0])
+        return old(self, front)
+
+    def domain_read(self: Any, front: Any, place: int) -> bool:
+        end = min(place + 16, 4096)
+        return end - place == 16 and self.frontend.domain.read(front.pfns[0], place, 2) == b"\1\0"
+
+    wrap(mp, frontring.Ring, "_complete", change)
+
+
+@sees("BLKF-111")
+def reads_the_status_once_more(mp: Patch) -> None:
+    def change(old: Any, self: Any, front: Any) -> Any:
+        more = old(self, front)
+        for at in range(8):
+            self.frontend.domain.read(front.pfns[0], 64 + at * 112 + 10, 2)
+        return more
+
+    wrap(mp, frontring.Ring, "_complete", change)
+
+
+@sees("BLKF-120")
+def goes_on_from_the_shared_producer(mp: Patch) -> None:
+    from xenpv.abi._kernel import lib
+
+    def change(old: Any, self: Any, front: Any) -> Any:
+        shared = self.frontend.domain.load32(front.pfns[0], 0)
+        if shared > 64:
+            lib.ring_seek(front.handle, shared, shared)
+        return old(self, front)
+
+    wrap(mp, frontring.Ring, "_submit", change)
+
+
+@sees("BLKF-121")
+def a_producer_that_goes_back_escapes(mp: Patch) -> None:
+    seen: dict[Any, int] = {}
+
+    def change(old: Any, self: Any, front: Any) -> Any:
+        shared = self.frontend.domain.load32(front.pfns[0], 8)
+        assert shared >= seen.get(front, 0), "responses went"
+        seen[front] = shared
+        return old(self, front)
+
+    wrap(mp, frontring.Ring, "_complete", change)
+
+
+@sees("BLKF-122")
+def sleeps_by_the_shared_event_index_too(mp: Patch) -> None:
+    def change(old: Any, self: Any, front: Any) -> Any:
+        event = self.frontend.domain.load32(front.pfns[0], 12)
+        prod = self.frontend.domain.load32(front.pfns[0], 8)
+        return False if (event - prod) & 0xFFFFFFFF > front.size else old(self, front)
+
+    wrap(mp, frontring.Ring, "_complete", change)
 
 
 @sees("BLKF-102", "BLKF-112")
@@ -931,3 +1130,16 @@ def copies_the_whole_page_out(mp: Patch) -> None:
         old(self, bounce)
 
     wrap(mp, segments.Segments, "copy_out", change)
+
+
+# Entries of the zoo, where those are the mistake.
+ZOO = {
+    "ring-reinit-at-attach": ("BLKB-006", "BLKB-007"),
+    "ring-back-no-final-check": ("BLKB-041",),
+    "blk-nr-segments-unchecked": ("BLKB-102",),
+    "blk-first-after-last": ("BLKB-104",),
+    "blk-indirect-overrun": ("BLKB-120",),
+    "blk-double-fetch-nr-segments": ("BLKB-130", "BLKB-132"),
+    "ring-response-leak": ("BLKB-133",),
+    "ring-prod-unbounded-back": ("BLKB-140",),
+}

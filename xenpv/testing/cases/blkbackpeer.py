@@ -206,10 +206,14 @@ class BlkBackPeer(RawBlkBack):
         self.publish(taken.queue, taken.rid, taken.operation, status)
         self.in_flight.remove(taken)
 
+    def response(self, rid: int, operation: int, status: int) -> bytes:
+        """As it lies in the ring."""
+        packed: bytes = self._response.pack(rid, operation, status)
+        return packed
+
     def publish(self, queue: int, rid: int, operation: int, status: int) -> None:
         """Any response, in the next entry; an event if the frontend asks."""
-        packed = self._response.pack(rid, operation, status)
-        if self.srings[queue].push(packed, 1):
+        if self.srings[queue].push(self.response(rid, operation, status), 1):
             self.notices += 1
             self.notify()
 

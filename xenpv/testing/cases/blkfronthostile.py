@@ -64,7 +64,9 @@ def right(count: int) -> list[bytes]:
 )
 def producer_ahead(scene: BlkFrontScene) -> None:
     for ahead in (4, 33, 36, 1000, 1 << 31, 0xFFFFFFFF):
-        peer, started, _ = held(scene)
+        peer, started, taken = held(scene)
+        for at, sent in enumerate(taken):  # what a frontend would find that looks all the same
+            peer.sring.write_slot(at, peer.response(sent.rid, READ, OKAY))
         peer.sring.rsp_prod = ahead
         peer.notify()
         scene.world.run()
