@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis.errors import UnsatisfiedAssumption
 
+from xenpv.abi._kernel import lib
 from xenpv.errors import Livelock
 from xenpv.testing import Action, Explorer, Run, Schedule, Step, run_schedule
 from xenpv.testing.schedule import Point
@@ -369,3 +370,26 @@ def test_a_handler_that_retired_its_own_task_is_resumed_and_ends() -> None:
         run = run_schedule(scenario, Schedule((Step(at, Action.PREEMPT),)))
         assert run.failure is None, run.failure_text
         assert ended == ["once"]
+
+
+@pytest.mark.parametrize(("nth", "expected"), [(1, ["x", "a1", "a2"]), (2, ["a1", "x", "a2"])])
+def test_an_intrusion_acts_once_before_that_access(nth: int, expected: list[str]) -> None:
+    seen: list[list[str]] = []
+
+    def scenario(x: Explorer) -> None:
+        two = Two(x)
+        other = Two(x)  # the same domids and frames on another machine
+        page = two.a.pages.start
+        frame = int(lib.p2m_lookup(two.a.kernel, page, 1))
+        assert frame == int(lib.p2m_lookup(other.a.kernel, other.a.pages.start, 1))
+        x.intrude(two.a, (frame, 0), lambda: two.log.append("x"), nth=nth)
+        x.intrude(two.a, (frame, 0), lambda: two.log.append("never"), writes=True)
+        for one in (other, two):
+            one.a.task("a", one.touch(one.a, "a")).wake()
+        x.run()
+        seen.append(two.log)
+        assert other.log == ["a1", "a2"]
+
+    run = run_schedule(scenario)
+    assert run.failure is None, run.failure_text
+    assert seen == [expected]

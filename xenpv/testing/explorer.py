@@ -31,6 +31,7 @@ from xenpv.testing.access import AccessLog, DoubleFetch
 from xenpv.testing.adversary import Adversary, Load
 from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.interleave import Handler, Interleaver, Runnable, name
+from xenpv.testing.intrusion import Intrusion
 from xenpv.testing.schedule import Action, Point, Schedule, Step
 from xenpv.testing.sites import Sites, users_site
 from xenpv.xen.domain import Domain
@@ -58,6 +59,7 @@ class Explored:
     adversary: Adversary
     victims: list[int] = attrs.field(factory=list)  # domids
     hostile: list[int] = attrs.field(factory=list)
+    intrusions: list[Intrusion] = attrs.field(factory=list)
     sites: Sites | None = None
 
 
@@ -154,6 +156,24 @@ class Explorer:
         `x.each(lambda: check_all(xen, quiescent=False))`. What it raises is the run's failure.
         """
         self._checks.append(check)
+
+    def intrude(
+        self,
+        domain: Domain,
+        place: tuple[int, int],
+        act: Callable[[], object],
+        *,
+        writes: bool = False,
+        nth: int = 1,
+    ) -> None:
+        """Call `act`, as what a peer does on another processor, before the `nth` time that a
+        handler of `domain` reads (or `writes`) what lies at `place`: machine frame and offset.
+        """
+        frame, offset = place
+        one = Intrusion(domain.domid, frame, offset, writes, nth, act)
+        for world in self._worlds:
+            if world.platform.hypervisor.domains.get(domain.domid) is domain:
+                world.intrusions.append(one)
 
     def log_of(self, platform: Platform) -> AccessLog:
         """The access log of a platform of this run, open from `begin` on."""
@@ -257,6 +277,8 @@ class Explorer:
             raise Livelock(
                 f"{self._accesses} accesses in one run", seed=loop.seed, tail=loop.trace.tail()
             )
+        if world.intrusions:
+            self._intruded(world, actor, kind, load)
         adversary = world.adversary
         targets: list[Runnable] = []
         if not kind & HYPERVISOR and not (
@@ -270,6 +292,14 @@ class Explorer:
         at = self._point(Point(False, len(targets), pokes, (actor, kind, load.frame)))
         for step in self._steps.get(at, ()):
             self._act(step, world, actor, kind, load, targets, pokes)
+
+    def _intruded(self, world: Explored, actor: int, kind: int, load: Load) -> None:
+        for one in [one for one in world.intrusions if one.meets(actor, kind, load)]:
+            armed, self._armed = self._armed, False
+            try:
+                one.act()
+            finally:
+                self._armed = armed
 
     def _act(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -15,9 +16,18 @@ from xenpv.platform import Disk, Platform, Vif
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.checks.slots import check_indices
 from xenpv.testing.explorer import Explorer
-from xenpv.testing.raw_front import RawFront
+from xenpv.testing.raw_front import RawBlkFront, RawFront
 from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld
-from xenpv.testing.rings import HEADER, poke, rings_of, u32
+from xenpv.testing.rings import (
+    HEADER,
+    REQ_EVENT,
+    REQ_PROD,
+    RSP_EVENT,
+    KnownRing,
+    poke,
+    rings_of,
+    u32,
+)
 from xenpv.testing.run import Scenario
 from xenpv.testing.scenarios import DiskClient, NetClient
 from xenpv.testing.sring import RawSring
@@ -26,7 +36,7 @@ from xenpv.vbd.srb import SrbStatus
 from xenpv.xen.domain import PAGE_SIZE
 
 READ: Final = int(BLKIF_OP.READ)
-WRITE: Final = int(BLKIF_OP.WRITE)
+FLUSH: Final = int(BLKIF_OP.FLUSH_DISKCACHE)
 RESPONSE: Final = packer("blkif_response")
 TX: Final = packer("netif_tx_request")
 LAST: Final = 7  # sector of a page
@@ -166,6 +176,89 @@ def early_requests(x: Explorer) -> None:
         assert sent == [bytes([7, 0, 0, 0])], f"an early frame is answered {sent}"
 
 
+def ring_at(platform: Platform, pfn: int) -> KnownRing:
+    """The ring whose first page is that one of its frontend."""
+    return next(one for one in rings_of(platform) if one.front and one.front.pfns[0] == pfn)
+
+
+LOOKS: Final = 4  # times that a backend looks at an index, in one pass and a little
+
+
+def req_prod_moves(x: Explorer) -> None:
+    """A frontend moves req_prod beyond the ring between two looks of its backend: what was looked
+    at is what is gone by.
+    """
+    worlds = raw_worlds(x)
+    x.begin()
+    nth = x.decide("req_prod moves before look", LOOKS)
+    for world in worlds:
+        guest, flush = world.guest, blkif.request(0).pack(FLUSH, 0, 1, 0, 0)
+        frame = TX.pack(guest.grant(guest.page(), readonly=True), 0, 0, 7, 60)
+        ends: tuple[tuple[RawFront, RawSring, bytes], ...] = (
+            (world.vbd, world.vbd.sring, flush),
+            (world.vif, world.vif.tx, frame),
+        )
+        for front, sring, slot in ends:
+            ring = ring_at(world.platform, sring.pfn)
+            if nth:
+                move = partial(setattr, sring, "req_prod", 1 << 31)
+                x.intrude(world.platform.dom0, (ring.frames[0], REQ_PROD), move, nth=nth)
+            if sring.push(slot, 1):
+                front.notify()
+    x.run()
+
+
+def request_in_window(x: Explorer) -> None:
+    """A request is published just before the backend says where it wants an event: its last look
+    finds it.
+    """
+    worlds = raw_worlds(x)
+    x.begin()
+    nth = x.decide("a request comes before req_event is stored", LOOKS)
+    for world in worlds:
+        ring = ring_at(world.platform, world.vbd.sring.pfn)
+        push = partial(_push_flush, world.vbd)
+        if nth:
+            x.intrude(world.platform.dom0, (ring.frames[0], REQ_EVENT), push, writes=True, nth=nth)
+        push()
+    x.run()
+
+
+def _push_flush(front: RawBlkFront) -> None:
+    if front.sring.push(blkif.request(0).pack(FLUSH, 0, 1, 0, 0), 1):
+        front.notify()
+
+
+def response_in_window(x: Explorer) -> None:
+    """A response is published just before the frontend says where it wants an event."""
+    world = x.world_back()
+    world.vbd.hold = world.vif.hold = True
+    x.begin()
+    nth = x.decide("a response comes before rsp_event is stored", LOOKS)
+    pending = [world.disk.start_read(8 * at, 8) for at in range(2)]
+    for _ in range(2):
+        world.net.send(b"\xff" * 6 + world.net.mac + b"\x88\xb5" + bytes(50))
+    x.run()
+    requests, sent = world.vbd.sring.take(), world.vif.tx.take()
+    numbers = [int.from_bytes(raw[8:10], "little") for raw in sent]
+    answers: dict[str, list[Callable[[], object]]] = {
+        "blkif": [partial(world.vbd.answer, raw, 0) for raw in requests],
+        "netif_tx": [partial(world.vif.answer_tx, number, 0) for number in numbers],
+    }
+    for ring in rings_of(world.platform):
+        answer = answers.get(ring.kind.name)
+        if answer is None:
+            continue
+        if nth:
+            place = ring.frames[0], RSP_EVENT
+            x.intrude(world.guest.created.domain, place, answer.pop(), writes=True, nth=nth)
+        for one in answer:
+            one()
+    x.run()
+    done = [one.srb_status is SrbStatus.SUCCESS for one in pending]
+    assert all(done) or nth > 1, f"of two reads that are answered these are complete: {done}"
+
+
 def ids_in_flight(x: Explorer) -> None:
     """No two requests of a ring have one id while neither is answered."""
     world = x.world_back()
@@ -239,6 +332,9 @@ def blk_reads(x: Explorer) -> None:
 
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
+    req_prod_moves,
+    request_in_window,
+    response_in_window,
     requests_beyond,
     responses_beyond,
     early_requests,

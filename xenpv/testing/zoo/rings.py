@@ -232,7 +232,7 @@ DEFECTS: Final = (
         id="ring-front-no-final-check",
         end="frontend",
         mutation="after draining, sleeps without setting rsp_event and looking again",
-        hunt="scenario:disk_traffic",
+        hunt="scenario:response_in_window",
         changes=(
             (FrontRing, "final_check", on_rings(_sleeps)),
             (FrontRing, "reap", _reaps_by(lambda _ring: False)),
@@ -242,7 +242,7 @@ DEFECTS: Final = (
         id="ring-event-late",
         end=BOTH,
         mutation="looks for work, then sets the event index, and does not look again",
-        hunt="scenario:blk_requests",
+        hunt="scenario:request_in_window",
         changes=(
             (BackRing, "final_check", on_rings(lambda _, ring: _back_event_late(ring))),
             (FrontRing, "final_check", on_rings(lambda _, ring: _front_event_late(ring))),
@@ -284,7 +284,7 @@ DEFECTS: Final = (
         id="ring-prod-reread",
         end="backend",
         mutation="producer index read once to check, again to loop",
-        hunt="scenario:blk_attacked",
+        hunt="scenario:req_prod_moves",
         changes=(
             *_REMEMBERED,
             *_every_take(_requests_reread("rsp_prod"), _requests_reread("req_cons")),
