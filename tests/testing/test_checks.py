@@ -92,6 +92,14 @@ def test_a_watch_event_whose_client_sleeps(raw: RawWorld) -> None:
     assert check_progress(raw.platform) == ["sleeper: 1 watch events wait, and its task is not due"]
 
 
+def test_what_is_due_is_not_late(raw: RawWorld) -> None:
+    raw.vif.notify()
+    raw.guest.xs.write(f"{raw.vif.path}/state", "4")
+    check_all(raw.platform)
+    raw.run()
+    check_all(raw.platform)
+
+
 def test_frames_that_wait_for_ever(raw: RawWorld) -> None:
     rx = netback(raw.platform).queues[0].rx
     assert rx is not None
