@@ -61,6 +61,8 @@ class QueuedFront(RawFront):
         self.control = False
         self.start = 0
         self.queues: list[Queue] = []
+        self.made: list[tuple[int, int]] = []  # of all connections: reference, pfn of a ring
+        self.opened: list[Channel] = []
         self.ctrl: RawSring
         self.ctrl_ref = 0
         self.ctrl_channel: Channel
@@ -92,11 +94,13 @@ class QueuedFront(RawFront):
             ring.ring.seek(self.start)
             ring.req_prod = ring.rsp_prod = self.start
             ring.req_event = ring.rsp_event = self.start + 1
-        return ring, guest.grant(pfn)
+        self.made.append((guest.grant(pfn), pfn))
+        return ring, self.made[-1][0]
 
     def _open(self) -> Channel:
         channel = self.guest.evtchn.open_unbound(BACKEND_DOMID, _nothing)
         self.guest.evtchn.unmask(channel, force=True)
+        self.opened.append(channel)
         return channel
 
     def keys(self) -> dict[str, str]:

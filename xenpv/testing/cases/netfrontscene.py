@@ -101,6 +101,7 @@ class FrontendScene:
         self.world: Any = None
         self._log: AccessLog | None = None
         self._looked = 0
+        self._gone = False  # the device was taken away
 
     @property
     def features(self) -> Collection[str]:
@@ -302,7 +303,6 @@ class FrontendScene:
         """
         back = self.back
         grefs = self.ring_refs()
-        xs = self.world.platform.toolstack.xs
         back.write_key("online", "0")
         back.write_key("state", str(int(State.CLOSING)))
         self.run()
@@ -313,9 +313,15 @@ class FrontendScene:
         back.detach()
         back.write_key("state", str(int(State.CLOSED)))
         self.run()
+        self.expect_gone(grefs)
+
+    def expect_gone(self, grefs: Sequence[int]) -> None:
+        """Take the directories away: none of these references leads anywhere then."""
+        back, self._gone = self.back, True
         for path in (back.device.frontend, back.device.path):
-            xs.rm(path)
+            self.world.platform.toolstack.xs.rm(path)
         self.run()
+        back.detach()
         self._finish_user()
         left = [gref for gref in grefs if back.is_granted(gref)]
         expect(left, [], "references of its rings after the close")
@@ -343,7 +349,9 @@ class FrontendScene:
     def finish(self) -> None:
         self.run()
         check_all(self.world.platform, hostile=(0,))
-        self._finish_user()
+        if not self._gone:
+            self.expect_closes()
+            check_all(self.world.platform, hostile=(0,))
 
     def _finish_user(self) -> None:
         """What a user's driver leaves behind is its failure."""
@@ -353,6 +361,7 @@ class FrontendScene:
     def _drop(self) -> None:
         world, self.world = self.world, None
         self._looked = 0
+        self._gone = False
         if world is not None:
             world.close()
 

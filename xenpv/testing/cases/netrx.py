@@ -46,6 +46,7 @@ from xenpv.testing.cases.netslots import (
     RX_DATA_VALIDATED,
     TCPV4,
     TCPV6,
+    XDP,
     extra,
     gso,
     tx,
@@ -380,3 +381,46 @@ def expect_sum(got: Packet) -> None:
         expect(checksum_of(got.data), PSEUDO, "its checksum")
     else:
         expect(checksum_of(got.data), WHOLE, "its checksum")
+
+
+@SUITE.case(
+    "NETB-228",
+    "room before the bytes of each page",
+    source="Linux' io/netif.h, xdp-headroom; netback's state 8",
+    expected="bytes begin there, and `status` counts it; an XDP extra says how much it is",
+    requires=("feature-xdp-headroom",),
+    hostile=False,
+)
+def headroom(s: BackendScene) -> None:
+    s.connect({"xdp-headroom": "256"})
+    s.post(2)
+    data = inbound(1000)
+    s.deliver(data)
+    (got,) = s.packets()
+    expect([one[0] for one in got.extras], [XDP], "types of extras")
+    expect(int.from_bytes(got.extras[0][2:4], "little"), 256, "the headroom of the extra")
+    expect(got.slots[0].status, 256 + 1000, "status")
+    expect(got.data[256:], data, "the frame")
+
+
+@SUITE.case(
+    "NETB-229",
+    "other room while connected",
+    source="Linux xenbus.c, xen_net_read_xdp: XenbusStateReconfiguring",
+    expected="7 is answered with 8, and the next frame has the room that the frontend wrote",
+    requires=("feature-xdp-headroom",),
+    hostile=False,
+)
+def reconfigured(s: BackendScene) -> None:
+    s.connect()
+    for room in (256, 0):
+        s.front.write_key("xdp-headroom", str(room))
+        s.front.write_key("state", "7")
+        s.run()
+        expect(s.front.backend_state.name, "RECONFIGURED", "the backend's state")
+        s.front.write_key("state", "4")
+        s.run()
+        s.post(2)
+        s.deliver(inbound(100))
+        (got,) = s.packets()
+        expect((got.slots[0].status, got.data[room:]), (room + 100, inbound(100)), "the frame")

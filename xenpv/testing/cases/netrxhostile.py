@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from xenpv.abi.xenbus import XenbusState
 from xenpv.host.network import Frame
 from xenpv.testing.cases.claims import expect, holds
 from xenpv.testing.cases.netback import SUITE
@@ -252,3 +253,23 @@ def close_with_backlog(s: BackendScene) -> None:
     s.connect()
     s.deliver(*[inbound(1514, mark) for mark in range(300)], run=False)
     s.expect_usable()
+
+
+@SUITE.case(
+    "NETB-230",
+    "no room behind the headroom",
+    source="Linux' io/netif.h, XEN_NETIF_MAX_XDP_HEADROOM",
+    expected="4096 and more are refused, or the frame comes whole: nothing is written elsewhere",
+    requires=("feature-xdp-headroom",),
+)
+def no_room(s: BackendScene) -> None:
+    for text in ("4096", "32767", "65536", "4294967295"):
+        state = s.begin({"xdp-headroom": text})
+        if state is XenbusState.CONNECTED:
+            s.post(8)
+            s.deliver(inbound(100))
+            for slot in s.received():
+                expect(slot.offset + slot.status <= 4096, True, "a response within its page")
+        s.again()
+    s.connect({"xdp-headroom": "0"})
+    s.expect_sends()

@@ -37,6 +37,7 @@ from xenpv.testing.cases.suite import CaseResult, Factory
 from xenpv.testing.checkers import check_all
 from xenpv.testing.ends.backend import BackendWorld, user_net_backend
 from xenpv.testing.raw_world import RawWorld
+from xenpv.xen.evtchn_port import PortState
 
 QUEUES: Final = 12  # offered by our own backend here: numbers of two digits occur
 PATTERN: Final = b"\x5c"  # in every byte of a page that is posted
@@ -414,8 +415,25 @@ class BackendScene:
     def finish(self) -> None:
         self.run()
         check_all(self.platform, hostile=(self.guest.domid,))
+        self._hang_up()
+        check_all(self.platform, hostile=(self.guest.domid,))
         if isinstance(self.world, BackendWorld):
             self.world.finish()  # what a user's driver leaves behind
+
+    def _hang_up(self) -> None:
+        """The frontend closes, if it is there still: nothing of its rings may be held then."""
+        front = self.front
+        if front.read_key("state") is not None:
+            self.close_front()
+        held = [ref for ref, pfn in front.made if not self.guest.revoke(ref)]
+        expect(held, [], "references of ring pages that it holds after the end")
+        ports = self.guest.domain.evtchn.ports
+        bound = [
+            one.port
+            for one in front.opened
+            if one.active and ports[one.port].state is PortState.INTERDOMAIN
+        ]
+        expect(bound, [], "ports that it holds after the end")
 
     def close(self) -> None:
         if self._log is not None:

@@ -23,6 +23,7 @@ RX_DATA_VALIDATED, RX_CSUM_BLANK = 1, 2
 DROPPED, ERROR, OKAY, NULL = -2, -1, 0, 1  # NETIF_RSP_*
 # XEN_NETIF_EXTRA_TYPE_*
 GSO, MCAST_ADD, MCAST_DEL, HASH = 1, 2, 3, 4
+XDP = 5  # where it was negotiated
 TCPV4, TCPV6 = 1, 2  # XEN_NETIF_GSO_TYPE_*
 # XEN_NETIF_CTRL_TYPE_*, and its statuses
 (
