@@ -112,9 +112,7 @@ def main() -> None:
         world.run()
         world.vif.send(frame[::-1])
         world.run()
-        print(
-            "sent:", world.vif.frames == [frame], "received:", world.app.received == [frame[::-1]]
-        )
+        print("sent:", world.vif.frames == [frame], world.app.received == [frame[::-1]])
     results = check_net_frontend(Frontend)
     print(f"{len(results)} cases, none fails")
 

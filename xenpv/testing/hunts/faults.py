@@ -10,8 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from xenpv.abi.blkif import BLKIF_OP, BLKIF_RSP
+from xenpv.abi.layout import packer
 from xenpv.abi.xenbus import XenbusState
-from xenpv.errors import LocalProtocolError, XenpvError
+from xenpv.errors import LocalProtocolError
 from xenpv.host.memoryimage import MemoryImage
 from xenpv.platform import Disk, Platform, Vif
 from xenpv.testing import faults
@@ -19,6 +21,7 @@ from xenpv.testing.linux_blk import LinuxBlk
 from xenpv.testing.linux_net import LinuxNet
 from xenpv.testing.raw_world import DEVID_XVDA, RawWorld
 from xenpv.testing.scenarios import DiskClient, NetClient
+from xenpv.vbd import blkif
 from xenpv.vbd.srb import SrbStatus
 
 if TYPE_CHECKING:
@@ -33,6 +36,11 @@ MEMORY_MIB: Final = 16
 MAC: Final = "00:16:3e:00:00:01"
 PEER: Final = b"\x02\x00\x00\x00\x00\x02"
 SECTOR: Final = 512
+REQUESTS: Final = 4
+READ: Final = int(BLKIF_OP.READ)
+OKAY: Final = int(BLKIF_RSP.OKAY)
+ERROR: Final = int(BLKIF_RSP.ERROR)
+RESPONSE: Final = packer("blkif_response")
 FIRST: Final = 8  # the sector at which a DiskClient begins
 
 
@@ -57,14 +65,20 @@ def _ended_well(disk: DiskClient, net: NetClient, image: MemoryImage) -> None:
     assert frames == net.sent, f"{len(frames)} of {len(net.sent)} frames, or in another order"
 
 
-def events_unreliable(x: Explorer) -> None:
-    """Events between XenVbd, XenVif and their backends come late or twice."""
+def ends_late(x: Explorer) -> None:
+    """Events between XenVbd, XenVif and their backends come late or twice; the guest and both
+    backends are slow, each time by less than any timeout.
+    """
     xen = x.platform()
     image = MemoryImage(bytearray(IMAGE_BYTES))
     guest = _guest(xen, image)
-    for domain in (guest.created.domain, xen.dom0):
-        faults.Events(domain, x.decide)
+    domain = guest.created.domain
+    for one in (domain, xen.dom0):
+        faults.Events(one, x.decide)
     guest.start()
+    for name in (f"vbd{guest.domid}.", f"vif{guest.domid}."):
+        faults.Slow(xen.dom0, name, x.decide)
+    faults.Slow(domain, "upcall", x.decide)
     disk, net = _traffic(guest)
     x.begin()
     x.run()
@@ -91,31 +105,6 @@ def events_lost(x: Explorer) -> None:
     x.run()
     assert list(xen.bridge("xenbr0").frames) == net.sent
     assert guest.nets[0].in_flight == 0
-
-
-def backends_slow(x: Explorer) -> None:
-    """Both backends are late, each time by less than any timeout."""
-    xen = x.platform()
-    image = MemoryImage(bytearray(IMAGE_BYTES))
-    guest = _guest(xen, image).start()
-    for name in (f"vbd{guest.domid}.", f"vif{guest.domid}."):
-        faults.Slow(xen.dom0, name, x.decide)
-    disk, net = _traffic(guest)
-    x.begin()
-    x.run()
-    _ended_well(disk, net, image)
-
-
-def guest_slow(x: Explorer) -> None:
-    """The guest's own upcalls are late."""
-    xen = x.platform()
-    image = MemoryImage(bytearray(IMAGE_BYTES))
-    guest = _guest(xen, image).start()
-    faults.Slow(guest.created.domain, "upcall", x.decide)
-    disk, net = _traffic(guest)
-    x.begin()
-    x.run()
-    _ended_well(disk, net, image)
 
 
 def image_errors(x: Explorer) -> None:
@@ -208,6 +197,36 @@ def backends_restarted(x: Explorer) -> None:
     assert guest.nets[0].link_up
 
 
+def grants_spoilt(x: Explorer) -> None:
+    """References of a raw frontend are revoked, read-only or another domain's when blkback comes
+    to use them: those requests end with an error, and the others well.
+    """
+    world = x.world_raw()
+    guest, front = world.guest, world.vbd
+    device = faults.Grants(guest, x.decide)
+    expected: list[int] = []
+    answers: list[int] = []
+
+    def send() -> None:
+        pfn = guest.page()
+        ref = guest.grant(pfn)
+        expected.append(ERROR if device.spoil(ref, pfn) else OKAY)
+        request = blkif.request(1).pack(READ, 1, 0, len(expected), 0, ref, 0, 7)
+        if front.sring.push(request, 1):
+            front.notify()
+        if len(expected) < REQUESTS:
+            task.wake()
+
+    def complete() -> None:
+        answers.extend(RESPONSE.unpack(raw)[2] for raw in front.sring.take())
+
+    task = guest.domain.task("blk client", send)
+    front.on_event = complete
+    task.wake()
+    x.run()
+    assert answers == expected, f"statuses {answers}, expected {expected}"
+
+
 def maps_refused(x: Explorer) -> None:
     """Rings of a disk and an interface cannot be mapped: the device is refused and holds nothing,
     and connects once they can.
@@ -266,58 +285,47 @@ def _connect_twice(
         assert found.state is XenbusState.CONNECTED, f"{kind}: {found.broken or found.state.name}"
 
 
-def references_exhausted(x: Explorer) -> None:
-    """A Windows guest has no reference left while it sends and writes, and then has again."""
-
-    def strike(hoard: faults.Hoard, guest: Guest) -> None:
-        assert guest.bus is not None
-        hoard.references(guest.bus.gnttab)
-
-    _short(x, strike)
-
-
-def memory_exhausted(x: Explorer) -> None:
-    """A Windows guest has no page left while it sends and writes, and then has again."""
-    _short(x, lambda hoard, _guest: hoard.pages())
-
-
-def _short(x: Explorer, strike: Callable[[faults.Hoard, Guest], object]) -> None:
+def guest_exhausted(x: Explorer) -> None:
+    """A Windows guest has no page or no reference left while it sends and writes, and then has
+    again: what was asked meanwhile ends, and all is well afterwards.
+    """
     xen = x.platform()
     image = MemoryImage(bytearray(IMAGE_BYTES))
     guest = _guest(xen, image).start()
     guest.disks[0].read(0, 1)  # what it keeps for transfers is there
+    assert guest.bus is not None
     hoard = faults.Hoard(guest.created.domain, x.decide)
     x.begin()
-    strike(hoard, guest)
+    hoard.pages()
+    hoard.references(guest.bus.gnttab)
     pending = [guest.disks[0].start_read(0, 1)]
     with suppress(LocalProtocolError):  # the program itself has no page left
         pending.append(guest.disks[0].start_write(FIRST, b"\x33" * SECTOR))
     frame = PEER + guest.nets[0].mac + b"\x88\xb5" + bytes(46)
-    with suppress(XenpvError):
-        guest.nets[0].send(frame)
+    guest.nets[0].send(frame)
     xen.loop.run()
     hoard.close()
-    xen.loop.advance(2 * WATCHDOG_S * NS_PER_S)
+    if hoard.fired:
+        xen.loop.advance(2 * WATCHDOG_S * NS_PER_S)
     x.run()
     assert all(one.is_complete for one in pending)
-    disk, net = _traffic(guest)
-    xen.bridge("xenbr0").frames.clear()
-    x.run()
-    _ended_well(disk, net, image)
+    if hoard.fired:
+        disk, net = _traffic(guest)
+        xen.bridge("xenbr0").frames.clear()
+        x.run()
+        _ended_well(disk, net, image)
 
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
-    events_unreliable,
+    ends_late,
     events_lost,
-    backends_slow,
-    guest_slow,
     image_errors,
     store_conflicts,
     watch_floods,
     backends_restarted,
+    grants_spoilt,
     maps_refused,
     ports_exhausted,
     pages_exhausted,
-    references_exhausted,
-    memory_exhausted,
+    guest_exhausted,
 )
