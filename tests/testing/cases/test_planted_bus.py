@@ -9,12 +9,15 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.testing.cases import planted_bus as planted
+from tests.testing.cases.planted import Change
+from tests.testing.cases.planted_bus import BACK, FRONT
+from tests.testing.cases.planted_machine import EVTCHN, GRANT
+from tests.testing.cases.planted_store import PROFILES, STORE
 from xenpv.store.profile import C
 from xenpv.testing.cases import Case, Outcome, case, cases
 from xenpv.testing.cases.storescene import OurStore
 
-CHANGES = [*planted.STORE, *planted.EVTCHN, *planted.GRANT, *planted.BACK, *planted.FRONT]
+CHANGES = [*STORE, *EVTCHN, *GRANT, *BACK, *FRONT]
 SUITES = ("store", "evtchn", "grant", "xenbus-backend", "xenbus-frontend")
 
 
@@ -24,14 +27,14 @@ def fails(one: Case, factory: Callable[..., Any] | None = None) -> None:
     assert result.reason
 
 
-@pytest.mark.parametrize(("switch", "ids"), planted.PROFILES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("switch", "ids"), PROFILES, ids=lambda value: str(value)[:60])
 def test_another_rule_of_the_store_is_noticed(switch: dict[str, Any], ids: str) -> None:
     for name in ids.split():
         fails(case(name), OurStore(profile=attrs.evolve(C, **switch)))
 
 
 @contextmanager
-def changed(changes: list[planted.Change]) -> Iterator[None]:
+def changed(changes: list[Change]) -> Iterator[None]:
     """Attributes of classes and modules, and entries of tables."""
     with pytest.MonkeyPatch.context() as patch:
         for where, name, make in changes:
@@ -46,13 +49,13 @@ def changed(changes: list[planted.Change]) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("changes", "ids"), [row[1:] for row in CHANGES], ids=[row[0] for row in CHANGES]
 )
-def test_a_planted_change_is_noticed(changes: list[planted.Change], ids: str) -> None:
+def test_a_planted_change_is_noticed(changes: list[Change], ids: str) -> None:
     with changed(changes):
         for name in ids.split():
             fails(case(name))
 
 
 def test_every_case_fails_for_some_change() -> None:
-    named = [name for *_, ids in (*planted.PROFILES, *CHANGES) for name in ids.split()]
+    named = [name for *_, ids in (*PROFILES, *CHANGES) for name in ids.split()]
     known = [one.id for suite in SUITES for one in cases(suite)]
     assert sorted(dict.fromkeys(named)) == sorted(known)

@@ -39,6 +39,7 @@ NO_TX: Final = 0x7FFF_FF00  # an id that nobody has given out
 FIRST_DOMID: Final = 1
 NR_FRAMES: Final = 1 << 12  # of a machine with a few small guests
 SETTLES: Final = 8
+DEATHS: Final = 1_000  # round trips that a domain's death may take
 
 # What gives a client's stream to some store.
 Connect = Callable[[], Any]
@@ -289,6 +290,9 @@ class StoreScene:
         """Its domain is destroyed."""
         self.domids[guest.domid] = False
         self.domains.die(guest.domid)
+        for _ in range(DEATHS):  # a store that is another process hears of it in its own time
+            if self.main.ask(XS.IS_DOMAIN_INTRODUCED, f"{guest.domid}\0") != "T":
+                return
 
     def finish(self) -> None:
         """The store is as before the case, and serves on. Wrong if not."""
