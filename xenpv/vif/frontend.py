@@ -367,11 +367,13 @@ class Frontend:
             if not self._closing and not parse_flag(self._read_watched()):
                 self._owner.request_eject()
             return
-        state = parse_state(self._read_watched())
+        text = self._read_watched()
+        state = parse_state(text)
         if self._closing:
             if state in GONE and not self.handshake.goals:
                 self._finish()
-        elif self.state in UP and (state is State.CLOSING or state in GONE):
+        elif self.state in UP and (text is None or state in (State.CLOSING, State.CLOSED)):
+            # netback_changed of Linux does nothing at a state that is none.
             self._owner.request_eject()
 
     # connect

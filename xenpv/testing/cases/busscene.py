@@ -16,16 +16,18 @@ from xenpv.abi.blkif import BLKIF_OP
 from xenpv.abi.layout import packer
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.errors import GrantError, LocalProtocolError
+from xenpv.platform import Platform
 from xenpv.testing.cases.claims import expect, holds
 from xenpv.testing.cases.suite import Factory
 from xenpv.testing.checkers import check_all
 from xenpv.testing.ends import user_blk_backend, user_blk_frontend
 from xenpv.testing.ends.backend import BackendWorld, user_net_backend
-from xenpv.testing.ends.frontend import user_net_frontend
+from xenpv.testing.ends.frontend import OwnFrontendWorld, user_net_frontend
 from xenpv.testing.raw_back import RawBack, RawBlkBack, RawNetBack
 from xenpv.xen.domain import Domain
 
 KINDS: Final = ("vbd", "vif")
+PERSONALITIES: Final = ("windows", "linux")  # of our own frontends
 BLK_REQUEST: Final = packer("blkif_request")
 TX_REQUEST: Final = packer("netif_tx_request")
 FRAME: Final = bytes.fromhex("ffffffffffff00163e0000010800") + bytes(46)
@@ -210,23 +212,32 @@ class FrontDevice:
     `back` is the raw backend; change its `answers` before `boot` to have it answer otherwise.
     """
 
-    def __init__(self, kind: str, factory: Any, seed: int) -> None:
+    def __init__(self, kind: str, factory: Any, seed: int, personality: str = "") -> None:
         self.kind = kind
         self.answers: dict[State, State | None] = {}
-        self._how = (factory, seed)
+        self._how = (factory, seed, personality)
         self._world: Any = None
 
     @property
     def world(self) -> Any:
         """Made when it is first asked for."""
         if self._world is None:
-            factory, seed = self._how
-            self._world = (
-                user_blk_frontend(factory, seed=seed, connect=False, vbd=self._vbd)
-                if self.kind == "vbd"
-                else user_net_frontend(factory, seed=seed, connect=False, vif=self._vif)
-            )
+            factory, seed, personality = self._how
+            if factory is None:
+                self._world = self._own(Platform(seed=seed), personality)
+            elif self.kind == "vbd":
+                self._world = user_blk_frontend(factory, seed=seed, connect=False, vbd=self._vbd)
+            else:
+                self._world = user_net_frontend(factory, seed=seed, connect=False, vif=self._vif)
         return self._world
+
+    def _own(self, platform: Platform, personality: str) -> OwnFrontendWorld:
+        backends: dict[str, Any] = {self.kind: self._vbd if self.kind == "vbd" else self._vif}
+        try:
+            return OwnFrontendWorld(platform, self.kind, personality, **backends)
+        except BaseException:
+            platform.close()
+            raise
 
     def _vbd(self, device: Any) -> RawBlkBack:
         made = RawBlkBack(device)
@@ -349,7 +360,11 @@ class BusFrontScene:
     features: tuple[str, ...] = ()
 
     def __init__(self, factory: Factory | None, seed: int) -> None:
-        self.devices = [FrontDevice(kind, made, seed) for kind, made in _kinds(factory)]
+        self.devices = [
+            FrontDevice(kind, made, seed, personality)
+            for kind, made in _kinds(factory)
+            for personality in (PERSONALITIES if made is None else ("",))
+        ]
 
     def __iter__(self) -> Iterator[FrontDevice]:
         return iter(self.devices)

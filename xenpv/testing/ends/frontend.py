@@ -297,10 +297,12 @@ class UserNetWorld(FrontendWorld):
 
 
 class OwnFrontendWorld(BackWorld):
-    """world_back with `app`: the Windows stack in the place of a user's frontend."""
+    """world_back with `app`: our stack in the place of a user's frontend."""
 
-    def __init__(self, platform: Platform, kind: str, **parameters: Any) -> None:
-        super().__init__(platform, "windows", **parameters)
+    def __init__(
+        self, platform: Platform, kind: str, personality: str = "windows", **parameters: Any
+    ) -> None:
+        super().__init__(platform, personality, **parameters)
         self.kind = kind
         self.app: Any = (
             OwnDiskApp(lambda: self.disk, self.run)
