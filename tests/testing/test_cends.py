@@ -23,7 +23,7 @@ MISDEEDS = (
     ("wild", "uses memory that is not there at 0x123456789000"),
     ("unseen", "uses a page beside the ones it has"),
     ("loop", "does not return: 300000 steps and no end"),
-    ("empty loop", "does not return: 100 ms of CPU and no end"),
+    ("empty loop", "does not return: 100 ms of CPU and no step"),
     ("recursion", "has 1024 KiB of stack in use: a recursion without an end"),
     ("assert", "asserts `zero` in ways_out, which does not hold"),
     ("abort", "calls abort()"),

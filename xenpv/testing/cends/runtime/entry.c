@@ -23,7 +23,10 @@ static RUNTIME struct sigaction before[NR_CAUGHT];
 static RUNTIME unsigned catching;
 static RUNTIME timer_t watchdog;
 static RUNTIME int has_watchdog;
+static RUNTIME pid_t watched_thread;
 static RUNTIME unsigned watchdog_ms;
+static RUNTIME struct entry *last_entry;    /* that ran when the watchdog looked, and how far */
+static RUNTIME int64_t last_budget;
 static RUNTIME uintptr_t text_start, text_end, load_base;
 
 _Noreturn void entry_fail(int kind, uint64_t pc, const void *address, size_t size, int64_t detail,
@@ -83,6 +86,7 @@ static void caught(int number, siginfo_t *info, void *machine_context)
 
     if (!current) {
         /* Not the driver's: as if we had not been here. It happens again. */
+        catching = 1;
         signals_leave();
         return;
     }
@@ -103,21 +107,34 @@ static void caught(int number, siginfo_t *info, void *machine_context)
     entry_fail(FAILED_SIGNAL, pc, NULL, 0, number, "raises SIG%s", sigabbrev_np(number));
 }
 
+static void set_timer(uint64_t ns)
+{
+    struct itimerspec when = { .it_value.tv_sec = (time_t)(ns / 1000000000u),
+                               .it_value.tv_nsec = (long)(ns % 1000000000u) };
+
+    timer_settime(watchdog, 0, &when, NULL);
+}
+
+/*
+ * A call that takes steps is held to their number. What takes none between two looks, half of
+ * its time apart, is a loop without anything in it.
+ */
 static void watched(int number, siginfo_t *info, void *machine_context)
 {
     uint64_t pc = stopped_at(machine_context);
-    struct itimerspec again = { .it_value.tv_nsec = AGAIN_NS };
 
     (void)number;
     (void)info;
-    if (!current)
-        return;
-    if (!in_driver(pc)) {       /* in the C library, perhaps with its locks */
-        timer_settime(watchdog, 0, &again, NULL);
-        return;
+    if (!current || current != last_entry || current->budget != last_budget) {
+        last_entry = current;
+        last_budget = current ? current->budget : 0;
+        set_timer(watchdog_ms * 500000ull);
+    } else if (!in_driver(pc)) {        /* in the C library, perhaps with its locks */
+        set_timer(AGAIN_NS);
+    } else {
+        entry_fail(FAILED_TIME, pc, NULL, 0, watchdog_ms,
+                   "does not return: %u ms of CPU and no step", watchdog_ms);
     }
-    entry_fail(FAILED_TIME, pc, NULL, 0, watchdog_ms,
-               "does not return: %u ms of CPU and no end", watchdog_ms);
 }
 
 /* While it is in use, a signal of the driver's own making ends the call, not the process. */
@@ -139,25 +156,29 @@ void signals_leave(void)
         sigaction(CAUGHT[i], &before[i], NULL);
 }
 
-/* CPU time of this thread until a call counts as hung; 0: never. */
+/* CPU time of this thread without a step until a call counts as hung; 0: never. */
 void watchdog_arm(unsigned milliseconds)
 {
-    struct itimerspec when = { .it_value.tv_sec = milliseconds / 1000,
-                               .it_value.tv_nsec = milliseconds % 1000 * 1000000l };
+    pid_t thread = (pid_t)syscall(SYS_gettid);
 
+    if (has_watchdog && milliseconds && thread != watched_thread) {
+        timer_delete(watchdog);
+        has_watchdog = 0;
+    }
     if (!has_watchdog && milliseconds) {
         struct sigaction ours = { .sa_sigaction = watched, .sa_flags = SA_SIGINFO | SA_NODEFER };
         struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WATCHDOG };
 
-        event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+        event._sigev_un._tid = watched_thread = thread;
         if (sigaction(WATCHDOG, &ours, NULL) ||
             timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &watchdog))
             return;
         has_watchdog = 1;
     }
     watchdog_ms = milliseconds;
+    last_entry = NULL;
     if (has_watchdog)
-        timer_settime(watchdog, 0, &when, NULL);
+        set_timer(milliseconds * 500000ull);
 }
 
 /* the driver's own ways out */
@@ -259,8 +280,10 @@ struct xenpv_end *xenpv_end_new(host_call call, host_access access, void *contex
     }
     if (!end)
         return NULL;
-    if (!live)
+    if (!live) {
         copy_data(data, saved);
+        region_reset();
+    }
     memset(end, 0, sizeof(*end));
     end->used = 1;
     end->number = (int)(end - ends);
@@ -362,7 +385,8 @@ int xenpv_enter(struct xenpv_end *end, const struct xenpv_enter *enter, const vo
     if (!_setjmp(here.jump))
         *result = dispatch(end, enter, given);
     current = NULL;
-    watchdog_arm(0);
+    if (catching == 1)          /* the last one: others may stand where they were preempted */
+        watchdog_arm(0);
     signals_leave();
     return here.ending;
 }

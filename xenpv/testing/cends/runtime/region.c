@@ -20,7 +20,7 @@ struct page {
 
 RUNTIME uint8_t *region;
 static RUNTIME struct page *pages;
-static RUNTIME unsigned long next;
+static RUNTIME unsigned long next, high;    /* where to look first; above all that was live */
 
 void region_open(void)
 {
@@ -75,6 +75,8 @@ void *region_map(struct xenpv_end *end, int64_t id, const uint32_t *frames, unsi
         if (mmap(address(first + i), PAGE_SIZE, protection, MAP_SHARED | MAP_FIXED, end->memory,
                  (off_t)frames[i] << PAGE_SHIFT) == MAP_FAILED)
             return NULL;
+        if (first + i >= high)
+            high = first + i + 1;
         *page = (struct page){ frames[i], i, count, LIVE, (uint8_t)writable,
                                (uint16_t)end->number, id };
     }
@@ -124,9 +126,16 @@ void region_unmap(long page)
 /* All that the end has mapped. */
 void region_drop(struct xenpv_end *end)
 {
-    for (unsigned long at = 0; at < REGION_PAGES; at++)
+    for (unsigned long at = 0; at < high; at++)
         if (pages[at].state == LIVE && pages[at].end == end->number && !pages[at].index)
             region_unmap((long)at);
+}
+
+/* Nothing is live, and nobody is left who could have a stale pointer. */
+void region_reset(void)
+{
+    memset(pages, 0, high * sizeof(*pages));
+    next = high = 0;
 }
 
 static _Noreturn void refuse_beside(uintptr_t at, const void *p, size_t size, uint32_t kind,

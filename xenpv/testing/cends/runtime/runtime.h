@@ -81,6 +81,7 @@ int64_t region_id(long page);
 unsigned region_count(long page);
 void region_unmap(long page);
 void region_drop(struct xenpv_end *end);
+void region_reset(void);
 /* Number within its map and id of the page at `p`; -1 if it is no live one of the end. */
 long region_page_of(const struct xenpv_end *end, const void *p, int64_t *id);
 

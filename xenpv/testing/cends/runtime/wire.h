@@ -26,7 +26,7 @@ enum xenpv_failure_kind {
     FAILED_ASSERT,
     FAILED_WORK,            /* `detail` steps without an end */
     FAILED_STACK,
-    FAILED_TIME,            /* `detail` ms of CPU and no end */
+    FAILED_TIME,            /* `detail` ms of CPU without a step */
     FAILED_CALL,            /* a call with an argument that cannot be */
     FAILED_HEAP
 };
