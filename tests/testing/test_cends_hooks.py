@@ -153,3 +153,33 @@ def test_two_worlds_at_once_have_pages_of_their_own_and_one_driver(tmp_path: Pat
             one.run()
             two.run()
             assert (one.vbd.backend_key("count"), two.vbd.backend_key("count")) == ("5", "6")
+
+
+class StopHereError(Exception):
+    """What a hook raises."""
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["loaded", "process"])
+def test_what_the_hook_raises_ends_the_call_before_the_access(isolate: bool) -> None:
+    """Before it publishes its first response: nothing of that is in the ring, the exception comes
+    out of the run, and the driver goes on at its next event.
+    """
+    with user_blk_backend(load_end(BACKEND, isolate=isolate)) as world:
+        client = BlkClient(world.vbd, 2)
+        frame = int(lib.p2m_lookup(world.guest.domain.kernel, world.vbd.sring.pfn, 0))
+        rsp_prod = 8
+
+        def hook(actor: int, kind: int, where: int, offset: int, _size: int) -> None:
+            if (actor, kind & 3, where, offset) == (0, W, frame, rsp_prod):
+                raise StopHereError
+
+        world.platform.hypervisor.set_hook(hook)
+        client.start()
+        with pytest.raises(UserEndError, match="in hook: StopHereError") as caught:
+            world.run()
+        assert isinstance(caught.value.__cause__, StopHereError)
+        world.platform.hypervisor.set_hook(None)
+        assert world.guest.domain.load32(world.vbd.sring.pfn, rsp_prod) == 0
+        assert not world.vbd.sring.take()
+        with pytest.raises(UserEndError):  # it was stopped: it is called no more
+            world.finish()
