@@ -17,7 +17,7 @@ from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.checks.slots import check_indices
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.raw_front import RawBlkFront, RawFront
-from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld
+from xenpv.testing.raw_world import IMAGE_BYTES, MAC, RawWorld
 from xenpv.testing.rings import (
     HEADER,
     REQ_EVENT,
@@ -39,6 +39,7 @@ READ: Final = int(BLKIF_OP.READ)
 FLUSH: Final = int(BLKIF_OP.FLUSH_DISKCACHE)
 RESPONSE: Final = packer("blkif_response")
 TX: Final = packer("netif_tx_request")
+NETTXF_more_data: Final[int] = lib.NETTXF_more_data
 LAST: Final = 7  # sector of a page
 # The last index before the wrap: whoever sleeps there has asked for an event at 0.
 LAST_INDEX: Final = 0xFFFFFFFF
@@ -201,7 +202,7 @@ def req_prod_moves(x: Explorer) -> None:
         for front, sring, slot in ends:
             ring = ring_at(world.platform, sring.pfn)
             if nth:
-                move = partial(setattr, sring, "req_prod", 1 << 31)
+                move = partial(setattr, sring, "req_prod", 1 + 3 * sring.size)
                 x.intrude(world.platform.dom0, (ring.frames[0], REQ_PROD), move, nth=nth)
             if sring.push(slot, 1):
                 front.notify()
@@ -331,6 +332,62 @@ def blk_reads(x: Explorer) -> None:
         assert sorted(reader.answers) == list(range(reader.requests))
 
 
+@attrs.define(eq=False)
+class Reuser:
+    """A network frontend that wipes a page as soon as the slot that names it is answered.
+
+    Frames of one slot and of two, in turn.
+    """
+
+    world: RawWorld
+    frames: int = 4
+    sent: list[bytes] = attrs.field(factory=list)
+    pages: list[int] = attrs.field(factory=list)  # by id
+    task: Any = None
+
+    def start(self) -> None:
+        """Make its task due; nothing is sent yet."""
+        self.world.vif.on_event = self.complete
+        self.task = self.world.guest.domain.task("reuser", self.send)
+        self.task.wake()
+
+    def send(self) -> None:
+        vif, number = self.world.vif, len(self.sent)
+        header = b"\xff" * 6 + MAC + b"\x88\xb5"
+        pieces = [header + bytes([number + 1]) * 46, b"\x77" * 100]
+        pieces = pieces[: 1 + number % 2]
+        self.sent.append(b"".join(pieces))
+        slots = []
+        for at, piece in enumerate(pieces):
+            more = NETTXF_more_data if at + 1 < len(pieces) else 0
+            size = len(piece) if at else len(self.sent[-1])
+            slots.append(TX.pack(self._page(piece), 0, more, len(self.pages) - 1, size))
+        if vif.tx.push(b"".join(slots), len(slots)):
+            vif.notify()
+        if len(self.sent) < self.frames:
+            self.task.wake()
+
+    def _page(self, data: bytes) -> int:
+        guest = self.world.guest
+        self.pages.append(guest.page())
+        guest.domain.write(self.pages[-1], 0, data)
+        return guest.grant(self.pages[-1], readonly=True)
+
+    def complete(self) -> None:
+        for raw in self.world.vif.tx.take():
+            self.world.guest.domain.write(self.pages[raw[0]], 0, bytes(PAGE_SIZE))
+
+
+def net_reuses(x: Explorer) -> None:
+    """A page is its frontend's again when its slot is answered: netback has all of it by then."""
+    world = x.world_raw()
+    reuser = Reuser(world)
+    reuser.start()
+    x.run()
+    came = list(world.bridge.frames)
+    assert came == reuser.sent, "a frame is not what its pages held before they were answered"
+
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     req_prod_moves,
     request_in_window,
@@ -341,4 +398,5 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     rings_wrap,
     ids_in_flight,
     blk_reads,
+    net_reuses,
 )
