@@ -45,6 +45,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "vif-rx-page-dirty": (1, "shows an earlier frame"),
     "vif-tx-status-ignored": (1, "3 frames sent, 0 failed"),
     "net-sum-unfinished": (1, "what came: [(354, 2, ())"),
+    "net-sum-unwritten": (1, "the sum of a frame is not right"),
     "net-gso-unoffered": (1, "what came: [(354, 0, ()), (3054, 8"),
     "bus-hotplug-ignored": (1, "connected before the script is done"),
     "bus-close-unconnected": (1, "vif: its frontend is closing, it is init_wait"),

@@ -31,6 +31,13 @@ def _all_well(original: Any) -> Any:
     return answer
 
 
+def _only_says(_original: Any) -> Any:
+    def finish_checksum(frame: Any) -> Any:
+        return attrs.evolve(frame, csum_blank=False, data_validated=True)
+
+    return finish_checksum
+
+
 def _large_for_all(original: Any) -> Any:
     def read_offer(*arguments: Any) -> Any:
         return attrs.evolve(original(*arguments), gso_types=(1, 2))
@@ -73,6 +80,13 @@ DEFECTS: Final = (
         mutation="a blank sum goes to a frontend that takes none (feature-no-csum-offload)",
         hunt="scenario:net_plain",
         changes=((netfit, "takes_sum", lambda _original: lambda _frame, _offer: True),),
+    ),
+    Defect(
+        id="net-sum-unwritten",
+        end="netback",
+        mutation="a blank sum said to be finished, and left as it was",
+        hunt="scenario:net_plain",
+        changes=((netfit, "finish_checksum", _only_says),),
     ),
     Defect(
         id="net-gso-unoffered",
