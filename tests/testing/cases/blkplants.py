@@ -660,6 +660,106 @@ def a_flush_is_an_empty_write(mp: Patch) -> None:
     mp.setitem(blkring._OPERATIONS, blkring.FLUSH_DISKCACHE, lambda *_args: None)
 
 
+@sees("BLKB-037")
+def a_kept_page_serves_one_request(mp: Patch) -> None:
+    """The mapping of one that is in use already is taken for its own, and goes with it."""
+
+    def change(old: Any, self: Any, ref: int) -> Any:
+        page = self._pages.get(ref)
+        if page is not None and page.active:
+            raise AssertionError(f"reference {ref} is in use")
+        return old(self, ref)
+
+    wrap(mp, PersistentGrants, "get", change)
+
+
+@sees("BLKB-050", "BLKB-051")
+def failed_reads_are_okay(mp: Patch) -> None:
+    def change(old: Any, self: Any, move: Any, extent: Any) -> None:
+        old(self, move, extent)
+        for index in range(extent[3], extent[4]):
+            self._verdicts[index] = 0
+
+    wrap(mp, blkring.BlkRing, "_transfer", change)
+
+
+@sees("BLKB-052")
+def one_bad_write_fails_the_pass(mp: Patch) -> None:
+    def change(old: Any, self: Any, vbd: Any, first: int, end: int) -> None:
+        old(self, vbd, first, end)
+        if any(self._verdicts[first:end]):
+            for index in range(first, end):
+                self._verdicts[index] = blkring.ERROR
+
+    mp.setitem(blkring._OPERATIONS, blkring.WRITE, partial(change, blkring.BlkRing._write))
+
+
+@sees("BLKB-053", "BLKB-054")
+def failed_flushes_are_okay(mp: Patch) -> None:
+    def change(old: Any, self: Any, vbd: Any, first: int, end: int) -> None:
+        old(self, vbd, first, end)
+        for index in range(first, end):
+            self._verdicts[index] = 0
+
+    mp.setitem(
+        blkring._OPERATIONS, blkring.FLUSH_DISKCACHE, partial(change, blkring.BlkRing._flush)
+    )
+
+
+@sees("BLKB-055")
+def a_discard_that_fails_writes_zeros(mp: Patch) -> None:
+    def change(old: Any, self: Any, vbd: Any, sector: int, count: int) -> Any:
+        status = old(vbd, sector, count)
+        if status and sector + count <= vbd.sectors:
+            vbd.image.write_from(memoryview(bytes(count * 512)), sector * 512)
+            return 0
+        return status
+
+    wrap(mp, blkring.BlkRing, "_discard_one", change)
+
+
+@sees("BLKB-166")
+def every_look_at_the_state_is_answered(mp: Patch) -> None:
+    def change(old: Any, self: Any, state: State) -> None:
+        old(self, state)
+        if state is State.CONNECTED:
+            self.seen = self.device.write("seen", "1")
+            key = f"{self.device.frontend}/state"
+            self.device.store.write(key, "4")
+
+    wrap(mp, blkback.Blkback, "frontend_changed", change)
+
+
+@sees("BLKB-167")
+def follows_the_frontend_s_own_word(mp: Patch) -> None:
+    def change(old: Any, self: Any, vbd: Any) -> Any:
+        device = self.task_owner.device
+        if device.frontend_get("backend") != device.path:
+            raise PeerProtocolError("it is another's")
+        return old(self, vbd)
+
+    def connect(old: Any, driver: Any, *args: Any, **kw: Any) -> Any:
+        queue = old(driver, *args, **kw)
+        queue.ring.task_owner = driver
+        return queue
+
+    wrap(mp, blkring.BlkRing, "service", change)
+    wrap(mp, blkback, "connect", connect)
+
+
+@sees("BLKB-168")
+def answers_until_the_page_ends(mp: Patch) -> None:
+    """What is no request of its layout is answered twice."""
+
+    def change(old: Any, self: Any, count: int) -> None:
+        old(self, count)
+        if self.abi.is_x86_32 and any(self._verdicts[:count]):
+            ring = self.ring
+            ring.domain.store32(ring.pfns[0], 8, ring.rsp_prod + count)
+
+    wrap(mp, blkring.BlkRing, "_answer", change)
+
+
 @sees("BLKB-043")
 def every_tenth_event_is_lost(mp: Patch) -> None:
     seen = [0]
@@ -968,6 +1068,29 @@ def reads_the_status_once_more(mp: Patch) -> None:
     wrap(mp, frontring.Ring, "_complete", change)
 
 
+@sees("BLKF-113")
+def what_lies_in_the_entry_is_an_answer(mp: Patch) -> None:
+    def change(old: Any, self: Any, rid: int) -> None:
+        if self.submitted and rid >> 16 & 0xFFFF == self.frontend.handle:
+            first = next(iter(self.submitted))
+            self._finish(self.submitted.pop(first), 0)
+
+    wrap(mp, frontring.Ring, "_late", change)
+
+
+@sees("BLKF-138")
+def changes_too_often(mp: Patch) -> None:
+    looks: dict[Any, int] = {}
+
+    def change(old: Any, self: Any) -> None:
+        looks[self] = looks.get(self, 0) + 1
+        if looks[self] > 2:
+            raise PeerProtocolError("its backend changes too often")
+        old(self)
+
+    wrap(mp, frontend.Frontend, "read_disk", change)
+
+
 @sees("BLKF-120")
 def goes_on_from_the_shared_producer(mp: Patch) -> None:
     from xenpv.abi._kernel import lib
@@ -1088,7 +1211,7 @@ def no_queue_is_none(mp: Patch) -> None:
     wrap(mp, backend.Backend, "read_features", change)
 
 
-@sees("BLKF-132", "BLKF-133")
+@sees("BLKF-132", "BLKF-133", "BLKF-139")
 def gives_up_at_any_change(mp: Patch) -> None:
     def change(old: Any, self: Any) -> None:
         self.fail("a key changed")

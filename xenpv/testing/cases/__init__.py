@@ -33,6 +33,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "blkscene",
         "blkback",
         "blkrequests",
+        "blkhost",
         "blkhostile",
         "blktables",
         "blkhostilering",

@@ -301,3 +301,20 @@ def random_responses(scene: BlkFrontScene) -> None:
         for one in started:
             expect_one(one.okay, (False, None), "whether a read succeeded")
         all_end(scene, started, right(3))
+
+
+@SUITE.case(
+    "BLKF-113",
+    "rsp_prod moves on, and no response was written",
+    source="XSA-376: what lies in the entry is the frontend's own request",
+    expected="it survives; no read succeeds by it",
+)
+def no_response(scene: BlkFrontScene) -> None:
+    for count in (1, 3):
+        peer, started, _ = held(scene)
+        peer.sring.rsp_prod = peer.sring.rsp_prod + count
+        peer.notify()
+        scene.world.run()
+        for one in started:
+            expect_one(one.okay, (False, None), "whether a read that is not answered succeeded")
+        all_end(scene, started, right(3))

@@ -314,3 +314,41 @@ def writes_beside(scene: BlkFrontScene) -> None:
         peer.in_flight.remove(one)
     for sector, each in zip((5, 6), started, strict=True):
         expect(scene.ends(each, okay=True).data, content(sector, 1), f"sector {sector}")
+
+
+@SUITE.case(
+    "BLKF-138",
+    "a flood of the backend's keys",
+    source="XSA-349's mirror: a watch's events are taken together",
+    expected="the world comes to rest, and reads succeed during and after it",
+)
+def key_flood(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    for at in range(200):
+        peer.write_key("state", "4")
+        peer.write_key("sectors", "512")
+        peer.write_key(f"junk-{at % 7}", "x" * (at % 50))
+        if at % 60 == 0:
+            expect(scene.read(0, 8), content(0, 8), f"a read after {at} writes")
+    scene.world.run()
+    expect(scene.read(8, 8), content(8, 8), "a read after it")
+
+
+@SUITE.case(
+    "BLKF-139",
+    "a disk that grows",
+    source="io/blkif.h, sectors; xenbus state Connected again (xen_vbd_resize)",
+    expected="what was there is read as before; what is new is read, or refused",
+    hostile=False,
+)
+def grows(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.disk += marked(5) * 8
+    peer.keys["sectors"] = str(len(peer.disk) // SECTOR)
+    peer.write_key("sectors", peer.keys["sectors"])
+    peer.write_key("state", "4")
+    scene.world.run()
+    expect(scene.read(504, 8), content(504, 8), "the last sectors of before")
+    started = scene.ends(scene.app.start_read(512, 8))
+    if started.okay:
+        expect(started.data, marked(5), "the first sectors that are new")

@@ -171,7 +171,7 @@ def data_reference_gone(scene: BlkBackScene) -> None:
 
 # keys
 
-JUNK = ("", " ", "x", "-1", "4294967296", "18446744073709551616", "9" * 300)
+JUNK = ("", " ", "x", "-1", "0x3e7", "4294967296", "18446744073709551616", "9" * 300)
 
 
 def refuses(scene: BlkBackScene, keys: dict[str, str | None], queues: int = 1) -> None:
@@ -409,3 +409,64 @@ def indices_that_cannot_be(scene: BlkBackScene) -> None:
     if not peer.is_connected:
         return
     looks_dead(scene, peer, 1, "a ring 99 requests ahead")
+
+
+@SUITE.case(
+    "BLKB-166",
+    "a flood of the frontend's keys",
+    source="XSA-349 / CVE-2020-29568: a watch's events are taken together",
+    expected="the world comes to rest, and requests are served during and after it",
+)
+def key_flood(scene: BlkBackScene) -> None:
+    peer = scene.front()
+    for at in range(300):
+        peer.write_key("state", "4")
+        peer.write_key(f"junk-{at % 7}", "x" * (at % 50))
+        if at % 100 == 0:
+            expect(peer.read(8, 8), content(8, 8), f"a READ after {at} writes")
+    scene.world.run()
+    lives(peer)
+
+
+@SUITE.case(
+    "BLKB-167",
+    "a frontend that says another backend is its own",
+    source="XSA-175, XSA-178: nothing that a guest can write leads to a backend",
+    expected="the backend serves as before, and closes with this frontend",
+)
+def other_backend(scene: BlkBackScene) -> None:
+    peer = scene.front()
+    for key, text in (
+        ("backend", "/local/domain/0/backend/vif/1/0"),
+        ("backend", ""),
+        ("backend-id", "32752"),
+        ("frontend-id", "0"),
+        ("virtual-device", "x"),
+    ):
+        peer.write_key(key, text)
+        scene.world.run()
+        expect(peer.read(8, 8), content(8, 8), f"a READ after {key} is {text!r}")
+
+
+@SUITE.case(
+    "BLKB-168",
+    "slots in another layout than the frontend told",
+    source="io/blkif.h, protocol: 112 bytes an entry, or 108",
+    expected="whatever is answered, no more than was sent; nothing stays mapped",
+)
+def layouts_mixed(scene: BlkBackScene) -> None:
+    peer = scene.waiting()
+    peer.connect({"protocol": "x86_32-abi"})
+    if not peer.is_connected:
+        return
+    before = peer.mapped
+    _, ref = peer.granted()
+    sring = peer.rings[0].sring
+    for at in range(8):
+        sring.write_slot(at, peer.rw(READ, at, [(ref, 0, 0)]))
+    sring.req_prod = 8
+    for _ in range(3):
+        peer.kick()
+        scene.world.run()
+    holds(sring.rsp_prod <= 8, f"{sring.rsp_prod} responses to 8 requests")
+    expect(peer.mapped, before, "references that are mapped")

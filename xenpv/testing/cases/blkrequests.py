@@ -358,3 +358,23 @@ def persistent(scene: BlkBackScene) -> None:
         expect(found, marked(at), "what was written by a kept page")
     kept = peer.mapped
     holds(kept <= 1 + len(pages) + 12, f"{kept} references are mapped, more than were used")
+
+
+@SUITE.case(
+    "BLKB-037",
+    "a kept reference that two requests use at once, or one twice",
+    source="blkback.c: a persistent grant that is in use is mapped once more",
+    expected="both are served; after the close nothing is mapped",
+    requires=("feature-persistent",),
+    hostile=False,
+)
+def persistent_twice(scene: BlkBackScene) -> None:
+    peer = scene.connected(persistent=True)
+    pfn, ref = peer.granted(marked(1))
+    slots = [peer.rw(WRITE, at * 8, [(ref, *WHOLE)]) for at in range(4)]
+    expect(peer.statuses(*slots), [OKAY] * 4, "statuses of four WRITEs from one page")
+    for at in range(4):
+        expect(peer.read(at * 8, 8), marked(1), f"the disk at {at * 8}")
+    slot = peer.rw(READ, 64, [(ref, 4, 7), (ref, 0, 3)])
+    expect(peer.status(slot), OKAY, "status of a READ into both halves")
+    expect(peer.read_page(pfn), content(68, 4) + content(64, 4), "the page")
