@@ -7,6 +7,7 @@ shown here is that they can fail.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from xenpv.back import (
     netback,
     netctrl,
     nethash,
+    netkeys,
     netpack,
     netprofile,
     netrx,
@@ -30,15 +32,20 @@ from xenpv.back.credit import Credit
 from xenpv.back.netback import Netback
 from xenpv.back.nethash import NetHash
 from xenpv.back.netpack import Packing
+from xenpv.back.netqueue import NetQueue
 from xenpv.back.netrx import RxQueue
 from xenpv.back.nettx import TxQueue
 from xenpv.back.txring import TxRing
+from xenpv.errors import GrantError, PeerProtocolError
+from xenpv.host.network import Frame
 from xenpv.testing.cases.netslots import TX_RESPONSE
 from xenpv.testing.rings import FIRST_SLOT
-from xenpv.vif import controller, granter, keys, rxpacket, txslots
+from xenpv.vif import controller, features, granter, keys, receiver, rxpacket, txslots
 from xenpv.vif.features import Features
+from xenpv.vif.queue import Queue
 from xenpv.vif.rxpacket import Chain
 from xenpv.vif.rxring import ReceiverRing
+from xenpv.vif.rxslots import Slots
 from xenpv.vif.txslots import SlotTable
 
 Patch = pytest.MonkeyPatch
@@ -447,6 +454,409 @@ def no_script(patch: Patch) -> None:
     wrapped(patch, Netback, "hotplug_changed", changed)
 
 
+# netback, once more: what no other mistake of this list fails
+
+
+def passes_on(patch: Patch, change: Callable[[list[Any]], list[Any]]) -> None:
+    """What netback gives to the bridge is changed."""
+
+    def pass_on(original: Any, ring: Any, frames: Any, size: int) -> None:
+        original(ring, change(list(frames)), size)
+
+    wrapped(patch, TxRing, "pass_on", pass_on)
+
+
+@plants("NETB-001")
+def cut_to_1500(patch: Patch) -> None:
+    """netback: frames are cut to 1500 bytes"""
+    passes_on(patch, lambda frames: [attrs.evolve(one, data=one.data[:1500]) for one in frames])
+
+
+@plants("NETB-008")
+def maps_writable(patch: Patch) -> None:
+    """netback: maps to write what it is sent"""
+    slowly(patch)
+
+    def copy(original: Any, ring: Any, ops: list[int], count: int, size: int) -> Any:
+        vif = ring.vif
+        data, failed = original(ring, ops, count, size)
+        for number in range(count):
+            pfn = vif.domain.holes.alloc()
+            try:
+                handle = vif.domain.gnttab.map(vif.frontend_domid, ops[3 * number], pfn)
+            except GrantError:
+                failed = [*failed, number]
+            else:
+                vif.domain.gnttab.unmap(handle, pfn)
+            vif.domain.holes.free(pfn)
+        return data, failed
+
+    wrapped(patch, TxRing, "copy", copy)
+
+
+@plants("NETB-011")
+def last_first(patch: Patch) -> None:
+    """netback: the last frame of a batch goes out first"""
+    passes_on(patch, lambda frames: frames[::-1])
+
+
+@plants("NETB-018")
+def blank_v6_forgotten(patch: Patch) -> None:
+    """netback: csum_blank of IPv6 is forgotten"""
+
+    def offloads(original: Any, data: bytes, flags: int, told: Any) -> Any:
+        return original(data, flags & ~1 if data[12:14] == b"\x86\xdd" else flags, told)
+
+    wrapped(patch, txring, "offloads", offloads)
+
+
+@plants("NETB-022")
+def tells_more(patch: Patch) -> None:
+    """netback: what else is in a tx response's slot is the backend's"""
+    slowly(patch)
+
+    def answer(original: Any, tx: Any, responses: list[int]) -> None:
+        ring = tx.ring
+        first = ring.rsp_prod
+        original(tx, responses)
+        for at in range(len(responses) // 2):
+            place = FIRST_SLOT + (first + at) % ring.size * 12 + 4
+            ring.domain.write(ring.pfns[0], place, b"\xee" * 8)
+
+    wrapped(patch, TxRing, "answer", answer)
+
+
+@plants("NETB-104")
+def extras_end_anywhere(patch: Patch) -> None:
+    """netback: extras end where the producer does"""
+
+    def read_extras(original: Any, raw: Any, index: int, count: int, extras: Any) -> int:
+        try:
+            return original(raw, index, count, extras)
+        except PeerProtocolError:
+            return count
+
+    wrapped(patch, nettx, "read_extras", read_extras)
+
+
+@plants("NETB-109")
+def cut_at_page(patch: Patch) -> None:
+    """netback: a fragment that crosses its page is filled up with zeros"""
+    slowly(patch)
+    patch.setattr(nettx, "PAGE_SIZE", 1 << 20)
+
+    def copy(original: Any, ring: Any, ops: list[int], count: int, size: int) -> Any:
+        cut = list(ops)
+        for at in range(1, len(cut), 3):
+            offset = cut[at] & 0xFFFF
+            cut[at] = offset | min(cut[at] >> 16, max(0, 4096 - offset)) << 16
+        return original(ring, cut, count, size)
+
+    wrapped(patch, TxRing, "copy", copy)
+
+
+@plants("NETB-115")
+def reads_on(patch: Patch) -> None:
+    """netback: a header that is cut off is looked for behind the frame"""
+
+    def offloads(original: Any, data: bytes, flags: int, told: Any) -> Any:
+        return original(data, flags, told) or Frame(data + bytes(40))
+
+    wrapped(patch, txring, "offloads", offloads)
+
+
+@plants("NETB-120")
+def looks_again(patch: Patch) -> None:
+    """netback: looks into the slot again once its page was read"""
+    slowly(patch)
+
+    def copy(original: Any, tx: Any, ops: list[int], count: int, size: int) -> Any:
+        original(tx, ops, count, size)
+        raw = tx.ring.domain.read(tx.ring.pfns[0], FIRST_SLOT, 4)
+        return original(tx, [int.from_bytes(raw, "little"), *ops[1:]], count, size)
+
+    wrapped(patch, TxRing, "copy", copy)
+
+
+@plants("NETB-121")
+def stays_shut(patch: Patch) -> None:
+    """netback: a vif that was shut does not let go"""
+
+    def disconnect(original: Any, vif: Any) -> None:
+        if not vif.disabled:
+            original(vif)
+
+    wrapped(patch, Netback, "_disconnect", disconnect)
+
+
+@plants("NETB-122")
+def many_polls(patch: Patch) -> None:
+    """netback: looks a hundred times for each event"""
+    left = [0]
+
+    def event(original: Any, queue: Any) -> None:
+        left[0] = 100
+        original(queue)
+
+    def poll(original: Any, queue: Any) -> None:
+        original(queue)
+        left[0] -= 1
+        if left[0] > 0:
+            queue._tx_task.wake()
+
+    wrapped(patch, NetQueue, "_poll_both", event)
+    wrapped(patch, NetQueue, "poll_tx", poll)
+
+
+@plants("NETB-203")
+def begins_early(patch: Patch) -> None:
+    """netback: begins a frame with the slots that there are"""
+    patch.setattr(Packing, "slots", lambda _packing, _frame, _extras: 1)
+
+
+@plants("NETB-207")
+def blank_alone(patch: Patch) -> None:
+    """netback: csum_blank goes without data_validated"""
+    wrapped(
+        patch,
+        Packing,
+        "flags",
+        lambda original, packing, frame: (
+            original(packing, frame) & ~1 if frame.csum_blank else original(packing, frame)
+        ),
+    )
+
+
+@plants("NETB-220")
+def cut_to_mtu(patch: Patch) -> None:
+    """netback: frames for the guest are cut to its MTU"""
+    wrapped(
+        patch,
+        Netback,
+        "receive",
+        lambda original, vif, frames: original(
+            vif, [attrs.evolve(one, data=one.data[:1518]) for one in frames]
+        ),
+    )
+
+
+@plants("NETB-225")
+def posted_now(patch: Patch) -> None:
+    """netback: the page of an rx slot is the one that lies there when it is filled"""
+
+    def finish(original: Any, queue: Any, ops: list[int], responses: Any, parts: Any) -> None:
+        ring = queue._ring
+        for at in range(0, len(ops), 3):
+            place = FIRST_SLOT + (ring.rsp_prod + at // 3) % ring.size * 8 + 4
+            ops[at] = int.from_bytes(ring.domain.read(ring.pfns[0], place, 4), "little")
+        original(queue, ops, responses, parts)
+
+    wrapped(patch, RxQueue, "_finish", finish)
+
+
+@plants("NETB-226")
+def a_page_once(patch: Patch) -> None:
+    """netback: of slots with one page all but one are passed over"""
+
+    def take(original: Any, queue: Any) -> int:
+        original(queue)
+        queue._slots = list({one[2]: one for one in queue._slots}.values())
+        return len(queue._slots)
+
+    wrapped(patch, RxQueue, "_take", take)
+
+
+@plants("NETB-227")
+def waits_to_close(patch: Patch) -> None:
+    """netback: a queue with a backlog does not let go"""
+
+    def release(original: Any, queue: Any) -> None:
+        if queue.rx is None or not queue.rx.backlog_bytes:
+            original(queue)
+
+    wrapped(patch, NetQueue, "release", release)
+
+
+@plants("NETB-228")
+def room_uncounted(patch: Patch) -> None:
+    """netback: an rx status does not count the room before the bytes"""
+
+    def finish(original: Any, queue: Any, ops: Any, responses: list[int], parts: Any) -> None:
+        responses[3] -= queue._packing.headroom
+        original(queue, ops, responses, parts)
+
+    wrapped(patch, RxQueue, "_finish", finish)
+
+
+@plants("NETB-229")
+def room_once(patch: Patch) -> None:
+    """netback: the room before the bytes is looked at when it connects, and never again"""
+    patch.setattr(RxQueue, "reconfigure", lambda _queue: None)
+
+
+@plants("NETB-230")
+def any_room(patch: Patch) -> None:
+    """netback: any room before the bytes is taken"""
+    patch.setattr(netkeys, "PAGE_SIZE", 1 << 20)
+
+
+@plants("NETB-304")
+def other_bits(patch: Patch) -> None:
+    """netback: the entry of the mapping is of the hash's upper bits"""
+    patch.setattr(
+        NetHash,
+        "queue_of",
+        lambda hashes, found, _queues: hashes.mapping[(found[1] >> 16) % len(hashes.mapping)],
+    )
+
+
+@plants("NETB-307")
+def in_turn(patch: Patch) -> None:
+    """netback: frames go to the queues in turn"""
+    turn = count()
+    patch.setattr(NetHash, "queue", lambda _hashes, _data, queues: next(turn) % queues)
+
+
+def handles(patch: Patch, kind: int, change: Callable[..., Any]) -> None:
+    """`change(original, vif, *data)` in the place of a handler of the control ring."""
+    original = netctrl.HANDLERS[kind]
+    patch.setitem(netctrl.HANDLERS, kind, lambda vif, *data: change(original, vif, *data))  # type: ignore[arg-type]  # it is a dict
+
+
+@plants("NETB-310")
+def any_entry(patch: Patch) -> None:
+    """netback: a mapping may name queues that there are not"""
+
+    def mapping(original: Any, vif: Any, *data: int) -> Any:
+        original(vif, *data)
+        return netctrl.SUCCESS
+
+    handles(patch, TYPE.SET_HASH_MAPPING, mapping)
+
+
+@plants("NETB-311")
+def zeros_for_nothing(patch: Patch) -> None:
+    """netback: a page that nobody granted reads as zeros"""
+    wrapped(
+        patch,
+        netctrl,
+        "fetch",
+        lambda original, vif, ref, size: original(vif, ref, size) or bytes(size),
+    )
+
+
+@plants("NETB-313")
+def any_size(patch: Patch) -> None:
+    """netback: a mapping size above the maximum is cut to it"""
+    handles(
+        patch,
+        TYPE.SET_HASH_MAPPING_SIZE,
+        lambda original, vif, size, *rest: original(vif, min(size, 128), *rest),
+    )
+
+
+@plants("NETB-314")
+def any_algorithm(patch: Patch) -> None:
+    """netback: any algorithm is taken"""
+    patch.setattr(netctrl, "ALGORITHMS", range(1 << 32))
+
+
+@plants("NETB-315")
+def flags_of_none(patch: Patch) -> None:
+    """netback: tells hash types without an algorithm"""
+    patch.setattr(netctrl, "NONE", -1)
+
+
+@plants("NETB-317")
+def control_twice(patch: Patch) -> None:
+    """netback: looks into a control request before it copies it"""
+
+    def serve(original: Any, control: Any, ring: Any) -> Any:
+        read_slots(ring, ring.req_cons)
+        return original(control, ring)
+
+    wrapped(patch, netctrl.ControlRing, "_serve", serve)
+
+
+@plants("NETB-411")
+def some_queues(patch: Patch) -> None:
+    """netback: connects with the queues that it can read"""
+
+    def read(original: Any, *rest: Any) -> Any:
+        try:
+            return original(*rest)
+        except PeerProtocolError:
+            return None
+
+    wrapped(patch, netback, "read_queue", read)
+    wrapped(
+        patch,
+        NetQueue,
+        "connect",
+        lambda original, queue, keys: original(queue, keys) if keys else None,
+    )
+
+
+@plants("NETB-417")
+def ports_stay(patch: Patch) -> None:
+    """netback: ports stay bound"""
+
+    def release(original: Any, queue: Any) -> None:
+        queue._ports.clear()
+        original(queue)
+
+    wrapped(patch, NetQueue, "release", release)
+
+
+@plants("NETB-419")
+def strange_state_raises(patch: Patch) -> None:
+    """netback: a state that no frontend has raises what nobody catches"""
+
+    def follow(original: Any, vif: Any, state: Any) -> None:
+        if state in vif.profile.fatal_states:
+            raise ValueError(state)
+        original(vif, state)
+
+    wrapped(patch, Netback, "_follow", follow)
+
+
+@plants("NETB-420")
+def same_state_again(patch: Patch) -> None:
+    """netback: Connected once more lets everything go"""
+
+    def follow(original: Any, vif: Any, state: Any) -> None:
+        if state is State.CONNECTED and vif.state is State.CONNECTED:
+            vif._disconnect()
+        original(vif, state)
+
+    wrapped(patch, Netback, "_follow", follow)
+
+
+@plants("NETB-421")
+def other_key(patch: Patch) -> None:
+    """netback: without tx-ring-ref the other ring's page is taken"""
+
+    def wanted(original: Any, device: Any, key: str) -> int:
+        try:
+            return original(device, key)
+        except PeerProtocolError:
+            return original(device, key.replace("tx-ring", "rx-ring"))
+
+    wrapped(patch, netkeys, "_wanted", wanted)
+
+
+@plants("NETB-422")
+def one_page_raises(patch: Patch) -> None:
+    """netback: two rings in one page raise what nobody catches"""
+
+    def connect(original: Any, queue: Any, keys: Any) -> None:
+        if keys.tx_ring_ref == keys.rx_ring_ref:
+            raise ValueError(keys)
+        original(queue, keys)
+
+    wrapped(patch, NetQueue, "connect", connect)
+
+
 # XenVif, tx
 
 
@@ -652,8 +1062,6 @@ def refusal_raises(patch: Patch) -> None:
 @plants("NETF-205")
 def any_queues(patch: Patch) -> None:
     """XenVif: a number of queues that is none raises what nobody catches"""
-    from xenpv.vif import features
-
     patch.setattr(features, "_queues", int)
 
 
@@ -718,3 +1126,130 @@ def page_by_id(patch: Patch) -> None:
         return original(assembler, raw, first, mixed)
 
     wrapped(patch, rxpacket.Assembler, "packets", packets)
+
+
+@plants("NETF-001")
+def next_byte(patch: Patch) -> None:
+    """XenVif: a fragment begins a byte too late"""
+
+    def change(slot: bytearray, place: int) -> None:
+        if place:
+            slot[4] += 1
+
+    before_publication(patch, change)
+
+
+@plants("NETF-007")
+def okay_is_null(patch: Patch) -> None:
+    """XenVif: OKAY is taken for NULL"""
+    before_answers(patch, lambda number, status: (number, status or 1))
+
+
+@plants("NETF-011")
+def says_nothing(patch: Patch) -> None:
+    """XenVif: does not notify its backend of what it sends"""
+
+    def publish(original: Any, table: Any) -> bool:
+        original(table)
+        return False
+
+    wrapped(patch, SlotTable, "publish", publish)
+
+
+def on_receive(patch: Patch, change: Callable[[Any], None]) -> None:
+    """`change(batch)` of what XenVif takes off an rx ring."""
+
+    def receive(original: Any, ring: Any) -> Any:
+        batch, more = original(ring)
+        if batch is not None and batch.ends:
+            change(batch)
+        return batch, more
+
+    wrapped(patch, ReceiverRing, "receive", receive)
+
+
+@plants("NETF-016")
+def blank_summed_up_wrong(patch: Patch) -> None:
+    """XenVif: a packet with a blank checksum loses its last byte"""
+
+    def change(batch: Any) -> None:
+        if batch.flags[-1] & 2:
+            batch.data[-1] ^= 0xFF
+
+    on_receive(patch, change)
+
+
+@plants("NETF-017")
+def validated_spoilt(patch: Patch) -> None:
+    """XenVif: a packet that was verified loses its last byte"""
+
+    def change(batch: Any) -> None:
+        if batch.flags[-1] == 1:
+            batch.data[-1] ^= 0xFF
+
+    on_receive(patch, change)
+
+
+@plants("NETF-021")
+def no_broadcast(patch: Patch) -> None:
+    """XenVif: broadcast is not for this interface"""
+    patch.setattr(receiver, "BROADCAST", 0)
+    patch.setattr(receiver, "MULTICAST", 0)
+
+
+@plants("NETF-023")
+def posts_as_they_are(patch: Patch) -> None:
+    """XenVif: pages are posted with what was in them"""
+
+    def add(original: Any, pages: Any, number: int) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            if not pages._readonly:
+                inner.setattr(granter, "_ZERO_PAGE", b"")
+            return original(pages, number)
+
+    wrapped(patch, granter.Granter, "add", add)
+
+
+@plants("NETF-124")
+def a_task_each(patch: Patch) -> None:
+    """XenVif: makes a hundred tasks of each event"""
+
+    def poll(original: Any, queue: Any) -> None:
+        original(queue)
+        for _ in range(100):
+            queue.bus.domain.task("one of many", lambda: None).wake()
+
+    wrapped(patch, Queue, "poll", poll)
+
+
+@plants("NETF-202")
+def one_port_twice(patch: Patch) -> None:
+    """XenVif: event-channel-tx names the port of rx"""
+    wrapped(
+        patch,
+        Queue,
+        "tx_keys",
+        lambda original, queue: [
+            (key, str(queue.pollers[0].port) if "tx" in key and "event" in key else value)
+            for key, value in original(queue)
+        ],
+    )
+
+
+@plants("NETF-204")
+def pages_of_another(patch: Patch) -> None:
+    """XenVif: every queue posts the pages of the first"""
+    first: list[bytes] = []
+
+    def requests(original: Any, slots: Any, at: int, number: int) -> bytes:
+        made = original(slots, at, number)
+        first.append(made)
+        return first[0] if len(first[0]) == len(made) else made
+
+    wrapped(patch, Slots, "requests", requests)
+
+
+@plants("NETF-206")
+def flags_are_numbers(patch: Patch) -> None:
+    """XenVif: a feature that is no number raises what nobody catches"""
+    patch.setattr(features, "parse_flag", lambda text: bool(int(text or "0")))

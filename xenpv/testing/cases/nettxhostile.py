@@ -33,6 +33,7 @@ from xenpv.testing.cases.netslots import (
 )
 
 BLANK: Final = CSUM_BLANK | DATA_VALIDATED
+READ_MASK: Final = 3  # of an access' kind: read, write or change
 GROUPS: Final = 4096  # more than any list of groups should hold
 
 
@@ -367,7 +368,8 @@ def slot_changes(s: BackendScene) -> None:
     changed: list[int] = []
 
     def hook(actor: int, kind: int, page: int, _offset: int, _size: int) -> None:
-        if actor != s.guest.domid and not kind and page == frame_of_page and not changed:
+        reads = kind & READ_MASK == lib.ACCESS_READ
+        if actor != s.guest.domid and reads and page == frame_of_page and not changed:
             changed.append(page)
             ring.write_slot(0, tx(secret, 4000, MORE_DATA, 9, 4000))
 
@@ -378,6 +380,7 @@ def slot_changes(s: BackendScene) -> None:
     finally:
         hypervisor.set_hook(None)
     passed = s.arrived()
+    holds(changed or not passed, "a frame passed, and nobody read its page")
     holds(passed in ([], [data]), f"{len(passed)} frames that were not asked for")
     expect([number for number, _ in answers], [1], "ids of responses")
 
