@@ -15,7 +15,7 @@ import pytest
 from tests.testing.ends.drivers import Backend, Frontend
 from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import GrantError, LocalProtocolError
-from xenpv.testing import UserEndError, user_blk_backend, user_blk_frontend
+from xenpv.testing import ConnectingBackend, UserEndError, user_blk_backend, user_blk_frontend
 from xenpv.testing.ends.guard import Guard
 from xenpv.testing.ends.watchdog import Stuck
 
@@ -219,7 +219,19 @@ class TransmitsNonsense(Backend):
         self.end.copy_to(8, 0, "text")  # HERE
 
 
+class HasNoDisconnect(ConnectingBackend):
+    def __init__(self, end, image):  # HERE
+        super().__init__(end)
+        self.image = image
+
+
+class IsNoBackend:
+    def __init__(self, end, image):  # HERE
+        self.given = end, image
+
+
 BACKENDS = (
+    HasNoDisconnect, IsNoBackend,
     RaisesAtOnce, RaisesInProbe, RaisesInEvent, RaisesInState, RaisesInStandardLibrary, TakesNoArgument,
     FailsItsOwnAssertion, RaisesInTimer, RaisesInWatch, LoopsForEver, LoopsAndSwallows, LoopsInOurs,
     Blocks, BlocksOnALock, WakesItselfForEver, RunsTheLoop, WritesElsewhere, WritesPastItsPage,

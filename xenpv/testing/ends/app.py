@@ -11,7 +11,7 @@ from typing import Protocol
 
 from xenpv.errors import LocalProtocolError, XenpvError
 from xenpv.net.adapter import Adapter
-from xenpv.testing.ends.guard import UNFIT, Guard
+from xenpv.testing.ends.guard import PEER, Guard
 from xenpv.testing.ends.protocols import BlkFrontend, NetFrontend
 from xenpv.testing.ends.transfer import SECTOR, Operation, Transfer
 from xenpv.vbd.disk import Disk, DiskError
@@ -113,7 +113,7 @@ class UserDiskApp(_Waits):
         self._breaks = breaks
 
     def _submit(self, transfer: Transfer) -> Transfer:
-        self._guard.call(self._driver().submit, transfer, breaks=self._breaks, unfit=UNFIT[:1])
+        self._guard.method(self._driver(), "submit", transfer, breaks=self._breaks, unfit=PEER)
         return transfer
 
     def start_read(self, sector: int, nr_sectors: int) -> Transfer:
@@ -201,7 +201,7 @@ class UserNetApp:
         self.received: list[bytes] = []
 
     def send(self, frame: bytes) -> None:
-        self._guard.call(self._driver().send, frame, breaks=self._breaks, unfit=UNFIT[:1])
+        self._guard.method(self._driver(), "send", frame, breaks=self._breaks, unfit=PEER)
 
 
 class OwnNetApp:

@@ -23,7 +23,7 @@ from xenpv.host.network import Frame
 from xenpv.platform import Platform
 from xenpv.testing.ends.blame import UserEndError
 from xenpv.testing.ends.end import End
-from xenpv.testing.ends.guard import PEER, Guard
+from xenpv.testing.ends.guard import PEER, UNFIT, Guard
 from xenpv.testing.ends.machine import Machine
 from xenpv.testing.ends.port import EndPort
 from xenpv.testing.ends.protocols import BlkBackendFactory, NetBackendFactory
@@ -94,13 +94,13 @@ class PluggedBackend:
             self._port.attach()
         factory = self._world.factory
         assert factory is not None
-        self.driver = self._call(factory, self.end, resource)
+        self.driver = self.guard.call(factory, self.end, resource, breaks=self.device.fatal)
         if self.driver is not None:
-            self._call(self.driver.probe)
+            self._method("probe")
 
     def frontend_changed(self, state: XenbusState) -> None:
         if self.driver is not None:
-            self._call(self.driver.frontend_changed, state)
+            self._method("frontend_changed", state)
 
     def hotplug_changed(self) -> None:
         """The script has nothing to tell a driver that was given its image or its port."""
@@ -108,7 +108,7 @@ class PluggedBackend:
     def receive(self, frames: list[Frame]) -> None:
         """Of the bridge."""
         if self.driver is not None and not self.device.broken:
-            self.guard.call(self.driver.receive, frames, breaks=self.device.fatal, unfit=PEER)
+            self._method("receive", frames, unfit=PEER)
 
     def remove(self) -> None:
         """Also at the platform's end, when nothing may be raised: what is wrong is the guard's to
@@ -116,15 +116,17 @@ class PluggedBackend:
         """
         with suppress(UserEndError):
             if self.driver is not None:
-                self._call(self.driver.close)
+                self._method("close")
         if self._port is not None:
             self._port.detach()
         self.driver = None
         with suppress(UserEndError):
             self.end.end()
 
-    def _call(self, function: Any, *arguments: Any) -> Any:
-        return self.guard.call(function, *arguments, breaks=self.device.fatal)
+    def _method(
+        self, name: str, *arguments: Any, unfit: tuple[type[Exception], ...] = UNFIT
+    ) -> None:
+        self.guard.method(self.driver, name, *arguments, breaks=self.device.fatal, unfit=unfit)
 
 
 class BackendWorld(RawWorld):

@@ -85,17 +85,32 @@ def raised_at(traceback: TracebackType | None) -> Place | None:
 
 
 def defined_at(function: Any) -> Place:
-    """Where something callable is written: for what fails before its first line."""
+    """Where something callable is written: for what fails before or beyond its lines.
+
+    A method that a user's class has from one of ours is at that class.
+    """
     while isinstance(function, partial):
         function = function.func
     if isinstance(function, type):
-        function = function.__init__  # type: ignore[misc]  # it is looked at, not called
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    if isinstance(code, CodeType):
+        return _of_class(function)
+    code = _code(getattr(function, "__func__", function))
+    if code is not None and is_users(code.co_filename):
         return Place(code.co_filename, code.co_firstlineno, code.co_name)
-    kind = type(function)
-    call = getattr(kind.__call__, "__code__", None)
-    if isinstance(call, CodeType):
-        return Place(call.co_filename, call.co_firstlineno, call.co_name)
-    return Place(str(getattr(function, "__module__", kind.__module__)), 0, repr(function))
+    owner = getattr(function, "__self__", function)
+    return _of_class(type(owner))
+
+
+def _code(function: Any) -> CodeType | None:
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _of_class(kind: type) -> Place:
+    """The first function that is written in a class, or in one that it is made of."""
+    for one in kind.__mro__:
+        for found in vars(one).values():
+            code = _code(found)
+            if code is not None and is_users(code.co_filename):
+                named = found.__name__ if found.__name__ == "__init__" else one.__name__
+                return Place(code.co_filename, code.co_firstlineno, named)
+    return Place(kind.__module__, 0, kind.__qualname__)

@@ -97,16 +97,16 @@ class PluggedFrontend:
         self.driver: Any = None
 
     def probe(self, factory: Callable[..., Any], *arguments: Any) -> None:
-        self.driver = self._call(factory, self.end, *arguments)
+        self.driver = self.guard.call(factory, self.end, *arguments, breaks=self.device.fatal)
         if self.driver is None:
             return
-        self._call(self.driver.probe)
+        self._method(self.driver, "probe")
         self._watch = self.machine.store.watch(f"{self.device.peer_path}/state", self._changed)
 
     def _changed(self, _path: str) -> None:
         state = state_of(self.machine.store.get(f"{self.device.peer_path}/state"))
         if self.driver is not None:
-            self._call(self.driver.backend_changed, state)
+            self._method(self.driver, "backend_changed", state)
 
     def remove(self) -> None:
         """What is wrong is the guard's to tell, at the end of the run."""
@@ -114,12 +114,12 @@ class PluggedFrontend:
         if driver is not None:
             self.machine.store.unwatch(self._watch)
             with suppress(UserEndError):
-                self._call(driver.close)
+                self._method(driver, "close")
         with suppress(UserEndError):
             self.end.end()
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self.guard.call(function, *arguments, breaks=self.device.fatal)
+    def _method(self, driver: object, name: str, *arguments: Any) -> None:
+        self.guard.method(driver, name, *arguments, breaks=self.device.fatal)
 
 
 class FrontendWorld(World):

@@ -70,6 +70,20 @@ class Guard:
         self._refused()
         return result
 
+    def method(
+        self,
+        driver: object,
+        name: str,
+        *arguments: Any,
+        breaks: Callable[[str], object],
+        unfit: tuple[type[Exception], ...] = UNFIT,
+    ) -> Any:
+        """`call` of a method that a driver has to have."""
+        found: Any = getattr(driver, name, None)
+        if found is None and self.failed is None:
+            self.fail(defined_at(type(driver)), f"{type(driver).__name__} has no {name}()")
+        return self.call(found, *arguments, breaks=breaks, unfit=unfit)
+
     def _watched(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         dog = watchdog()
         dog.enter(self.seconds)

@@ -29,10 +29,10 @@ class ConnectingBackend:
         self.end = end
 
     def connect(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no connect()")
 
     def disconnect(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no disconnect()")
 
     def probe(self) -> None:
         self.end.write_keys(self.features)
@@ -78,10 +78,10 @@ class ConnectingFrontend:
         self.end = end
 
     def connect(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no connect()")
 
     def disconnect(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no disconnect()")
 
     def opened(self) -> None:
         """Requests may be sent."""
