@@ -22,6 +22,7 @@ from xenpv.host.image import (
     Sectors,
     split,
 )
+from xenpv.host.imageio import ImageShortError
 
 SIZE = 64 * 512
 
@@ -139,7 +140,7 @@ def test_a_file_that_ends_early_is_an_error(path: Path) -> None:
     os.truncate(path, 10 * 512 + 100)
     out = bytearray(512)
     image.read_into(memoryview(out), 9 * 512)
-    with pytest.raises(ImageError, match="the file ends there"):
+    with pytest.raises(ImageShortError, match="the file ends there"):
         image.read_into(memoryview(out), 10 * 512)
     image.close()
 
@@ -560,3 +561,8 @@ def test_a_read_only_device_is_served_read_only(loop: Callable[..., str]) -> Non
     with pytest.raises(ConfigError, match="read-only device|may not be written"):
         RawImage(device, True)
     RawImage(device, False).close()
+
+
+def test_a_read_of_memory_that_ends_before_is_a_short_one() -> None:
+    with pytest.raises(ImageShortError, match="the disk ends before"):
+        MemoryImage(bytearray(1024)).read_into(memoryview(bytearray(512)), 1024)

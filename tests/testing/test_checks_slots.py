@@ -8,7 +8,7 @@ import pytest
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.testing import RawWorld, check_all, rings_of, world_back, world_raw
+from xenpv.testing import RawGuest, RawWorld, check_all, rings_of, world_back, world_raw
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.checks.grants import check_closed
 from xenpv.testing.checks.slots import check_indices, check_leftovers
@@ -136,3 +136,16 @@ def test_one_page_that_stays_mapped_is_told(world):
     dom0.gnttab.map(world.guest.domid, ref, pfn)
     lines = check_closed(world.platform, world.guest.domain)
     assert f"d0 maps 1 pages of d1 after the close: references [{ref}]" in lines
+
+
+def test_what_is_mapped_of_others_is_not_told(world):
+    close(world)
+    for ref in (*world.vbd.refs, world.vif.tx_ref, world.vif.rx_ref):
+        assert world.guest.revoke(ref)
+    domain = world.platform.dom0.domctl.create_domain(vcpus=1, max_pages=320)
+    domain.populate(256)
+    other = RawGuest(world.platform, domain)
+    dom0 = world.platform.dom0
+    dom0.gnttab.map(other.domid, other.grant(other.page()), dom0.holes.alloc())
+    assert check_closed(world.platform, world.guest.domain) == []
+    assert len(check_closed(world.platform, other.domain)) == 2

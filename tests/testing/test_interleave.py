@@ -377,8 +377,8 @@ def test_an_intrusion_acts_once_before_that_access(nth: int, expected: list[str]
     seen: list[list[str]] = []
 
     def scenario(x: Explorer) -> None:
-        two = Two(x)
         other = Two(x)  # the same domids and frames on another machine
+        two = Two(x)
         page = two.a.pages.start
         frame = int(lib.p2m_lookup(two.a.kernel, page, 1))
         assert frame == int(lib.p2m_lookup(other.a.kernel, other.a.pages.start, 1))
