@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from xenpv.bench import disk, event, lifecycle, net, ring, store, world
+from xenpv.bench import disk, event, fuzz, lifecycle, net, ring, store, world
 from xenpv.bench.daemon import OXENSTORED, XENSTORED, Peer, missing
 from xenpv.bench.limit import RING_H
 from xenpv.errors import ConfigError
@@ -224,6 +224,11 @@ BENCHES: Final[dict[str, Bench]] = {
     "explore": Bench(
         world.explore, "ms", None, None,
         "an explored run of four block requests in a fresh world",
+    ),
+    "fuzz": Bench(
+        fuzz.overlays, "1/s", None, 700.0,
+        "hostile overlays over blkback and netback, each in a fresh raw world",
+        at_least=True,
     ),
     "store-read": _beside(XENSTORED, store.READ, "READ over the socket", goal=1.25),
     "store-read:ox": _beside(OXENSTORED, store.READ, "the same"),
