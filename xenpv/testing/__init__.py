@@ -208,9 +208,11 @@ __all__ = [
     "leaks",
     "load_end",
     "load_replay",
+    "machines",
     "rings_of",
     "run_schedule",
     "scenarios",
+    "strategies",
     "take_census",
     "user_blk_backend",
     "user_blk_frontend",
@@ -224,7 +226,7 @@ __all__ = [
 ]
 
 
-_MODULES: Final = ("cases", "scenarios", "zoo")
+_MODULES: Final = ("cases", "machines", "scenarios", "strategies", "zoo")
 
 
 def __getattr__(name: str) -> Any:
