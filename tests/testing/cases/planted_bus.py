@@ -17,6 +17,8 @@ from xenpv.back.xenbus import BackendBus, Device
 from xenpv.bus import handshake
 from xenpv.bus.gnttab import GnttabInterface
 from xenpv.bus.handshake import Handshake
+from xenpv.bus.store_client import StoreClient
+from xenpv.errors import StoreError
 from xenpv.vif import features
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GrantTable
@@ -128,6 +130,15 @@ def _offline_is_connected(original: Any) -> Any:
     return go_offline
 
 
+def _conflict_raises(original: Any) -> Any:
+    def end(store: Any, transaction: Any, *, commit: bool) -> bool:
+        if not original(store, transaction, commit=commit):
+            raise StoreError("EAGAIN", "somebody wrote there")
+        return True
+
+    return end
+
+
 FRONT: list[tuple[str, list[Change], str]] = [
     ("states are not written", [(Handshake, "switch_state", always(True))], "BUSF-002 BUSF-007 BUSF-008 BUSF-010 BUSF-015"),
     ("InitWait is not seen", [(Handshake, "look", _never_sees(State.INIT_WAIT))], "BUSF-002 BUSF-007"),
@@ -137,5 +148,6 @@ FRONT: list[tuple[str, list[Change], str]] = [
     ("a number of queues is read with int", [(features, "_queues", lambda _: int)], "BUSF-016"),
     ("after 120 s of waiting the guest dies", [(Handshake, "_repeat", _dies)], "BUSF-003"),
     ("who has no backend is Connected", [(Handshake, "_go_offline", _offline_is_connected)], "BUSF-009"),
+    ("a commit that conflicts is an error", [(StoreClient, "transaction_end", _conflict_raises)], "BUSF-018"),
     ("grants are not revoked", [(GnttabInterface, "revoke_foreign_access", always(True))], "BUSF-006"),
 ]  # fmt: skip

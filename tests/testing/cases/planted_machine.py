@@ -161,6 +161,15 @@ def _stranger(original: Any) -> Any:
     return upcall
 
 
+def _clears_after(original: Any) -> Any:
+    def drain(bus: Any, channel: Any) -> None:
+        original(bus, channel)
+        if channel.active:
+            lib.evtchn_clear_pending(bus.domain.kernel, channel.port)
+
+    return drain
+
+
 EVTCHN: list[tuple[str, list[Change], str]] = [
     ("linked ports are given out", [(PortTable, "lowest_free", _busy_ports)], "EVT-040"),
     ("a new channel is not pending", [(EventChannels, "_raise", nothing)], "EVT-002 EVT-010"),
@@ -186,6 +195,7 @@ EVTCHN: list[tuple[str, list[Change], str]] = [
     ("an event unmasks", [(EventChannels, "send", _before_send(_unmasks))], "EVT-004 EVT-021"),
     ("vcpus are not looked at", [(EventChannels, "_has_vcpu", always(True))], "EVT-009 EVT-011"),
     ("every VIRQ is the machine's", [(evtchn, "CLASS_OF", lambda old: dict.fromkeys(old, VirqClass.GLOBAL))], "EVT-001 EVT-009"),
+    ("a callback ends with the bit cleared", [(evtchn_channels.EvtchnChannels, "_drain", _clears_after)], "EVT-055"),
     ("a guest's callbacks run twice", [(evtchn_channels.EvtchnChannels, "open_unbound", _called_twice)], "EVT-050 EVT-054"),
     ("a guest's scan ends at a stranger's port", [(evtchn_2l.Processor2L, "upcall", _stranger)], "EVT-051 EVT-054"),
     ("a guest's channels never mask themselves", [(evtchn_channels.EvtchnChannels, "open_unbound", lambda old: lambda bus, domid, run, *, mask=False: old(bus, domid, run))], "EVT-053"),

@@ -166,7 +166,7 @@ def _missing(s: BusBackScene) -> None:
     "BUSB-009",
     "an event channel that is none",
     source="io/xenbus.h; EVTCHNOP_bind_interdomain refuses it",
-    expected="not Connected, the reason in `error`; no port of the guest is bound, others work",
+    expected="not Connected, no port bound; a backend that closes for it says why in `error`",
 )
 def _bad_port(s: BusBackScene) -> None:
     for device in s:
@@ -174,6 +174,8 @@ def _bad_port(s: BusBackScene) -> None:
             found = device.announce({"event-channel": text})
             what = f"event-channel {text!r:.30}"
             holds(found not in NEVER, f"the {device.kind}'s backend is {found} with {what}")
+            said = found != "CLOSING" or device.front.backend_key("error")
+            holds(said, f"the {device.kind}'s backend closes with {what}, and `error` is empty")
             device.holds_nothing(f"with {what}")
             device.reopen()
         device.connect()
@@ -184,7 +186,7 @@ def _bad_port(s: BusBackScene) -> None:
     "BUSB-010",
     "ring references that are none",
     source="io/xenbus.h; GNTTABOP_map_grant_ref refuses them",
-    expected="not Connected, nothing mapped",
+    expected="not Connected, nothing mapped; a backend that closes for it says why in `error`",
 )
 def _bad_ring(s: BusBackScene) -> None:
     for device in s:
@@ -193,6 +195,8 @@ def _bad_ring(s: BusBackScene) -> None:
             found = device.announce({key: text})
             what = f"{key} {text!r:.30}"
             holds(found not in NEVER, f"the {device.kind}'s backend is {found} with {what}")
+            said = found != "CLOSING" or device.front.backend_key("error")
+            holds(said, f"the {device.kind}'s backend closes with {what}, and `error` is empty")
             device.holds_nothing(f"with {what}")
             device.reopen()
         device.connect()

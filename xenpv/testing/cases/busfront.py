@@ -336,3 +336,18 @@ def _stranger(s: BusFrontScene) -> None:
             status = device.map_from(other, ref)
             holds(status != 0, f"{device.kind}: d{other.domid} maps reference {ref}")
         platform.dom0.domctl.destroydomain(other.domid)
+
+
+@SUITE.case(
+    "BUSF-018",
+    "commits of the frontend's transactions fail, for somebody wrote what they saw",
+    source="docs/misc/xenstore.txt, EAGAIN; win-xenvif frontend.c: 10 retries",
+    expected="it tries again: all keys are there, and it connects",
+)
+def _conflicts(s: BusFrontScene) -> None:
+    for device in s:
+        device.world.platform.run()
+        device.conflict()
+        _connect(device)
+        holds(device.rings(), f"{device.kind}: its keys name the pages of its rings")
+        device.serves()

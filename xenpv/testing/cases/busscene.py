@@ -23,6 +23,7 @@ from xenpv.testing.checkers import check_all
 from xenpv.testing.ends import user_blk_backend, user_blk_frontend
 from xenpv.testing.ends.backend import BackendWorld, user_net_backend
 from xenpv.testing.ends.frontend import OwnFrontendWorld, user_net_frontend
+from xenpv.testing.faults import Conflicts
 from xenpv.testing.raw_back import RawBack, RawBlkBack, RawNetBack
 from xenpv.xen.domain import Domain
 
@@ -323,6 +324,13 @@ class FrontDevice:
         sent = self.world.vif.frames[before:]
         holds(FRAME in sent, "a program's frame reaches the backend")
 
+    def conflict(self) -> None:
+        """From now on somebody writes what the frontend's transactions have seen, nine times."""
+        platform, domid = self.world.platform, self.world.domain.domid
+        clients = platform.xenstored.connections.values()
+        (client,) = [one for one in clients if one.domid == domid]
+        Conflicts(platform, client, _always)
+
     def connected(self) -> None:
         """Both ends are. Wrong if not."""
         found = (self.frontend, self.back.state.name)
@@ -352,6 +360,11 @@ class FrontDevice:
                 continue
             mapped.append(ref)
         expect(mapped, [], f"{self.kind}: references that are granted {when}")
+
+
+def _always(_what: str, nr_choices: int) -> int:
+    """Of a fault: it happens."""
+    return nr_choices - 1
 
 
 class BusFrontScene:
