@@ -194,6 +194,33 @@ def ids_of_32_bits(mp: Patch) -> None:
     wrap(mp, blkserver, "parse", change)
 
 
+@sees("BLKB-025", "BLKB-027")
+def responses_of_a_pass_have_one_id(mp: Patch) -> None:
+    server(mp)
+
+    def change(old: Any, self: Any) -> Any:
+        for request, _ in self._done:
+            request.rid = self._done[0][0].rid
+        return old(self)
+
+    wrap(mp, blkserver.BlkServer, "_answer", change)
+
+
+@sees("BLKB-111")
+def references_of_31_bits(mp: Patch) -> None:
+    """What is negative is no reference, and needs no page."""
+    server(mp)
+
+    def change(old: Any, abi: Any, raw: Any) -> Any:
+        request = old(abi, raw)
+        request.segments = tuple(one for one in request.segments if not one[0] >> 31)
+        if not request.segments and request.operation <= blkring.WRITE:
+            request.operation = request.inner = blkring.FLUSH_DISKCACHE
+        return request
+
+    wrap(mp, blkserver, "parse", change)
+
+
 @sees("BLKB-024")
 def responses_name_no_operation(mp: Patch) -> None:
     server(mp)
@@ -864,6 +891,17 @@ def second_request_a_sector_late(mp: Patch) -> None:
         return request
 
     wrap(mp, preparer.Preparer, "_request", change)
+
+
+@sees("BLKF-010", "BLKF-011")
+def every_transfer_twice(mp: Patch) -> None:
+    def change(old: Any, self: Any, part: Any) -> Any:
+        if part.offset:
+            return old(self, part)
+        part.srb.outstanding += 1
+        return old(self, part) + old(self, part)
+
+    wrap(mp, preparer.Preparer, "_transfer", change)
 
 
 @sees("BLKF-016")
