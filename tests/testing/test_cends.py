@@ -121,3 +121,18 @@ def test_a_process_of_its_own_tells_the_same_and_more(alone: CEnd, misdeed: str,
     error = play(alone, misdeed)
     assert said in error.what
     assert f"{SOURCE}:{line_of(misdeed)} in " in str(error)
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["loaded", "process"])
+def test_a_driver_that_asks_for_ever_is_ended_by_the_wall_clock(isolate: bool) -> None:
+    """Far from its limit of steps: each takes Python's time."""
+    end = load_end(SOURCE, isolate=isolate)
+
+    def world() -> None:
+        with user_blk_backend(end, connect=False, seconds=0.3) as world:
+            world.guest.xs.write(f"{world.vbd.backend_path}/misdeed", "asks")
+            world.connect()
+
+    with pytest.raises(UserEndError, match=r"did not return in 0.3 s") as caught:
+        world()
+    assert (caught.value.file, caught.value.line) == (str(SOURCE), line_of("asks"))

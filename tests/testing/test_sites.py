@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
+from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState
-from xenpv.testing import AccessLog, Explorer, explore, run_schedule, scenarios, zoo
+from xenpv.testing import AccessLog, DoubleFetch, Explorer, explore, run_schedule, scenarios, zoo
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.ends import End, user_blk_backend
 from xenpv.testing.run import located
 from xenpv.testing.scenarios import BlkClient
+from xenpv.testing.sites import Sites
 
+R = lib.ACCESS_READ
 NR_SEGMENTS = 64 + 1  # of the first entry, from the start of the ring's page
 
 
@@ -125,3 +129,32 @@ def test_a_log_alone_has_no_lines() -> None:
     (found,) = [one for one in log.double_fetches() if one.in_slot]
     assert (found.first, found.again) == (None, None)
     assert str(found).endswith("1 bytes")
+
+
+def _now() -> int:
+    """The caller's line."""
+    return sys._getframe(1).f_lineno
+
+
+def test_the_first_line_is_the_oldest_fetch_of_the_newest_delivery() -> None:
+    sites = Sites()
+
+    def lines(offset: int, size: int) -> tuple[int, int] | None:
+        found = sites.locate(DoubleFetch(7, 3, 1, 0, offset, size, 1))
+        return None if found.first is None else (found.first.line, found.again.line)
+
+    sites.access(7, R, 3, 0, 4)
+    sites.deliver(7)
+    _, first = sites.access(7, R, 3, 0, 1), _now()
+    assert lines(0, 1) is None  # what came before is another delivery's
+    _, second = sites.access(7, R, 3, 0, 1), _now()
+    sites.access(7, R | lib.ACCESS_COPY, 3, 1, 1)  # Xen's for a copy, not the driver's
+    sites.access(8, R, 3, 1, 1)  # another domain's
+    sites.access(7, R, 3, 1, 1)
+    assert lines(1, 1) is None
+    _, both = sites.access(7, R, 3, 0, 2), _now()
+    assert (lines(0, 1), lines(0, 2)) == ((first, second), (first, both))
+    sites.access(7, R, 3, 2, 1)
+    sites.access(7, lib.ACCESS_WRITE, 3, 0, 4)
+    sites.access(7, R, 3, 2, 1)
+    assert lines(2, 1) is None  # it wrote that itself meanwhile

@@ -286,7 +286,14 @@ def _refused(errno: int, reason: str, domid: int, config: CreateDomain) -> Hyper
     return HypercallError(errno, reason, operation="XEN_DOMCTL_createdomain", arguments=arguments)
 
 
-@ffi.def_extern(error=1)  # type: ignore[untyped-decorator]  # cffi has no types for it
+def _keep(_kind: Any, error: BaseException, traceback: Any) -> None:
+    """What a signal's handler raised in `kernel_hook` where `call_hook` could not catch it."""
+    context = None if traceback is None else traceback.tb_frame.f_locals.get("context")
+    if context is not None:
+        ffi.from_handle(context)._hook_error = error
+
+
+@ffi.def_extern(error=1, onerror=_keep)  # type: ignore[untyped-decorator]  # cffi has no types for it
 def kernel_hook(context: Any, actor: int, kind: int, frame: int, offset: int, size: int) -> int:
     hypervisor: Hypervisor = ffi.from_handle(context)
     return hypervisor.call_hook(actor, kind, frame, offset, size)

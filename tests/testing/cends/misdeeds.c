@@ -101,6 +101,8 @@ static void ways_out(xenpv_end *end, const char *name)
         exit(3);                                    /* exit */
     if (is(name, "division"))
         sink = (uint64_t)(77 / zero);               /* division */
+    if (is(name, "asks"))
+        for (;;) xenpv_now(end);                    /* asks */
     if (is(name, "kill"))
         _exit(9);                                   /* kill */
     if (is(name, "shot"))
@@ -109,7 +111,6 @@ static void ways_out(xenpv_end *end, const char *name)
         recurse_unseen(0);                          /* deep */
     if (is(name, "sleep"))
         pause();                                    /* sleep */
-    (void)end;
 }
 
 static void heap(const char *name)

@@ -117,9 +117,18 @@ def _access() -> Any:
     return kernel.ffi.addressof(kernel.lib, "machine_access")
 
 
-@ffi.callback(
-    "int64_t(void *, const struct xenpv_call *, const void *, void *)", error=RESULT_ABORT
-)  # type: ignore[untyped-decorator]  # cffi has no types for it
+def _keep(_kind: Any, error: BaseException, traceback: Any) -> None:
+    """What a signal's handler raised in `_host_call` where that could not catch it."""
+    context = None if traceback is None else traceback.tb_frame.f_locals.get("context")
+    if context is not None:
+        ffi.from_handle(context).raised = error
+
+
+@ffi.callback(  # type: ignore[untyped-decorator]  # cffi has no types for it
+    "int64_t(void *, const struct xenpv_call *, const void *, void *)",
+    error=RESULT_ABORT,
+    onerror=_keep,
+)
 def _host_call(context: Any, call: Any, given: Any, room: Any) -> int:
     runtime: LocalRuntime = ffi.from_handle(context)
     try:

@@ -18,6 +18,8 @@ PACKAGE: Final = str(Path(__file__).parents[2]) + "/"
 STDLIB: Final = sysconfig.get_paths()["stdlib"] + "/"
 # Installed below the standard library's directory, and yet no part of it.
 INSTALLED: Final = ("site-packages", "dist-packages")
+# What xenpv itself is made with.
+LIBRARIES: Final = tuple(f"{part}/{name}/" for part in INSTALLED for name in ("attr", "cffi"))
 
 
 @attrs.frozen
@@ -53,7 +55,7 @@ FOREIGN: Final[dict[CodeType, Callable[[FrameType], Callable[[], Place]]]] = {}
 @lru_cache(maxsize=1024)
 def is_users(file: str) -> bool:
     """Whether a file is neither of xenpv nor of Python."""
-    if file.startswith((PACKAGE, "<frozen ")):
+    if file.startswith((PACKAGE, "<frozen ")) or any(part in file for part in LIBRARIES):
         return False
     return not file.startswith(STDLIB) or any(part in file for part in INSTALLED)
 
