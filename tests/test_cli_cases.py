@@ -75,7 +75,7 @@ def test_explain_says_what_is_expected(capsys) -> None:
         (["--suite", "store", "EVT-001"], "EVT-001 is of the suite evtchn, not store"),
         (["--suite", "evtchn", "--socket", "x"], "--socket is for the suite store alone"),
         (["--list", "--explain", "STORE-001"], "not allowed with argument"),
-        (["--seed", "x"], "invalid int value"),
+        (["--seed", "-1"], "a seed is a number from 0 to 2^64 - 1, not '-1'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(capsys, arguments, said) -> None:

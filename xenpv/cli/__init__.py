@@ -129,7 +129,7 @@ def parser() -> Parser:
     from xenpv.cli import cases, hunt, store, zoo
 
     hunt.add_to(commands)
-    cases.add_to(commands)
+    cases.add_to(commands, _seed)
     zoo.add_to(commands)
     store.add_to(commands)
     return top

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,8 +34,8 @@ Exit status 1 if one fails, 2 if an id or a suite is unknown.
 WIDTH: Final = 100
 
 
-def add_to(commands: Any) -> None:
-    """The subcommand and its options."""
+def add_to(commands: Any, seed: Callable[[str], int]) -> None:
+    """The subcommand and its options; `seed` reads the text of one."""
     cases = commands.add_parser(
         "cases",
         help="list, explain and play the numbered cases",
@@ -55,7 +55,7 @@ def add_to(commands: Any) -> None:
     what.add_argument("--list", action="store_true", help="print ids and titles, play nothing")
     what.add_argument("--explain", metavar="ID", help="print all about one case, play nothing")
     cases.add_argument("--json", action="store_true", help="print one JSON document instead")
-    cases.add_argument("--seed", type=int, default=0, metavar="N", help="of every choice (0)")
+    cases.add_argument("--seed", type=seed, default=0, metavar="N", help="of every choice (0)")
     cases.add_argument(
         "--socket",
         type=Path,
