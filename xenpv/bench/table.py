@@ -74,6 +74,15 @@ def _linear(operation: lifecycle.Operation, what: str, *, few: bool = False) -> 
     )  # fmt: skip
 
 
+def _machine(kind: str) -> Bench:
+    """A state machine of the kit under Hypothesis."""
+    return Bench(
+        partial(fuzz.machine, kind), "of all", None, 0.15,
+        f"what a {kind} machine's world and rules take beside Hypothesis",
+        repetitions=5,
+    )  # fmt: skip
+
+
 def _wider(what: str, *, guests: int = 1, queues: int = 1, ports: int = 0) -> Bench:
     """The cost of a frame, which must not grow with what is beside it."""
     return Bench(
@@ -230,6 +239,9 @@ BENCHES: Final[dict[str, Bench]] = {
         "hostile overlays over blkback and netback, each in a fresh raw world",
         at_least=True,
     ),
+    "fuzz:blk-machine": _machine("blk"),
+    "fuzz:net-machine": _machine("net"),
+    "fuzz:store-machine": _machine("store"),
     "store-read": _beside(XENSTORED, store.READ, "READ over the socket", goal=1.25),
     "store-read:ox": _beside(OXENSTORED, store.READ, "the same"),
     "store-write": _beside(XENSTORED, store.WRITE, "WRITE over the socket", goal=1.25),
