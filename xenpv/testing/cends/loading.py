@@ -40,7 +40,7 @@ class CEnd:
 
 @cache
 def _image(built: Built, isolate: bool) -> Program | Library:
-    """Linked and loaded when it is first needed, once in this process."""
+    """Linked and loaded once in this process."""
     return Program(built.program()) if isolate else Library(built.library())
 
 
@@ -76,5 +76,5 @@ def load_end(
     if key not in _built:
         _built[key] = build(paths, include=folders, cflags=cflags, compiler=compiler)
     found = _built[key]
-    found.program() if isolate else found.library()  # links it: what is missing shows here
+    _image(found, isolate)  # links and loads it: what is missing shows here
     return CEnd(found, isolate=isolate, limits=Limits(steps, seconds))
