@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import pytest
@@ -42,11 +42,13 @@ from xenpv.testing.cases.netslots import TX_RESPONSE
 from xenpv.testing.rings import FIRST_SLOT
 from xenpv.vif import controller, features, granter, keys, receiver, rxpacket, txslots
 from xenpv.vif.features import Features
+from xenpv.vif.poller import Poller
 from xenpv.vif.queue import Queue
 from xenpv.vif.rxpacket import Chain
 from xenpv.vif.rxring import ReceiverRing
 from xenpv.vif.rxslots import Slots
 from xenpv.vif.txslots import SlotTable
+from xenpv.xen.evtchn_port import PortState
 
 Patch = pytest.MonkeyPatch
 PLANTED: dict[str, tuple[str, Callable[[Patch], None]]] = {}
@@ -659,9 +661,10 @@ def a_page_once(patch: Patch) -> None:
     """netback: of slots with one page all but one are passed over"""
 
     def take(original: Any, queue: Any) -> int:
+        before = len(queue._slots)
         original(queue)
-        queue._slots = list({one[2]: one for one in queue._slots}.values())
-        return len(queue._slots)
+        queue._slots[:] = list({one[2]: one for one in queue._slots}.values())
+        return len(queue._slots) - before
 
     wrapped(patch, RxQueue, "_take", take)
 
@@ -855,6 +858,79 @@ def one_page_raises(patch: Patch) -> None:
         original(queue, keys)
 
     wrapped(patch, NetQueue, "connect", connect)
+
+
+@plants("NETB-125")
+def passes_memory(patch: Patch) -> None:
+    """netback: what it passes on lies in the guest's memory still"""
+    slowly(patch)
+    found: list[Any] = []
+
+    def copy(original: Any, ring: Any, ops: list[int], number: int, size: int) -> Any:
+        domain = ring.vif.domain
+        pfn = domain.holes.alloc()
+        handle = domain.gnttab.map(ring.vif.frontend_domid, ops[0], pfn, readonly=True)
+        at = lib.p2m_lookup(domain.kernel, pfn, 0) * 4096
+        views = memoryview(domain._hypervisor.arena.views)
+        found.append(views[at : at + size].toreadonly())
+        domain.gnttab.unmap(handle, pfn)
+        domain.holes.free(pfn)
+        return original(ring, ops, number, size)
+
+    wrapped(patch, TxRing, "copy", copy)
+    passes_on(patch, lambda frames: [attrs.evolve(frames[0], data=Late(found[-1]))])
+
+
+class Late(bytes):
+    """Bytes that are looked at when they are compared."""
+
+    def __new__(cls, view: memoryview) -> Self:
+        made = super().__new__(cls, bytes(view))
+        made.view = view  # type: ignore[attr-defined]  # of this class alone
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return bytes(self.view) == other  # type: ignore[attr-defined]  # of this class alone
+
+    __hash__ = bytes.__hash__
+
+
+@plants("NETB-318")
+def port_missing(patch: Patch) -> None:
+    """netback: a control ring without a port raises what nobody catches"""
+    raises_for(patch, netback, "read_control")
+
+
+@plants("NETB-423")
+def ring_unmapped(patch: Patch) -> None:
+    """netback: a ring that cannot be mapped raises what nobody catches"""
+    raises_for(patch, NetQueue, "_ring")
+
+
+def raises_for(patch: Patch, where: Any, name: str) -> None:
+    """What is a peer's mistake there is none of a peer's."""
+
+    def raising(original: Any, *rest: Any) -> Any:
+        try:
+            return original(*rest)
+        except PeerProtocolError as error:
+            raise ValueError(str(error)) from error
+
+    wrapped(patch, where, name, raising)
+
+
+@plants("NETB-429")
+def port_must_lead(patch: Patch) -> None:
+    """netback: an event that leads nowhere raises what nobody catches"""
+    slowly(patch)
+
+    def answer(original: Any, ring: Any, responses: list[int]) -> None:
+        port = ring.vif.domain.evtchn.ports[ring.port]
+        if port.state is not PortState.INTERDOMAIN:
+            raise ValueError(port)
+        original(ring, responses)
+
+    wrapped(patch, TxRing, "answer", answer)
 
 
 # XenVif, tx
@@ -1253,3 +1329,94 @@ def pages_of_another(patch: Patch) -> None:
 def flags_are_numbers(patch: Patch) -> None:
     """XenVif: a feature that is no number raises what nobody catches"""
     patch.setattr(features, "parse_flag", lambda text: bool(int(text or "0")))
+
+
+@plants("NETF-301")
+def adds_for_removes(patch: Patch) -> None:
+    """XenVif: groups that go are added"""
+    wrapped(
+        patch,
+        SlotTable,
+        "own",
+        lambda original, table, number, extra: original(table, number, bytes([2]) + extra[1:]),
+    )
+
+
+@plants("NETF-302")
+def refusal_of_a_group(patch: Patch) -> None:
+    """XenVif: an error that is not for a packet raises what nobody catches"""
+
+    def answer(original: Any, table: Any, responses: Any, number: int) -> Any:
+        answers = original(table, responses, number)
+        if any(status < 0 for _, status in answers.own):
+            raise ValueError(answers.own)
+        return answers
+
+    wrapped(patch, SlotTable, "answer", answer)
+
+
+def chained(patch: Patch, change: Callable[[int, bytes], tuple[int, bytes]]) -> None:
+    """`change(flags, extras)` of each packet with offloads that XenVif sends."""
+
+    def chain(
+        original: Any, table: Any, data: bytes, pieces: Any, flags: int, extras: bytes, told: Any
+    ) -> None:
+        original(table, data, pieces, *change(flags, extras), told)
+
+    wrapped(patch, SlotTable, "chain", chain)
+
+
+@plants("NETF-303")
+def blank_unsaid(patch: Patch) -> None:
+    """XenVif: does not say that a checksum is blank"""
+    chained(patch, lambda flags, extras: (flags & ~1, extras))
+
+
+@plants("NETF-304")
+def other_mss(patch: Patch) -> None:
+    """XenVif: the MSS is a byte too large"""
+    chained(
+        patch,
+        lambda flags, extras: (
+            flags,
+            extras[:2] + bytes([extras[2] + 1]) + extras[3:] if extras else extras,
+        ),
+    )
+
+
+@plants("NETF-305")
+def gso_always(patch: Patch) -> None:
+    """XenVif: feature-gso-tcpv4 is taken for granted"""
+    wrapped(
+        patch,
+        Features,
+        "__init__",
+        lambda original, self, *rest, **named: original(
+            self, *rest, **{**named, "gso_tcpv4": True}
+        ),
+    )
+
+
+@plants("NETF-306")
+def null_first(patch: Patch) -> None:
+    """XenVif: a NULL response before the first slot's raises what nobody catches"""
+
+    def answer(original: Any, table: Any, responses: Any, number: int) -> Any:
+        if TX_RESPONSE.unpack_from(bytes(responses[:4]))[1] == 1:
+            raise ValueError(number)
+        return original(table, responses, number)
+
+    wrapped(patch, SlotTable, "answer", answer)
+
+
+@plants("NETF-219")
+def peer_must_be_there(patch: Patch) -> None:
+    """XenVif: an event that leads nowhere raises what nobody catches"""
+
+    def send(original: Any, poller: Any) -> None:
+        domain = poller._evtchn.domain
+        if domain.evtchn.ports[poller.port].state is not PortState.INTERDOMAIN:
+            raise ValueError(poller.port)
+        original(poller)
+
+    wrapped(patch, Poller, "send", send)

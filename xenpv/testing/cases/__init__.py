@@ -48,7 +48,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "netevents",
         "netstates",
     ),
-    "net-frontend": ("netfront", "netfronthostile", "netfrontstates"),
+    "net-frontend": ("netfront", "netfronthostile", "netfrontextras", "netfrontstates"),
     "store": ("store", "storewatch", "storeguest", "storehostile"),
     "grant": ("grant", "grantcopy"),
     "xenbus-backend": ("busback",),

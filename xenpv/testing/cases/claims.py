@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from xenpv.errors import XenpvError
 
 REPR_MAX: Final = 300
+T = TypeVar("T")
 
 
 class Wrong(XenpvError, AssertionError):  # noqa: N818 - it says what the end is
@@ -36,3 +37,10 @@ def holds(true: object, what: str) -> None:
     """Raises Wrong(what) unless it is so."""
     if not true:
         raise Wrong(what)
+
+
+def single(found: Collection[T], what: str) -> T:
+    """The only one of them. Raises Wrong if there are none, or more."""
+    if len(found) != 1:
+        raise Wrong(f"{len(found)} {what}, expected one")
+    return next(iter(found))

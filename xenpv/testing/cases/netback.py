@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.host.network import Frame
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netframes import (
     IPV6,
     PSEUDO,
@@ -116,7 +116,7 @@ def small_header_slots(s: BackendScene) -> None:
     data = packet(1400, checksum=PSEUDO)
     sizes = [14, 1, 1, 1, 3, 10, 4, 20, 1400]
     s.expect_answers(s.chain(data, sizes, flags=BLANK), [OKAY] * len(sizes))
-    (got,) = s.station.take()
+    got = single(s.station.take(), "frames on the bridge")
     expect(body_of(got.data), body_of(data), "payload")
 
 
@@ -325,7 +325,7 @@ def blank_sum_v6(s: BackendScene) -> None:
     s.connect()
     data = packet(200, flow=V6, checksum=PSEUDO)
     s.expect_answers(s.chain(data, [len(data)], flags=BLANK), [OKAY])
-    (got,) = s.station.take()
+    got = single(s.station.take(), "frames on the bridge")
     expect(got.data[12:14], IPV6, "its type")
     expect_good_sum([got], data)
 
@@ -341,7 +341,7 @@ def validated(s: BackendScene) -> None:
     s.connect()
     data = packet(200)
     s.expect_answers(s.chain(data, [len(data)], flags=DATA_VALIDATED), [OKAY])
-    (got,) = s.station.take()
+    got = single(s.station.take(), "frames on the bridge")
     expect(got.data, data, "the frame")
     expect(got.csum_blank, False, "whether its sum is blank")
 
@@ -357,7 +357,7 @@ def unverified(s: BackendScene) -> None:
     s.connect()
     data = packet(200, checksum=WRONG)
     s.expect_answers(s.chain(data, [len(data)]), [OKAY])
-    (got,) = s.station.take()
+    got = single(s.station.take(), "frames on the bridge")
     expect(got.data, data, "the frame")
     expect((got.csum_blank, got.data_validated), (False, False), "blank, and vouched for")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netback import SUITE
 from xenpv.testing.cases.netframes import (
     GUEST_MAC,
@@ -85,7 +85,7 @@ def toeplitz(s: BackendScene) -> None:
         for protocol, bit, value in ((6, first + 1, ports), (UDP, first, plain)):
             s.post(2)
             s.deliver(_to_guest(flow, protocol))
-            (got,) = s.packets()
+            got = single(s.packets(), "packets that were received")
             expect(bool(got.flags & EXTRA_INFO), True, "extra_info")
             body = bytes((HASH, 0, bit, TOEPLITZ_ALGORITHM)) + value.to_bytes(4, "little")
             expect(got.extras, [body], f"the extra of {flow}")
@@ -107,7 +107,7 @@ def hash_types(s: BackendScene) -> None:
         s.expect_success(SET_HASH_FLAGS, mask)
         s.post(2)
         s.deliver(_to_guest(flow, UDP if mask == 2 else 6))
-        (got,) = s.packets()
+        got = single(s.packets(), "packets that were received")
         hashes = [(one[2], int.from_bytes(one[4:8], "little")) for one in got.extras]
         expect(hashes, wanted or [], f"hashes with types {mask:#x}")
 
@@ -255,7 +255,7 @@ def long_key(s: BackendScene) -> None:
     flow, _, ports = TOEPLITZ[0]
     s.post(2)
     s.deliver(_to_guest(flow, 6))
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     expect(int.from_bytes(got.extras[0][4:8], "little"), ports, "the hash")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netbacks import Sent
 from xenpv.testing.cases.netframes import (
     BROADCAST,
@@ -297,7 +297,7 @@ def receives_blank(s: FrontendScene) -> None:
     s.connect()
     data = packet_in(200, checksum=PSEUDO)
     s.deliver(data, flags=RX_CSUM_BLANK | RX_DATA_VALIDATED)
-    (got,) = s.received()
+    got = single(s.received(), "frames that came to the program")
     expect(body_of(got), body_of(data), "payload")
     holds(checksum_of(got) in (PSEUDO, WHOLE), "its checksum is neither blank nor right")
 

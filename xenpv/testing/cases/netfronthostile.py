@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netbacks import Sent
 from xenpv.testing.cases.netframes import PSEUDO, frame, mark_of
 from xenpv.testing.cases.netfront import MSS, PAGE, RING, SUITE, packet_in
@@ -91,7 +91,7 @@ def unknown_id(s: FrontendScene) -> None:
     for number in (0xFFFF, 1024, 1023, 256, 0):
         s.connect()
         data = frame(600)
-        (sent,) = s.send(data)
+        sent = single(s.send(data), "packets on the ring")
         if number in [slot.number for slot in sent.slots]:
             continue
         s.back.respond((number, OKAY))
@@ -108,7 +108,9 @@ def unknown_id(s: FrontendScene) -> None:
 )
 def answered_twice(s: FrontendScene) -> None:
     s.connect()
-    first, second = s.send(frame(600, mark=1), frame(600, mark=2))
+    sent = s.send(frame(600, mark=1), frame(600, mark=2))
+    expect(len(sent), 2, "packets on the ring")
+    first, second = sent
     twice = [one for one in first.answers for _ in range(2)]
     s.back.respond(*twice)
     s.run()
@@ -128,7 +130,7 @@ def answered_twice(s: FrontendScene) -> None:
 def strange_status(s: FrontendScene) -> None:
     for status in (DROPPED, ERROR, -32768, 32767, 2):
         s.connect()
-        (sent,) = s.send(frame(200))
+        sent = single(s.send(frame(200)), "packets on the ring")
         s.back.respond(*[(slot.number, status) for slot in sent.slots])
         holds(s.run() < TASKS_MAX, "the frontend runs on and on")
         if status in (DROPPED, ERROR):
@@ -147,7 +149,7 @@ def strange_status(s: FrontendScene) -> None:
 def strange_null(s: FrontendScene) -> None:
     s.connect()
     data = frame(600)
-    (sent,) = s.send(data)
+    sent = single(s.send(data), "packets on the ring")
     s.back.respond(*[(slot.number, NULL) for slot in sent.slots])
     holds(s.run() < TASKS_MAX, "the frontend runs on and on")
     _expect_untouched(s, sent, data)
@@ -162,7 +164,7 @@ def strange_null(s: FrontendScene) -> None:
 )
 def page_kept_mapped(s: FrontendScene) -> None:
     s.connect()
-    (sent,) = s.send(frame(600, mark=7))
+    sent = single(s.send(frame(600, mark=7)), "packets on the ring")
     last = sent.slots[-1]
     pfn = s.back.map(last.gref, readonly=True)
     before = s.back.domain.read(pfn, 0, PAGE)

@@ -6,6 +6,7 @@ what lies on the rings, in the store and in the grant table.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back.xenbus import Device, Driver
 from xenpv.net.adapter import Adapter
+from xenpv.net.nbl import ChecksumRequest, NetBufferList
 from xenpv.platform import Platform, Vif
 from xenpv.testing.access import AccessLog
 from xenpv.testing.cases.claims import expect, holds
@@ -28,6 +30,10 @@ MEMORY_MIB: Final = 16
 VCPUS: Final = 4
 TASKS_MAX: Final = 5_000
 S: Final = 1_000_000_000
+OID_802_3_MULTICAST_LIST: Final = 0x01010103
+OID_OFFLOAD_ENCAPSULATION: Final = 0x0101010A
+# NDIS_OFFLOAD_ENCAPSULATION: header, then enabled, type (802.3) and header size for v4 and v6.
+ENCAPSULATION: Final = struct.pack("<BBH3I3I", 0xA8, 1, 28, 1, 2, 14, 1, 2, 14)
 STAIN: Final = b"\x5c"
 STAINED: Final = 800  # pages at most
 # What an honest backend offers, unless a case says otherwise.
@@ -86,6 +92,24 @@ class OwnWorld(World):
         if adapter is not None and adapter.link_up:
             adapter.send(data)
 
+    def join(self, *groups: bytes) -> None:
+        """The program's list of groups (OID_802_3_MULTICAST_LIST)."""
+        adapter = self.guest.nets[0]
+        adapter.set(OID_802_3_MULTICAST_LIST, b"".join(groups))
+
+    def send_large(self, data: bytes, mss: int, *, is_ipv6: bool = False) -> bool:
+        """A TCP packet whose checksum, and segments if `mss` is not 0, are left to the interface;
+        whether the interface took it.
+        """
+        adapter = self.guest.nets[0]
+        adapter.set(OID_OFFLOAD_ENCAPSULATION, ENCAPSULATION)
+        kind = ChecksumRequest.IS_IPV6 if is_ipv6 else ChecksumRequest.IS_IPV4
+        whole = NetBufferList(
+            (data,), checksum=kind | ChecksumRequest.TCP, mss=mss, is_ipv6=is_ipv6
+        )
+        adapter.send_lists([whole])
+        return whole.pending > 0
+
     def boot(self) -> None:
         """Let the guest come as far as it does."""
         self.platform.toolstack.unpause(self.guest.created)
@@ -105,7 +129,9 @@ class FrontendScene:
 
     @property
     def features(self) -> Collection[str]:
-        """What the frontend makes of a backend that offers everything, by these names."""
+        """What the frontend makes of a backend that offers everything, by these names. `groups`
+        and `large`: a program can ask ours for them, and no protocol of a user's frontend.
+        """
         self.connect(EVERYTHING)
         key = self.back.frontend_key
         found = {
@@ -114,6 +140,8 @@ class FrontendScene:
             "split": bool(self.back.queues[0].ports[1:]),
             "queues": len(self.back.queues) > 1,
             "control": self.back.ctrl is not None,
+            "groups": isinstance(self.world, OwnWorld),
+            "large": isinstance(self.world, OwnWorld),
         }
         self._drop()
         return [name for name, has in found.items() if has]

@@ -6,7 +6,7 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.host.network import Frame
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netback import MSS, SUITE
 from xenpv.testing.cases.netframes import (
     BROADCAST,
@@ -72,7 +72,7 @@ def one_slot(s: BackendScene) -> None:
     s.post(1)
     data = inbound(1514)
     s.deliver(data)
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     expect(got.data, data, "the frame")
     expect((got.slots[0].number, got.flags), (rx_id(0), 0), "id and flags")
 
@@ -90,7 +90,7 @@ def several_slots(s: BackendScene) -> None:
     s.post(8)
     data = to_guest(LONG)
     s.deliver(data)
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     expect(got.data, data, "the frame")
     expect([one.number for one in got.slots], [rx_id(at) for at in range(len(got.slots))], "ids")
     more = [bool(one.flags & MORE_DATA) for one in got.slots]
@@ -116,7 +116,7 @@ def no_partial_packet(s: BackendScene) -> None:
     expect(s.front.queues[0].rx.rsp_prod, 0, "rsp_prod with too few slots")
     s.post(6)
     s.platform.loop.advance(0)
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     expect(got.data, data, "the frame")
 
 
@@ -214,7 +214,7 @@ def blank_to_guest(s: BackendScene) -> None:
         s.post(1)
         data = to_guest(200, flow=_reverse(V4), protocol=protocol, checksum=PSEUDO)
         s.deliver(Frame(data, csum_blank=True, data_validated=True))
-        (got,) = s.packets()
+        got = single(s.packets(), "packets that were received")
         expect(body_of(got.data), body_of(data), "payload")
         expect_sum(got)
 
@@ -232,7 +232,7 @@ def blank_not_taken(s: BackendScene) -> None:
         s.post(1)
         data = to_guest(200, flow=flow, checksum=PSEUDO)
         s.deliver(Frame(data, csum_blank=True, data_validated=True))
-        (got,) = s.packets()
+        got = single(s.packets(), "packets that were received")
         expect(checksum_of(got.data), WHOLE, "its checksum")
         expect(got.flags & RX_CSUM_BLANK, 0, "csum_blank")
 
@@ -252,7 +252,9 @@ def validated_to_guest(s: BackendScene) -> None:
         Frame(to_guest(200, flow=flow), data_validated=True),
         Frame(to_guest(200, flow=flow, checksum=WRONG)),
     )
-    good, bad = s.packets()
+    found = s.packets()
+    expect(len(found), 2, "packets that were received")
+    good, bad = found
     expect(good.flags & RX_CSUM_BLANK, 0, "csum_blank of a whole sum")
     expect(bad.flags, 0, "flags of a packet that nobody looked at")
 
@@ -284,7 +286,7 @@ def page_beyond(s: BackendScene) -> None:
     s.connect()
     s.post(1)
     s.deliver(inbound(61))
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     slot = got.slots[0]
     page = s.guest.domain.read(slot.pfn, 0, 4096)
     end = slot.offset + slot.status
@@ -396,7 +398,7 @@ def headroom(s: BackendScene) -> None:
     s.post(2)
     data = inbound(1000)
     s.deliver(data)
-    (got,) = s.packets()
+    got = single(s.packets(), "packets that were received")
     expect([one[0] for one in got.extras], [XDP], "types of extras")
     expect(int.from_bytes(got.extras[0][2:4], "little"), 256, "the headroom of the extra")
     expect(got.slots[0].status, 256 + 1000, "status")
@@ -422,5 +424,5 @@ def reconfigured(s: BackendScene) -> None:
         s.run()
         s.post(2)
         s.deliver(inbound(100))
-        (got,) = s.packets()
+        got = single(s.packets(), "packets that were received")
         expect((got.slots[0].status, got.data[room:]), (room + 100, inbound(100)), "the frame")

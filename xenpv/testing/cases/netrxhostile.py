@@ -6,7 +6,7 @@ from typing import Final
 
 from xenpv.abi.xenbus import XenbusState
 from xenpv.host.network import Frame
-from xenpv.testing.cases.claims import expect, holds
+from xenpv.testing.cases.claims import expect, holds, single
 from xenpv.testing.cases.netback import SUITE
 from xenpv.testing.cases.netframes import (
     GUEST_MAC,
@@ -46,7 +46,9 @@ def bad_reference(s: BackendScene) -> None:
         s.post(1, refs=[ref])
         s.post(1)
         s.deliver(inbound(60, 1), inbound(60, 2))
-        bad, good = s.received()
+        found = s.received()
+        expect(len(found), 2, "rx responses")
+        bad, good = found
         holds(bad.status < 0, f"status {bad.status} of a page that is not there")
         expect(
             s.guest.domain.read(good.pfn, good.offset, 60), inbound(60, 2), "the frame behind it"
@@ -65,7 +67,7 @@ def readonly_page(s: BackendScene) -> None:
     s.guest.domain.write(pfn, 0, PATTERN * 4096)
     s.post(1, refs=[s.guest.grant(pfn, readonly=True)])
     s.deliver(inbound(60))
-    (got,) = s.received()
+    got = single(s.received(), "rx responses")
     holds(got.status < 0, f"status {got.status} of a page that may not be written")
     expect(s.guest.domain.read(pfn, 0, 4096), PATTERN * 4096, "the page")
     s.post(1)
