@@ -43,7 +43,7 @@ def _backends(platform: Platform) -> list[str]:
     findings, seen = [], dict.fromkeys([bus.root])
     for path, _token in client.watches:
         text = path.decode("utf-8", "replace")
-        if text == bus.root:
+        if text == bus.root or text.startswith("@"):
             continue
         if text in seen:
             findings.append(f"backends watch {text} twice")
