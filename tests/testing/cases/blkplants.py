@@ -1301,6 +1301,8 @@ ZOO = {
     "blk-first-after-last": ("BLKB-104",),
     "blk-indirect-overrun": ("BLKB-120",),
     "blk-double-fetch-nr-segments": ("BLKB-130", "BLKB-132"),
+    "blk-persistent-leak": ("BLKB-038",),
     "ring-response-leak": ("BLKB-133",),
+    "id-completed-twice": ("BLKF-114",),
     "ring-prod-unbounded-back": ("BLKB-140",),
 }

@@ -318,3 +318,25 @@ def no_response(scene: BlkFrontScene) -> None:
         for one in started:
             expect_one(one.okay, (False, None), "whether a read that is not answered succeeded")
         all_end(scene, started, right(3))
+
+
+@SUITE.case(
+    "BLKF-114",
+    "one request of a transfer is answered as often as it has requests",
+    source="XSA-376; spec zoo: id-completed-twice",
+    expected="the transfer does not succeed before each of its requests was answered",
+)
+def counts_answers(scene: BlkFrontScene) -> None:
+    peer = scene.back()
+    peer.hold = True
+    started = scene.app.start_read(0, 176)
+    scene.world.run()
+    taken = peer.take()
+    if len(taken) > 1:
+        peer.perform(taken[0])
+        for _ in taken:
+            peer.publish(0, taken[0].rid, READ, OKAY)
+        peer.notify()
+        scene.world.run()
+        expect_one(started.okay, (False, None), "whether the read succeeded")
+    all_end(scene, [started], [content(0, 176)])

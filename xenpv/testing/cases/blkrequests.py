@@ -18,6 +18,8 @@ from xenpv.xen.domain import PAGE_SIZE
 
 __all__ = ["SUITE"]
 
+IDLE_NS = 70_000_000_000  # of virtual time: longer than a grant is kept for nothing
+
 
 @SUITE.case(
     "BLKB-020",
@@ -378,3 +380,24 @@ def persistent_twice(scene: BlkBackScene) -> None:
     slot = peer.rw(READ, 64, [(ref, 4, 7), (ref, 0, 3)])
     expect(peer.status(slot), OKAY, "status of a READ into both halves")
     expect(peer.read_page(pfn), content(68, 4) + content(64, 4), "the page")
+
+
+@SUITE.case(
+    "BLKB-038",
+    "kept grants that are not used for long",
+    source="blkback.c, purge_persistent_gnt: unused for 60 s",
+    expected="kept or given back; used again they serve; nothing is mapped after the close",
+    requires=("feature-persistent",),
+    hostile=False,
+)
+def persistent_idle(scene: BlkBackScene) -> None:
+    peer = scene.connected(persistent=True)
+    pages = [peer.granted(marked(at)) for at in range(6)]
+    for round_ in range(2):
+        for at, (pfn, ref) in enumerate(pages):
+            sector = (round_ * 6 + at) * 8
+            expect(peer.status(peer.rw(READ, sector, [(ref, *WHOLE)])), OKAY, "status of a READ")
+            expect(peer.read_page(pfn), content(sector, 8), f"the page of reference {ref}")
+        scene.world.platform.loop.advance(IDLE_NS)
+    freed = [ref for _, ref in pages if peer.guest.revoke(ref)]
+    holds(len(freed) + peer.mapped >= len(pages), "a reference is neither kept nor given back")
