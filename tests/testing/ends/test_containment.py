@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import signal
 import subprocess
 import sys
@@ -264,6 +265,25 @@ def test_a_misdeed_is_told_with_its_line(kind, monkeypatch):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+SAYS = (
+    (WritesElsewhere, r"write of 1 bytes at pfn 0x1000\+0x0: page 0x1000 is none of this end's"),
+    (WritesPastItsPage, r"write of 8 bytes at pfn 0x[0-9a-f]+\+0xffa: page 0x[0-9a-f]+ is none of this end's"),
+    (WritesWhatIsReadOnly, r"store at pfn 0x[0-9a-f]+, which is mapped read-only"),
+    (FreesWhatIsGranted, r"page 0x[0-9a-f]+ is freed while reference \d+ is out"),
+    (NotifiesAnothersPort, r"port 0x1 is none of this end's"),
+    (Blocks, r"did not return in 0.2 s"),
+    (RaisesInEvent, r"AttributeError: 'RaisesInEvent' object has no attribute 'missing'"),
+    (IsNoBackend, r"IsNoBackend has no probe\(\)"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "says"), SAYS, ids=lambda one: getattr(one, "__name__", ""))
+def test_what_it_did_is_told(kind, says):
+    with pytest.raises(UserEndError) as caught:
+        play(kind)
+    assert re.fullmatch(says, caught.value.what), caught.value.what
+
+
 # what is left behind
 
 
@@ -383,6 +403,29 @@ def test_a_peers_misdeed_shuts_the_device_and_is_no_error():
         world.run()
         assert world.vbd.backend_state is XenbusState.CLOSING
         assert world.vbd.backend_key("error") == "22 a bad frontend"
+
+
+class BreaksLater(Backend):
+    def event(self):
+        self.events += 1
+        if self.events == 2:
+            self.end.fatal("enough")
+
+
+def test_handlers_rest_while_a_device_is_broken_and_work_when_it_begins_anew():
+    with user_blk_backend(BreaksLater) as world:
+        for _ in range(4):
+            world.vbd.notify()
+            world.run()
+        assert world.driver.events == 2
+        world.vbd.state = XenbusState.CLOSED
+        world.run()
+        world.driver.end.switch_state(XenbusState.INIT_WAIT)
+        assert world.driver.end.broken == ""
+        world.vbd.connect()
+        world.vbd.notify()
+        world.run()
+        assert world.driver.events > 2
 
 
 def test_keys_that_lead_nowhere_shut_the_device():
