@@ -8,12 +8,23 @@ import pytest
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState as State
-from xenpv.testing import RawGuest, RawWorld, check_all, rings_of, world_back, world_raw
+from xenpv.testing import (
+    RawGuest,
+    RawWorld,
+    check_all,
+    rings_of,
+    run_schedule,
+    scenarios,
+    world_back,
+    world_raw,
+)
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.checks.grants import check_closed
+from xenpv.testing.checks.posted import check_posted
 from xenpv.testing.checks.slots import check_indices, check_leftovers
 from xenpv.testing.hunts.rings import read_request
 from xenpv.testing.rings import KnownRing, poke
+from xenpv.vif.rxring import ReceiverRing
 
 
 @pytest.fixture
@@ -149,3 +160,20 @@ def test_what_is_mapped_of_others_is_not_told(world):
     dom0.gnttab.map(other.domid, other.grant(other.page()), dom0.holes.alloc())
     assert check_closed(world.platform, world.guest.domain) == []
     assert len(check_closed(world.platform, other.domain)) == 2
+
+
+def test_a_page_that_waits_for_a_packet_is_zero(monkeypatch):
+    run = run_schedule(scenarios.net_traffic)
+    assert run.failure is None, run.failure_text
+    monkeypatch.setattr(ReceiverRing, "_wipe", lambda _ring, _pieces: None)
+    run = run_schedule(scenarios.net_traffic)
+    assert "which waits for a packet, shows 0x16 at byte 1" in run.failure_text
+
+
+def test_a_page_of_an_end_in_a_test_s_hands_may_show_anything():
+    with world_back() as world:
+        world.vif.hold = True
+        world.vif.take_posted()
+        _, ref = world.vif.posted[0]
+        world.vif.fill(ref, b"\x01" * 60)
+        assert check_posted(world.platform) == []

@@ -13,6 +13,7 @@ from xenpv.errors import LocalProtocolError, PeerProtocolError
 from xenpv.guest import Guest
 from xenpv.host.image import MemoryImage
 from xenpv.platform import Disk, Vif
+from xenpv.testing.checks.posted import check_posted
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.raw_front import RawBlkFront
 from xenpv.vbd import blkif
@@ -202,6 +203,8 @@ def net_traffic(x: Explorer) -> None:
     x.run()
     for client, other in zip(clients, guests[::-1], strict=True):
         assert list(other.nets[0].received) == client.sent
+    posted = check_posted(xen)
+    assert not posted, posted[0]
 
 
 def frontends_attacked(x: Explorer) -> None:
