@@ -23,6 +23,7 @@ from xenpv.testing import fuzz_one, overlay
 from xenpv.testing.checkers import CheckFailed
 from xenpv.testing.overlays import blkback, blkfront, netback, netfront, store, xenbus
 from xenpv.testing.overlays.language import Language, Operation
+from xenpv.testing.world import World
 from xenpv.vbd import granter
 from xenpv.vbd import ring as vbd_ring
 from xenpv.vbd.srb import SrbStatus
@@ -77,6 +78,24 @@ def test_a_target_holds_for_our_own_end(name: str) -> None:
     count = EXAMPLES // 3 if "frontend" in name else EXAMPLES
     for data in (b"", bytes(40), *examples(name, count)):
         fuzz_one(data, name)
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "store"])
+def test_equal_bytes_give_equal_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests: list[str] = []
+    original = World.close
+
+    def close(world: World) -> None:
+        digests.append(world.platform.digest)
+        original(world)
+
+    monkeypatch.setattr(World, "close", close)
+    for data in examples(name, 3):
+        fuzz_one(data, name)
+        fuzz_one(data, name)
+        assert len(digests) == 2
+        assert digests[0] == digests[1]
+        digests.clear()
 
 
 # what targets find: (target, where the mistake is made, what of it, the mistake, the overlay)

@@ -118,6 +118,7 @@ class BlkBackOverlay:
         name, packed = self._slot(operation, shape, where, self._sector(sector))
         slot = bytearray(packed.ljust(wire.request_size, b"\0"))
         changed = fields(name + wire.suffix)
+        field &= 0x7F  # three in ten of those that have the most fields
         if 0 < field <= len(changed):
             _, at, size = changed[field - 1]
             slot[at : at + size] = (pick(VALUES, value) % (1 << 8 * size)).to_bytes(size, "little")

@@ -134,6 +134,7 @@ class NetBackOverlay:
         """A packet of one to four slots, or more, with at most one field changed."""
         shape, size, where, flags, field, value = args
         slots = self._packet(shape, pick(SIZES, size), where, pick(FLAGS, flags))
+        field &= 0x3F  # one in thirteen of single slots
         if 0 < field <= 5 * len(slots):
             at, name = divmod(field - 1, 5)
             fields = list(TX.unpack(slots[at]))
