@@ -18,7 +18,7 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import GrantError, LocalProtocolError
 from xenpv.testing import ConnectingBackend, UserEndError, user_blk_backend, user_blk_frontend
 from xenpv.testing.ends.guard import Guard
-from xenpv.testing.ends.watchdog import Stuck
+from xenpv.testing.ends.watchdog import Stuck, watchdog
 
 SECONDS = 0.2  # of wall clock: a driver that loops costs the test so much
 
@@ -570,6 +570,28 @@ def test_an_alarm_of_somebody_else_goes_on():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_the_alarm_is_off_after_handlers_that_were_preempted():
+    from xenpv.testing import explore
+    from xenpv.testing.scenarios import BlkClient
+
+    class Loads(Backend):
+        def event(self):
+            for _ in range(8):
+                self.end.load32(self.page, 0)
+
+    def scenario(x):
+        world = user_blk_backend(Loads)
+        x.adopt(world.platform)
+        BlkClient(world.vbd, requests=2).start()
+        x.allow_double_fetches()
+        x.begin()
+        world.platform.loop.run()
+
+    explore(scenario, examples=60).check()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert watchdog().depth == 0
 
 
 def test_stuck_is_no_exception_that_a_driver_keeps():

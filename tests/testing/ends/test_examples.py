@@ -117,8 +117,8 @@ def test_a_network_frontend_sends_what_it_is_told_and_hands_up_what_comes(factor
     [
         ("blk-backend", BlkBackend, 55),
         ("blk-frontend", BlkFrontend, 40),
-        ("net-backend", NetBackend, 80),
-        ("net-frontend", NetFrontend, 55),
+        ("net-backend", NetBackend, 70),
+        ("net-frontend", NetFrontend, 45),
     ],
 )
 def test_the_numbered_cases_hold_for_it(suite, factory, least):
