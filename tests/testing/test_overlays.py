@@ -30,6 +30,7 @@ from xenpv.vbd.srb import SrbStatus
 from xenpv.vif import frontend as vif_frontend
 
 TARGETS = overlay.targets()
+overlay_text = {"blk-frontend": blkfront.LANGUAGE.text, "net-frontend": netfront.LANGUAGE.text}
 EXAMPLES = 60
 
 
@@ -97,6 +98,18 @@ def test_equal_bytes_give_equal_runs(name: str, monkeypatch: pytest.MonkeyPatch)
         assert len(digests) == 2
         assert digests[0] == digests[1]
         digests.clear()
+
+
+@pytest.mark.parametrize("name", ["blk-frontend", "net-frontend"])
+def test_a_backend_bears_its_own_bytes_over_requests(name: str) -> None:
+    text = overlay_text[name]
+    writes = text("slot", offset=108, b0=59, b1=46, b2=204, b3=140)
+    begin = text("command", what=1) if name == "blk-frontend" else text("hold", on=1) + text("send")
+    more = text("serve") if name == "blk-frontend" else text("hold")
+    for offset in range(109):
+        where = text("slot", offset=offset, b0=59, b1=46, b2=204, b3=140)
+        if offset % 12 == 0:
+            fuzz_one(begin + text("run") + where + writes + more, name)
 
 
 # what targets find: (target, where the mistake is made, what of it, the mistake, the overlay)

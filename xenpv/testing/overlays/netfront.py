@@ -34,7 +34,7 @@ KEYS: Final = (
 )  # fmt: skip
 
 
-SPOILT: Final = (PeerProtocolError, GrantError, HypercallError, IndexError)
+SPOILT: Final = (PeerProtocolError, GrantError, HypercallError, IndexError, ValueError)
 
 
 class Lenient(RawNetBack):
