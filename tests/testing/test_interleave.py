@@ -340,7 +340,10 @@ def test_without_greenlet_it_says_what_to_install() -> None:
         "import sys; sys.modules['greenlet'] = None\n"
         "from xenpv.testing import world_raw, zoo\n"
         "from xenpv.errors import ConfigError\n"
-        "try:\n    from xenpv.testing import explore\n"
+        "from xenpv.testing import check_blk_backend, explore, fuzz_one, scenarios\n"
+        "fuzz_one(b'xenpv')\n"
+        "assert check_blk_backend(only=['BLKB-001'])\n"
+        "try:\n    explore(scenarios.blk_requests)\n"
         "except ConfigError as error:\n    print(error)\n"
     )
     done = subprocess.run(

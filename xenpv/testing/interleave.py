@@ -22,10 +22,18 @@ from xenpv.xen.trace import CHUNK_WORDS, Event, mark
 
 try:
     from greenlet import GreenletExit, getcurrent, greenlet
-except ImportError as missing:
-    raise ConfigError("exploration needs greenlet: pip install 'xenpv[explore]'") from missing
+except ImportError:  # cases, overlays and a user's ends do without: `require` says what is missing
+    HAS_GREENLET = False
+else:
+    HAS_GREENLET = True
 
 RETIRED: Final = 1 << 29  # a retired task's `held` is above any count of pauses
+
+
+def require() -> None:
+    """ConfigError without greenlet, which is in the extra `explore`."""
+    if not HAS_GREENLET:
+        raise ConfigError("exploration needs greenlet: pip install 'xenpv[explore]'")
 
 
 @attrs.define(eq=False)
@@ -61,6 +69,7 @@ class Interleaver:
         ended: Callable[[], None],
         alive: Callable[[Task], bool],
     ) -> None:
+        require()
         self._choose = choose
         self._deliver = deliver
         self._ended = ended

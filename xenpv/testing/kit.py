@@ -20,6 +20,7 @@ import attrs
 from xenpv.testing import zoo
 from xenpv.testing.cases.suite import Factory
 from xenpv.testing.hunt import CaseHunt, Found, Hunt, LifecycleHunt, ScenarioHunt, Search
+from xenpv.testing.interleave import require
 
 SECONDS: Final = 60.0
 FIRST_ROUND: Final = 8
@@ -73,7 +74,9 @@ def find_bugs(
 ) -> tuple[list[Found], int]:
     """Everything that `hunts_of` finds in `seconds` of CPU, and how many examples that took: each
     case that does not hold, and the first failure of each scenario. `without`: ids of cases.
+    ConfigError: greenlet is missing.
     """
+    require()
     started, done = process_time(), 0
     findings: list[Found] = []
     cases_of, *others = hunts_of(suite, factory)
