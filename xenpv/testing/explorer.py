@@ -30,8 +30,10 @@ from xenpv.testing import reports
 from xenpv.testing.access import AccessLog, DoubleFetch
 from xenpv.testing.adversary import Adversary, Load
 from xenpv.testing.checkers import CheckFailed, check_all
+from xenpv.testing.checks.completion import Completions
 from xenpv.testing.interleave import Handler, Interleaver, Runnable, name
 from xenpv.testing.intrusion import Intrusion
+from xenpv.testing.rings import REQ_PROD, RSP_PROD
 from xenpv.testing.schedule import Action, Point, Schedule, Step
 from xenpv.testing.sites import Sites, users_site
 from xenpv.xen.domain import Domain
@@ -46,6 +48,8 @@ HANDLERS_MAX: Final = 100_000
 LOG_CAPACITY: Final = 1 << 12
 
 READ: Final[int] = lib.ACCESS_READ
+WRITE: Final[int] = lib.ACCESS_WRITE
+PRODUCERS: Final = (REQ_PROD, RSP_PROD)
 HYPERVISOR: Final[int] = lib.ACCESS_HYPERVISOR
 VERBS: Final = {lib.ACCESS_READ: "reads", lib.ACCESS_WRITE: "writes", lib.ACCESS_ATOMIC: "changes"}
 
@@ -57,6 +61,8 @@ class Explored:
     platform: Platform
     log: AccessLog
     adversary: Adversary
+    completions: Completions
+    moved: bool = False  # a producer index may have, since the last look at completions
     victims: list[int] = attrs.field(factory=list)  # domids
     hostile: list[int] = attrs.field(factory=list)
     intrusions: list[Intrusion] = attrs.field(factory=list)
@@ -115,6 +121,7 @@ class Explorer:
                 platform,
                 AccessLog(platform, capacity=LOG_CAPACITY),
                 Adversary(platform.hypervisor),
+                Completions(platform),
                 sites=Sites() if self._sites else None,
             )
         )
@@ -188,6 +195,7 @@ class Explorer:
             world.log.open()
             world.adversary.victims = world.victims
             world.adversary.refresh()
+            world.completions.look(world.hostile)
             world.platform.loop.scheduler = self._interleaver
             world.platform.hypervisor.set_hook(_Hook(self, world))
 
@@ -206,6 +214,8 @@ class Explorer:
         armed, self._armed = self._armed, False
         try:
             for world in self._worlds:
+                if armed:
+                    self._complete(world)
                 check_all(world.platform, quiescent=quiescent, hostile=world.hostile)
                 if armed and not self._allow_double_fetches:
                     twice = [one for one in world.log.double_fetches() if one.in_slot]
@@ -238,10 +248,20 @@ class Explorer:
     def _ended(self) -> None:
         armed, self._armed = self._armed, False
         try:
+            for world in self._worlds if armed else ():
+                if world.moved:
+                    self._complete(world)
             for check in self._checks if armed else ():
                 check()
         finally:
             self._armed = armed
+
+    def _complete(self, world: Explored) -> None:
+        """Hold what went over the rings since to the law of one response a request."""
+        world.moved = False
+        wrong = world.completions.look(world.hostile)
+        if wrong:
+            raise CheckFailed(wrong)
 
     def _deliver(self, task: Task) -> None:
         for world in self._worlds:
@@ -277,6 +297,8 @@ class Explorer:
             raise Livelock(
                 f"{self._accesses} accesses in one run", seed=loop.seed, tail=loop.trace.tail()
             )
+        if kind & 3 == WRITE and load.offset in PRODUCERS:
+            world.moved = True
         if world.intrusions:
             self._intruded(world, actor, kind, load)
         adversary = world.adversary
