@@ -68,6 +68,29 @@ def test_a_mistake_is_found_told_and_replayed(end, tmp_path, capsys) -> None:
     assert again["digest"] == again["recorded_digest"]
 
 
+def test_a_case_of_xenbus_against_a_driver_replays(tmp_path, capsys) -> None:
+    source = (EXAMPLES / "own_blk_backend.py").read_text(encoding="utf-8")
+    good = "    def disconnect(self) -> None:\n"
+    assert good in source
+    (tmp_path / "keeps.py").write_text(source.replace(good, f"{good}        return\n"))
+    assert cli.main(["hunt", "blk-backend", "keeps.py:Backend", "--seconds", "3", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    found = [one for one in document["found"] if one["by"].startswith("case:BUSB-")]
+    assert found, [one["by"] for one in document["found"]]
+    assert cli.main(["replay", found[0]["replay"], "--json"]) == 1
+    again = json.loads(capsys.readouterr().out)
+    assert again["device"] == "vbd"
+    assert again["failure"] == again["recorded_failure"]
+
+
+def test_cases_are_played_against_a_driver(capsys) -> None:
+    driver = str(EXAMPLES / DRIVERS["blk-backend"])
+    assert cli.main(["cases", "BLKB-001", "BLKB-002", "--driver", driver]) == 0
+    assert "2 cases: 0 failed" in capsys.readouterr().out
+    assert cli.main(["cases", "BLKB-001", "GNT-001", "--driver", driver]) == 2
+    assert "--driver: GNT-001 is of the suite grant" in capsys.readouterr().err
+
+
 def test_a_case_that_need_not_hold_is_left_out(tmp_path, capsys) -> None:
     (tmp_path / "none.py").write_text("def make(end, image):\n    raise RuntimeError('no')\n")
     assert cli.main(["hunt", "blk-backend", "none.py:make", "--seconds", "1"]) == 1

@@ -237,3 +237,23 @@ def test_schedules_of_replays_are_schedules() -> None:
     text = json.dumps({**GOOD, "steps": [[7, "poke", 3], [2, "run", 1]]})
     steps = (Step(2, Action.RUN, 1), Step(7, Action.POKE, 3))
     assert Replay.loads(text).schedule == Schedule(steps)
+
+
+def test_a_fuzzers_file_is_told_operation_by_operation(tmp_path, capsys) -> None:
+    file = tmp_path / "crash-1"
+    file.write_bytes(bytes(range(40)))
+    assert cli.main(["replay", str(file), "--target", "net-backend", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "overlay"
+    assert (document["target"], document["data"]) == ("net-backend", bytes(range(40)).hex())
+    assert document["steps"]
+    assert document["trace"]
+    with zoo.defect("net-extra-not-answered"):
+        assert cli.main(["replay", str(file), "--target", "net-backend"]) in (0, 1)
+    for arguments, message in (
+        ([str(file), "--target", "no-such"], "no target is called 'no-such': expected "),
+        ([str(tmp_path), "--target", "store"], "cannot read it: "),
+        ([str(tmp_path / "none"), "--target", "store"], "cannot read it: "),
+    ):
+        assert cli.main(["replay", *arguments]) == 2
+        assert message in capsys.readouterr().err

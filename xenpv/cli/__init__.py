@@ -122,6 +122,12 @@ def parser() -> Parser:
         "again, 0 if it passes.",
     )
     replay.add_argument("file", type=Path, metavar="FILE", help="a .replay file")
+    replay.add_argument(
+        "--target",
+        default="",
+        metavar="NAME",
+        help="FILE is what a fuzzer left: bytes of an overlay over this target of fuzz_one",
+    )
     replay.add_argument("--json", action="store_true", help="print one JSON document instead")
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
@@ -232,7 +238,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from xenpv.cli import replay
 
-    done = replay.replay(options.file)
+    done = replay.replay(options.file, options.target)
     replay.show(done, json_wanted=options.json)
     sys.stdout.flush()
     return FAILED if done.run.failed else OK

@@ -14,6 +14,7 @@ from xenpv.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
     from xenpv.testing.cases import Case, CaseResult
+    from xenpv.testing.cases.suite import Factory
 
 EXAMPLES: Final = """\
 examples:
@@ -22,6 +23,8 @@ examples:
   xenpv cases --suite blk-backend --json    one suite, answered in JSON
   xenpv cases --explain STORE-022           where a case comes from, and what it expects
   xenpv cases GNT-004 EVT-011               these two
+  xenpv cases --suite net-backend --driver mine.py:Backend
+                                            a driver of your own
   xenpv cases --suite store --socket /run/xenstored/socket
                                             the store cases against any xenstored
 """
@@ -32,6 +35,7 @@ played against xenpv's own ends; tests play them against yours (xenpv.testing.ch
 Exit status 1 if one fails, 2 if an id or a suite is unknown.
 """
 WIDTH: Final = 100
+ENDS: Final = ("blk-backend", "blk-frontend", "net-backend", "net-frontend")
 
 
 def add_to(commands: Any, seed: Callable[[str], int]) -> None:
@@ -57,6 +61,12 @@ def add_to(commands: Any, seed: Callable[[str], int]) -> None:
     cases.add_argument("--json", action="store_true", help="print one JSON document instead")
     cases.add_argument("--seed", type=seed, default=0, metavar="N", help="of every choice (0)")
     cases.add_argument(
+        "--driver",
+        metavar="DRIVER",
+        help="play them against a driver of your own, module:Class or file.py:Class; for the "
+        "suites of one end",
+    )
+    cases.add_argument(
         "--socket",
         type=Path,
         metavar="PATH",
@@ -73,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         _list(chosen, json_wanted=options.json)
         return 0
-    results = [_play(one, options) for one in chosen]
+    factory = _driver(options, chosen)
+    results = [one.run(factory, seed=options.seed) for one in chosen]
     _show(results, json_wanted=options.json)
     return int(any(one.outcome == "fail" for one in results))
 
@@ -104,11 +115,23 @@ def _known(ids: Sequence[str]) -> list[Case]:
         raise ConfigError(str(error)) from error
 
 
-def _play(case: Case, options: argparse.Namespace) -> CaseResult:
+def _driver(options: argparse.Namespace, chosen: Sequence[Case]) -> Factory | None:
+    """Who makes the end under test; None: ours."""
+    from xenpv.testing import named
     from xenpv.testing.cases.storescene import SocketEnd
 
-    factory = None if options.socket is None else SocketEnd(options.socket)
-    return case.run(factory, seed=options.seed)
+    if options.socket is not None:
+        return SocketEnd(options.socket)
+    if options.driver is None:
+        return None
+    others = [one for one in chosen if one.suite != chosen[0].suite or one.suite not in ENDS]
+    if others:
+        raise ConfigError(
+            f"--driver: {others[0].id} is of the suite {others[0].suite}; name one of "
+            f"{', '.join(ENDS)} with --suite"
+        )
+    factory: Factory = named.find_driver(options.driver)
+    return factory
 
 
 def _list(chosen: Sequence[Case], *, json_wanted: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Look for bugs in a driver of your own: put it in the place of xenpv's, play every numbered case of
-its suite, then explore it under an honest peer and under a hostile one whose memory changes at any
-moment. DRIVER is module:Class or file.py:Class, made as xenpv.testing's ends are; without one,
-xenpv's own is looked at. Exit status 1 if something is found.
+its suite and of its side of xenbus, then explore it under an honest peer and under a hostile one
+whose memory changes at any moment. DRIVER is module:Class or file.py:Class, made as xenpv.testing's
+ends are; without one, xenpv's own is looked at. Exit status 1 if something is found.
 """
 EPILOG: Final = """\
 examples:
@@ -27,10 +26,7 @@ examples:
   xenpv hunt blk-backend my_backend.py:Backend --without BLKB-031 --json
 """
 SECONDS: Final = 60.0
-SUITES: Final = (
-    "blk-backend", "blk-frontend", "net-backend", "net-frontend", "xenbus-backend",
-    "xenbus-frontend",
-)  # fmt: skip
+SUITES: Final = ("blk-backend", "blk-frontend", "net-backend", "net-frontend")
 
 
 class Commands(Protocol):
@@ -81,32 +77,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _driver(text: str) -> Any:
-    """The factory that is named; None for no name. ConfigError."""
-    from xenpv.testing import named
-
-    if not text:
-        return None
-    module, _, name = text.rpartition(":")
-    if not module or not name:
-        raise ConfigError(f"driver {text!r}: expected module:Class or file.py:Class")
-    if not module.endswith(".py"):
-        return named.find(text, "", what="driver")
-    if not Path(module).is_file():
-        raise ConfigError("no such file", file=module)
-    path = Path(module).resolve()
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    return named.find(f"{path.stem}:{name}", str(path), what="driver")
-
-
 def run(options: argparse.Namespace) -> int:
     """The command; its exit status. ConfigError."""
-    from xenpv.testing import cases
+    from xenpv.testing import cases, named
     from xenpv.testing.kit import find_bugs
 
-    factory = _driver(options.driver)
-    known = [one.id for one in cases.cases(options.suite)]
+    factory = named.find_driver(options.driver) if options.driver else None
+    sides = (options.suite, f"xenbus-{options.suite.partition('-')[2]}")
+    known = [one.id for name in sides for one in cases.cases(name)]
     unknown = [one for one in options.without if one not in known]
     if unknown:
         raise ConfigError(f"{options.suite} has no case {unknown[0]}: `xenpv cases --list`")

@@ -24,6 +24,7 @@ from xenpv.testing.interleave import require
 
 SECONDS: Final = 60.0
 FIRST_ROUND: Final = 8
+DEVICES: Final = {"blk": "vbd", "net": "vif"}  # of a suite's name: the store's
 
 # A progress call: examples so far, and the name of the hunt whose turn it is.
 Progress = Callable[[int, str], object]
@@ -52,13 +53,19 @@ def hunts() -> list[Hunt]:
 
 
 def hunts_of(suite: str, factory: Factory | None) -> list[Hunt]:
-    """What there is against one end: the suite's cases, then its scenarios. `factory` makes the
-    end as testing.ends.user_* take it; None: ours. LocalProtocolError: no such suite.
+    """What there is against one end: the suite's cases, those of its side of xenbus, then its
+    scenarios. `factory` makes the end as testing.ends.user_* take it; None: ours.
+    LocalProtocolError: no such suite.
     """
     from xenpv.testing import cases
+    from xenpv.testing.cases.busscene import BusEnd
     from xenpv.testing.hunts.own import SCENARIOS, OwnScenario
 
     found: list[Hunt] = [CaseHunt(cases.cases(suite), suite, factory)]
+    device, _, end = suite.partition("-")
+    bus = f"xenbus-{end}"
+    if factory is not None and device in DEVICES and bus in cases.SUITES:
+        found.append(CaseHunt(cases.cases(bus), bus, BusEnd(DEVICES[device], factory)))
     found += [ScenarioHunt(OwnScenario(one, factory)) for one in SCENARIOS.get(suite, ())]
     return found
 
@@ -79,19 +86,21 @@ def find_bugs(
     require()
     started, done = process_time(), 0
     findings: list[Found] = []
-    cases_of, *others = hunts_of(suite, factory)
-    for found in cases_of.search(seed):
-        done += 1
-        if found is not None and found.hunt.removeprefix("case:") not in without:
-            findings.append(found)
-        if progress is not None:
-            progress(done, cases_of.name)
-        if process_time() - started >= seconds:
-            return findings, done
-    for at, hunt in enumerate(others):
+    of_end = hunts_of(suite, factory)
+    others = [one for one in of_end if not isinstance(one, CaseHunt)]
+    for hunt in [one for one in of_end if isinstance(one, CaseHunt)]:
+        for found in hunt.search(seed):
+            done += 1
+            if found is not None and found.hunt.removeprefix("case:") not in without:
+                findings.append(found)
+            if progress is not None:
+                progress(done, hunt.name)
+            if process_time() - started >= seconds:
+                return findings, done
+    for at, explored in enumerate(others):
         left = seconds - (process_time() - started)
         share = left / (len(others) - at)
-        report = hunt_all(seed=seed, seconds=share, only=[hunt], progress=progress)
+        report = hunt_all(seed=seed, seconds=share, only=[explored], progress=progress)
         done += report.examples
         findings += [] if report.found is None else [report.found]
     return findings, done

@@ -48,6 +48,21 @@ def find(name: str, file: str, *, what: str = "scenario") -> Any:
     return found
 
 
+def find_driver(text: str) -> Any:
+    """What `module:Class` or `file.py:Class` names, for the command line. ConfigError."""
+    module, _, name = text.rpartition(":")
+    if not module or not name:
+        raise ConfigError(f"driver {text!r}: expected module:Class or file.py:Class")
+    if not module.endswith(".py"):
+        return find(text, "", what="driver")
+    if not Path(module).is_file():
+        raise ConfigError("no such file", file=module)
+    path = Path(module).resolve()
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return find(f"{path.stem}:{name}", str(path), what="driver")
+
+
 def _module(name: str, file: str) -> ModuleType | None:
     """By its name where that leads to it, else from its file."""
     if name and name != "__main__":

@@ -62,10 +62,11 @@ def fuzz_one(data: bytes, target: str = "blk-backend") -> None:
     known = load(target)
     try:
         known.run(data)
-    except Exception:
+    except Exception as error:
         from xenpv.testing import reports
 
         reports.remember(Overlaid(known, data))
+        error.add_note(f"again: xenpv replay --target {target} FILE, of these bytes: {data.hex()}")
         raise
 
 

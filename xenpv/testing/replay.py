@@ -15,6 +15,7 @@ import attrs
 
 from xenpv.errors import ConfigError
 from xenpv.testing import named, zoo
+from xenpv.testing.cases.busscene import BusEnd
 from xenpv.testing.hunts import own
 from xenpv.testing.hunts.own import OwnScenario
 from xenpv.testing.recorded import Recorded, checked, document_of
@@ -168,6 +169,7 @@ class CaseReplay(Recorded):
     factory: str
     file: str
     seed: int
+    device: str = ""  # vbd or vif, for a case of xenbus against a factory's end
 
     @classmethod
     def save_result(cls, result: CaseResult, directory: Path) -> tuple[Path, Run]:
@@ -178,11 +180,15 @@ class CaseReplay(Recorded):
         with witness() as seen:
             again = case.run(factory, seed=result.seed)
         run = _run_of(seen, again.error)
+        device = ""
+        if isinstance(factory, BusEnd):
+            device, factory = factory.kind, factory.factory
         made_by = "" if factory is None else named.name_of(factory, must_import=True, what="an end")
         recorded = cls(
             case=case.id,
             factory=made_by,
             file="" if factory is None else named.file_of(factory),
+            device=device,
             seed=result.seed,
             defects=zoo.active(),
             digest=run.digest,
@@ -192,7 +198,8 @@ class CaseReplay(Recorded):
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], file: str) -> Self:
-        return cls(**checked(document, file, texts=("case", "factory", "file"), numbers=("seed",)))
+        texts = ("case", "factory", "file", *(["device"] if "device" in document else []))
+        return cls(**checked(document, file, texts=texts, numbers=("seed",)))
 
     @property
     def title(self) -> str:
@@ -204,7 +211,9 @@ class CaseReplay(Recorded):
         return self.case
 
     def body(self) -> dict[str, Any]:
-        return {"case": self.case, "factory": self.factory, "file": self.file, "seed": self.seed}
+        device = {"device": self.device} if self.device else {}
+        end = {"factory": self.factory, "file": self.file, **device}
+        return {"case": self.case, **end, "seed": self.seed}
 
     def perform(self) -> Run:
         from xenpv.testing import cases
@@ -215,6 +224,8 @@ class CaseReplay(Recorded):
         factory: Factory | None = None
         if self.factory:
             factory = named.find(self.factory, self.file, what="end")
+            if self.device:
+                factory = BusEnd(self.device, factory)
         with witness() as seen:
             result = found.run(factory, seed=self.seed)
         return _run_of(seen, result.error)
@@ -269,6 +280,21 @@ class OverlayReplay(Recorded):
         if target is None:
             raise ConfigError(f"unknown target {self.target!r}")
         return _overlaid(target, bytes.fromhex(self.data[:DATA_MAX]))
+
+
+def overlay_of(path: str | Path, name: str) -> OverlayReplay:
+    """A fuzzer's file, whose bytes are an overlay over the target `name`. ConfigError."""
+    from xenpv.testing.overlays import HOMES
+
+    if name not in HOMES:
+        raise ConfigError(f"no target is called {name!r}: expected {', '.join(HOMES)}")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}", file=str(path)) from error
+    if len(data) > DATA_MAX // 2:
+        raise ConfigError(f"{len(data)} bytes: expected at most {DATA_MAX // 2}", file=str(path))
+    return OverlayReplay(target=name, data=data.hex(), defects=(), digest="", failure="")
 
 
 def _overlaid(target: Target, data: bytes) -> Run:

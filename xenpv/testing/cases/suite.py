@@ -55,6 +55,15 @@ class CaseResult:
     error: Exception | None = attrs.field(default=None, eq=False)
     factory: Factory | None = attrs.field(default=None, eq=False)
 
+    @property
+    def command(self) -> str:
+        """What plays it again."""
+        seed = f" --seed {self.seed}" if self.seed else ""
+        if self.factory is None:
+            return f"xenpv cases {self.case.id}{seed}"
+        made_by = f"{self.factory.__module__}:{getattr(self.factory, '__qualname__', self.factory)}"
+        return f"xenpv cases {self.case.id}{seed} --driver {made_by}"
+
     def save(self, directory: Path) -> Path:
         """A replay file of it."""
         from xenpv.testing.replay import CaseReplay
@@ -146,6 +155,7 @@ class CasesFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happ
         for one in failed:
             case = one.case
             lines += [f"{case.id} {case.title} ({case.source})", f"  {one.reason}"]
+            lines.append(f"  again: {one.command}")
         super().__init__("\n".join(lines))
 
 
