@@ -7,7 +7,8 @@ spoilt (the bits of their grant entries, their producer indices) is not looked a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -38,7 +39,14 @@ from xenpv.xen.maptrack import Mapping
 
 GTF_reading: Final[int] = lib.GTF_reading
 GTF_writing: Final[int] = lib.GTF_writing
+INTERDOMAIN: Final = PortState.INTERDOMAIN
 PIN_WRITERS: Final = 0x00FF00FF
+# Of the low byte of flags or status, which has them both: what is left of each value.
+BUSY: Final = bytes(value & (GTF_reading | GTF_writing) for value in range(256))
+SET: Final = re.compile(rb"[^\0]")
+HOST_MAP: Final = int(GNTMAP.host_map)
+DEVICE_MAP: Final = int(GNTMAP.device_map)
+READONLY: Final = int(GNTMAP.readonly)
 
 
 class CheckFailed(XenpvError, AssertionError):  # noqa: N818 - it says what happened, as Livelock
@@ -54,18 +62,19 @@ def check_all(platform: Platform, *, quiescent: bool = True, hostile: Collection
 
     Raises CheckFailed.
     """
+    known = rings(platform.hypervisor)  # no checker changes them
     findings = [
         *check_grants(platform, hostile=hostile),
         *check_ports(platform),
-        *check_slots(platform, hostile=hostile),
-        *check_indices(platform, hostile=hostile),
+        *check_slots(platform, hostile=hostile, known=known),
+        *check_indices(platform, hostile=hostile, known=known),
         *check_pages(platform, hostile=hostile),
         *check_memory(platform),
     ]
     if quiescent:
         findings += [
-            *check_wakeups(platform, hostile=hostile),
-            *check_leftovers(platform, hostile=hostile),
+            *check_wakeups(platform, hostile=hostile, known=known),
+            *check_leftovers(platform, hostile=hostile, known=known),
         ]
     if quiescent and not platform.loop.ready:  # who is due has not had its turn yet
         findings += [
@@ -98,9 +107,10 @@ def check_grants(platform: Platform, *, hostile: Collection[int] = ()) -> list[s
 
 def _pins(mapping: Mapping) -> int:
     """What one maptrack entry adds to the pin word of the entry it maps (kernel/domain.h)."""
-    reads = 8 if mapping.flags & GNTMAP.readonly else 0
-    pins = 1 << reads if mapping.flags & GNTMAP.host_map else 0
-    return pins + (1 << 16 + reads if mapping.flags & GNTMAP.device_map else 0)
+    flags = int(mapping.flags)
+    reads = 8 if flags & READONLY else 0
+    pins = 1 << reads if flags & HOST_MAP else 0
+    return pins + (1 << 16 + reads if flags & DEVICE_MAP else 0)
 
 
 def _grants_of(
@@ -129,21 +139,20 @@ def _grants_of(
 
 def _busy_bits(platform: Platform, granter: Domain) -> dict[int, int]:
     """GTF_reading and GTF_writing of each entry that has one: flags in v1, status in v2."""
-    busy = GTF_reading | GTF_writing
     table = granter.gnttab
     found: dict[int, int] = {}
     first = 0
     if table.version == 1:
         frames = [lib.grant_table_frame(granter.kernel, at) for at in range(table.nr_frames)]
-        step = 4  # flags are the first of an entry's four u16
+        step = 8  # flags are the first u16 of an entry's eight bytes
     else:
         count = table.nr_status_frames
         frames = [lib.grant_table_status_frame(granter.kernel, at) for at in range(count)]
-        step = 1
+        step = 2
     for frame in frames:
-        words = memoryview(peek(platform.hypervisor, int(frame), 0, PAGE_SIZE)).cast("H")[::step]
-        found |= {first + at: one & busy for at, one in enumerate(words.tolist()) if one & busy}
-        first += len(words)
+        low = peek(platform.hypervisor, int(frame), 0, PAGE_SIZE)[::step].translate(BUSY)
+        found |= {first + one.start(): one[0][0] for one in SET.finditer(low)}
+        first += len(low)
     return found
 
 
@@ -154,9 +163,8 @@ def check_ports(platform: Platform) -> list[str]:
     findings = []
     domains = platform.hypervisor.domains
     for domain in domains.values():
-        for number, port in enumerate(domain.evtchn.ports):
-            if port.state is not PortState.INTERDOMAIN:
-                continue
+        bound = [one for one in enumerate(domain.evtchn.ports) if one[1].state is INTERDOMAIN]
+        for number, port in bound:
             name = f"d{domain.domid} port {number}"
             remote = port.remote
             if remote is None or domains.get(remote.domid) is not remote:
@@ -166,7 +174,7 @@ def check_ports(platform: Platform) -> list[str]:
             far = ports[port.remote_port] if port.remote_port < len(ports) else None
             if (
                 far is None
-                or far.state is not PortState.INTERDOMAIN
+                or far.state is not INTERDOMAIN
                 or far.remote is not domain
                 or far.remote_port != number
             ):
@@ -179,7 +187,7 @@ def check_ports(platform: Platform) -> list[str]:
 
 
 def _connected(
-    platform: Platform, hostile: Collection[int]
+    platform: Platform, hostile: Collection[int], known: Sequence[KnownRing] | None
 ) -> Iterator[tuple[KnownRing, End, End]]:
     """Rings with both ends on them, neither hostile, whose device is not broken."""
     broken = [
@@ -187,7 +195,7 @@ def _connected(
         for device in platform.backends.devices.values()
         if device.broken
     ]
-    for ring in rings(platform.hypervisor):
+    for ring in rings(platform.hypervisor) if known is None else known:
         front, back = ring.front, ring.back
         if front is None or back is None or (ring.domid, ring.kind.device) in broken:
             continue
@@ -195,12 +203,17 @@ def _connected(
             yield ring, front, back
 
 
-def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+def check_slots(
+    platform: Platform,
+    *,
+    hostile: Collection[int] = (),
+    known: Sequence[KnownRing] | None = None,
+) -> list[str]:
     """Indices keep their order: no more responses than requests taken, none taken twice, no
-    more in flight than the ring has entries.
+    more in flight than the ring has entries. `known`: rings() of the platform, if they are known.
     """
     findings = []
-    for ring, front, back in _connected(platform, hostile):
+    for ring, front, back in _connected(platform, hostile, known):
         if front.by_hand or back.by_hand:
             continue
         order = [
@@ -221,10 +234,18 @@ def check_slots(platform: Platform, *, hostile: Collection[int] = ()) -> list[st
     return findings
 
 
-def check_wakeups(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
-    """At quiescence: whoever sleeps has consumed everything, or has asked for a later index."""
+def check_wakeups(
+    platform: Platform,
+    *,
+    hostile: Collection[int] = (),
+    known: Sequence[KnownRing] | None = None,
+) -> list[str]:
+    """At quiescence: whoever sleeps has consumed everything, or has asked for a later index.
+
+    `known`: rings() of the platform, if they are known.
+    """
     findings = []
-    for ring, front, back in _connected(platform, hostile):
+    for ring, front, back in _connected(platform, hostile, known):
         if not ring.kind.wait:
             findings += _asleep(ring, back, "request", ring.word(REQ_PROD), ring.word(REQ_EVENT))
         findings += _asleep(ring, front, "response", ring.word(RSP_PROD), ring.word(RSP_EVENT))

@@ -65,10 +65,11 @@ def _granted(platform: Platform, domain: Domain) -> list[tuple[int, int]]:
     found = []
     for index in range(table.nr_frames):
         frame = int(lib.grant_table_frame(domain.kernel, index))
-        raw = memoryview(peek(platform.hypervisor, frame, 0, PAGE_SIZE))
-        flags = raw.cast("H")[::WORDS_V1].tolist()
-        if not any(flags):
+        page = peek(platform.hypervisor, frame, 0, PAGE_SIZE)
+        if page.count(0) == PAGE_SIZE:
             continue
+        raw = memoryview(page)
+        flags = raw.cast("H")[::WORDS_V1].tolist()
         pfns = raw.cast("I")[1::2].tolist()
         first = index * len(flags)
         found += [

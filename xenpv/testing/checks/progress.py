@@ -48,8 +48,9 @@ def _events(platform: Platform) -> list[str]:
     findings = []
     for domain in _running(platform):
         kernel = domain.kernel
-        for number, port in enumerate(domain.evtchn.ports):
-            if port.state not in BOUND or lib.evtchn_is_pending(kernel, number) != 1:
+        bound = [at for at, port in enumerate(domain.evtchn.ports) if port.state in BOUND]
+        for number in bound:
+            if lib.evtchn_is_pending(kernel, number) != 1:
                 continue
             if lib.evtchn_is_masked(kernel, number) == 0:
                 findings.append(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 
 from xenpv.platform import Platform
 from xenpv.testing.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, fields, rings, u32
 
 
-def check_indices(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+def check_indices(
+    platform: Platform,
+    *,
+    hostile: Collection[int] = (),
+    known: Sequence[KnownRing] | None = None,
+) -> list[str]:
     """No end takes more than a ring can hold, whatever its peer wrote into the page.
 
-    An end's private indices are its own: that the peer is hostile is no excuse.
+    An end's private indices are its own: that the peer is hostile is no excuse. `known`:
+    rings() of the platform, if they are known.
     """
     findings = []
-    for ring in rings(platform.hypervisor):
+    for ring in rings(platform.hypervisor) if known is None else known:
         front, back = ring.front, ring.back
         if front is not None and not front.by_hand and front.domain.domid not in hostile:
             sent, taken = front.index, front.cons
@@ -34,14 +40,19 @@ def check_indices(platform: Platform, *, hostile: Collection[int] = ()) -> list[
     return findings
 
 
-def check_leftovers(platform: Platform, *, hostile: Collection[int] = ()) -> list[str]:
+def check_leftovers(
+    platform: Platform,
+    *,
+    hostile: Collection[int] = (),
+    known: Sequence[KnownRing] | None = None,
+) -> list[str]:
     """What a slot that was answered shows beside its response is zero (XSA-216).
 
     Of backends that write whole entries, as ours and the kit's: a backend that writes fields in
-    place leaves what its frontend had there itself.
+    place leaves what its frontend had there itself. `known`: as for check_indices.
     """
     findings = []
-    for ring in rings(platform.hypervisor):
+    for ring in rings(platform.hypervisor) if known is None else known:
         front, back = ring.front, ring.back
         if ring.kind is UNKNOWN or front is None or back is None or back.by_hand:
             continue
