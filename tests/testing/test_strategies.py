@@ -14,12 +14,16 @@ from xenpv.abi.blkif import BLKIF_OP
 from xenpv.abi.layout import sizeof
 from xenpv.abi.xs import XS
 from xenpv.back import netback
+from xenpv.back.blkserver import BlkServer
 from xenpv.errors import LocalProtocolError
 from xenpv.host.image import MemoryImage
+from xenpv.platform import Disk, Platform
 from xenpv.store.tree import Tree
 from xenpv.testing import fuzz_one, machines, strategies, world_back, world_raw
 from xenpv.testing.commands import COMMANDS
+from xenpv.testing.linux_blk import BlkError
 from xenpv.testing.overlays.netjudge import TX, TxJudge
+from xenpv.testing.world import World
 from xenpv.vbd.srb import SrbStatus
 
 FEW = settings(max_examples=40, deadline=None)
@@ -191,8 +195,88 @@ def test_a_life_cycle_machine_holds_for_ours() -> None:
     run_state_machine_as_test(Few, settings=few)
 
 
+def test_requests_of_a_blk_machine_run_together_unless_their_sectors_meet() -> None:
+    machine = machines.BlkMachine()
+    machine.write(0, b"ab")
+    machine.write(8, b"c")
+    machine.read(2, 2)
+    machine.flush()
+    assert [one.started[0].status for one in machine.under_way] == [None] * 4
+    machine.read(1, 1)  # of what is being written
+    assert [one.sector for one in machine.under_way] == [1]
+    machine.read(1, 2)
+    assert len(machine.under_way) == 2
+    machine.write(2, b"d")
+    assert [one.operation for one in machine.under_way] == [BLKIF_OP.WRITE]
+    machine.read(0, 1)
+    machine.settle()
+    assert not machine.under_way
+    machine.teardown()
+
+
+def test_a_blk_machine_has_so_many_requests_under_way() -> None:
+    machine = machines.BlkMachine()
+    for _ in range(17):
+        machine.flush()
+    assert len(machine.under_way) == 1
+    machine.teardown()
+
+
+def test_a_blk_machine_tells_of_a_request_that_is_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = machines.BlkMachine()
+    monkeypatch.setattr(machine.world, "run", lambda: 0)
+    machine.write(0, b"a")
+    with pytest.raises(BlkError, match="WRITE of 1 at 0: no answer"):
+        machine.settle()
+    machine.world.close()
+
+
+class GuestWorld(World):
+    """A Windows guest's disk on blkback."""
+
+    def __init__(self) -> None:
+        self.platform = Platform()
+        image = MemoryImage(bytearray(64 << 10))
+        guest = self.platform.create(name="guest", disks=[Disk(image)])
+        guest.start()
+        self.disk = guest.disks[0]
+
+
+class AtOnce(machines.BlkMachine):
+    """A disk that is read and written, and knows no requests."""
+
+    def make(self) -> Any:
+        return GuestWorld()
+
+    def start(self, operation: BLKIF_OP, sector: int, count: int, data: bytes) -> Any:
+        disk: Any = self.world.disk
+        if operation is BLKIF_OP.READ:
+            return disk.read(sector, count)
+        return disk.write(sector, data) if data else disk.flush()
+
+    def answer(self, started: Any) -> bytes:
+        return started or b""
+
+
+def test_a_blk_machine_may_have_a_disk_that_runs_by_itself() -> None:
+    run_state_machine_as_test(AtOnce, settings=settings(QUIET, max_examples=3))
+
+
 def lost(_original: Any) -> Any:
     return lambda *_args: 0
+
+
+def shifted(original: Any) -> Any:
+    """Of requests in flight together a WRITE lands a sector later."""
+
+    def begin(server: Any, group: Any) -> Any:
+        for request in group if server.ring.in_flight > 1 else ():
+            request.sector += request.operation == BLKIF_OP.WRITE
+        return original(server, group)
+
+    return begin
 
 
 def cut(original: Any) -> Any:
@@ -201,6 +285,7 @@ def cut(original: Any) -> Any:
 
 WRONG = {
     "blk": (MemoryImage, "write_from", lost),
+    "blk-together": (BlkServer, "_begin", shifted),
     "net": (netback.Netback, "transmit", lost),
     "store": (Tree, "write", cut),
 }
@@ -211,6 +296,6 @@ def test_a_machine_finds_what_is_wrong(name: str, monkeypatch: pytest.MonkeyPatc
     home, attribute, change = WRONG[name]
     monkeypatch.setattr(home, attribute, change(getattr(home, attribute)))
     # Shrinking it would take most of the time.
-    more = settings(QUIET, max_examples=40, phases=[Phase.generate])
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(MACHINES[name], settings=more)
+    more = settings(QUIET, max_examples=60, stateful_step_count=40, phases=[Phase.generate])
+    with pytest.raises((AssertionError, BlkError)):
+        run_state_machine_as_test(MACHINES[name.partition("-")[0]], settings=more)

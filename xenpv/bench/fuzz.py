@@ -37,7 +37,7 @@ def overlays() -> Generator[tuple[float, None], None, None]:
 
 STEPS: Final = 50  # of a machine's run, as Hypothesis has it
 RUNS: Final = 20  # examples of a measurement
-BLK_CALLS: Final = ("read", "write", "flush")
+BLK_CALLS: Final = ("make", "start", "settle", "teardown")
 
 
 class Watch:
@@ -95,7 +95,6 @@ def _subject(kind: str) -> tuple[Any, list[tuple[Any, str]]]:
     """A machine, and all of its calls that do more than draw or compare."""
     from xenpv.host.xs import XsHandle
     from xenpv.testing import machines
-    from xenpv.testing.linux_blk import LinuxBlk
     from xenpv.testing.linux_net import LinuxNet
     from xenpv.testing.world import World
 
@@ -107,4 +106,4 @@ def _subject(kind: str) -> tuple[Any, list[tuple[Any, str]]]:
         net = machines.NetMachine
         return net, [(net, "make"), (net, "teardown"), (LinuxNet, "send"), (World, "run")]
     blk = machines.BlkMachine
-    return blk, [(blk, "make"), (blk, "teardown"), *[(LinuxBlk, n) for n in BLK_CALLS]]
+    return blk, [(blk, name) for name in BLK_CALLS]

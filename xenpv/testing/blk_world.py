@@ -12,7 +12,7 @@ from xenpv.xen.loop import Chooser
 
 
 class BlkWorld(RawWorld):
-    """A raw world whose disk has this frontend: `disk`. Its interface is left alone."""
+    """A raw world whose disk has this frontend: `disk`. world_blk's has no interface."""
 
     disk: LinuxBlk
 
@@ -47,7 +47,7 @@ def world_blk(
     platform = Platform(seed=seed, chooser=chooser, blkback=blkback, dom0_vcpus=dom0_vcpus)
     try:
         image = MemoryImage(bytearray(1 << 20)) if image is None else image
-        world = BlkWorld(platform, image, "xenbr0")
+        world = BlkWorld(platform, image, "xenbr0", kinds=("vbd",))
         disk = LinuxBlk(
             world.guest,
             DEVID_XVDA,

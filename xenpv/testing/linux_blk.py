@@ -270,32 +270,43 @@ class LinuxBlk:
     def read(self, sector: int, nr_bytes: int, queue: int = 0) -> bytes:
         """Runs the platform until it is there. BlkError: the backend refused it."""
         requests = self.submit(BLKIF_OP.READ, sector, nr_bytes // SECTOR, queue=queue)
-        self.wait(requests)
-        return b"".join([request.data for request in requests])
+        self.guest.platform.run()
+        return self.answer(requests)
 
     def write(self, sector: int, data: bytes, queue: int = 0) -> None:
         self.wait(self.submit(BLKIF_OP.WRITE, sector, len(data) // SECTOR, data, queue))
 
     def flush(self, queue: int = 0) -> None:
+        self.wait(self.submit_flush(queue))
+
+    def submit_flush(self, queue: int = 0) -> list[Request]:
         """By what the backend offers, feature-flush-cache first; without either there is nothing
         to do.
         """
         if "feature-flush-cache" in self.features:
-            self.wait(self.submit(BLKIF_OP.FLUSH_DISKCACHE, queue=queue))
-        elif "feature-barrier" in self.features:
-            self.wait(self.submit(BLKIF_OP.WRITE_BARRIER, queue=queue))
+            return self.submit(BLKIF_OP.FLUSH_DISKCACHE, queue=queue)
+        if "feature-barrier" in self.features:
+            return self.submit(BLKIF_OP.WRITE_BARRIER, queue=queue)
+        return []
 
     def discard(self, sector: int, nr_sectors: int, queue: int = 0) -> None:
         self.wait(self.submit(BLKIF_OP.DISCARD, sector, nr_sectors, queue=queue))
 
     def wait(self, requests: Sequence[Request]) -> None:
+        """Runs the platform first. BlkError: the backend refused one, or did not answer."""
         self.guest.platform.run()
+        self.answer(requests)
+
+    def answer(self, requests: Sequence[Request]) -> bytes:
+        """What they read, if every one of them ended well. BlkError: one did not, or not yet."""
         for request in requests:
             if request.status != BLKIF_RSP.OKAY:
                 raise BlkError(
                     f"{request.operation.name} of {request.nr_sectors} at {request.sector}: "
                     f"{'no answer' if request.status is None else BLKIF_RSP(request.status).name}"
                 )
+        reads = [one.data for one in requests if one.operation is BLKIF_OP.READ]
+        return b"".join(reads)
 
     def _transmit(self, queue: Queue) -> None:
         """What fits of what waits; one notice for all of it."""

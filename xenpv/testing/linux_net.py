@@ -347,7 +347,7 @@ class LinuxNet:
 
 
 class NetWorld(RawWorld):
-    """A raw world whose interface has this frontend: `net`. Its disk is left alone."""
+    """A raw world whose interface has this frontend: `net`. world_net's has no disk."""
 
     net: LinuxNet
 
@@ -373,7 +373,7 @@ def world_net(
     """
     platform = Platform(seed=seed, chooser=chooser, netback=netback)
     try:
-        world = NetWorld(platform, MemoryImage(bytearray(512)), bridge)
+        world = NetWorld(platform, MemoryImage(bytearray(512)), bridge, kinds=("vif",))
         world.connect()
     except BaseException:
         platform.close()

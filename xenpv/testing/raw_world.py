@@ -26,6 +26,7 @@ SLACK_PAGES: Final = 64
 GRANT_FRAMES: Final = 8
 IMAGE_NAME: Final = "raw"
 IMAGE_BYTES: Final = 64 << 10
+KINDS: Final = ("vbd", "vif")
 DEVID_XVDA: Final = 202 << 8
 MAC: Final = bytes((0x00, 0x16, 0x3E, 0x00, 0x00, 0x01))
 
@@ -83,15 +84,18 @@ def _permissions(client: Connection, owner: int, reader: int) -> permission.Perm
 
 
 @lru_cache(maxsize=16)
-def directories(domid: int, bridge: str, blkback: str, mode: str) -> tuple[Directory, ...]:
-    """A disk and an interface, each frontend's directory before its backend's. `blkback` is the
-    directory that the disk's has under backend/.
+def directories(
+    domid: int, bridge: str, blkback: str, mode: str, kinds: tuple[str, ...] = KINDS
+) -> tuple[Directory, ...]:
+    """A disk and an interface, those of `kinds`, each frontend's directory before its backend's.
+    `blkback` is the directory that the disk's has under backend/.
     """
     spec = DiskSpec(target=IMAGE_NAME, vdev="xvda", readwrite=mode == "w")
     disk = attrs.evolve(devices.vbd(spec, domid), backend_kind=blkback)
     nic = devices.vif(VifSpec(bridge=bridge, devid=0, mac=MAC), domid, hvm=True)
     directories: list[Directory] = []
-    for device in (disk, nic):
+    made = {"vbd": disk, "vif": nic}
+    for device in [made[kind] for kind in kinds]:
         front = {**device.front, **device.front_ro, "backend": device.backend_path}
         back = {**device.back, "frontend": device.frontend_path, "hotplug-status": "connected"}
         del back["state"]  # written last, and so that the backend hears of it
@@ -107,10 +111,13 @@ class RawWorld(World):
     """A platform with one guest that has no kernel, a disk and a bridge port.
 
     The guest's domain has neither a store ring nor a console: nothing but what the devices
-    need. Their directories are the toolstack's. `connect` brings both devices up.
+    need. Their directories are the toolstack's; a device that is not of `kinds` has none.
+    `connect` brings both devices up.
     """
 
-    def __init__(self, platform: Platform, image: Image, bridge: str) -> None:
+    def __init__(
+        self, platform: Platform, image: Image, bridge: str, kinds: tuple[str, ...] = KINDS
+    ) -> None:
         self.platform = platform
         self.image = image
         self.bridge = platform.bridge(bridge)
@@ -123,6 +130,7 @@ class RawWorld(World):
         kind = platform.blkback.directory
         self.vbd = RawBlkFront(self.guest, DEVID_XVDA, backend_kind=kind)
         self.vif = RawNetFront(self.guest, 0)
+        self.kinds = kinds
         replant(self)
         domain.unpause()
 
@@ -145,14 +153,15 @@ class RawWorld(World):
 
 
 def replant(world: RawWorld) -> None:
-    """What the toolstack writes for both devices, whose directories are not there."""
+    """What the toolstack writes for the world's devices, whose directories are not there."""
     guest, image = world.guest, world.image
     mode = "w" if image.writable else "r"
     kind = world.vbd.backend_kind
-    for directory in directories(guest.domid, world.bridge.name, kind, mode):
+    for directory in directories(guest.domid, world.bridge.name, kind, mode, world.kinds):
         directory.plant(guest.xs.connection)
     for front in (world.vbd, world.vif):
-        guest.xs.write(f"{front.backend_path}/state", "1")
+        if front.kind in world.kinds:
+            guest.xs.write(f"{front.backend_path}/state", "1")
 
 
 def world_raw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 GTF_type_mask: Final[int] = lib.GTF_type_mask
 GTF_permit_access: Final[int] = lib.GTF_permit_access
-WORDS_V1: Final = 4  # u16 of an entry
+ENTRY_V1: Final = 8  # bytes
+TYPES: Final = bytes(value & GTF_type_mask for value in range(256))
+ACCESS: Final = re.compile(re.escape(bytes([GTF_permit_access])))
 
 
 class FreePages:
@@ -68,13 +71,8 @@ def _granted(platform: Platform, domain: Domain) -> list[tuple[int, int]]:
         page = peek(platform.hypervisor, frame, 0, PAGE_SIZE)
         if page.count(0) == PAGE_SIZE:
             continue
-        raw = memoryview(page)
-        flags = raw.cast("H")[::WORDS_V1].tolist()
-        pfns = raw.cast("I")[1::2].tolist()
-        first = index * len(flags)
-        found += [
-            (first + at, pfn)
-            for at, (flag, pfn) in enumerate(zip(flags, pfns, strict=True))
-            if flag & GTF_type_mask == GTF_permit_access
-        ]
+        kinds = page[::ENTRY_V1].translate(TYPES)  # of the low bytes of the flags
+        pfns = memoryview(page).cast("I")[1::2]
+        first = index * len(kinds)
+        found += [(first + (at := one.start()), pfns[at]) for one in ACCESS.finditer(kinds)]
     return found
