@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from tests.peers.xenstored import Running, running
 from xenpv.bench.daemon import OXENSTORED, XENSTORED
 from xenpv.testing.cases import Outcome, cases
+from xenpv.testing.cases.storescene import SocketEnd, Stream
 
 PATIENCE_S = 0.4
 WAIT_S = 0.001
@@ -57,11 +56,8 @@ class PeerStore:
         self._daemon = daemon
         self._pages: list[PeerPage] = []
 
-    def __call__(self) -> socket.socket:
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(10)
-        stream.connect(os.fspath(self._daemon.socket))
-        return stream
+    def __call__(self) -> Stream:
+        return SocketEnd(self._daemon.socket)()
 
     def guest(self, domid: int) -> PeerPage:
         self._daemon.create_domain(domid)

@@ -162,6 +162,19 @@ def test_two_ends_of_one_driver_share_its_memory_and_a_new_world_begins_anew() -
             assert world.vbd.backend_key("counter") == "1"
 
 
+def test_an_end_that_somebody_still_knows_does_not_keep_what_the_next_world_finds() -> None:
+    """A failed run keeps its exception, and with it every end that its frames speak of."""
+    end = load_end(FOLDER / "misdeeds.c")
+    kept = []
+    for _ in range(3):
+        world = user_blk_backend(end, connect=False)
+        world.guest.xs.write(f"{world.vbd.backend_path}/misdeed", "count")
+        world.connect()
+        assert world.vbd.backend_key("counter") == "1"
+        kept.append((world, world.plugged, world.driver))
+        world.close()
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

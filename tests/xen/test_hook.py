@@ -148,7 +148,7 @@ def test_the_hook_may_run_the_other_end_in_between(hypervisor: Hypervisor, ring:
 
 # grant operations: accesses to (table, status or page; offset), in order
 
-HELD = lib.ACCESS_HYPERVISOR
+HELD, COPY = lib.ACCESS_HYPERVISOR, lib.ACCESS_COPY
 READ, WRITE, ATOMIC = lib.ACCESS_READ, lib.ACCESS_WRITE, lib.ACCESS_ATOMIC
 MINE = (0x104, 0x7FF0, 0, False)
 # One acquisition and one release of entry 8: of its table, of its status array.
@@ -202,13 +202,13 @@ def test_every_access_of_a_copy_is_seen_and_its_data_without_the_lock(
     pin = [*kind_of_entry, *PIN[version][:-1], *kind_of_entry, PIN[version][-1]]
     seen = watched(scene)
     assert scene.copy((8, 1, 100, True), MINE, 32) == 0
-    data = [("page", READ, 100, 32), ("mine", WRITE, 0, 32)]
+    data = [("page", READ | COPY, 100, 32), ("mine", WRITE | COPY, 0, 32)]
     assert seen == [*pin, *data, *UNPIN[version]]
     seen.clear()
     ops = copies((MINE, (8, 1, 100, True), 32), (MINE, (8, 1, 200, True), 16))
     assert scene.dom0.gnttab.copy(ops) == 0
-    first = [("mine", READ, 0, 32), ("page", WRITE, 100, 32)]
-    second = [("mine", READ, 0, 16), ("page", WRITE, 200, 16)]
+    first = [("mine", READ | COPY, 0, 32), ("page", WRITE | COPY, 100, 32)]
+    second = [("mine", READ | COPY, 0, 16), ("page", WRITE | COPY, 200, 16)]
     assert seen == [*pin, *first, *second, *UNPIN[version]]
     hypervisor.set_hook(None)
 
@@ -223,7 +223,7 @@ def test_every_access_of_a_local_copy_is_seen(hypervisor: Hypervisor, version: i
         scene.dom0.kernel, scene.guest.kernel, 0, [8, 100 | 64 << 16, 0], 1,
         ffi.from_buffer(buffer), 64, status,
     )  # fmt: skip
-    assert ("page", READ, 100, 64) in seen
+    assert ("page", READ | COPY, 100, 64) in seen
     assert all(kind & HELD for name, kind, *_ in seen if name != "page")
     hypervisor.set_hook(None)
 

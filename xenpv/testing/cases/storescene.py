@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -164,9 +165,12 @@ class SocketEnd:
 
     def __call__(self) -> Stream:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(PATIENCE_S)
+        # A blocking connect waits where few may wait to be accepted; one with a timeout is refused.
+        patience = struct.pack("ll", int(PATIENCE_S), 0)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         try:
             stream.connect(os.fspath(self.path))
+            stream.settimeout(PATIENCE_S)
         except OSError:
             stream.close()
             raise

@@ -33,9 +33,22 @@ class Library:
         self.base = int(self.lib.xenpv_open())
         self.lines = Lines(path)
 
+        self._living: list[weakref.ref[LocalRuntime]] = []
+
     def start(self, driver: CDriver) -> LocalRuntime:
-        """A new end of the driver. ConfigError: it has too many."""
-        return LocalRuntime(self, driver)
+        """A new end of the driver. ConfigError: it has too many.
+
+        Ends of platforms that are closed are freed first, whoever still knows them: as long as
+        one lives, the driver's static data are what they became.
+        """
+        for reference in self._living:
+            runtime = reference()
+            if runtime is not None and runtime.outlived:
+                runtime.free()
+        made = LocalRuntime(self, driver)
+        living = [one for one in self._living if one() is not None]
+        self._living = [*living, weakref.ref(made)]
+        return made
 
 
 class LocalRuntime:
@@ -48,6 +61,7 @@ class LocalRuntime:
         self.raised: BaseException | None = None
         domain, end = driver.domain, driver.end
         hypervisor = domain._hypervisor
+        self._hypervisor = weakref.ref(hypervisor)
         kernel: Any = _kernel
         lib = library.lib
         self._end = lib.xenpv_end_new(
@@ -73,6 +87,12 @@ class LocalRuntime:
         count = self._library.lib.xenpv_end_blocks(self._end, size, pc)
         self._free()
         return Blocks(count, size[0], pc[0])
+
+    @property
+    def outlived(self) -> bool:
+        """Whether its platform is closed, or gone."""
+        hypervisor = self._hypervisor()
+        return hypervisor is None or hypervisor.closed
 
     @property
     def alive(self) -> bool:
