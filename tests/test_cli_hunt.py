@@ -68,6 +68,19 @@ def test_a_mistake_is_found_told_and_replayed(end, tmp_path, capsys) -> None:
     assert again["digest"] == again["recorded_digest"]
 
 
+def test_a_driver_in_c_is_compiled_hunted_and_replayed(capsys) -> None:
+    source = EXAMPLES / "c_backend" / "blkback.c"
+    driver = f"{source} -DLOST_WAKEUP"
+    assert cli.main(["hunt", "blk-backend", driver, "--seconds", "4", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    (found,) = [one for one in document["found"] if one["by"].startswith("scenario:")][:1]
+    assert found["steps"]
+    assert cli.main(["replay", found["replay"], "--json"]) == 1
+    again = json.loads(capsys.readouterr().out)
+    assert again["end"] == driver
+    assert again["digest"] == again["recorded_digest"]
+
+
 def test_a_case_of_xenbus_against_a_driver_replays(tmp_path, capsys) -> None:
     source = (EXAMPLES / "own_blk_backend.py").read_text(encoding="utf-8")
     good = "    def disconnect(self) -> None:\n"
@@ -106,7 +119,10 @@ def test_a_case_that_need_not_hold_is_left_out(tmp_path, capsys) -> None:
     ("arguments", "message"),
     [
         (["blk-middle"], "invalid choice: 'blk-middle'"),
-        (["blk-backend", "nothing"], "driver 'nothing': expected module:Class or file.py:Class"),
+        (
+            ["blk-backend", "nothing"],
+            "driver 'nothing': expected module:Class, file.py:Class or file.c",
+        ),
         (["blk-backend", "nothing.py:Backend"], "nothing.py: no such file"),
         (["blk-backend", "no_such_module:B"], "unknown driver 'no_such_module:B'"),
         (["blk-backend", "--without", "BLKB-0"], "blk-backend has no case BLKB-0"),

@@ -213,3 +213,8 @@ def test_a_target_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, attribute, change(getattr(home, attribute)))
     with pytest.raises((CheckFailed, ValueError)):
         fuzz_one(data, target)
+
+
+def test_a_raw_disk_bears_a_sector_number_of_64_bits() -> None:
+    """It is its own: laid over a request's slot before it was read."""
+    fuzz_one(bytes.fromhex("f0b4265c3629c820ee89a89680db9b26"), "blk-frontend")

@@ -63,8 +63,8 @@ def add_to(commands: Any, seed: Callable[[str], int]) -> None:
     cases.add_argument(
         "--driver",
         metavar="DRIVER",
-        help="play them against a driver of your own, module:Class or file.py:Class; for the "
-        "suites of one end",
+        help="play them against a driver of your own, module:Class, file.py:Class or file.c; "
+        "for the suites of one end",
     )
     cases.add_argument(
         "--socket",

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = """\
 Look for bugs in a driver of your own: put it in the place of xenpv's, play every numbered case of
 its suite and of its side of xenbus, then explore it under an honest peer and under a hostile one
-whose memory changes at any moment. DRIVER is module:Class or file.py:Class, made as xenpv.testing's
-ends are; without one, xenpv's own is looked at. Exit status 1 if something is found.
+whose memory changes at any moment. DRIVER is module:Class, file.py:Class or file.c (with
+compiler flags: "file.c -DFLAG"); without one, xenpv's own is looked at. Exit status 1 if something
+is found.
 """
 EPILOG: Final = """\
 examples:
   xenpv hunt blk-backend my_backend.py:Backend
+  xenpv hunt blk-backend my_backend.c
   xenpv hunt net-frontend drivers.net:Frontend --seconds 600 --replays found
   xenpv hunt blk-backend my_backend.py:Backend --without BLKB-031 --json
 """
@@ -45,7 +47,10 @@ def add_to(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hunt.add_argument("suite", choices=SUITES, metavar="END", help=f"one of {', '.join(SUITES)}")
-    hunt.add_argument("driver", nargs="?", default="", metavar="DRIVER", help="module:Class")
+    hunt.add_argument(
+        "driver", nargs="?", default="", metavar="DRIVER",
+        help="module:Class, file.py:Class or file.c",
+    )  # fmt: skip
     hunt.add_argument("--json", action="store_true", help="print one JSON document instead")
     hunt.add_argument("--seed", type=_number, default=0, metavar="N", help="of every example (0)")
     hunt.add_argument(

@@ -13,7 +13,12 @@ from xenpv.errors import ConfigError, LocalProtocolError
 
 
 def name_of(thing: Any, *, must_import: bool = False, what: str = "a scenario") -> str:
-    """`module:function`. LocalProtocolError if it must be found again and cannot."""
+    """`module:function`, or `mine.c -DFLAG` of a driver in C. LocalProtocolError if it must be
+    found again and cannot.
+    """
+    text = getattr(thing, "text", "")
+    if isinstance(text, str) and is_source(text):
+        return text
     module = getattr(thing, "__module__", "")
     name = getattr(thing, "__qualname__", repr(thing))
     if must_import and (not name.isidentifier() or not module):
@@ -21,6 +26,11 @@ def name_of(thing: Any, *, must_import: bool = False, what: str = "a scenario") 
             f"{module}:{name} cannot be replayed: {what} in a file is a function of a module"
         )
     return f"{module}:{name}"
+
+
+def is_source(text: str) -> bool:
+    """Whether it names a C source, with flags of the compiler behind it."""
+    return text.partition(" ")[0].endswith(".c")
 
 
 def file_of(thing: Any) -> str:
@@ -35,6 +45,11 @@ def file_of(thing: Any) -> str:
 
 def find(name: str, file: str, *, what: str = "scenario") -> Any:
     """The function or class. ConfigError if there is none, or it cannot be imported."""
+    if is_source(name):
+        from xenpv.testing.cends import load_end
+
+        source, *flags = name.split()
+        return load_end(source, cflags=flags)
     module_name, _, function = name.partition(":")
     try:
         module = _module(module_name, file)
@@ -49,10 +64,12 @@ def find(name: str, file: str, *, what: str = "scenario") -> Any:
 
 
 def find_driver(text: str) -> Any:
-    """What `module:Class` or `file.py:Class` names, for the command line. ConfigError."""
+    """What `module:Class`, `file.py:Class` or `mine.c` names, for the command line. ConfigError."""
+    if is_source(text):
+        return find(text, "", what="driver")
     module, _, name = text.rpartition(":")
     if not module or not name:
-        raise ConfigError(f"driver {text!r}: expected module:Class or file.py:Class")
+        raise ConfigError(f"driver {text!r}: expected module:Class, file.py:Class or file.c")
     if not module.endswith(".py"):
         return find(text, "", what="driver")
     if not Path(module).is_file():

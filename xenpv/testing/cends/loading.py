@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,9 @@ SECONDS: Final = 5.0
 class CEnd:
     """A driver that was built: call it as the worlds of `xenpv.testing.ends` call a factory."""
 
-    def __init__(self, built: Built, *, isolate: bool, limits: Limits) -> None:
+    def __init__(self, built: Built, *, isolate: bool, limits: Limits, text: str = "") -> None:
         self.built = built
+        self.text = text  # `mine.c -DFLAG`: what a replay file says; empty for what it cannot
         self.isolate = isolate
         self.limits = limits
 
@@ -77,4 +79,8 @@ def load_end(
         _built[key] = build(paths, include=folders, cflags=cflags, compiler=compiler)
     found = _built[key]
     _image(found, isolate)  # links and loads it: what is missing shows here
-    return CEnd(found, isolate=isolate, limits=Limits(steps, seconds))
+    plain = (
+        len(paths) == 1 and not folders and not isolate and not any(" " in one for one in cflags)
+    )
+    text = " ".join([os.fspath(paths[0]), *cflags]) if plain and compiler == "gcc" else ""
+    return CEnd(found, isolate=isolate, limits=Limits(steps, seconds), text=text)

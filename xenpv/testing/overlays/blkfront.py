@@ -46,7 +46,7 @@ KEYS: Final = (
 @cache
 def content(sector: int) -> bytes:
     """What a sector holds, whoever wrote it."""
-    return sector.to_bytes(4, "big") * (SECTOR // 4)
+    return (sector & 0xFFFFFFFF).to_bytes(4, "big") * (SECTOR // 4)
 
 
 @attrs.define(eq=False)
