@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from xenpv.cli.arguments import Commands, number, seconds
 from xenpv.cli.progress import watch
 from xenpv.errors import ConfigError, LocalProtocolError
 
@@ -31,12 +32,6 @@ SECONDS: Final = 60.0
 SUITES: Final = ("blk-backend", "blk-frontend", "net-backend", "net-frontend")
 
 
-class Commands(Protocol):
-    """What `add_subparsers` returns; argparse has no public name for its type."""
-
-    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
-
-
 def add_to(commands: Commands) -> None:
     """The command's options, for `cli.parser`."""
     hunt = commands.add_parser(
@@ -52,9 +47,9 @@ def add_to(commands: Commands) -> None:
         help="module:Class, file.py:Class or file.c",
     )  # fmt: skip
     hunt.add_argument("--json", action="store_true", help="print one JSON document instead")
-    hunt.add_argument("--seed", type=_number, default=0, metavar="N", help="of every example (0)")
+    hunt.add_argument("--seed", type=number, default=0, metavar="N", help="of every example (0)")
     hunt.add_argument(
-        "--seconds", type=_seconds, default=SECONDS, metavar="S", help=f"of CPU ({SECONDS:g})"
+        "--seconds", type=seconds, default=SECONDS, metavar="S", help=f"of CPU ({SECONDS:g})"
     )
     hunt.add_argument(
         "--without", action="append", default=[], metavar="ID",
@@ -64,22 +59,6 @@ def add_to(commands: Commands) -> None:
         "--replays", type=Path, default=Path(".xenpv"), metavar="DIR",
         help="where replay files go (.xenpv)",
     )  # fmt: skip
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds, not {text!r}")
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import signal
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
+from xenpv.cli.arguments import Commands
 from xenpv.errors import ConfigError
 from xenpv.store import storefile
 from xenpv.store.listener import Listener
@@ -29,12 +30,6 @@ examples:
   xenpv store --socket /tmp/xs --dump after.txt     and kept in a file when it ends
 """
 DOMID_MAX: Final = 0x7FEF
-
-
-class Commands(Protocol):
-    """What `add_subparsers` returns; argparse has no public name for its type."""
-
-    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
 
 
 def add_to(commands: Commands) -> None:

@@ -12,8 +12,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from xenpv.cli.arguments import Commands, number, seconds
 from xenpv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,12 +40,6 @@ SECONDS: Final = 60.0
 HEADER: Final = f"{'defect':32} {'found':5} {'seconds':>7} {'examples':>8} {'steps':>5}  by"
 
 
-class Commands(Protocol):
-    """What `add_subparsers` returns; argparse has no public name for its type."""
-
-    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
-
-
 def add_to(commands: Commands) -> None:
     """The command's options, for `cli.parser`."""
     zoo = commands.add_parser(
@@ -58,12 +53,12 @@ def add_to(commands: Commands) -> None:
     zoo.add_argument("--list", action="store_true", help="list them and end")
     zoo.add_argument("--off", action="store_true", help="none is on: nothing may be found")
     zoo.add_argument("--json", action="store_true", help="print one JSON document instead")
-    zoo.add_argument("--seed", type=_number, default=0, metavar="N", help="of every example (0)")
+    zoo.add_argument("--seed", type=number, default=0, metavar="N", help="of every example (0)")
     zoo.add_argument(
-        "--seconds", type=_seconds, metavar="S",
+        "--seconds", type=seconds, metavar="S",
         help=f"of CPU for each ({SECONDS:g}; with --off as long as the examples take)",
     )  # fmt: skip
-    zoo.add_argument("--examples", type=_number, metavar="N", help="for each, at most")
+    zoo.add_argument("--examples", type=number, metavar="N", help="for each, at most")
     zoo.add_argument(
         "--jobs", type=_jobs, default=1, metavar="N", help="defects at a time, a process each (1)"
     )
@@ -72,26 +67,10 @@ def add_to(commands: Commands) -> None:
     )
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-    return int(text)
-
-
 def _jobs(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError(f"expected 1 to 256 processes, not {text!r}")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds, not {text!r}")
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
