@@ -10,6 +10,7 @@ from xenpv.abi._kernel import lib
 from xenpv.testing import CheckFailed, check_all, world_back, world_raw
 from xenpv.testing.back_world import BackWorld
 from xenpv.testing.checkers import check_grants, check_ports, check_slots, check_wakeups
+from xenpv.testing.checks.pages import check_pages
 from xenpv.testing.raw_world import RawWorld
 from xenpv.testing.rings import poke, rings_of
 from xenpv.xen.evtchn import PortState
@@ -76,6 +77,56 @@ def test_grants_bits_that_the_guest_scribbled(raw: RawWorld) -> None:
     raw.guest.set_grant(ref, flags=lib.GTF_permit_access, pfn=raw.vbd.sring.pfn)
     assert check_grants(raw.platform) == [f"d1 ref {ref}: bits 0x0, expected 0x18"]
     assert check_grants(raw.platform, hostile=[1]) == []
+
+
+def second_frame(raw: RawWorld, ref: int, flags: int, pfn: int) -> None:
+    """An entry of the guest's second grant table frame."""
+    raw.guest.domain.add_to_physmap_grant(1, raw.guest.page())
+    raw.guest.set_grant(ref, flags=flags, pfn=pfn)
+
+
+def test_grants_bits_in_the_second_frame_of_a_table(raw: RawWorld) -> None:
+    flags = lib.GTF_permit_access | lib.GTF_reading
+    second_frame(raw, 515, flags, raw.guest.page())
+    assert check_grants(raw.platform) == ["d1 ref 515: bits 0x8, expected 0x0"]
+
+
+def test_pages_an_entry_of_the_second_frame_of_a_table(raw: RawWorld) -> None:
+    second_frame(raw, 515, lib.GTF_permit_access, raw.guest.page())
+    assert check_pages(raw.platform) == []
+    free = next(run.start for run in raw.guest.domain.pages.free_runs() if run)
+    raw.guest.set_grant(515, flags=lib.GTF_permit_access, pfn=free)
+    assert check_pages(raw.platform) == [f"d1 ref 515: grants page {free:#x}, which is free"]
+
+
+def test_grants_bits_of_a_table_of_version_2(raw: RawWorld) -> None:
+    other = raw.platform.dom0.domctl.create_domain(vcpus=1, max_pages=64, max_grant_frames=2)
+    other.gnttab.set_version(2)
+    status = lib.grant_table_status_frame(other.kernel, 0)
+    poke(raw.platform.hypervisor, status, 2 * 9, lib.GTF_writing.to_bytes(2, "little"))
+    name = f"d{other.domid} ref 9"
+    assert check_grants(raw.platform) == [f"{name}: bits 0x10, expected 0x0"]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "found"),
+    [
+        (0x70000000, "more in flight than its 64 entries"),
+        (2, "lost wake-up: d0 sleeps with 2 requests unconsumed"),
+    ],
+)
+def test_all_looks_at_requests_that_nobody_published(guest, ahead: int, found: str) -> None:
+    ring = next(one for one in rings_of(guest.platform) if one.kind.name == "blkif")
+    spoil(guest.platform, 0, ring.back.cons + ahead)
+    with pytest.raises(CheckFailed, match=found):
+        check_all(guest.platform)
+
+
+def test_all_looks_at_what_each_end_keeps_of_a_ring(guest) -> None:
+    ring = next(one for one in rings_of(guest.platform) if one.kind.name == "blkif")
+    lib.ring_seek(ring.front.handle, ring.front.index, ring.front.index + 1)
+    with pytest.raises(CheckFailed, match="d1 took 0x"):
+        check_all(guest.platform)
 
 
 def test_ports_an_end_that_was_forgotten(raw: RawWorld) -> None:

@@ -214,6 +214,15 @@ def test_requests_of_a_blk_machine_run_together_unless_their_sectors_meet() -> N
     machine.teardown()
 
 
+@pytest.mark.parametrize(("machine", "kind"), [("blk", "vbd"), ("net", "vif")])
+def test_the_world_of_a_machine_has_its_device_only(machine: str, kind: str) -> None:
+    with MACHINES[machine]().world as world:
+        assert [one.kind for one in world.platform.backends.devices.values()] == [kind]
+        assert list(world.platform.xenstored.nodes[b"/local/domain/1/device"].children) == [
+            kind.encode()
+        ]
+
+
 def test_a_blk_machine_has_so_many_requests_under_way() -> None:
     machine = machines.BlkMachine()
     for _ in range(17):
