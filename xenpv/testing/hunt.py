@@ -175,7 +175,7 @@ def _kept(steps: Iterator[Step], taken: list[Step]) -> Iterator[Step]:
 class LifecycleHunt:
     """Random commands of a toolstack, with traffic: a short life cycle each example."""
 
-    cost = 16
+    cost = 4
     name = "lifecycle"
 
     def search(self, seed: int) -> Search:

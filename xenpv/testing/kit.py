@@ -23,7 +23,7 @@ from xenpv.testing.hunt import CaseHunt, Found, Hunt, LifecycleHunt, ScenarioHun
 from xenpv.testing.interleave import require
 
 SECONDS: Final = 60.0
-FIRST_ROUND: Final = 8
+FIRST_ROUND: Final = 4
 DEVICES: Final = {"blk": "vbd", "net": "vif"}  # of a suite's name: the store's
 
 # A progress call: examples so far, and the name of the hunt whose turn it is.

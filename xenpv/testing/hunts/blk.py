@@ -36,6 +36,8 @@ LAYOUT: Final = Layout("")
 SECTORS: Final = 512  # of the disks here
 SECTOR: Final = 512
 HANDLE: Final = 1
+LATENCY_NS: Final = 1_000_000
+WRITES: Final = 4
 INDIRECT_MAX: Final = 256  # feature-max-indirect-segments
 TABLE_PAGES: Final = 4
 LAST_SECTOR: Final = (1 << 64) - 1
@@ -391,6 +393,23 @@ def devices_closed(x: Explorer) -> None:
     fail(check_closed(xen, guest.created.domain))
 
 
+def disk_resumed(x: Explorer) -> None:
+    """A guest is suspended while commands of its disk are under way, and believes to be in another
+    domain when it goes on: each command ends, if only with an error that the class driver retries.
+    """
+    xen = x.platform()
+    image = MemoryImage(bytearray(1 << 16))
+    disk = Disk(image, latency_ns=LATENCY_NS)
+    guest = xen.create(name="guest", memory_mib=16, disks=[disk]).start()
+    x.begin()
+    started = [guest.disks[0].start_write(8 + at, bytes([at + 1]) * SECTOR) for at in range(WRITES)]
+    guest.suspend()
+    guest.resume(fast=False)
+    xen.advance(1)
+    x.check()
+    assert SrbStatus.PENDING not in [one.srb_status for one in started]
+
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     blk_refused,
     blk_readonly,
@@ -401,5 +420,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     disk_answers,
     disk_kept,
     disk_writes,
+    disk_resumed,
     devices_closed,
 )
