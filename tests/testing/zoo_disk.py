@@ -14,7 +14,7 @@ FOUND = {
     "ring-reinit-at-attach": (1, "of two early requests these are answered: []"),
     "ring-response-before-data": (100, "is answered 0 before its data is there"),
     "ring-response-leak": (1, "shows 0xa5 at byte 9, 8 bytes beside its fields"),
-    "id-reuse": (1, "vbd: 3 requests, 1 ids"),
+    "id-reuse": (1, "two requests in flight have id 0x1"),
     "id-unchecked": (10, "IndexError: request 0x7fffffff of [1, 2, 3]"),
     "id-completed-twice": (10, "answered one id twice: success [True, False, True]"),
     "blk-double-fetch-operation": (1, "d0 fetches blkif_request[0].operation"),

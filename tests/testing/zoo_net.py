@@ -41,7 +41,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "net-stall-for-ever": (1, "nothing comes any more"),
     "net-watch-kept": (1, "request-multicast-control twice"),
     "vif-rx-offset-unchecked": (10, "a frame beyond its page: it was handed up"),
-    "vif-rx-id-unchecked": (10, "another slot's id: it was handed up"),
+    "vif-rx-id-unchecked": (10, "two requests in flight have id 0x0"),
     "vif-rx-page-dirty": (1, "shows an earlier frame"),
     "vif-tx-status-ignored": (1, "3 frames sent, 0 failed"),
     "net-sum-unfinished": (1, "what came: [(354, 2, ())"),
