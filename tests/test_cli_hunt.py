@@ -57,7 +57,7 @@ def test_a_mistake_is_found_told_and_replayed(end, tmp_path, capsys) -> None:
     assert good in source
     mine = f"mine_{file}"
     (tmp_path / mine).write_text(source.replace(good, bad))
-    assert cli.main(["hunt", end, f"{mine}:{name}", "--seconds", "3", "--json"]) == 1
+    assert cli.main(["hunt", end, f"{mine}:{name}", "--seconds", "6", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert list(document) == ["end", "driver", "examples", "found"]
     explored = [one for one in document["found"] if told in one["failure"]]
@@ -71,7 +71,7 @@ def test_a_mistake_is_found_told_and_replayed(end, tmp_path, capsys) -> None:
 def test_a_driver_in_c_is_compiled_hunted_and_replayed(capsys) -> None:
     source = EXAMPLES / "c_backend" / "blkback.c"
     driver = f"{source} -DLOST_WAKEUP"
-    assert cli.main(["hunt", "blk-backend", driver, "--seconds", "4", "--json"]) == 1
+    assert cli.main(["hunt", "blk-backend", driver, "--seconds", "8", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     (found,) = [one for one in document["found"] if one["by"].startswith("scenario:")][:1]
     assert found["steps"]
@@ -86,7 +86,7 @@ def test_a_case_of_xenbus_against_a_driver_replays(tmp_path, capsys) -> None:
     good = "    def disconnect(self) -> None:\n"
     assert good in source
     (tmp_path / "keeps.py").write_text(source.replace(good, f"{good}        return\n"))
-    assert cli.main(["hunt", "blk-backend", "keeps.py:Backend", "--seconds", "3", "--json"]) == 1
+    assert cli.main(["hunt", "blk-backend", "keeps.py:Backend", "--seconds", "5", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     found = [one for one in document["found"] if one["by"].startswith("case:BUSB-")]
     assert found, [one["by"] for one in document["found"]]
