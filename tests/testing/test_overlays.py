@@ -218,3 +218,8 @@ def test_a_target_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_raw_disk_bears_a_sector_number_of_64_bits() -> None:
     """It is its own: laid over a request's slot before it was read."""
     fuzz_one(bytes.fromhex("f0b4265c3629c820ee89a89680db9b26"), "blk-frontend")
+
+
+@pytest.mark.parametrize("data", ["fea71ccd89f537ab3426566a9d1a", "a43f33583090bb6f18328e2fc43b"])
+def test_nothing_is_expected_of_rx_slots_that_were_posted_and_taken_back(data: str) -> None:
+    fuzz_one(bytes.fromhex(data), "net-backend")
