@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, in no package
-"""A driver for fuzzers: bytes become what a hostile end does (docs/fuzzing.md).
+"""A driver for fuzzers: bytes become what a hostile end does (docs/howto/fuzzing.md).
 
     python examples/fuzz_atheris.py FILE...          run inputs again, one by one
     py-afl-fuzz -i corpus -o found -- python examples/fuzz_atheris.py -      AFL++: from stdin

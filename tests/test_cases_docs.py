@@ -1,4 +1,4 @@
-"""docs/cases.md: its examples run, and it names every suite that there is."""
+"""docs/reference/cases.md: its examples run, and it names every suite that there is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from xenpv.testing.cases import SUITES, cases
 
-TEXT = (Path(__file__).parents[1] / "docs/cases.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs/reference/cases.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_the_example_does_what_it_says(number) -> None:
     source = EXAMPLES[number]
-    exec(compile(source, f"docs/cases.md: {number}", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(source, f"docs/reference/cases.md: {number}", "exec"), {})  # noqa: S102 - our own page
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -1,4 +1,4 @@
-"""docs/disk.md: each of its examples runs by itself, and it is one page."""
+"""docs/reference/disk.md: each of its examples runs by itself, and it is one page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[1] / "docs/disk.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs/reference/disk.md").read_text(encoding="utf-8")
 SECTIONS = (
     "Reading and writing",
     "SCSI",
@@ -39,7 +39,7 @@ def test_the_example_does_what_it_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[name], f"docs/disk.md: {name}", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(EXAMPLES[name], f"docs/reference/disk.md: {name}", "exec"), {})  # noqa: S102 - our own page
 
 
 def test_the_sections_are_in_the_order_that_a_block_takes() -> None:

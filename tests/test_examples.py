@@ -132,17 +132,17 @@ def test_the_handshakes_of_windows_are_those_of_their_page():
     assert re.findall("-> (\\w+)", done.stdout) == [
         "connected", "connected", "wedged", "ejected", "connected"
     ]  # fmt: skip
-    (shown,) = blocks("text", "docs/handshake.md")
+    (shown,) = blocks("text", "docs/explanation/handshake.md")
     assert shown == done.stdout.rstrip() + "\n"
 
 
 def test_the_python_of_the_handshake_page_runs():
-    (block,) = blocks("python", "docs/handshake.md")
+    (block,) = blocks("python", "docs/explanation/handshake.md")
     exec(compile(block, "handshake.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
 def test_the_python_of_the_xenbus_page_runs():
-    for block in blocks("python", "docs/xenbus.md"):
+    for block in blocks("python", "docs/reference/xenbus.md"):
         exec(compile(block, "xenbus.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
@@ -186,7 +186,7 @@ def test_the_readmes_python_runs(capsys):
 
 
 def test_the_python_of_the_exploration_page_runs():
-    for block in blocks("python", "docs/exploration.md"):
+    for block in blocks("python", "docs/explanation/exploration.md"):
         names = {}
         exec(compile(block, "exploration.md", "exec"), names)  # noqa: S102 - what a reader types
         for name, value in names.items():
@@ -196,38 +196,38 @@ def test_the_python_of_the_exploration_page_runs():
 
 def test_the_python_of_the_hypervisor_page_runs_from_its_top_to_its_end():
     names = {}
-    for block in blocks("python", "docs/hypervisor.md"):
+    for block in blocks("python", "docs/reference/hypervisor.md"):
         exec(compile(block, "hypervisor.md", "exec"), names)  # noqa: S102 - what a reader types
     names["hypervisor"].close()
 
 
 def test_the_operations_in_the_table_of_the_hypervisor_page_exist():
-    text = (ROOT / "docs/hypervisor.md").read_text()
+    text = (ROOT / "docs/reference/hypervisor.md").read_text()
     named = re.findall(r"`((?:EVTCHNOP|GNTTABOP|XENMEM|VCPUOP|SCHEDOP|HVMOP|XENVER)_\w+)`", text)
     assert len(named) >= 7
     assert [name for name in named if not hasattr(lib, name)] == []
 
 
 def test_the_python_of_the_pytest_page_runs(pytester):
-    text = "\n\n".join(blocks("python", "docs/pytest.md"))
+    text = "\n\n".join(blocks("python", "docs/howto/pytest.md"))
     pytester.makepyfile(text)
     done = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
     done.assert_outcomes(passed=text.count("def test_"))
 
 
 def test_the_python_of_the_store_page_runs():
-    block, _of_pyxs = blocks("python", "docs/store.md")
+    block, _of_pyxs = blocks("python", "docs/reference/store.md")
     exec(compile(block, "store.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
 def test_the_python_of_the_debugging_page_runs():
-    for block in blocks("python", "docs/debugging.md"):
+    for block in blocks("python", "docs/howto/debugging.md"):
         exec(compile(block, "debugging.md", "exec"), {})  # noqa: S102 - what a reader types
 
 
 def test_the_python_of_the_save_file_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python", "docs/save-file.md")
+    (block,) = blocks("python", "docs/reference/save-file.md")
     exec(compile(block, "save-file.md", "exec"), {})  # noqa: S102 - what a reader types
 
 

@@ -1,4 +1,4 @@
-"""docs/fuzzing.md and the driver for fuzzers: what they show runs."""
+"""docs/howto/fuzzing.md and the driver for fuzzers: what they show runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xenpv.testing import overlay, strategies
 from xenpv.testing.checkers import CheckFailed
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs/fuzzing.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/howto/fuzzing.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""docs/lifecycle.md: each of its examples runs by itself, and it is one page."""
+"""docs/reference/lifecycle.md: each of its examples runs by itself, and it is one page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[1] / "docs/lifecycle.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs/reference/lifecycle.md").read_text(encoding="utf-8")
 SECTIONS = (
     "Domains",
     "Devices",
@@ -40,7 +40,7 @@ def test_the_example_does_what_it_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[name], f"docs/lifecycle.md: {name}", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(EXAMPLES[name], f"docs/reference/lifecycle.md: {name}", "exec"), {})  # noqa: S102 - our own page
 
 
 def test_the_sections_are_in_the_order_of_a_life() -> None:

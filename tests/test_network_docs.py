@@ -1,4 +1,4 @@
-"""docs/network.md: each of its examples runs by itself, and it is one page."""
+"""docs/reference/network.md: each of its examples runs by itself, and it is one page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[1] / "docs/network.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs/reference/network.md").read_text(encoding="utf-8")
 SECTIONS = (
     "Sending and receiving",
     "The XenNet adapter",
@@ -38,7 +38,7 @@ def test_the_example_does_what_it_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[name], f"docs/network.md: {name}", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(EXAMPLES[name], f"docs/reference/network.md: {name}", "exec"), {})  # noqa: S102 - our own page
 
 
 def test_the_sections_are_in_the_order_that_a_frame_takes() -> None:

@@ -1,4 +1,4 @@
-"""docs/testing.md: each of its examples runs by itself, and what it names is there."""
+"""docs/howto/testing.md: each of its examples runs by itself, and what it names is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xenpv import cli
 from xenpv.testing import cases
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/howto/testing.md").read_text(encoding="utf-8")
 
 
 def examples() -> dict[str, str]:
@@ -30,12 +30,12 @@ EXAMPLES = examples()
 def test_the_example_does_what_it_says(name, tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[name], f"docs/testing.md: {name}", "exec"), {"__name__": "example"})  # noqa: S102 - our own page
+    exec(compile(EXAMPLES[name], f"docs/howto/testing.md: {name}", "exec"), {"__name__": "example"})  # noqa: S102 - our own page
 
 
 def test_pages_and_cases_that_it_names_are_there() -> None:
     for page in re.findall(r"\]\((\w[\w-]*\.md)\)", TEXT):
-        assert (ROOT / "docs" / page).is_file(), page
+        assert (ROOT / "docs/howto" / page).is_file(), page
     for number in re.findall(r"[A-Z]{3,5}-\d{3}", TEXT):
         assert cases.case(number)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from xenpv.host.responder import Responder
     from xenpv.host.vifspec import VifSpec
     from xenpv.vbd.parameters import Parameters as VbdParameters
+    from xenpv.view.tape import Tape
 
 DOM0_PAGES: Final = 16_384
 # create_dom0 of Xen sets no limit of its own: 4,096 by the 2-level ABI, five for each guest with
@@ -126,6 +127,7 @@ class Platform:
     profile of vifs that name none, linux, qemu or mirage; another raises LocalProtocolError.
     `blkback`: that of disks that name none, linux, qemu, tapdisk or mirage.
     `dom0_vcpus`: as Xen's dom0_max_vcpus; netback offers that many queues, up to 8.
+    `tape`: what records all that happens (xenpv.view.tape).
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Platform:
         netback: str = "linux",
         blkback: str = "linux",
         dom0_vcpus: int = 1,
+        tape: Tape | None = None,
     ) -> None:
         self.seed = seed
         # `import xenpv` does not need the backends: a world does.
@@ -149,7 +152,13 @@ class Platform:
         self.netback = netprofile.profile(netback)
         self.blkback = blkprofile.profile(blkback)
         self.trusted = tuple(trusted)
-        self.loop = Loop(seed=seed, chooser=chooser) if loop is None else loop
+        if loop is None:
+            loop = Loop(seed=seed, chooser=chooser, trace=None if tape is None else tape.trace)
+        elif tape is not None and loop.trace is not tape.trace:
+            raise LocalProtocolError(
+                "a tape records one loop: give it to the platform that makes it"
+            )
+        self.loop = loop
         self.hypervisor = Hypervisor(self.loop, nr_frames=nr_frames)
         self.dom0 = self.hypervisor.create_domain(
             0, vcpus=dom0_vcpus, max_pages=DOM0_PAGES, max_event_channels=DOM0_PORT_MAX

@@ -1,4 +1,4 @@
-"""docs/xenbus.md: its tables are the code's, and it is one page."""
+"""docs/reference/xenbus.md: its tables are the code's, and it is one page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xenpv.bus.xenbus import EXPORTED
 from xenpv.bus.xenfilt import EmulatedInterface
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs/xenbus.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/reference/xenbus.md").read_text(encoding="utf-8")
 
 INTERFACES: tuple[type[Interface], ...] = (
     EvtchnInterface, GnttabInterface, StoreInterface, SuspendInterface, SharedInfoInterface, DebugInterface,
@@ -96,7 +96,7 @@ def test_no_paragraph_is_there_twice() -> None:
 
 
 def test_the_architecture_names_every_module_of_the_bus_and_of_iface() -> None:
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
     for package in ("bus", "iface"):
         start = text.index(f"| module of `{package}` |")
         table = text[start:].split("\n\n", 1)[0].splitlines()[2:]

@@ -458,7 +458,12 @@ def test_pages_that_a_backend_keeps_after_the_device_went_come_back_when_it_lets
 
 
 def test_the_page_says_what_the_table_says() -> None:
-    text = Path(__file__).parents[2].joinpath("docs/lifecycle.md").read_text(encoding="utf-8")
+    text = (
+        Path(__file__)
+        .parents[2]
+        .joinpath("docs/reference/lifecycle.md")
+        .read_text(encoding="utf-8")
+    )
     words = {"S": "done", "E": "ERROR", "P": "pending", "O": "sent", "D": "DROPPED"}
     for name, _, windows, linux in ENDS:
         cells = [name]

@@ -126,7 +126,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on(here, capsys):
     assert list(guest)[:2] == ["name", "domid"]
     for device in guest["devices"]:
         assert list(device)[:5] == ["kind", "id", "name", "state", "verified"]
-    text = (Path(__file__).parents[2] / "docs" / "run.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/reference/run.md").read_text()
     for keyed in (document, guest, *guest["devices"], *document["bridges"], *document["timeline"]):
         for key in keyed:
             assert f"`{key}`" in text, key

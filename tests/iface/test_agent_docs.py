@@ -1,4 +1,4 @@
-"""docs/agent.md: its example runs, and its tables are the code's."""
+"""docs/reference/agent.md: its example runs, and its tables are the code's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenpv.iface.shutdown import REQUESTS
 from xenpv.iface.timesync import PARAMETERS, TIME_SYNC_MODE
 from xenpv.platform import Disk, Platform, Vif
 
-TEXT = (Path(__file__).parents[2] / "docs/agent.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs/reference/agent.md").read_text(encoding="utf-8")
 MAC = "00:16:3e:00:00:01"
 
 
@@ -27,7 +27,7 @@ def rows(first: str) -> list[list[str]]:
 
 def test_the_example_does_what_it_says() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    exec(compile(block, "docs/agent.md", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(block, "docs/reference/agent.md", "exec"), {})  # noqa: S102 - our own page
 
 
 def test_the_table_of_requests() -> None:

@@ -1,4 +1,4 @@
-"""docs/xeniface.md: its example runs, and its tables are the code's."""
+"""docs/reference/xeniface.md: its example runs, and its tables are the code's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from xenpv.iface import wmi
 from xenpv.iface.ioctl import IOCTLS
 
-TEXT = (Path(__file__).parent.parent.parent / "docs/xeniface.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parent.parent.parent / "docs/reference/xeniface.md").read_text(
+    encoding="utf-8"
+)
 
 
 def rows(first: str) -> list[list[str]]:
@@ -21,7 +23,7 @@ def rows(first: str) -> list[list[str]]:
 def test_the_example_does_what_it_says() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(block.splitlines()) <= 25
-    exec(compile(block, "docs/xeniface.md", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(block, "docs/reference/xeniface.md", "exec"), {})  # noqa: S102 - our own page
 
 
 def test_the_table_of_methods() -> None:

@@ -153,7 +153,7 @@ def test_every_step_is_in_the_table() -> None:
 
 
 def test_the_table_of_the_page_is_this_one() -> None:
-    text = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/reference/lifecycle.md").read_text(encoding="utf-8")
     ends = {"source": SendStep, "destination": ReceiveStep}
     who = {"source": HERE, "destination": THERE, "nobody": NOBODY}
     rows = re.findall(r"^\| ([A-Z_]+) \| (source|destination) \| (\w+) \|$", text, re.MULTILINE)

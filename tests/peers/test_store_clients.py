@@ -563,7 +563,7 @@ def test_a_dump_is_what_xenstore_ls_prints_and_can_be_loaded(tmp_path: Path) -> 
 def test_what_the_store_page_shows_of_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/reference/store.md").read_text()
     shown = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
     (command, tools), (said_by_tools, dumped), (_, of_pyxs) = (
         [text for kind, text in shown if kind == wanted] for wanted in ("sh", "text", "python")

@@ -1,4 +1,4 @@
-"""The limits that docs/store.md names are those of the code."""
+"""The limits that docs/reference/store.md names are those of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenpv.store.profile import OX, PROFILES
 from xenpv.store.quota import NAMES, Limits
 from xenpv.store.wire import PAYLOAD_MAX
 
-PAGE = Path(__file__).parents[2] / "docs" / "store.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/store.md"
 OUTSTANDING = "no reply until some were read"
 
 

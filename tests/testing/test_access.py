@@ -4,7 +4,7 @@ import pytest
 
 from xenpv.errors import Livelock, LocalProtocolError
 from xenpv.testing import AccessLog, world_back, world_raw
-from xenpv.testing.rings import rings_of
+from xenpv.view.rings import rings_of
 
 BLK = 112
 

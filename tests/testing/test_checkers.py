@@ -12,7 +12,7 @@ from xenpv.testing.back_world import BackWorld
 from xenpv.testing.checkers import check_grants, check_ports, check_slots, check_wakeups
 from xenpv.testing.checks.pages import check_pages
 from xenpv.testing.raw_world import RawWorld
-from xenpv.testing.rings import poke, rings_of
+from xenpv.view.rings import poke, rings_of
 from xenpv.xen.evtchn import PortState
 
 

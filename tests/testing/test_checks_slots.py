@@ -23,7 +23,7 @@ from xenpv.testing.checks.grants import check_closed
 from xenpv.testing.checks.posted import check_posted
 from xenpv.testing.checks.slots import check_indices, check_leftovers
 from xenpv.testing.hunts.rings import read_request
-from xenpv.testing.rings import KnownRing, poke
+from xenpv.view.rings import KnownRing, poke
 from xenpv.vif.rxring import ReceiverRing
 
 

@@ -8,11 +8,12 @@ from struct import pack
 import pytest
 
 from xenpv.abi.blkif import BLKIF_OP
-from xenpv.testing import RawWorld, explore, rings, scenarios, world_raw
+from xenpv.testing import RawWorld, explore, scenarios, world_raw
 from xenpv.testing.checks.completion import Completions
 from xenpv.testing.hunts import net
 from xenpv.testing.hunts import rings as ring_hunts
-from xenpv.testing.rings import FIRST_SLOT, RSP_PROD, poke
+from xenpv.view import rings
+from xenpv.view.rings import FIRST_SLOT, RSP_PROD, poke
 
 FLUSH = int(BLKIF_OP.FLUSH_DISKCACHE)
 

@@ -58,12 +58,12 @@ if TYPE_CHECKING:
     from xenpv.testing.raw_front import RawBlkFront, RawGuest, RawNetFront
     from xenpv.testing.raw_world import RawWorld, world_raw
     from xenpv.testing.replay import Replay, load_replay
-    from xenpv.testing.rings import KnownRing, rings_of
     from xenpv.testing.run import Run, run_schedule
     from xenpv.testing.schedule import Action, Schedule, Step
     from xenpv.testing.sring import RawBackSring, RawSring
+    from xenpv.view.rings import KnownRing, rings_of
 
-# name: the module that has it
+# name: the module that has it, below this one or in full
 _HOME: Final = {
     "hunt_all": "kit",
     "find_bugs": "kit",
@@ -100,7 +100,7 @@ _HOME: Final = {
     "DoubleFetch": "access",
     "ExplorationFailed": "exploration",
     "Explorer": "explorer",
-    "KnownRing": "rings",
+    "KnownRing": "xenpv.view.rings",
     "BlkWorld": "blk_world",
     "CEnd": "cends",
     "LinuxBlk": "linux_blk",
@@ -133,7 +133,7 @@ _HOME: Final = {
     "leaks": "census",
     "load_end": "cends",
     "load_replay": "replay",
-    "rings_of": "rings",
+    "rings_of": "xenpv.view.rings",
     "run_schedule": "run",
     "take_census": "census",
     "world_back": "back_world",
@@ -237,7 +237,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{home}"), name)
+    module = home if home.startswith("xenpv.") else f"{__name__}.{home}"
+    found = getattr(import_module(module), name)
     globals()[name] = found
     return found
 

@@ -22,7 +22,7 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.abi.hvm import HVM_PARAM
 from xenpv.errors import HypercallError, Livelock, LocalProtocolError
 from xenpv.platform import Platform
-from xenpv.testing.rings import FIRST_SLOT, KnownRing, rings
+from xenpv.view.rings import FIRST_SLOT, KnownRing, rings
 from xenpv.xen.loop import Loop, Task
 from xenpv.xen.trace import CHUNK_WORDS, Event, mark
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xenpv.abi._kernel import lib
-from xenpv.testing.rings import FIRST_SLOT, KnownRing, fields, peek, poke, rings
+from xenpv.view.rings import FIRST_SLOT, KnownRing, fields, peek, poke, rings
 from xenpv.xen.domain import PAGE_SIZE
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.testing.rings import peek
+from xenpv.view.rings import peek
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.evtchn_port import PortState
 

@@ -21,7 +21,7 @@ from xenpv.testing.checks.pages import check_pages
 from xenpv.testing.checks.progress import check_progress
 from xenpv.testing.checks.slots import check_indices, check_leftovers
 from xenpv.testing.checks.store import check_nodes, check_watches
-from xenpv.testing.rings import (
+from xenpv.view.rings import (
     REQ_EVENT,
     REQ_PROD,
     RSP_EVENT,

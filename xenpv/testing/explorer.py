@@ -33,9 +33,9 @@ from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.checks.completion import Completions
 from xenpv.testing.interleave import Handler, Interleaver, Runnable, name
 from xenpv.testing.intrusion import Intrusion
-from xenpv.testing.rings import REQ_PROD, RSP_PROD
 from xenpv.testing.schedule import Action, Point, Schedule, Step
 from xenpv.testing.sites import Sites, users_site
+from xenpv.view.rings import REQ_PROD, RSP_PROD
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Task
 

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from xenpv.testing.rings import rings_of
+from xenpv.view.rings import rings_of
 
 if TYPE_CHECKING:
     from pathlib import Path

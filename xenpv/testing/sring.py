@@ -9,7 +9,7 @@ from xenpv.abi.layout import sizeof
 from xenpv.back.ring import BackRing
 from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
-from xenpv.testing.rings import FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, by_hand
+from xenpv.view.rings import FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, by_hand
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 

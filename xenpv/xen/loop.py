@@ -227,10 +227,12 @@ class Loop:
     __slots__ = ("_machines", "_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser",
                  "enqueue", "ready", "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
 
-    def __init__(self, *, seed: int = 0, chooser: Chooser | None = None) -> None:
+    def __init__(
+        self, *, seed: int = 0, chooser: Chooser | None = None, trace: Trace | None = None
+    ) -> None:
         self.seed = seed
         self.chooser: Chooser = SeededChooser(seed) if chooser is None else chooser
-        self.trace = Trace()
+        self.trace = Trace() if trace is None else trace
         self.scheduler: Scheduler | None = None
         self.ready: list[Task] = []  # always this list: tasks keep its `append`
         self.enqueue = self.ready.append

@@ -91,11 +91,11 @@ class Trace:
 
     __slots__ = ("_digest", "_flushed", "_previous", "clock", "notes", "words")
 
-    def __init__(self) -> None:
+    def __init__(self, words: list[int] | None = None) -> None:
         self._digest: blake2b | None = None
         self._flushed = 0
         self._previous = array(U64)
-        self.words: list[int] = []
+        self.words: list[int] = [] if words is None else words
         self.clock = 0  # the loop's virtual time, here so that reading it costs no call
         self.notes: list[Note] = []
 
@@ -111,7 +111,7 @@ class Trace:
     def timer(self, delivery: int, now: int) -> None:
         """Time jumped to `now` for a timer of the task with that record."""
         self.clock = now
-        self.words += (delivery + _TIMER_FOR_DELIVER, now)
+        self.words.extend((delivery + _TIMER_FOR_DELIVER, now))
 
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -173,8 +173,9 @@ class MachineTrace(Trace):
         return self._bits | mark(event, domid, a)
 
     def record(self, event: int, domid: int, a: int, b: int = 0) -> None:
-        super().record(event, domid, a, b)
-        self.words[-1] |= self._bits
+        bits = EVENTS[event][0]
+        operand = (a << bits | b & ((1 << bits) - 1)) & OPERAND_MASK
+        self.words.append(self._bits | event << EVENT_SHIFT | domid << DOMID_SHIFT | operand)
 
     def note(self, domid: int, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -184,8 +185,10 @@ class MachineTrace(Trace):
     def store_op(
         self, domid: int, op: int, tx_id: int, payload: bytes, error: bytes | None
     ) -> None:
-        super().store_op(domid, op, tx_id, payload, error)
-        self.words[-1] |= self._bits
+        crc = crc32(payload, tx_id)
+        if error is not None:
+            crc = crc32(error, crc)
+        self.words.append(self._bits | _STORE | domid << DOMID_SHIFT | (op & 0xFF) << 32 | crc)
 
     def flush(self) -> None:
         self.whole.flush()

@@ -39,7 +39,7 @@ from xenpv.back.txring import TxRing
 from xenpv.errors import GrantError, PeerProtocolError
 from xenpv.host.network import Frame
 from xenpv.testing.cases.netslots import TX_RESPONSE
-from xenpv.testing.rings import FIRST_SLOT
+from xenpv.view.rings import FIRST_SLOT
 from xenpv.vif import controller, features, granter, keys, receiver, rxpacket, txslots
 from xenpv.vif.features import Features
 from xenpv.vif.poller import Poller

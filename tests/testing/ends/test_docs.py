@@ -1,4 +1,4 @@
-"""docs/ends.md: each of its examples runs by itself."""
+"""docs/howto/ends.md: each of its examples runs by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from xenpv.testing import End, faults
 
-TEXT = (Path(__file__).parents[3] / "docs/ends.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs/howto/ends.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -21,7 +21,7 @@ from xenpv.testing.cases.blkscene import content, marked
 from xenpv.testing.cases.claims import expect, expect_one
 from xenpv.testing.cases.toctou import changed_after_read
 from xenpv.testing.ends.app import Started
-from xenpv.testing.rings import FIRST_SLOT
+from xenpv.view.rings import FIRST_SLOT
 
 __all__ = ["SUITE"]
 

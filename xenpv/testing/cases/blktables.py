@@ -21,7 +21,7 @@ from xenpv.testing.cases.blkpeer import (
 from xenpv.testing.cases.blkscene import MARK, SECTORS, SUITE, BlkBackScene, content, marked
 from xenpv.testing.cases.claims import expect, expect_one
 from xenpv.testing.cases.toctou import changed_after_read
-from xenpv.testing.rings import FIRST_SLOT
+from xenpv.view.rings import FIRST_SLOT
 from xenpv.xen.domain import PAGE_SIZE
 
 __all__ = ["SUITE"]

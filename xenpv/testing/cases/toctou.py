@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from xenpv.abi._kernel import lib
 from xenpv.platform import Platform
-from xenpv.testing.rings import poke
+from xenpv.view.rings import poke
 from xenpv.xen.domain import Domain
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.testing.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, rings, u32
+from xenpv.view.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, rings, u32
 
 if TYPE_CHECKING:
     from xenpv.platform import Platform

@@ -6,7 +6,7 @@ from typing import Final
 
 from xenpv.abi._kernel import lib
 from xenpv.platform import Platform
-from xenpv.testing.rings import peek
+from xenpv.view.rings import peek
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 GTF_type_mask: Final[int] = lib.GTF_type_mask

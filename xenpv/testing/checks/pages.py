@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.gnttab import GNTMAP
-from xenpv.testing.rings import peek
+from xenpv.view.rings import peek
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.memory import PagePool
 

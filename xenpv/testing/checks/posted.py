@@ -8,7 +8,7 @@ from typing import Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.xenbus import XenbusState
 from xenpv.platform import Platform
-from xenpv.testing.rings import REQ_PROD, RSP_PROD, KnownRing, peek, rings, u32
+from xenpv.view.rings import REQ_PROD, RSP_PROD, KnownRing, peek, rings, u32
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.gnttab import ENTRIES_PER_FRAME
 

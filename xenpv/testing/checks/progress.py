@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof
 from xenpv.back.netback import Netback
-from xenpv.testing.rings import peek
+from xenpv.view.rings import peek
 from xenpv.xen.evtchn_port import PortState
 
 if TYPE_CHECKING:

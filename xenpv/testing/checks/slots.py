@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 
 from xenpv.platform import Platform
-from xenpv.testing.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, fields, rings, u32
+from xenpv.view.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, fields, rings, u32
 
 
 def check_indices(

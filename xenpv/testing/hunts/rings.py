@@ -18,7 +18,12 @@ from xenpv.testing.checks.slots import check_indices
 from xenpv.testing.explorer import Explorer
 from xenpv.testing.raw_front import RawBlkFront, RawFront
 from xenpv.testing.raw_world import IMAGE_BYTES, MAC, RawWorld
-from xenpv.testing.rings import (
+from xenpv.testing.run import Scenario
+from xenpv.testing.scenarios import DiskClient, NetClient
+from xenpv.testing.sring import RawSring
+from xenpv.vbd import blkif
+from xenpv.vbd.srb import SrbStatus
+from xenpv.view.rings import (
     HEADER,
     REQ_EVENT,
     REQ_PROD,
@@ -28,11 +33,6 @@ from xenpv.testing.rings import (
     rings_of,
     u32,
 )
-from xenpv.testing.run import Scenario
-from xenpv.testing.scenarios import DiskClient, NetClient
-from xenpv.testing.sring import RawSring
-from xenpv.vbd import blkif
-from xenpv.vbd.srb import SrbStatus
 from xenpv.xen.domain import PAGE_SIZE
 
 READ: Final = int(BLKIF_OP.READ)

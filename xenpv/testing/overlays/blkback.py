@@ -33,8 +33,8 @@ from xenpv.testing.overlays.blkjudge import (
 )
 from xenpv.testing.overlays.language import STATES, STEPS, TEXTS, VALUES, Language, Operation, pick
 from xenpv.testing.raw_world import IMAGE_BYTES, RawWorld, world_raw
-from xenpv.testing.rings import fields, u32
 from xenpv.testing.sring import RawSring
+from xenpv.view.rings import fields, u32
 from xenpv.xen.domain import PAGE_SIZE
 
 DATA_PAGES: Final = 5

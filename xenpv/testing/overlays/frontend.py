@@ -13,8 +13,8 @@ from xenpv.testing.back_world import BackWorld
 from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.overlays.language import STATES, STEPS, TEXTS, Language, Operation, pick
 from xenpv.testing.raw_back import RawBack
-from xenpv.testing.rings import peek
 from xenpv.testing.sring import RawBackSring
+from xenpv.view.rings import peek
 from xenpv.xen.domain import PAGE_SIZE
 
 PERSONALITIES: Final = ("windows", "linux")

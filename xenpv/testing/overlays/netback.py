@@ -28,8 +28,8 @@ from xenpv.testing.overlays.netjudge import (
     TxJudge,
 )
 from xenpv.testing.raw_world import MAC, RawWorld, world_raw
-from xenpv.testing.rings import u32
 from xenpv.testing.sring import RawSring
+from xenpv.view.rings import u32
 from xenpv.xen.domain import PAGE_SIZE
 
 DATA_PAGES: Final = 4  # sent from; those behind them are posted for what comes

@@ -8,7 +8,7 @@ from hypothesis.strategies import SearchStrategy
 from xenpv.abi.layout import sizeof
 from xenpv.testing.overlay import SIZE_MAX, load
 from xenpv.testing.overlays.language import STEPS, TEXTS
-from xenpv.testing.rings import u32
+from xenpv.view.rings import u32
 
 
 def overlays(target: str = "blk-backend", *, max_size: int = SIZE_MAX) -> SearchStrategy[bytes]:

@@ -32,7 +32,6 @@ from xenpv.back.blkrules import (
 )
 from xenpv.back.persistent import PersistentGrants
 from xenpv.host.imageio import ImageShortError
-from xenpv.testing.rings import u32
 from xenpv.testing.zoo.defect import Defect
 from xenpv.testing.zoo.passes import (
     columns,
@@ -46,6 +45,7 @@ from xenpv.testing.zoo.passes import (
 from xenpv.vbd.request import EOPNOTSUPP
 from xenpv.vbd.ring import Ring
 from xenpv.vbd.srb import SrbStatus
+from xenpv.view.rings import u32
 
 SEGMENTS_MAX: Final = blkif.SEGMENTS_MAX
 SEGMENT: Final = blkif.SEGMENT

@@ -12,9 +12,9 @@ from xenpv.back.netrx import RxQueue
 from xenpv.back.nettx import TxQueue
 from xenpv.back.txpages import Mapped
 from xenpv.errors import PeerProtocolError
-from xenpv.testing.rings import FIRST_SLOT, u32
 from xenpv.testing.zoo import netlimits, vif
 from xenpv.testing.zoo.defect import Defect, becomes
+from xenpv.view.rings import FIRST_SLOT, u32
 from xenpv.vif import rxpacket
 from xenpv.vif.rxring import ReceiverRing
 

@@ -11,8 +11,8 @@ from xenpv.back.netback import Netback
 from xenpv.back.netrx import RxQueue
 from xenpv.back.nettx import TxQueue
 from xenpv.errors import PeerProtocolError
-from xenpv.testing.rings import FIRST_SLOT, u32
 from xenpv.testing.zoo.defect import Defect, becomes, forgets
+from xenpv.view.rings import FIRST_SLOT, u32
 from xenpv.xen.domain import PAGE_SIZE
 
 MANY: Final = 1 << 30

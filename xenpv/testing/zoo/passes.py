@@ -13,7 +13,7 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.blkif import BLKIF_OP
 from xenpv.back.blkif import SEGMENT, SEGMENTS_MAX
 from xenpv.back.blkring import ERROR, RUN, SECTOR_SHIFT
-from xenpv.testing.rings import FIRST_SLOT, is_by_hand, u32
+from xenpv.view.rings import FIRST_SLOT, is_by_hand, u32
 from xenpv.xen.domain import PAGE_SIZE
 
 SECTORS_PER_PAGE: Final = PAGE_SIZE >> SECTOR_SHIFT

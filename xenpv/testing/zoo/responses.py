@@ -14,9 +14,9 @@ from xenpv.back.blkrules import OKAY
 from xenpv.back.ring import BackRing
 from xenpv.back.txpacket import REQUEST
 from xenpv.back.txpacket import responses_packer as tx_packer
-from xenpv.testing.rings import KINDS, RSP_EVENT, RSP_PROD, fields, u32
 from xenpv.testing.zoo.defect import Defect
 from xenpv.testing.zoo.passes import instead, on_rings, publish, remembers, write_slot
+from xenpv.view.rings import KINDS, RSP_EVENT, RSP_PROD, fields, u32
 
 READ: Final = blkring.READ
 # What the backend had where a response has padding: some of its own memory.

@@ -14,10 +14,10 @@ from xenpv.abi._kernel import lib
 from xenpv.back import blkring, blkthread, netqueue, nettx
 from xenpv.back.ring import BackRing
 from xenpv.bus.ring import FrontRing
-from xenpv.testing.rings import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, u32
 from xenpv.testing.zoo import responses
 from xenpv.testing.zoo.defect import BOTH, Defect, Mutation
 from xenpv.testing.zoo.passes import columns, fetch, instead, on_rings, remembers
+from xenpv.view.rings import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, u32
 from xenpv.vif import txslots
 
 # The BlkRing and the TxQueue that are in a pass: blk_take and net_take are given its struct alone.
