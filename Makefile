@@ -9,7 +9,7 @@ KERNEL := $(wildcard xenpv/abi/build.py xenpv/abi/decl/*.h xenpv/abi/kernel/*.[c
 INSTALL_ON := pyproject.toml setup.py $(filter-out xenpv/abi/_kernel.c xenpv/bench/_limit.c,$(KERNEL))
 SANITIZED := build/sanitize
 
-.PHONY: help run test bench lint types sanitize zoo soak clean
+.PHONY: help run test bench lint types docs sanitize zoo soak clean
 
 help:
 	@echo 'make run       install, make disk images, run the guests of examples/*.cfg on them'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench     measure beside the limits'
 	@echo 'make lint      ruff: rules and format'
 	@echo 'make types     mypy --strict'
+	@echo 'make docs      the pages of docs/ as HTML, in build/docs; a warning is an error'
 	@echo 'make sanitize  the tests of the C kernel, built with AddressSanitizer and UBSan'
 	@echo 'make zoo       the kit against every known defect, 15 s of CPU each at most'
 	@echo 'make soak      the long tests, and the zoo with its default settings: hours'
@@ -38,6 +39,10 @@ lint: $(STAMP)-dev
 
 types: $(STAMP)-dev
 	$(BIN)/mypy
+
+docs: $(STAMP)-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 # A copy of its own, so that the sanitized kernel never replaces the one in use. Python itself
 # is not instrumented: libasan is preloaded, and what the interpreter never frees is no leak.
@@ -69,7 +74,7 @@ clean:
 	rm -rf .venv build dist *.egg-info examples/images .benchmarks .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
 	rm -f xenpv/abi/_kernel.c xenpv/bench/_limit.c
-	find xenpv tests examples -name '__pycache__' -prune -exec rm -rf {} +
+	find docs xenpv tests examples -name '__pycache__' -prune -exec rm -rf {} +
 	find xenpv \( -name '*.so' -o -name '*.o' \) -delete
 
 # The one of the two that is newer than its inputs is enough: dev has all that run needs.
@@ -80,7 +85,7 @@ $(STAMP)-run: $(INSTALL_ON)
 
 $(STAMP)-dev: $(INSTALL_ON)
 	@$(MAKE) -s --no-print-directory .venv/bin/python
-	$(BIN)/python -m pip install -q -e '.[cli,dev]'
+	$(BIN)/python -m pip install -q -e '.[cli,dev,docs]'
 	@touch $@ $(STAMP)-run
 
 # What pip cannot bring along, named before it fails in its own words.

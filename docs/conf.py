@@ -1,0 +1,45 @@
+"""Sphinx: how `make docs` makes pages of docs/*.md. It needs no network, and asks for none."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "xenpv"
+author = "the xenpv project"
+version = release = installed("xenpv")
+language = "en"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "repository",
+    "docstrings",
+]
+exclude_patterns = ["_ext", "_static"]
+source_suffix = {".md": "markdown"}
+root_doc = "index"
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
+highlight_language = "text"  # of a fence without a name
+
+nitpicky = True
+# Types in signatures that are another library's, or have no page: a link is missing, no fact.
+nitpick_ignore_regex = [(r"py:.*", r".*")]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autoclass_content = "class"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"xenpv {release}"
+html_copy_source = False
+html_show_sphinx = False
