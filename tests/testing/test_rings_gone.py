@@ -41,8 +41,8 @@ def test_a_closed_ring_has_no_handle_before_anything_is_collected(again):
 def test_of_two_handles_on_a_page_the_newer_is_the_rings():
     with world_raw() as world:
         pfn = world.guest.page()
-        old = FrontRing(world.guest.domain, (pfn,), req_size=12, rsp_size=4)
-        new = FrontRing(world.guest.domain, (pfn,), req_size=8, rsp_size=8)
+        old = FrontRing(world.guest.domain, (pfn,), req_size=12, rsp_size=4, kind="netif_tx")
+        new = FrontRing(world.guest.domain, (pfn,), req_size=8, rsp_size=8, kind="netif_rx")
         (found,) = (
             one for one in rings_of(world.platform) if one.front and one.front.pfns == (pfn,)
         )

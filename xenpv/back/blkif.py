@@ -37,6 +37,7 @@ class Abi:
     discard: struct.Struct
     request_size: int
     response_size: int
+    ring: str  # its name: blkif_x86_32 for 32-bit guests
 
 
 def _abi(suffix: str) -> Abi:
@@ -48,6 +49,7 @@ def _abi(suffix: str) -> Abi:
         discard=packer(f"blkif_request_discard{suffix}"),
         request_size=sizeof(f"blkif_request{suffix}"),
         response_size=sizeof(f"blkif_response{suffix}"),
+        ring=f"blkif{suffix}",
     )
 
 

@@ -129,7 +129,9 @@ def connect(driver: Owner, keys: RingKeys, abi: Abi, name: str, *, persistent: b
         for gref in keys.grefs:
             mapped.append(_map_page(device, gref))
         pfns = [pfn for _handle, pfn in mapped]
-        ring = BackRing(domain, pfns, req_size=abi.request_size, rsp_size=abi.response_size)
+        ring = BackRing(
+            domain, pfns, req_size=abi.request_size, rsp_size=abi.response_size, kind=abi.ring
+        )
         local = domain.evtchn.bind_interdomain(device.frontend_domid, keys.port)
     except BaseException:
         unmap(domain, mapped)

@@ -153,7 +153,9 @@ class ControlRing:
             domain.holes.free(pfn)
             raise PeerProtocolError(f"mapping ctrl-ring-ref {ref}: {error}") from error
         self._map = pfn, handle
-        self._ring = BackRing(domain, [pfn], req_size=REQUEST.size, rsp_size=RESPONSE.size)
+        self._ring = BackRing(
+            domain, [pfn], req_size=REQUEST.size, rsp_size=RESPONSE.size, kind="xen_netif_ctrl"
+        )
         self._port = domain.evtchn.bind_interdomain(vif.frontend_domid, port)
         vif.device.dispatcher.bind_task(self._port, self._task)
         self._task.wake()

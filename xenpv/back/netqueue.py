@@ -35,8 +35,10 @@ class NetQueue:
 
     def connect(self, keys: QueueKeys) -> None:
         """PeerProtocolError or HypercallError: what was done is undone by `release`."""
-        tx_ring = self._ring(keys.tx_ring_ref, txpacket.REQUEST.size, txpacket.RESPONSE_SIZE)
-        rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE_SIZE)
+        tx_ring = self._ring(
+            keys.tx_ring_ref, txpacket.REQUEST.size, txpacket.RESPONSE_SIZE, "netif_tx"
+        )
+        rx_ring = self._ring(keys.rx_ring_ref, netrx.REQUEST.size, netrx.RESPONSE_SIZE, "netif_rx")
         split = keys.tx_port != keys.rx_port
         tx_port = self._bind(keys.tx_port)
         rx_port = self._bind(keys.rx_port) if split else tx_port
@@ -59,7 +61,7 @@ class NetQueue:
         if self.rx is not None:
             self.rx.reconfigure()
 
-    def _ring(self, ref: int, req_size: int, rsp_size: int) -> BackRing:
+    def _ring(self, ref: int, req_size: int, rsp_size: int, kind: str) -> BackRing:
         domain = self._vif.domain
         pfn = domain.holes.alloc()
         try:
@@ -68,7 +70,7 @@ class NetQueue:
             domain.holes.free(pfn)
             raise PeerProtocolError(f"mapping ring-ref {ref}: {error}") from error
         self._maps.append((pfn, handle))
-        return BackRing(domain, [pfn], req_size=req_size, rsp_size=rsp_size)
+        return BackRing(domain, [pfn], req_size=req_size, rsp_size=rsp_size, kind=kind)
 
     def _bind(self, port: int) -> int:
         local = self._vif.domain.evtchn.bind_interdomain(self._vif.frontend_domid, port)

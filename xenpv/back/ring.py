@@ -20,20 +20,28 @@ class BackRing:
     """Requests in, responses out, over a frontend's pages mapped at `pfns` of `domain`.
 
     `take` raises PeerProtocolError when req_prod runs more than a ring ahead of the
-    responses: break the device then. HypercallError(EFAULT): a page is no longer mapped.
+    responses: break the device then. HypercallError(EFAULT): a page is no longer mapped. `kind`
+    is what the ring is called by who looks at it (view/rings.py).
     """
 
     def __init__(
-        self, domain: Domain, pfns: Sequence[int], *, req_size: int, rsp_size: int
+        self,
+        domain: Domain,
+        pfns: Sequence[int],
+        *,
+        req_size: int,
+        rsp_size: int,
+        kind: str = "",
     ) -> None:
         self.domain = domain
         self.pfns = tuple(pfns)
         self.req_size = req_size
         self.rsp_size = rsp_size
+        self.kind = kind
         # The trace's record of a publication; the number of slots is OR'ed in.
         self.publication = domain.trace.mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
-        self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size)
+        self._handle: Any = domain.ring(pfns, max(req_size, rsp_size), rsp_size, kind)
         self.size: int = lib.ring_size(self._handle)
         # The last requests taken: `handle`, `raw` and `raw_pointer` serve the kernel's
         # batch functions, which read them in private memory.

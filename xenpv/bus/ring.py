@@ -80,14 +80,22 @@ class FrontRing:
 
     `size` slots of `entry_size` bytes; requests and responses are `req_size` and
     `rsp_size` bytes of a slot. PeerProtocolError: the backend's producer index is more
-    than what is in flight ahead of what was consumed.
+    than what is in flight ahead of what was consumed. `kind` is what the ring is called by who
+    looks at it (view/rings.py).
     """
 
     def __init__(
-        self, domain: Domain, pfns: Sequence[int], *, req_size: int, rsp_size: int
+        self,
+        domain: Domain,
+        pfns: Sequence[int],
+        *,
+        req_size: int,
+        rsp_size: int,
+        kind: str = "",
     ) -> None:
         self.domain = domain
         self.pfns = tuple(pfns)
+        self.kind = kind
         self.req_size = req_size
         self.rsp_size = rsp_size
         self._attach()
@@ -98,7 +106,8 @@ class FrontRing:
         domain = self.domain
         self._publication = domain.trace.mark(Event.PUBLISH, domain.domid, self.pfns[0])
         self._record = domain.trace.words.append
-        handle = domain.ring(self.pfns, max(self.req_size, self.rsp_size), self.rsp_size)
+        size = max(self.req_size, self.rsp_size)
+        handle = domain.ring(self.pfns, size, self.rsp_size, self.kind)
         self._handle: Any = handle
         self.size: int = lib.ring_size(handle)
         self._responses = bytearray(self.size * self.rsp_size)
@@ -107,7 +116,7 @@ class FrontRing:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is the frontend's own: the rest lies in the pages."""
-        names = ("domain", "pfns", "req_size", "rsp_size")
+        names = ("domain", "pfns", "req_size", "rsp_size", "kind")
         state = {name: getattr(self, name) for name in names}
         return {**state, "req_prod": self.req_prod, "rsp_cons": self.rsp_cons}
 

@@ -28,6 +28,7 @@ class Layout:
     """`suffix` "" is x86_64's, "_x86_32" the other. Whole slots; sectors count 512 bytes."""
 
     def __init__(self, suffix: str) -> None:
+        self.ring = f"blkif{suffix}"
         self.request_size = sizeof(f"blkif_request{suffix}")
         self.response_size = sizeof(f"blkif_response{suffix}")
         self._direct = packer(f"blkif_request{suffix}")

@@ -189,7 +189,11 @@ class LinuxBlk:
         refs = [guest.grant(pfn) for pfn in pfns]
         layout = self.layout
         ring = FrontRing(
-            guest.domain, pfns, req_size=layout.request_size, rsp_size=layout.response_size
+            guest.domain,
+            pfns,
+            req_size=layout.request_size,
+            rsp_size=layout.response_size,
+            kind=layout.ring,
         )
         channel = guest.evtchn.open_unbound(BACKEND_DOMID, lambda: None)
         queue = Queue(ring, channel, refs)

@@ -162,7 +162,7 @@ class LinuxNet:
         self.guest.domain.write(pfn, 0, bytes(PAGE_SIZE))  # xenbus_setup_ring: XSA-403
         self._rings.append(self.guest.grant(pfn))
         sizes = packer(f"{name}_request").size, packer(f"{name}_response").size
-        return FrontRing(self.guest.domain, (pfn,), req_size=sizes[0], rsp_size=sizes[1])
+        return FrontRing(self.guest.domain, (pfn,), req_size=sizes[0], rsp_size=sizes[1], kind=name)
 
     def _release(self) -> None:
         """The backend let go: pages, references and ports come back; packets are lost."""

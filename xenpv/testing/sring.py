@@ -9,7 +9,15 @@ from xenpv.abi.layout import sizeof
 from xenpv.back.ring import BackRing
 from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
-from xenpv.view.rings import FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, by_hand
+from xenpv.view.rings import (
+    FIRST_SLOT,
+    REQ_EVENT,
+    REQ_PROD,
+    RSP_EVENT,
+    RSP_PROD,
+    by_hand,
+    kind_with,
+)
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 
@@ -98,9 +106,12 @@ class RawSring(RawPages):
         """A ring of structs `req` and `rsp` over `pages` adjacent pages, initialised."""
         pfns = tuple(range(pfn, pfn + pages))
         self.pfn = pfn
-        self.ring = FrontRing(domain, pfns, req_size=sizeof(req), rsp_size=sizeof(rsp))
+        sizes = sizeof(req), sizeof(rsp)
+        self.ring = FrontRing(
+            domain, pfns, req_size=sizes[0], rsp_size=sizes[1], kind=kind_with(req)
+        )
         by_hand(self.ring.handle)
-        super().__init__(domain, pfns, max(sizeof(req), sizeof(rsp)), self.ring.size)
+        super().__init__(domain, pfns, max(sizes), self.ring.size)
 
     def push(self, requests: bytes, count: int) -> bool:
         """Publish `count` packed requests in the next slots; True: the backend wants a notice.
@@ -132,9 +143,12 @@ class RawBackSring(RawPages):
 
     def __init__(self, domain: Domain, pfns: tuple[int, ...], *, req: str, rsp: str) -> None:
         """PeerProtocolError: the indices in the page cannot be a ring's."""
-        self.ring = BackRing(domain, pfns, req_size=sizeof(req), rsp_size=sizeof(rsp))
+        sizes = sizeof(req), sizeof(rsp)
+        self.ring = BackRing(
+            domain, pfns, req_size=sizes[0], rsp_size=sizes[1], kind=kind_with(req)
+        )
         by_hand(self.ring.handle)
-        super().__init__(domain, pfns, max(sizeof(req), sizeof(rsp)), self.ring.size)
+        super().__init__(domain, pfns, max(sizes), self.ring.size)
 
     def take(self, *, ask: bool = True) -> list[bytes]:
         """The requests that are there now; with `ask`, an event comes at the next one.

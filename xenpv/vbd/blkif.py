@@ -10,6 +10,7 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.layout import offsetof, packer, sizeof, struct_format
 
 PROTOCOL: Final = "x86_64-abi"
+RING: Final = "blkif"  # DEFINE_RING_TYPES(blkif, ...)
 SEGMENTS_MAX: Final[int] = lib.BLKIF_MAX_SEGMENTS_PER_REQUEST
 INDIRECT_PAGES_MAX: Final[int] = lib.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
 

@@ -74,7 +74,11 @@ class Ring:
                 granter.put_page(pfn)
             raise
         self.front = FrontRing(
-            self.frontend.domain, pfns, req_size=blkif.REQUEST_SIZE, rsp_size=blkif.RESPONSE_SIZE
+            self.frontend.domain,
+            pfns,
+            req_size=blkif.REQUEST_SIZE,
+            rsp_size=blkif.RESPONSE_SIZE,
+            kind=blkif.RING,
         )
         size = self.front.size
         if self.frontend.personality.has_shadow:

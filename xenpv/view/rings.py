@@ -1,7 +1,9 @@
 """The rings of a platform as its memory has them: where each lies, and what its bytes are called.
 
-Found through the handles that both ends have (Domain.rings), whoever wrote the ends. Reading
-here goes past the access hook and the log: looking changes nothing, and is not logged.
+Found through the handles that both ends have (Domain.rings), whoever wrote the ends. What a ring
+carries is what its ends call it (`kind` of FrontRing and BackRing): a name of KINDS, or of a
+protocol that was made known by `declare`. Reading here goes past the access hook and the log:
+looking changes nothing, and is not logged.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from xenpv.abi._kernel import ffi, lib
-from xenpv.abi.layout import ctype, offsetof
+from xenpv.abi.layout import ctype, offsetof, sizeof
+from xenpv.errors import LocalProtocolError
 from xenpv.xen.domain import PAGE_SIZE, Domain
 
 if TYPE_CHECKING:
@@ -36,39 +39,112 @@ def u32(value: int) -> int:
     return value & 0xFFFFFFFF
 
 
+# (name, offset, size in bytes) of each scalar of a struct.
+Fields = tuple[tuple[str, int, int], ...]
+
+
 @attrs.frozen
 class RingKind:
     """What a ring carries. `device` is the store's name of its device class.
 
-    A kind whose requests `wait` holds buffers for what may come: its consumer takes them
-    when it needs them, and unconsumed requests mean nothing.
+    `request` and `response` are structs, of Xen's headers or those of `structs`, with sizes in
+    bytes. `request_id` and `response_id` are the fields by which a response names its request,
+    "" if there is none. A kind whose requests `wait` holds buffers for what may come: its consumer
+    takes them when it needs them, and unconsumed requests mean nothing.
     """
 
     name: str
     device: str
     request: str
     response: str
+    request_size: int = 0
+    response_size: int = 0
+    request_id: str = ""
+    response_id: str = ""
     wait: bool = False
+    structs: tuple[tuple[str, Fields], ...] = ()
+
+    @property
+    def entry_size(self) -> int:
+        """A slot: the union of both."""
+        return max(self.request_size, self.response_size)
+
+
+def _xen(name: str, device: str, suffix: str = "", *, wait: bool = False) -> RingKind:
+    """One of Xen's own headers."""
+    request, response = f"{name}_request{suffix}", f"{name}_response{suffix}"
+    sizes = sizeof(request), sizeof(response)
+    return RingKind(f"{name}{suffix}", device, request, response, *sizes, "id", "id", wait)
 
 
 UNKNOWN: Final = RingKind("ring", "", "", "")
-# By the size of an entry and of a response in bytes.
-KINDS: Final[dict[tuple[int, int], RingKind]] = {
-    (112, 16): RingKind("blkif", "vbd", "blkif_request", "blkif_response"),
-    (108, 12): RingKind("blkif_x86_32", "vbd", "blkif_request_x86_32", "blkif_response_x86_32"),
-    (12, 4): RingKind("netif_tx", "vif", "netif_tx_request", "netif_tx_response"),
-    (8, 8): RingKind("netif_rx", "vif", "netif_rx_request", "netif_rx_response", wait=True),
+# By name. Those of Xen's headers that our own drivers have; `declare` adds others.
+KINDS: Final[dict[str, RingKind]] = {
+    one.name: one
+    for one in (
+        _xen("blkif", "vbd"),
+        _xen("blkif", "vbd", "_x86_32"),
+        _xen("netif_tx", "vif"),
+        _xen("netif_rx", "vif", wait=True),
+        _xen("xen_netif_ctrl", "vif"),
+    )
 }
+_structs: dict[str, Fields] = {}  # of those that were declared
+
+
+def declare(kind: RingKind) -> RingKind:
+    """Make a protocol known: rings that are called by its name are decoded by its structs.
+
+    A second declaration must say the same. LocalProtocolError: the name, or that of a struct,
+    means something else already.
+    """
+    if KINDS.get(kind.name, kind) != kind:
+        raise LocalProtocolError(f"a ring called {kind.name} is declared with another layout")
+    for name, of in kind.structs:
+        if fields(name) not in ((), of):
+            raise LocalProtocolError(f"struct {name} is declared with another layout")
+    KINDS[kind.name] = kind
+    _structs.update(kind.structs)
+    return kind
+
+
+def kind_of(device: str, request_size: int, response_size: int) -> str:
+    """What rings of such sizes are called that a device of that class has; "" if nothing."""
+    sizes = (request_size, response_size)
+    for kind in KINDS.values():
+        if kind.device == device and sizes == (kind.request_size, kind.response_size):
+            return kind.name
+    return ""
+
+
+def kind_with(request: str) -> str:
+    """What rings are called whose requests are that struct; "" if nothing."""
+    return next((one.name for one in KINDS.values() if one.request == request), "")
+
+
+def fields(struct: str) -> Fields:
+    """(name, offset, size in bytes) of each scalar of a struct: `seg[2].gref`, 40, 4.
+
+    Empty for a struct that nobody has declared.
+    """
+    return _structs.get(struct) or _fields(struct)
 
 
 @cache
-def fields(struct: str) -> tuple[tuple[str, int, int], ...]:
-    """(name, offset, size in bytes) of each scalar of a struct: `seg[2].gref`, 40, 4."""
-    return tuple(_leaves(ctype(struct), 0, "")) if struct else ()
+def _fields(struct: str) -> Fields:
+    try:
+        return fields_of(ctype(struct)) if struct else ()
+    except KeyError:
+        return ()
+
+
+def fields_of(of: Any) -> Fields:
+    """The scalars of a cffi type; of a union those of each member."""
+    return tuple(_leaves(of, 0, ""))
 
 
 def _leaves(of: Any, offset: int, path: str) -> Iterator[tuple[str, int, int]]:
-    if of.kind == "struct":
+    if of.kind in ("struct", "union"):
         for name, field in of.fields:
             inner = f"{path}.{name}" if path else name
             yield from _leaves(field.type, offset + field.offset, inner)
@@ -236,16 +312,16 @@ class KnownRing:
 ROWS_MAX: Final = 8
 
 
-def _handles(domain: Domain) -> Iterator[tuple[Any, tuple[int, ...], int, int]]:
-    """A domain's handles with their pages and sizes, oldest first. One whose pages have a newer
-    one is of a ring that is gone, and whose end has not let go of it.
+def _handles(domain: Domain) -> Iterator[tuple[Any, tuple[int, ...], int, str]]:
+    """A domain's handles with their pages, entry size and kind, oldest first. One whose pages
+    have a newer one is of a ring that is gone, and whose end has not let go of it.
     """
     taken: dict[int, None] = {}
     living = []
-    for reference, (pfns, entry_size, rsp_size) in reversed(list(domain.rings.items())):
+    for reference, (pfns, entry_size, _, kind) in reversed(list(domain.rings.items())):
         handle = reference()
         if handle is not None and not any(pfn in taken for pfn in pfns):
-            living.append((handle, pfns, entry_size, rsp_size))
+            living.append((handle, pfns, entry_size, kind))
             taken |= dict.fromkeys(pfns)
     return iter(living[::-1])
 
@@ -255,7 +331,7 @@ def rings(hypervisor: Hypervisor) -> list[KnownRing]:
     found: dict[int, KnownRing] = {}
     domains = list(hypervisor.domains.values())
     for domain in domains:
-        for handle, pfns, entry_size, rsp_size in _handles(domain):
+        for handle, pfns, entry_size, named in _handles(domain):
             frames = tuple(int(lib.p2m_lookup(domain.kernel, pfn, 0)) for pfn in pfns)
             if min(frames) < 0:
                 continue  # its pages are gone
@@ -263,18 +339,26 @@ def rings(hypervisor: Hypervisor) -> list[KnownRing]:
             if ring is None:
                 ring = found[frames[0]] = KnownRing(
                     hypervisor=hypervisor,
-                    kind=KINDS.get((entry_size, rsp_size), UNKNOWN),
+                    kind=UNKNOWN,
                     domid=int(lib.frame_owner(hypervisor.machine, frames[0])),
                     frames=frames,
                     entry_size=entry_size,
                     size=int(lib.ring_size(handle)),
                 )
+            if ring.kind is UNKNOWN:
+                ring.kind = _known(named, entry_size)
             end = End(domain, pfns, handle)
             if ring.domid == domain.domid:
                 ring.front = end
             else:
                 ring.back = end
     return list(found.values())
+
+
+def _known(name: str, entry_size: int) -> RingKind:
+    """By what an end calls it, if its slots are such."""
+    kind = KINDS.get(name, UNKNOWN)
+    return kind if kind.entry_size == entry_size else UNKNOWN
 
 
 def rings_of(platform: Platform) -> list[KnownRing]:

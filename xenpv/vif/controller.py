@@ -81,7 +81,11 @@ class Controller:
         self._page = Granter(bus.gnttab, domid, readonly=False)
         self._page.permit(self._page.add(1))
         self.ring = FrontRing(
-            bus.domain, self._page.pfns, req_size=REQUEST.size, rsp_size=RESPONSE.size
+            bus.domain,
+            self._page.pfns,
+            req_size=REQUEST.size,
+            rsp_size=RESPONSE.size,
+            kind="xen_netif_ctrl",
         )
         # Any number to begin with, as the driver's is; the same one for a seed.
         self._id = crc32(f"{bus.domain.loop.seed} {bus.domain.domid} {name}".encode()) & U16

@@ -51,7 +51,11 @@ class ReceiverRing:
         self._page = Granter(bus.gnttab, domid, readonly=False)
         self._page.permit(self._page.add(1))
         self.ring = FrontRing(
-            bus.domain, self._page.pfns, req_size=REQUEST.size, rsp_size=RESPONSE.size
+            bus.domain,
+            self._page.pfns,
+            req_size=REQUEST.size,
+            rsp_size=RESPONSE.size,
+            kind="netif_rx",
         )
         self.granter = Granter(bus.gnttab, domid, readonly=False)
         self._slots = Slots(self.granter, self.ring.size)

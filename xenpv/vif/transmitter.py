@@ -56,7 +56,11 @@ class TransmitterRing:
         self._page = Granter(bus.gnttab, domid, readonly=False)
         self._page.permit(self._page.add(1))
         self.ring = FrontRing(
-            bus.domain, self._page.pfns, req_size=REQUEST_SIZE, rsp_size=RESPONSE_SIZE
+            bus.domain,
+            self._page.pfns,
+            req_size=REQUEST_SIZE,
+            rsp_size=RESPONSE_SIZE,
+            kind="netif_tx",
         )
         self.granter = Granter(bus.gnttab, domid, readonly=True, first=shape.first_id)
         form = Form(

@@ -32,7 +32,7 @@ class Pages:
     kernel: Any
     pages: PagePool
     # Every ring handle that lives, and what it is over: how the test kit finds the rings.
-    rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int]]
+    rings: dict[weakref.ref[Any], tuple[tuple[int, ...], int, int, str]]
     _hypervisor: Hypervisor
 
     def populate(self, nr_pages: int) -> None:
@@ -149,8 +149,9 @@ class Pages:
         if done < 0:
             self.fail(done, f"scatter of {count} pieces")
 
-    def ring(self, pfns: Sequence[int], entry_size: int, rsp_size: int) -> Any:
-        """The kernel's handle on a ring in pages of this domain, in order.
+    def ring(self, pfns: Sequence[int], entry_size: int, rsp_size: int, kind: str = "") -> Any:
+        """The kernel's handle on a ring in pages of this domain, in order. `kind` names what it
+        carries, for who looks at it: "blkif", a protocol of one's own, or nothing.
 
         Freed with the last reference; HypercallError(EFAULT) if a page is not there.
         """
@@ -159,7 +160,7 @@ class Pages:
             raise HypercallError(EFAULT, f"a ring of {entry_size}-byte entries at {list(pfns)}")
         # Not lib.ring_detach itself: the handle has a pointer to this domain and must keep it.
         handle = ffi.gc(handle, self._detach)
-        self.rings[weakref.ref(handle, self.rings.pop)] = (tuple(pfns), entry_size, rsp_size)
+        self.rings[weakref.ref(handle, self.rings.pop)] = (tuple(pfns), entry_size, rsp_size, kind)
         return handle
 
     def _detach(self, ring: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from xenpv.abi._kernel import lib
-from xenpv.view.rings import REQ_PROD, RSP_PROD, UNKNOWN, KnownRing, rings, u32
+from xenpv.view.rings import REQ_PROD, RSP_PROD, KnownRing, rings, u32
 
 if TYPE_CHECKING:
     from xenpv.platform import Platform
@@ -75,7 +75,7 @@ class Completions:
         known: dict[int, Flight] = {}
         for ring in rings(self.platform.hypervisor):
             front, back = ring.front, ring.back
-            if ring.kind is UNKNOWN or front is None or back is None:
+            if not ring.kind.request_id or front is None or back is None:
                 continue
             if front.domain.domid in hostile or back.domain.domid in hostile:
                 continue
@@ -123,11 +123,12 @@ def _sent(ring: KnownRing, flight: Flight, index: int) -> None:
         flight.sent_more = bool(ring.slot(index)[EXTRA_FLAGS_AT] & EXTRA_MORE)
         return
     request = ring.values(index, ring.kind.request)
-    flight.ids[request["id"]] += 1
+    number = request[ring.kind.request_id]
+    flight.ids[number] += 1
     if ring.kind.name == TX:
         flight.sent_more = bool(request["flags"] & TX_EXTRA)
     if ring.kind.name == RX:
-        flight.order.append(request["id"])
+        flight.order.append(number)
 
 
 def _came(ring: KnownRing, flight: Flight, index: int) -> list[str]:
@@ -138,7 +139,7 @@ def _came(ring: KnownRing, flight: Flight, index: int) -> list[str]:
             flight.ids[flight.order.popleft()] -= 1
         return []
     response = ring.values(index, ring.kind.response)
-    number = response["id"]
+    number = response[ring.kind.response_id]
     if ring.kind.name == TX and response["status"] == NULL:
         flight.extras -= 1
         wrong = flight.extras < 0

@@ -35,6 +35,7 @@ from xenpv.testing.ends.guard import PEER, Guard
 from xenpv.testing.ends.held import Held, Holding
 from xenpv.testing.ends.machine import Machine
 from xenpv.testing.ends.store import EndStore
+from xenpv.view.rings import kind_of
 from xenpv.xen.domain import PAGE_SIZE
 from xenpv.xen.gnttab import CopySide
 from xenpv.xen.loop import Timer
@@ -325,12 +326,16 @@ class End:
     def back_ring(self, pfns: Sequence[int], request_size: int, response_size: int) -> BackRing:
         """The backend's half of a ring over mapped pages. PeerProtocolError: no ring's indices."""
         self._ring_pages(pfns)
-        return BackRing(self._domain, pfns, req_size=request_size, rsp_size=response_size)
+        kind = kind_of(self.kind, request_size, response_size)
+        sizes = {"req_size": request_size, "rsp_size": response_size}
+        return BackRing(self._domain, pfns, **sizes, kind=kind)
 
     def front_ring(self, pfns: Sequence[int], request_size: int, response_size: int) -> FrontRing:
         """The frontend's half, initialised, over pages of its own."""
         self._ring_pages(pfns)
-        return FrontRing(self._domain, pfns, req_size=request_size, rsp_size=response_size)
+        kind = kind_of(self.kind, request_size, response_size)
+        sizes = {"req_size": request_size, "rsp_size": response_size}
+        return FrontRing(self._domain, pfns, **sizes, kind=kind)
 
     def _ring_pages(self, pfns: Sequence[int]) -> None:
         for pfn in pfns:

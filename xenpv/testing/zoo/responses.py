@@ -127,17 +127,17 @@ def _padded(packed: bytes, struct: str) -> bytes:
 def _push_leaking(ring: Any, packed: bytes, count: int) -> bool:
     """Each response over the first bytes of its slot, and nothing over the others."""
     old = ring.rsp_prod
-    kind = KINDS[max(ring.req_size, ring.rsp_size), ring.rsp_size]
+    response = KINDS[ring.kind].response
     for number in range(count):
         one = packed[number * ring.rsp_size : (number + 1) * ring.rsp_size]
         write_slot_at = u32(old + number)
-        write_slot(ring, write_slot_at, _padded(one, kind.response))
+        write_slot(ring, write_slot_at, _padded(one, response))
     new = u32(old + count)
     return publish(ring, RSP_PROD, RSP_EVENT, old, new, ring.req_cons)
 
 
 def _back_push_leaking(original: Any, ring: Any, packed: Any, count: int) -> bool:
-    if (max(ring.req_size, ring.rsp_size), ring.rsp_size) not in KINDS:
+    if ring.kind not in KINDS:
         return bool(original(ring, packed, count))
     notify = _push_leaking(ring, bytes(packed), count)
     ring.published(count)

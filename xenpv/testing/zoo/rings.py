@@ -211,11 +211,11 @@ def _reap_unbounded(_original: Any, ring: Any, most: int = 0) -> tuple[int, memo
 def _attaches_anew(original: Any) -> Any:
     """SHARED_RING_INIT where BACK_RING_ATTACH belongs."""
 
-    def make(domain: Any, pfns: Any, *, req_size: int, rsp_size: int) -> Any:
+    def make(domain: Any, pfns: Any, **parameters: Any) -> Any:
         words = {REQ_PROD: 0, REQ_EVENT: 1, RSP_PROD: 0, RSP_EVENT: 1}
         for at, value in words.items():
             domain.store32(pfns[0], at, value)
-        return original(domain, pfns, req_size=req_size, rsp_size=rsp_size)
+        return original(domain, pfns, **parameters)
 
     return make
 

@@ -38,6 +38,7 @@ class Ring:
             [self.pfn],
             req_size=blkif.REQUEST_SIZE,
             rsp_size=blkif.RESPONSE_SIZE,
+            kind=blkif.RING,
         )
 
     def has_room(self, count: int) -> bool:
