@@ -7,6 +7,7 @@ from struct import pack
 
 import pytest
 
+from xenpv.abi._kernel import lib
 from xenpv.abi.blkif import BLKIF_OP
 from xenpv.testing import RawWorld, explore, scenarios, world_raw
 from xenpv.testing.checks.completion import Completions
@@ -152,3 +153,19 @@ def test_explored_traffic_is_looked_at_and_well(scenario, monkeypatch) -> None:
     monkeypatch.setattr(Completions, "_passed", counted)
     explore(scenario, examples=3).check()
     assert sum(passed) > 0
+
+
+def test_a_response_in_its_slot_that_is_not_published_yet_is_taken_for_no_request(world, seen):
+    """A frontend that is preempted after it has published, and a look from within the answer."""
+    send(world, 5)
+    looked = []
+
+    def look(_actor: int, kind: int, _frame: int, offset: int, _size: int) -> None:
+        if kind == lib.ACCESS_WRITE and offset == RSP_PROD:
+            world.platform.hypervisor.set_hook(None)
+            looked.append(seen.look())
+
+    world.platform.hypervisor.set_hook(look)
+    world.run()
+    assert looked == [[]]
+    assert seen.look() == []

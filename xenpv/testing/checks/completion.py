@@ -93,8 +93,10 @@ class Completions:
     def _passed(self, ring: KnownRing, flight: Flight, requests: int, responses: int) -> list[str]:
         sent, came = u32(requests - flight.requests), u32(responses - flight.responses)
         # A request is there until a response is in its slot, a response until a later request is.
+        # Of one that the backend has taken the slot may be written and not yet published.
         seen = (
             u32(requests - responses) <= ring.size
+            and (not sent or not _is_taken(ring, flight.requests))
             and (not sent or u32(flight.requests - responses) <= ring.size)
             and (not came or u32(requests - flight.responses) <= ring.size)
         )
@@ -115,6 +117,14 @@ class Completions:
         if findings:
             flight.forget(ring)
         return findings
+
+
+def _is_taken(ring: KnownRing, index: int) -> bool:
+    """Whether a driver has consumed a request whose id lies elsewhere in its response."""
+    assert ring.back is not None, "both ends are known"
+    if ring.back.by_hand or ring.kind.name == RX:
+        return False
+    return u32(index - ring.back.cons) > ring.size
 
 
 def _sent(ring: KnownRing, flight: Flight, index: int) -> None:

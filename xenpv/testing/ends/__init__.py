@@ -23,6 +23,7 @@ from xenpv.testing.ends.frontend import (
     user_net_frontend,
 )
 from xenpv.testing.ends.handshake import ConnectingBackend, ConnectingFrontend
+from xenpv.testing.ends.plug import PluggedBackends, plug_backend
 from xenpv.testing.ends.port import EndPort
 from xenpv.testing.ends.protocols import (
     BlkBackend,
@@ -58,11 +59,13 @@ __all__ = [
     "NetFrontendFactory",
     "Operation",
     "OwnFrontendWorld",
+    "PluggedBackends",
     "Transfer",
     "TransferError",
     "UserBlkWorld",
     "UserEndError",
     "UserNetWorld",
+    "plug_backend",
     "user_blk_backend",
     "user_blk_frontend",
     "user_net_backend",

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from xenpv.abi.xenbus import XenbusState
 from xenpv.back.xenbus import Device, Driver, DriverFactory
+from xenpv.errors import ConfigError
 from xenpv.host.image import Image, MemoryImage
 from xenpv.host.network import Frame
 from xenpv.platform import Platform
@@ -76,10 +77,24 @@ class BackendDevice:
         self._device.fatal(why)
 
 
+class BackendHost(Protocol):
+    """Who has a user's backends: a world of one device, or a platform with guests."""
+
+    machine: Machine
+    seconds: float
+    factory: Any
+
+    def resource(self, plug: PluggedBackend) -> Image | EndPort:
+        """What a backend serves: its image, or its port of a bridge. ConfigError."""
+
+    def gone(self, plug: PluggedBackend) -> None:
+        """Its device is gone."""
+
+
 class PluggedBackend:
     """What the bus has as the driver of one device: the user's, guarded."""
 
-    def __init__(self, world: BackendWorld, device: Device) -> None:
+    def __init__(self, world: BackendHost, device: Device) -> None:
         self.device = device
         self.guard = Guard(world.seconds)
         self.end = End(world.machine, BackendDevice(device), self.guard)
@@ -88,7 +103,11 @@ class PluggedBackend:
         self._port: EndPort | None = None
 
     def probe(self) -> None:
-        resource = self._world.resource(self)
+        try:
+            resource = self._world.resource(self)
+        except ConfigError as error:  # a file that is not there, or is another disk's
+            self.device.fatal(f"creating {self.device.kind} structure: {error}")
+            return
         if isinstance(resource, EndPort):
             self._port = resource
             self._port.attach()
@@ -122,6 +141,7 @@ class PluggedBackend:
         self.driver = None
         with suppress(UserEndError):
             self.end.end()
+        self._world.gone(self)
 
     def _method(
         self, name: str, *arguments: Any, unfit: tuple[type[Exception], ...] = UNFIT
@@ -165,6 +185,9 @@ class BackendWorld(RawWorld):
         if self.kind == "vbd":
             return self.image
         return EndPort(self.platform.dom0, self.bridge, plug.device.name, plug.receive)
+
+    def gone(self, plug: PluggedBackend) -> None:
+        """The image is the caller's, and the port was detached."""
 
     @property
     def front(self) -> RawFront:
