@@ -9,7 +9,7 @@ KERNEL := $(wildcard xenpv/abi/build.py xenpv/abi/decl/*.h xenpv/abi/kernel/*.[c
 INSTALL_ON := pyproject.toml setup.py $(filter-out xenpv/abi/_kernel.c xenpv/bench/_limit.c,$(KERNEL))
 SANITIZED := build/sanitize
 
-.PHONY: help run test bench lint types docs sanitize zoo soak clean
+.PHONY: help run test bench lint types docs sanitize zoo package dist soak clean
 
 help:
 	@echo 'make run       install, make disk images, run the guests of examples/*.cfg on them'
@@ -20,6 +20,7 @@ help:
 	@echo 'make docs      the pages of docs/ as HTML, in build/docs; a warning is an error'
 	@echo 'make sanitize  the tests of the C kernel, built with AddressSanitizer and UBSan'
 	@echo 'make zoo       the kit against every known defect, 15 s of CPU each at most'
+	@echo 'make package   sdist and wheel into dist/, and checks of both without a compiler'
 	@echo 'make soak      the long tests, and the zoo with its default settings: hours'
 	@echo 'make clean     remove what the others made'
 
@@ -64,6 +65,14 @@ sanitize: $(STAMP)-dev
 
 zoo: $(STAMP)-dev
 	$(BIN)/xenpv zoo --seconds 15 --examples 30000 --jobs $(WORKERS)
+
+# The wheel is built from the sdist, by tools that pip fetches into an environment of their own.
+dist: $(STAMP)-dev
+	rm -rf dist
+	$(BIN)/python -m build -o dist .
+
+package: dist
+	$(BIN)/python -m pytest -q -m package tests/package
 
 soak: $(STAMP)-dev
 	$(BIN)/xenpv zoo --jobs $(WORKERS)

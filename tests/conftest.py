@@ -1,4 +1,4 @@
-"""What every test may use: pytester, the plugin under test, and no soak tests unless asked for."""
+"""What every test may use: pytester, the plugin under test, and no tests of long runs or of a built package unless asked for."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ if not entry_points(group="pytest11", name="xenpv"):
     pytest_plugins.append("_xenpv_pytest")
 
 
+LEFT_OUT = ("soak", "package")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.getoption("-m"):
-        return
-    soak = [item for item in items if item.get_closest_marker("soak")]
-    if soak:
-        config.hook.pytest_deselected(items=soak)
-        items[:] = [item for item in items if item not in soak]
+    asked = config.getoption("-m")
+    marks = [mark for mark in LEFT_OUT if mark not in asked]
+    left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
+import xenpv
 from xenpv.host import xlkeys
 
 ROOT = Path(__file__).parent.parent
@@ -51,23 +53,56 @@ def test_every_data_file_of_the_package_is_installed():
         assert any(fnmatch(inside, pattern) for pattern in patterns), path
 
 
+# What a program that makes platforms has no need of; dis, threading and urllib come with attrs
+# and pathlib.
+HEAVY = {
+    "_xenpv_hypothesis", "argparse", "asyncio", "concurrent", "csv", "dataclasses", "email",
+    "greenlet", "hypothesis", "importlib.metadata", "json", "lark", "logging", "multiprocessing",
+    "pytest", "rich", "scapy", "select", "socket", "ssl", "subprocess", "tempfile",
+    "xenpv.bench", "xenpv.cli", "xenpv.testing", "xenpv.view",
+}  # fmt: skip
+
+
+def imported_by(statement):
+    """Modules that a fresh interpreter has after a statement, without the editable install's own
+    hook, which imports some before us (-S: no site, so the path is given).
+    """
+    script = f"import sys; sys.path[:0] = {sys.path!r}\n{statement}\nprint(*sys.modules)"
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_importing_xenpv_imports_nothing_heavy():
-    script = (
-        "import sys, xenpv; heavy = {'hypothesis', 'pytest', 'lark', 'rich', 'asyncio', 'argparse',"
-        "'json', 'greenlet', 'scapy'};"
-        "print(*sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    # The editable install's own hook may have imported some before us: nothing of ours did.
-    bare = subprocess.run(
-        [sys.executable, "-c", script.replace(", xenpv", "")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert set(done.stdout.split()) <= set(bare.stdout.split())
+    assert imported_by("import xenpv") & HEAVY == set()
+
+
+def test_the_version_is_the_projects():
+    assert xenpv.__version__ == PROJECT["project"]["version"] == version("xenpv")
+    assert importlib.import_module("xenpv").__version__ == xenpv.__version__
+    with pytest.raises(AttributeError, match="'xenpv' has no attribute '__versio__'"):
+        _ = xenpv.__versio__
+
+
+def test_a_checkout_on_the_path_has_no_version(monkeypatch):
+    def nowhere(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", nowhere)
+    assert xenpv.__version__ == "0+unknown"
+
+
+def test_no_other_file_says_the_version():
+    number = re.compile(rf"(?<![\w.]){re.escape(PROJECT['project']['version'])}(?![\w.])")
+    says = {
+        path.as_posix()
+        for path in files()
+        if path.suffix in {".py", ".toml", ".md", ".cfg", ".in", ".h"}
+        and path.parts[0] not in {"tests", "docs"}
+        and number.search((ROOT / path).read_text())
+    }
+    # The changelog says which versions there were.
+    assert says - {"CHANGELOG.md"} == {"pyproject.toml"}
 
 
 def test_no_file_names_a_machines_paths_or_a_registry():

@@ -202,6 +202,14 @@ def test_sources_and_compilers_that_are_not_there(tmp_path: Path) -> None:
         load_end(SOURCE, compiler="no-such-cc")
 
 
+def test_a_machine_without_gcc_is_told_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^there is no gcc, .*: apt-get install gcc$"):
+        load_end(SOURCE, cflags=["-DNEVER_BUILT_BEFORE"])
+
+
 def test_sources_of_several_files_and_headers(tmp_path: Path) -> None:
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "mine.h").write_text("int mine(void);\n")

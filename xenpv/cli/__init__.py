@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import xenpv
 from xenpv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,13 +60,7 @@ class Version(argparse.Action):
     """Looked up only when asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            known = version("xenpv")
-        except PackageNotFoundError:
-            known = "(not installed)"
-        print(f"xenpv {known}")
+        print(f"xenpv {xenpv.__version__}")
         parser.exit(OK)
 
 

@@ -32,6 +32,8 @@ SEEN: Final = (
 )
 # Of the driver, not of the runtime: its calls of these are seen, or watched.
 WRAPPED: Final = (*_COPIES, *_HEAP, "abort", "exit", "__assert_fail")
+# Where a program that is not there comes from: Debian's packages.
+PACKAGES: Final = {"gcc": "gcc", "objcopy": "binutils"}
 _ERROR: Final = re.compile(r"^(.+?):(\d+):(?:(\d+):)? (?:fatal )?error: (.*)$", re.MULTILINE)
 _UNDEFINED: Final = re.compile(r"undefined reference to `(.*?)'")
 
@@ -109,6 +111,10 @@ def _run(command: Sequence[str | Path], expected: str) -> None:
             [str(part) for part in command], capture_output=True, text=True, check=False
         )
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and command[0] in PACKAGES:
+            package = PACKAGES[str(command[0])]
+            lacking = f"there is no {command[0]}, which builds C drivers: apt-get install {package}"
+            raise ConfigError(lacking) from error
         raise ConfigError(f"{command[0]}: {error.strerror}: expected {expected}") from error
     if not done.returncode:
         return
