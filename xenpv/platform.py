@@ -190,6 +190,8 @@ class Platform:
         self.guests: list[Guest] = []
         self.stations: list[Station] = []
         self._images_made = 0
+        if loop.trace.recorder is not None:
+            loop.trace.recorder.attach(self)
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,9 @@ class Serving:
             self._driver_domain = DriverDomain(
                 platform.netback_of, platform.blkback_of, platform.sectors_of
             )
+            recorder = platform.loop.trace.recorder
+            if recorder is not None:
+                recorder.bridges(platform, self.created.domid, self._driver_domain.network)
         return self._driver_domain
 
     def bridge(self, name: str) -> Bridge:

@@ -283,11 +283,12 @@ class Transaction:
         """
         tree = self.tree
         nodes, watches = tree.nodes, tree.watches
+        plain = self.plain and tree.spelt_out
         for path, access in self.accesses.items():
             if not access.modified:
                 continue
             copy = access.node
-            if not self.plain or copy is None:
+            if not plain or copy is None:
                 tree.put(path, copy)
             elif access.generation != ABSENT:
                 if copy.perms is access.old and path in nodes and not copy.perms.owner.accounted:

@@ -15,7 +15,7 @@ from xenpv.store.permission import DOMID_ANY, READ, Entry, Permissions
 from xenpv.store.watch import SUBTREE, WatchIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xenpv.store.domain import Domain
     from xenpv.store.profile import Profile
@@ -62,10 +62,14 @@ class Tree:
     """Nodes by path, special nodes by name, the global generation, and the watches.
 
     `generation` is that of the latest change. Ownership counts (`Domain.nodes`, `owned`,
-    `memory`) change here and nowhere else.
+    `memory`) change here and nowhere else. `heard` is that of a tree with a listener
+    (store.heard).
     """
 
-    __slots__ = ("generation", "nodes", "special", "watches")
+    __slots__ = ("generation", "heard", "nodes", "special", "watches")
+
+    heard: Callable[[bytes, Node | None], object]
+    spelt_out = True  # a commit may do itself what these methods do
 
     def __init__(self, watches: WatchIndex) -> None:
         self.watches = watches

@@ -13,7 +13,7 @@ import enum
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 import attrs
@@ -91,6 +91,9 @@ class Trace:
 
     __slots__ = ("_digest", "_flushed", "_previous", "clock", "notes", "words")
 
+    # Who keeps more than this does, and is shown each platform of the loop (xenpv.view.tape).
+    recorder: Any = None
+
     def __init__(self, words: list[int] | None = None) -> None:
         self._digest: blake2b | None = None
         self._flushed = 0
@@ -126,6 +129,10 @@ class Trace:
         if error is not None:
             crc = crc32(error, crc)
         self.words.append(_STORE | domid << DOMID_SHIFT | (op & 0xFF) << 32 | crc)
+
+    def of_machine(self, machine: int) -> Trace:
+        """What a machine that is not the loop's first writes to."""
+        return MachineTrace(self, machine)
 
     def flush(self) -> None:
         """Hash what is in `words`; called between tasks, when they are many."""
@@ -202,7 +209,7 @@ class MachineTrace(Trace):
 
 def of_machine(trace: Trace, machine: int) -> Trace:
     """What a machine writes to: the trace itself, unless it is not the loop's first."""
-    return MachineTrace(trace, machine) if machine else trace
+    return trace.of_machine(machine) if machine else trace
 
 
 def _lines(words: Sequence[int]) -> list[str]:
