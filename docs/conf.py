@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "repository",
     "docstrings",
+    "protocol",
 ]
 exclude_patterns = ["_ext", "_static"]
 source_suffix = {".md": "markdown"}

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Final
 
 import attrs
+
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.abi.xs import XS
 
@@ -36,7 +37,7 @@ class Event:
     in_transaction: bool = False
 
 
-def told(run: Run, value: str, key: str) -> str:
+def told(value: str, key: str) -> str:
     """What stands in a chart: numbers that any other run would have different are not told."""
     if key.rpartition("/")[2].startswith(("event-channel", "tx-ring-ref", "rx-ring-ref",
                                           "ring-ref", "ctrl-ring-ref")):  # fmt: skip
@@ -57,15 +58,15 @@ def events(run: Run) -> Iterator[Event]:
             for one in asked:
                 yield Event(who, state=State(int(one.value or "0")), in_transaction=bool(tx))
         else:
-            keys = tuple(_key(run, one) for one in asked)
+            keys = tuple(_key(one) for one in asked)
             yield Event(who, keys=keys, in_transaction=bool(tx))
 
 
-def _key(run: Run, one: Asked) -> str:
+def _key(one: Asked) -> str:
     if one.op is XS.RM:
         return f"remove {one.key}"
     mark = "frontend's " if one.who == "backend" and one.end == "frontend" else ""
-    return mark + told(run, one.value or "", one.key)
+    return mark + told(one.value or "", one.key)
 
 
 def draw(run: Run) -> Picture:
@@ -102,7 +103,7 @@ def _height(event: Event) -> float:
 
 def _title(event: Event) -> str:
     if event.who == "toolstack":
-        return "toolstack"
+        return "toolstack" if event.in_transaction else "hotplug script"
     return "one transaction" if event.in_transaction else ""
 
 
@@ -112,6 +113,8 @@ def _draw(picture: Picture, event: Event, y: float) -> None:
         kind = {"frontend": "front", "backend": "back"}.get(event.who, "weak")
         picture.arrow([(start, y + 18), (end, y + 18)], kind)
         text = f"state = {state_name(event.state)}"
+        if event.in_transaction:
+            text += " (same)"  # transaction as the keys before it
         picture.text((FRONT + BACK) / 2, y + 8, text, "halo", "strong")
         return
     title = _title(event)

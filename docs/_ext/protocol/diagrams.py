@@ -76,7 +76,8 @@ def _border(state: State, towards: tuple[float, float]) -> tuple[float, float]:
     x, y = _place(state)
     dx, dy = towards[0] - x, towards[1] - y
     share = min(
-        (NODE.width / 2 + 2) / abs(dx) if dx else 1e9, (NODE.height / 2 + 2) / abs(dy) if dy else 1e9
+        (NODE.width / 2 + 2) / abs(dx) if dx else 1e9,
+        (NODE.height / 2 + 2) / abs(dy) if dy else 1e9,
     )
     return (x + dx * share, y + dy * share)
 
@@ -130,5 +131,3 @@ def _label(picture: Picture, own: State, end: State, text: str) -> None:
             picture.text(x, y, text, "halo", size=FONT_MIN)
             return
     raise PictureError(f"{picture.title}: no room for {text!r}")
-
-

@@ -83,7 +83,7 @@ class Struct(Generated):
         if structs.has_32(name):
             narrow = name + SUFFIX_32
             pictures += [
-                (" ".join(("32-bit x86", one.name)).strip(), slots.draw(narrow, one))
+                (f"32-bit x86 {one.name}".strip(), slots.draw(narrow, one))
                 for one in structs.variants(narrow)
             ]
         if "bare" not in self.options:

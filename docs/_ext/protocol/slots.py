@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import attrs
+
 from xenpv.abi import layout
 
 from .structs import Field, Variant
@@ -41,10 +42,8 @@ def _cut(field: Field | None, offset: int, size: int) -> Iterator[Piece]:
     """At rows: what begins inside one, whole rows, what is left."""
     while size:
         inside = offset % ROW
-        if inside or size < ROW:
-            part = min(ROW - inside, size)
-        else:
-            part = size - size % ROW
+        starts = inside or size < ROW
+        part = min(ROW - inside, size) if starts else size - size % ROW
         yield Piece(field, offset, part)
         offset += part
         size -= part

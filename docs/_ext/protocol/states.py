@@ -11,6 +11,7 @@ from functools import cache
 from typing import Final
 
 import attrs
+
 from xenpv.abi.xenbus import XenbusState as State
 from xenpv.back import blkprofile, netprofile
 from xenpv.bus.handshake import ABSENT, Do, Goal, Seen, Step
@@ -104,9 +105,7 @@ START: Final = {
 
 def frontend_table(frontend: Frontend) -> Table:
     titles = tuple(title for title, _ in frontend.columns)
-    rows = [
-        (state_name(seen), *(column[seen] for _, column in frontend.columns)) for seen in SEEN
-    ]
+    rows = [(state_name(seen), *(column[seen] for _, column in frontend.columns)) for seen in SEEN]
     return Table(("backend", *titles), tuple(rows))
 
 
@@ -139,7 +138,7 @@ GONE: Final = "unregistered"
 
 
 def _netback(profile: netprofile.Profile) -> Backend:
-    own = (State.INITIALISING, State.INIT_WAIT, State.CONNECTED, State.CLOSING, State.CLOSED)
+    own: tuple[State, ...] = blkprofile.OWN
     if not profile.waits_first:
         own = own[1:]  # it is at InitWait before it looks at its frontend
     if not any(State.CLOSING in path for path in profile.walk.values()):
@@ -232,8 +231,8 @@ def edges(backend: Backend) -> Iterator[tuple[State, State, tuple[State, ...]]]:
             continue
         if move.path and move.path[-1] is not own:
             found.setdefault((own, move.path[-1]), []).append(seen)
-    for (own, end), seen in found.items():
-        yield own, end, tuple(sorted(seen))
+    for (own, end), asking in found.items():
+        yield own, end, tuple(sorted(asking))
 
 
 def names() -> list[str]:

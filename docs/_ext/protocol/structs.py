@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
+
 from xenpv.abi import layout
 from xenpv.abi._kernel import ffi, lib
 

@@ -173,4 +173,3 @@ def _n(value: float) -> str:
 
 def _p(point: tuple[float, float]) -> str:
     return f"{_n(point[0])} {_n(point[1])}"
-

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Final
 
 import attrs
+
 from xenpv import Disk, Platform, Vif
 from xenpv.abi.xs import XS
 from xenpv.host.image import MemoryImage
