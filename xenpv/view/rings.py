@@ -151,7 +151,7 @@ def _leaves(of: Any, offset: int, path: str) -> Iterator[tuple[str, int, int]]:
     elif of.kind == "array":
         for at in range(of.length):
             yield from _leaves(of.item, offset + at * ffi.sizeof(of.item), f"{path}[{at}]")
-    elif of.kind == "primitive":
+    elif of.kind in ("primitive", "enum"):
         yield path, offset, ffi.sizeof(of)
 
 

@@ -323,17 +323,27 @@ class End:
 
     # rings
 
-    def back_ring(self, pfns: Sequence[int], request_size: int, response_size: int) -> BackRing:
-        """The backend's half of a ring over mapped pages. PeerProtocolError: no ring's indices."""
+    def back_ring(
+        self, pfns: Sequence[int], request_size: int, response_size: int, *, kind: str = ""
+    ) -> BackRing:
+        """The backend's half of a ring over mapped pages. PeerProtocolError: no ring's indices.
+
+        `kind`: what reports call it; "": what devices of its class have with such slots.
+        """
         self._ring_pages(pfns)
-        kind = kind_of(self.kind, request_size, response_size)
+        kind = kind or kind_of(self.kind, request_size, response_size)
         sizes = {"req_size": request_size, "rsp_size": response_size}
         return BackRing(self._domain, pfns, **sizes, kind=kind)
 
-    def front_ring(self, pfns: Sequence[int], request_size: int, response_size: int) -> FrontRing:
-        """The frontend's half, initialised, over pages of its own."""
+    def front_ring(
+        self, pfns: Sequence[int], request_size: int, response_size: int, *, kind: str = ""
+    ) -> FrontRing:
+        """The frontend's half, initialised, over pages of its own.
+
+        `kind`: what reports call it; "": what devices of its class have with such slots.
+        """
         self._ring_pages(pfns)
-        kind = kind_of(self.kind, request_size, response_size)
+        kind = kind or kind_of(self.kind, request_size, response_size)
         sizes = {"req_size": request_size, "rsp_size": response_size}
         return FrontRing(self._domain, pfns, **sizes, kind=kind)
 

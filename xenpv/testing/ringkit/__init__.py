@@ -1,0 +1,33 @@
+"""A ring kit for protocols that xenpv does not know: one's own struct, or another of Xen's headers.
+
+    ECHO = RingProtocol.from_cdef("echoif", TEXT, request="echo_request",
+                                  response="echo_response", device="vecho")
+    with ring_world(ECHO, EchoFrontend, EchoBackend) as world:
+        ...
+
+docs/howto/own-protocol.md goes through it; examples/own_protocol.py is a whole protocol.
+"""
+
+from __future__ import annotations
+
+from xenpv.testing.ringkit.declaration import Declaration
+from xenpv.testing.ringkit.drivers import RingBackend, RingFrontend
+from xenpv.testing.ringkit.protocol import RingProtocol
+from xenpv.testing.ringkit.rawends import RawRingBack, RawRingFront
+from xenpv.testing.ringkit.rings import BackRing, FrontRing
+from xenpv.testing.ringkit.world import RingWorld, ring_world, user_backend, user_frontend
+
+__all__ = [
+    "BackRing",
+    "Declaration",
+    "FrontRing",
+    "RawRingBack",
+    "RawRingFront",
+    "RingBackend",
+    "RingFrontend",
+    "RingProtocol",
+    "RingWorld",
+    "ring_world",
+    "user_backend",
+    "user_frontend",
+]
