@@ -9,7 +9,7 @@ KERNEL := $(wildcard xenpv/abi/build.py xenpv/abi/decl/*.h xenpv/abi/kernel/*.[c
 INSTALL_ON := pyproject.toml setup.py $(filter-out xenpv/abi/_kernel.c xenpv/bench/_limit.c,$(KERNEL))
 SANITIZED := build/sanitize
 
-.PHONY: help run test bench lint types docs sanitize zoo package dist soak clean
+.PHONY: help run test bench lint types stubs docs sanitize zoo package dist soak clean
 
 help:
 	@echo 'make run       install, make disk images, run the guests of examples/*.cfg on them'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench     measure beside the limits'
 	@echo 'make lint      ruff: rules and format'
 	@echo 'make types     mypy --strict'
+	@echo 'make stubs     the type stubs of the C modules, from what is built'
 	@echo 'make docs      the pages of docs/ as HTML, in build/docs; a warning is an error'
 	@echo 'make sanitize  the tests of the C kernel, built with AddressSanitizer and UBSan'
 	@echo 'make zoo       the kit against every known defect, 15 s of CPU each at most'
@@ -44,6 +45,13 @@ types: $(STAMP)-dev
 docs: $(STAMP)-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
 	@echo build/docs/index.html
+
+# The types of the C modules, after a change of what they declare.
+stubs: $(STAMP)-dev
+	$(BIN)/python -m xenpv.abi.stub xenpv.abi._kernel xenpv/abi/kernel/kernel.h >.venv/stub
+	mv .venv/stub xenpv/abi/_kernel.pyi
+	$(BIN)/python -m xenpv.abi.stub xenpv.bench._limit xenpv/bench/limit.h xenpv/bench/client.h >.venv/stub
+	mv .venv/stub xenpv/bench/_limit.pyi
 
 # A copy of its own, so that the sanitized kernel never replaces the one in use. Python itself
 # is not instrumented: libasan is preloaded, and what the interpreter never frees is no leak.

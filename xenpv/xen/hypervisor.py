@@ -293,7 +293,7 @@ def _keep(_kind: Any, error: BaseException, traceback: Any) -> None:
         ffi.from_handle(context)._hook_error = error
 
 
-@ffi.def_extern(error=1, onerror=_keep)  # type: ignore[untyped-decorator]  # cffi has no types for it
+@ffi.def_extern(error=1, onerror=_keep)
 def kernel_hook(context: Any, actor: int, kind: int, frame: int, offset: int, size: int) -> int:
     hypervisor: Hypervisor = ffi.from_handle(context)
     return hypervisor.call_hook(actor, kind, frame, offset, size)
