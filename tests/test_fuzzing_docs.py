@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,12 +16,6 @@ from xenpv.testing.checkers import CheckFailed
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/howto/fuzzing.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-
-
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_the_example_runs(number: int) -> None:
-    exec(compile(EXAMPLES[number], f"fuzzing.md {number}", "exec"), {"__name__": "example"})  # noqa: S102 - our own page
 
 
 def test_every_target_and_strategy_has_its_row() -> None:

@@ -141,7 +141,7 @@ def test_ci_installs_every_package_that_a_test_asks_for():
     assert asked
     assert asked <= installed | peers
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
-    (listed,) = re.findall(r"^apt-get install ((?:.*\\\n)*.*)$", contributing, re.MULTILINE)
+    (listed,) = re.findall(r"^\$ apt-get install ((?:.*\\\n)*.*)$", contributing, re.MULTILINE)
     assert set(listed.replace("\\", " ").split()) == peers
 
 

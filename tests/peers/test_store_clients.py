@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shlex
 import signal
 import socket
@@ -20,6 +19,8 @@ import pyxs
 from pyxs._internal import Op, Packet
 from pyxs.exceptions import PyXSError
 
+from tests.docs.console import commands
+from tests.docs.fences import fences
 from tests.peers import need
 from tests.peers.xenstored import SocketClient
 from xenpv.abi.xs import XS
@@ -563,13 +564,12 @@ def test_a_dump_is_what_xenstore_ls_prints_and_can_be_loaded(tmp_path: Path) -> 
 def test_what_the_store_page_shows_of_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs/reference/store.md").read_text()
-    shown = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
-    (command, tools), (said_by_tools, dumped), (_, of_pyxs) = (
-        [text for kind, text in shown if kind == wanted] for wanted in ("sh", "text", "python")
-    )
+    shown = fences("docs/reference/store.md")
+    (command,), tools = (commands(one.text) for one in shown if one.language == "console")
+    (dumped,) = (one.text for one in shown if one.language == "text")
+    (of_pyxs,) = (one.text for one in shown if one.first == "import pyxs")
     need("xenstore-write", "xenstore-utils")
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(command.line)
     assert program == "xenpv"
     server = subprocess.Popen(
         [sys.executable, "-m", "xenpv", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -578,10 +578,11 @@ def test_what_the_store_page_shows_of_the_socket(
         assert server.stderr is not None
         assert " serves xs" in server.stderr.readline()
         done = subprocess.run(
-            ["sh", "-e"], input=tools, cwd=tmp_path, capture_output=True, text=True, timeout=20,
-            check=False,
+            ["sh", "-e"], input="\n".join(one.line for one in tools), cwd=tmp_path,
+            capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
-        assert (done.stdout, done.stderr) == (said_by_tools, "")
+        assert done.stdout.splitlines() == [line for one in tools for line in one.output]
+        assert done.stderr == ""
         monkeypatch.chdir(tmp_path)
         exec(compile(of_pyxs, "store.md", "exec"), {})  # noqa: S102 - what a reader types
     finally:
