@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import xenpv
+from xenpv.cli.arguments import Commands
 from xenpv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ examples:
   xenpv hunt blk-backend mine.py:Backend    look for bugs in a driver of your own
   xenpv zoo --jobs 2                        does the kit find the defects that it should?
   xenpv store --socket /tmp/xs              serve xenstored to real clients
+  xenpv dump page.bin --as blkif            what is in a ring page that somebody got
 """
 RUN: Final = """\
 Boot the guests of real xl.cfg files with real disk images and exercise every device: read
@@ -109,6 +111,19 @@ def parser() -> Parser:
 
     capture.add_to(run)
     taps.add_to(run)
+    _add_others(commands)
+    from xenpv.cli import cases, dump, hunt, store, zoo
+
+    hunt.add_to(commands)
+    cases.add_to(commands, _seed)
+    zoo.add_to(commands)
+    store.add_to(commands)
+    dump.add_to(commands)
+    return top
+
+
+def _add_others(commands: Commands) -> None:
+    """The commands that have few options."""
     replay = commands.add_parser(
         "replay",
         help="run a recorded failure again",
@@ -127,13 +142,6 @@ def parser() -> Parser:
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
-    from xenpv.cli import cases, hunt, store, zoo
-
-    hunt.add_to(commands)
-    cases.add_to(commands, _seed)
-    zoo.add_to(commands)
-    store.add_to(commands)
-    return top
 
 
 def _seed(text: str) -> int:
@@ -245,6 +253,12 @@ def _store(options: argparse.Namespace) -> int:
     return store.run(options)
 
 
+def _dump(options: argparse.Namespace) -> int:
+    from xenpv.cli import dump
+
+    return dump.run(options)
+
+
 def _hunt(options: argparse.Namespace) -> int:
     from xenpv.cli import hunt
 
@@ -269,6 +283,7 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "cases": _cases,
     "replay": _replay,
     "store": _store,
+    "dump": _dump,
     "hunt": _hunt,
     "zoo": _zoo,
 }

@@ -87,6 +87,10 @@ class EventChannels:
         self._virqs: dict[tuple[int, int], int] = {}
         self._pirqs: dict[int, int] = {}
         self._resetting = False
+        # Of the FIFO ABI, for whoever looks on: machine frames of the event array in their order,
+        # and by vcpu the frame and offset of its control block.
+        self.fifo_frames: list[int] = []
+        self.control_blocks: dict[int, tuple[int, int]] = {}
         self._record = domain.trace.words.append
         self._sends = domain.trace.mark(Event.SEND, domain.domid)
 
@@ -467,7 +471,7 @@ class EventChannels:
             self._resetting = False
         if any(port.handle is not None and port.consumer is None for port in self.ports):
             raise _refused("reset", EAGAIN, "ports were bound meanwhile", dom=dom)
-        lib.fifo_destroy(self.domain.kernel)
+        self._forget_fifo()
 
     # EVTCHNOP: the FIFO ABI
 
@@ -491,6 +495,7 @@ class EventChannels:
                 **arguments,
             )  # fmt: skip
         self.domain.check(done)
+        self.control_blocks[vcpu] = int(lib.p2m_lookup(kernel, gfn, 0)), offset
         if first:
             self.domain.check(lib.evtchn_save_pending(kernel))
         return LINK_BITS
@@ -510,12 +515,18 @@ class EventChannels:
         if first == -EINVAL:
             raise _refused("expand_array", EINVAL, "no RAM is there", gfn=gfn)
         self.domain.check(first)
+        self.fifo_frames.append(int(lib.p2m_lookup(kernel, gfn, 0)))
         end = first + WORDS_PER_PAGE
         port = lib.evtchn_next_saved(kernel, first, end)
         while port >= 0:
             if self.ports[port].handle is not None:
                 self._raise(self.ports[port])
             port = lib.evtchn_next_saved(kernel, port + 1, end)
+
+    def _forget_fifo(self) -> None:
+        lib.fifo_destroy(self.domain.kernel)
+        self.fifo_frames.clear()
+        self.control_blocks.clear()
 
     def set_priority(self, port: int, priority: int) -> None:
         """EVTCHNOP_set_priority: of later linking. 0 is the highest, 15 the lowest, 7 a new port's.
@@ -572,7 +583,7 @@ class EventChannels:
                 self._close(port)
         self.domain.global_virqs.forget(self.domain)
         self.pollers.asleep.clear()
-        lib.fifo_destroy(self.domain.kernel)
+        self._forget_fifo()
 
     def bound(self) -> int:
         """Ports in use."""

@@ -42,11 +42,13 @@ class VcpuOp:
     `current` is the vcpu that the call comes from. `call` takes an op by its number.
     """
 
-    __slots__ = ("domain", "runstate_update_flag")
+    __slots__ = ("domain", "info_places", "runstate_update_flag")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.runstate_update_flag = False  # VMASST_TYPE_runstate_update_flag
+        # Machine frame and offset of each vcpu_info that is not in shared_info, for lookers-on.
+        self.info_places: dict[int, tuple[int, int]] = {}
 
     def call(self, op: int, vcpu: int, **arguments: Any) -> RunstateInfo | int | None:
         """__HYPERVISOR_vcpu_op: ENOENT for the vcpu, then ENOSYS for the op."""
@@ -203,6 +205,7 @@ class VcpuOp:
             )
         done = lib.vcpu_info_register(domain.kernel, vcpu, gfn, offset)
         kick = self._kernel(done, operation, arguments)
+        self.info_places[vcpu] = int(lib.p2m_lookup(domain.kernel, gfn, 0)), offset
         found.publish_time(force=True)
         if kick:
             domain.upcalls[vcpu].wake()

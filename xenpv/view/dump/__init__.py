@@ -12,6 +12,26 @@ as WRONG. Looking goes past the access hook and the log, and changes no digest.
 from __future__ import annotations
 
 from xenpv.view.dump.kinds import KINDS, dump_page
+from xenpv.view.dump.live import (
+    dump,
+    dump_console,
+    dump_grants,
+    dump_ports,
+    dump_ring,
+    dump_store_ring,
+)
 from xenpv.view.dump.table import Dump, Dumps, Table
 
-__all__ = ["KINDS", "Dump", "Dumps", "Table", "dump_page"]
+__all__ = [
+    "KINDS",
+    "Dump",
+    "Dumps",
+    "Table",
+    "dump",
+    "dump_console",
+    "dump_grants",
+    "dump_page",
+    "dump_ports",
+    "dump_ring",
+    "dump_store_ring",
+]

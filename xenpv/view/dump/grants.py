@@ -107,7 +107,7 @@ def entries_v2(data: bytes, first: int = 0, status: bytes = b"") -> list[Entry]:
             ref=first + at, kind=kind, flags=flags | used, domid=domid, frame=FULL.unpack(raw)[-1]
         )
         if kind == TRANSITIVE:
-            *_, trans_domid, gref = TRANS.unpack(raw)
+            _, _, trans_domid, _, gref, *_ = TRANS.unpack(raw)
             entry = attrs.evolve(entry, frame=None, detail=f"ref {gref} of d{trans_domid}")
         elif kind == PERMIT and flags & SUB_PAGE:
             *_, offset, length, frame = SUB.unpack(raw)

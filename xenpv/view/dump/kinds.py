@@ -117,7 +117,8 @@ def _plausible(data: bytes, slots: SlotKind) -> int:
     """How many entries in use can be what they would be, 0 if one cannot be or none is in use."""
     size = ringpage.entries(len(data), slots.entry_size)
     indices = ringpage.Indices.of(data, size)
-    if any(indices.wrong()) or any(data[FIRST_SLOT - 48 : FIRST_SLOT]):
+    fresh = not (indices.req_prod or indices.rsp_prod)
+    if fresh or any(indices.wrong()) or any(data[FIRST_SLOT - 48 : FIRST_SLOT]):
         return 0
     found = ringpage.decode(data, slots, "", most=size)
     rows = [row for table in found.tables for row in table.rows]

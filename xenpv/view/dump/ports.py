@@ -23,6 +23,7 @@ BUSY: Final = 1 << lib.EVTCHN_FIFO_BUSY
 LINK_MASK: Final[int] = lib.EVTCHN_FIFO_LINK_MASK
 QUEUES: Final[int] = lib.EVTCHN_FIFO_MAX_QUEUES
 CONTROL: Final = "evtchn_fifo_control_block"
+CONTROL_SIZE: Final = sizeof(CONTROL)
 WORD: Final = 4
 
 
@@ -115,6 +116,9 @@ class TwoLevel:
 NOBODY_LOOKS: Final = (
     "ports {} are pending, not masked, and in no vcpu's evtchn_pending_sel: "
     "a handler is at them, or they were lost"
+)
+NOT_QUEUED: Final = (
+    "ports {} are pending, not masked, and in no queue: a handler is at them, or they were lost"
 )
 
 
@@ -221,10 +225,7 @@ def fifo_words(data: bytes, name: str, *, most: int = ROWS_MAX) -> Dump:
         if isinstance(port, int) and not _u32(data, port * WORD) & (MASKED | LINKED)
     ]
     if stuck:
-        notes.append(
-            f"ports {port_list(stuck)} are pending, not masked, and in no queue: "
-            "a handler is at them, or they were lost"
-        )
+        notes.append(NOT_QUEUED.format(port_list(stuck)))
     return Dump(
         kind="evtchn_fifo",
         name=name,

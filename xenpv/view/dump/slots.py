@@ -26,6 +26,7 @@ from xenpv.abi.netif import (
     XEN_NETIF_GSO_TYPE,
 )
 from xenpv.view.dump.table import Cell
+from xenpv.view.rings import fields
 
 SEGMENTS_MAX: Final[int] = lib.BLKIF_MAX_SEGMENTS_PER_REQUEST
 INDIRECT_PAGES_MAX: Final[int] = lib.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
@@ -108,6 +109,8 @@ def blk_request(raw: bytes, suffix: str = "") -> Row:
             wrong = f"segment {at}: sectors {first}-{last} of a page's 0-{SECTOR_MAX}"
     if count > SEGMENTS_MAX:
         wrong = f"nr_segments {count}: at most {SEGMENTS_MAX}"
+    elif not count and operation in (BLKIF_OP.READ, BLKIF_OP.WRITE):
+        wrong = "nr_segments 0: nothing to read or write"
     try:
         BLKIF_OP(operation)
     except ValueError:
@@ -262,12 +265,10 @@ def plain(struct: str) -> Callable[[bytes], Row]:
     """Each scalar by its name that is not zero; all bytes where there is no such struct."""
 
     def row(raw: bytes) -> Row:
-        try:
-            found = values(struct, raw) if struct else {}
-        except KeyError:
-            found = {}
-        if not found:
+        known = fields(struct)
+        if not known:
             return Row({"entry": raw.hex()})
+        found = {name: int.from_bytes(raw[at : at + size], "little") for name, at, size in known}
         told = [f"{name} {value:#x}" for name, value in found.items() if value]
         return Row({"entry": ", ".join(told) or "all zero"})
 

@@ -9,7 +9,7 @@ import attrs
 
 Cell = int | str | None
 
-ROWS_MAX: Final = 64  # of a table, unless all are asked for
+ROWS_MAX: Final = 16  # of a table, unless all are asked for
 ROWS_ALL: Final = 1 << 16  # and then: no peer makes more
 CELL_MAX: Final = 200  # characters
 WIDTH: Final = 100
