@@ -116,8 +116,9 @@ def store(data: bytes, name: str, *, most: int = ROWS_MAX) -> Dump:
     notes = []
     if words["connection"] == lib.XENSTORE_RECONNECT:
         notes.append("the guest asks xenstored to reconnect")
-    if words["error"]:
-        text = ERRORS.get(words["error"], f"{words['error']} is none that a header names")
+    error = _word(STORE, "error", data)
+    if error:
+        text = ERRORS.get(error, f"{error} is none that a header names")
         notes.append(f"xenstored serves this ring no more: {text}")
     tables: list[Table] = []
     for one in found:
