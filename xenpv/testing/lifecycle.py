@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
+from _xenpv_hypothesis import register
 from xenpv.abi._kernel import lib
 from xenpv.errors import XenpvError
 from xenpv.host.image import MemoryImage
@@ -383,6 +384,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     print(f"{sum(done.values())} of {len(steps)} steps done, nothing wrong")
     return 0
+
+
+if "hypothesis" in sys.modules:  # else it asks for them when it is imported
+    register()
 
 
 if __name__ == "__main__":

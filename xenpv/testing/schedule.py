@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import enum
 import random
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple, Self
 
 import attrs
+
+from _xenpv_hypothesis import register
 
 STEP_BYTES: Final = 4
 PREEMPTIONS_MAX: Final = 4  # of one random schedule; most races need one or two
@@ -179,3 +182,7 @@ def mixed(seed: int, singles: int) -> Strategy:
     while True:
         yield schedule
         schedule = next(random_ones)
+
+
+if "hypothesis" in sys.modules:  # else it asks for them when it is imported
+    register()
