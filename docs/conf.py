@@ -18,12 +18,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "repository",
     "docstrings",
+    "generated",
     "protocol",
 ]
 exclude_patterns = ["_ext", "_static"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
 
+smartquotes = False  # a quote is one of a language here, and -- begins an option
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 highlight_language = "text"  # of a fence without a name
