@@ -29,6 +29,7 @@ examples:
   xenpv run examples/*.cfg --seed 7         several guests on one platform, another schedule
   xenpv run guest.cfg --no-write --json     leave the disks alone, answer in JSON
   xenpv run guest.cfg --pcap frames.pcapng  keep what crossed the bridges, for Wireshark
+  xenpv run guest.cfg --html run.html       look at every event, ring and packet in a browser
   xenpv run guest.cfg --save guest.save     save it at the end, instead of shutting it down
   xenpv run --restore guest.save            go on with it, and check its devices
   xenpv run guest.cfg --tap xenbr0=tap0     and let the host's kernel talk to it until Ctrl-C
@@ -107,9 +108,10 @@ def parser() -> Parser:
         metavar="N",
         help="of the control domain, whose netback offers as many queues, up to 8 (1)",
     )
-    from xenpv.cli import capture, taps
+    from xenpv.cli import capture, html, taps
 
     capture.add_to(run)
+    html.add_to(run)
     taps.add_to(run)
     _add_others(commands)
     from xenpv.cli import cases, dump, hunt, store, zoo
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from xenpv.cli import capture, inputs, taps
+    from xenpv.cli import capture, html, inputs, taps
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
@@ -197,6 +199,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed or 0,
         write=not options.no_write,
         pcap=options.pcap,
+        html=options.html,
         save=options.save,
         dom0_vcpus=options.dom0_vcpus,
         outside=outside,
@@ -205,7 +208,8 @@ def _run(options: argparse.Namespace) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with watch() as progress:
-            found = Job(sources, wanted, progress).run()
+            job = Job(sources, wanted, progress)
+            found = job.run()
     except ConfigError:
         raise
     except Exception as error:
@@ -214,6 +218,8 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGTERM, previous)
     _print(found, as_json=options.json)
+    if options.html is not None and job.tape is not None:
+        html.write(options.html, job.tape, found, options)
     return OK if found.ok else FAILED
 
 

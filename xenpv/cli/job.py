@@ -18,6 +18,7 @@ import attrs
 
 from xenpv.abi.sched import SHUTDOWN
 from xenpv.abi.xenbus import XenbusState
+from xenpv.cli import html
 from xenpv.cli.capture import CaptureOption, Captures
 from xenpv.cli.disk import DiskCheck
 from xenpv.cli.hostfile import Backing, MemoryFile, Progress, backing
@@ -34,6 +35,7 @@ from xenpv.host.responder import Responder
 from xenpv.host.vlan import parse_vlans
 from xenpv.migration.restore import Saved, restore
 from xenpv.platform import Platform
+from xenpv.view.tape import Tape
 
 # The host on each bridge, and the net of the guests' addresses: 10.0.0.2 and up.
 HOST_IPV4: Final = bytes((10, 0, 0, 1))
@@ -51,6 +53,7 @@ class Options:
     seed: int = 0
     write: bool = True
     pcap: Sequence[CaptureOption] = ()
+    html: Path | None = None
     save: Path | None = None
     dom0_vcpus: int = 1
     outside: Outside = attrs.field(factory=Outside)
@@ -73,6 +76,7 @@ class Job:
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
         self._captures = Captures(options.pcap)
+        self.tape = Tape() if options.html is not None else None
         self._service = Service(options.outside, options.seed, say)
 
     def run(self) -> RunFound:
@@ -87,6 +91,8 @@ class Job:
             inputs = [file.path for file in self.files.values() if not isinstance(file, MemoryFile)]
             inputs += [Path(config.positions[""].file) for config in self.configs]
             self._service.open(stack, inputs)
+            others = [*inputs, *(option.path for option in self.options.pcap)]
+            stack.enter_context(html.opened(self.options.html, others))
             self._captures.open(stack, inputs)
             for target, file in self.files.items():
                 self.sha256[target] = file.sha256(self.progress)
@@ -94,7 +100,11 @@ class Job:
             stack.callback(self._give_back)
             self.found.seed = self._service.seed
             platform = stack.enter_context(
-                Platform(seed=self._service.seed, dom0_vcpus=self.options.dom0_vcpus)
+                Platform(
+                    seed=self._service.seed,
+                    dom0_vcpus=self.options.dom0_vcpus,
+                    tape=self.tape,
+                )
             )
             try:
                 self._go(platform)
