@@ -17,6 +17,7 @@ from tests.testing.ends.drivers import Backend, Frontend
 from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import GrantError, LocalProtocolError
 from xenpv.testing import ConnectingBackend, UserEndError, user_blk_backend, user_blk_frontend
+from xenpv.testing.ends.blame import shown
 from xenpv.testing.ends.guard import Guard
 from xenpv.testing.ends.watchdog import Stuck, watchdog
 
@@ -260,7 +261,7 @@ def test_a_misdeed_is_told_with_its_line(kind, monkeypatch):
     with pytest.raises(UserEndError) as caught:
         play(kind)
     assert (caught.value.file, caught.value.line) == (__file__, marked(kind)), str(caught.value)
-    assert str(caught.value).startswith(f"{__file__}:{marked(kind)} in ")
+    assert str(caught.value).startswith(f"{shown(__file__)}:{marked(kind)} in ")
     assert signal.getsignal(signal.SIGALRM) is handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -556,7 +557,7 @@ def test_another_thread_is_watched_without_a_signal(capfd):
     (error,) = caught
     assert isinstance(error, UserEndError), error
     assert error.line == marked(LoopsForEver)
-    assert f"xenpv: {__file__}:{marked(LoopsForEver)} in event" in capfd.readouterr().err
+    assert f"xenpv: {shown(__file__)}:{marked(LoopsForEver)} in event" in capfd.readouterr().err
 
 
 def test_an_alarm_of_somebody_else_goes_on():

@@ -22,6 +22,12 @@ INSTALLED: Final = ("site-packages", "dist-packages")
 LIBRARIES: Final = tuple(f"{part}/{name}/" for part in INSTALLED for name in ("attr", "cffi"))
 
 
+def shown(file: str) -> str:
+    """A file as people are told of it: from the working directory where it is below that."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
 @attrs.frozen
 class Place:
     """A line of a user's driver."""
@@ -31,7 +37,7 @@ class Place:
     function: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line} in {self.function}"
+        return f"{shown(self.file)}:{self.line} in {self.function}"
 
 
 class UserEndError(XenpvError):
