@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter but for its installation; and what follows it.
+"""docs/tutorial/ring-bug.md, followed to the letter but for its installation; and what follows it.
 
 `make package` follows it whole, from the wheel in an empty environment.
 """

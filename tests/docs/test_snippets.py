@@ -38,6 +38,7 @@ ELSEWHERE = {
     ("docs/reference/store.md", "import pyxs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/reference/store.md", "$ xenpv store --socket xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/reference/store.md", "$ export XENSTORED_PATH=xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
+    ("docs/tutorial/ring-bug.md", ""): "tests/test_tutorial.py::test_all_appears_as_the_page_says",
 }  # fmt: skip
 # Directives that show code which nobody here would run.
 REFUSED = {"code-block", "code", "sourcecode", "parsed-literal", "code-cell"}
