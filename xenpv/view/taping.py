@@ -38,7 +38,7 @@ class TapedMachine:
         self._domains: dict[int, int] = {}  # places in Tape.domains of those that live
         self._perms: dict[int, tuple[Permissions, tuple[str, ...]]] = {}
         for domid in platform.hypervisor.domains:
-            self._appears(domid)
+            self._appears(domid, self._created(domid))
         hear(platform.xenstored, self._changes)
         self.bridges(platform.network, "")
 
@@ -56,7 +56,7 @@ class TapedMachine:
             self.rings.found(event.domid)
         elif kind is Event.DOMAIN:
             if event.a == CREATED:
-                self._appears(event.domid)
+                self._appears(event.domid, self.tape.moment)
             elif event.a == DEAD:
                 self._dies(event.domid)
 
@@ -67,10 +67,20 @@ class TapedMachine:
 
     # domains and tasks
 
-    def _appears(self, domid: int) -> None:
+    def _appears(self, domid: int, moment: int) -> None:
         domains = self.tape.domains
         self._domains[domid] = len(domains)
-        domains.append(TapedDomain(self.number, domid, "", max(0, self.tape.moment), None))
+        domains.append(TapedDomain(self.number, domid, "", moment, None))
+
+    def _created(self, domid: int) -> int:
+        """When a domain was that is there already."""
+        events = self.tape.events
+        for moment in range(len(events) - 1, -1, -1):
+            event = events[moment]
+            what = (event.machine, event.domid, event.event, event.a)
+            if what == (self.number, domid, Event.DOMAIN, CREATED):
+                return moment
+        return 0
 
     def _dies(self, domid: int) -> None:
         place = self._domains.pop(domid, None)

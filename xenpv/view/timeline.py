@@ -1,0 +1,207 @@
+"""The records of one tape on the axis of xenpv.view.perfetto, in order, as they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from xenpv.abi.xs import XS
+from xenpv.view.ringtracks import RingTracks
+from xenpv.view.tape import StoreRequest, Tape, TapedFrame, TapeEvent
+from xenpv.xen.trace import Event
+
+Record = dict[str, Any]
+
+# Places within an event's microsecond.
+TAKES: Final = 0.5  # what an end took after the event, until the next
+ENDS: Final = 0.95  # of a task's slice, in its last event
+
+VALUE_MAX: Final = 200  # characters of a store value in an argument
+
+# Order of a process' threads.
+SORT_EVENTS, SORT_STORE, SORT_BRIDGE, SORT_RING, SORT_TASK = 0, 1, 2, 100, 10_000
+
+DOMAIN_EVENTS: Final = {
+    1: "created",
+    2: "shut down",
+    3: "destroyed",
+    4: "resumed",
+    5: "gone",
+}
+DEAD: Final = 3
+
+
+class Names:
+    """Numbers of processes and threads of a file, given as they are first used."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        self.fresh: list[Record] = []  # metadata that is to be written
+
+    def process(self, key: tuple[Any, ...], name: str, order: int) -> int:
+        """The pid of that process."""
+        pid = self._numbers.get(key)
+        if pid is None:
+            pid = self._numbers[key] = len(self._numbers) + 1
+            self._describe("process", {"pid": pid}, name, order)
+        return pid
+
+    def thread(self, pid: int, key: tuple[Any, ...], name: str, order: int) -> Record:
+        """`pid` and `tid` of that thread; numbers of threads differ from those of processes."""
+        tid = self._numbers.get((pid, *key))
+        if tid is None:
+            tid = self._numbers[pid, *key] = len(self._numbers) + 1
+            self._describe("thread", {"pid": pid, "tid": tid}, name, order)
+        return {"pid": pid, "tid": tid}
+
+    def _describe(self, what: str, whose: Record, name: str, order: int) -> None:
+        self.fresh += [
+            {"ph": "M", "name": f"{what}_name", **whose, "args": {"name": name}},
+            {"ph": "M", "name": f"{what}_sort_index", **whose, "args": {"sort_index": order}},
+        ]
+
+
+class Timeline:
+    """One tape from `start` (microseconds) on; `end` is where it ended."""
+
+    def __init__(self, tape: Tape, names: Names, start: int = 0, prefix: str = "") -> None:
+        self.tape = tape
+        self.names = names
+        self.start = start
+        self.end = start - 1
+        self.prefix = prefix
+        self._domains: dict[tuple[int, int], int] = {}  # places in Tape.domains
+        self._running: Record | None = None  # the thread of the task that runs
+        self._owner = (0, 0)  # machine and domid of that task
+        self._choice = ""
+        self._has_machines = any(domain.machine for domain in tape.domains)
+        self.rings = RingTracks(self)
+
+    def records(self) -> Iterator[Record]:
+        """All of them; each `ts` is that of the one before, or later."""
+        for record in self._records():
+            yield from self._fresh()
+            yield record
+
+    def _fresh(self) -> Iterator[Record]:
+        """Metadata of what is used for the first time."""
+        fresh, self.names.fresh = self.names.fresh, []
+        yield from fresh
+
+    def _records(self) -> Iterator[Record]:
+        tape = self.tape
+        requests, frames = iter(tape.requests), iter(tape.frames)
+        request, frame = next(requests, None), next(frames, None)
+        born = 0
+        for moment, event in enumerate(tape.events):
+            while born < len(tape.domains) and tape.domains[born].first <= moment:
+                domain = tape.domains[born]
+                self._domains[domain.machine, domain.domid] = born
+                born += 1
+            if event.event in (Event.DELIVER, Event.TIMER, Event.DRAW):
+                yield from self._stop()
+            self.end = max(self.end + 1, self.start + event.time_ns // 1000)
+            args = {"moment": moment, "time_ns": event.time_ns}
+            if event.event is Event.STORE:
+                while request is not None and request.moment < moment:
+                    request = next(requests, None)
+                if request is not None and request.moment == moment:
+                    yield self._request(request, args)
+            else:
+                yield from self._event(event, args)
+            yield from self.rings.at(moment, args)
+            while frame is not None and frame.moment <= moment:
+                yield self._frame(frame, args)
+                frame = next(frames, None)
+            if event.event is Event.DOMAIN and event.a == DEAD:
+                yield from self.rings.close(event.machine, event.domid)
+        yield from self._stop()
+        self.end += 1
+        yield from self.rings.close()
+
+    # processes and threads
+
+    def process(self, machine: int, domid: int) -> int:
+        """The pid of a domain: of the one that has that domid now."""
+        place = self._domains.get((machine, domid))
+        name = "" if place is None else self.tape.domains[place].name
+        where = f"m{machine} " if self._has_machines else ""
+        label = f"{self.prefix}{where}d{domid} {name}".rstrip()
+        order = machine << 16 | domid
+        return self.names.process((self.prefix, machine, domid, place), label, order)
+
+    def thread(self, machine: int, domid: int, name: str, order: int) -> Record:
+        """A thread of a domain by its name."""
+        return self.names.thread(self.process(machine, domid), (name,), name, order)
+
+    def _task(self, event: TapeEvent) -> Record:
+        task = self.tape.tasks.get((event.machine, event.a))
+        name = (task.name if task is not None else "") or f"task {event.a}"
+        pid = self.process(event.machine, event.domid)
+        return self.names.thread(pid, ("task", event.a), name, SORT_TASK + event.a)
+
+    # records
+
+    def instant(self, thread: Record, name: str, args: Record, cat: str) -> Record:
+        """Of no length, on a thread."""
+        return {"ph": "i", "s": "t", "ts": self.end, "name": name, "cat": cat, **thread,
+                "args": args}  # fmt: skip
+
+    def _stop(self) -> Iterator[Record]:
+        if self._running is not None:
+            yield {"ph": "E", "ts": self.end + ENDS, **self._running}
+            self._running = None
+
+    def _event(self, event: TapeEvent, args: Record) -> Iterator[Record]:
+        kind, moment = event.event, args["moment"]
+        if kind is Event.DRAW:
+            self._choice = f"{event.b} of {event.a}"
+        elif kind is Event.DELIVER:
+            if self._choice:
+                args = {**args, "choice": self._choice}
+                self._choice = ""
+            self._running = thread = self._task(event)
+            self._owner = event.machine, event.domid
+            name = self.tape.text(moment).removeprefix("runs ")
+            yield {"ph": "B", "ts": self.end, "name": name, "cat": "task", **thread, "args": args}
+        elif kind is Event.TIMER:
+            yield self.instant(self._task(event), "timer", args, "timer")
+        elif kind is Event.SEND:
+            thread = self._events(event)
+            if self._running is not None and self._owner == (event.machine, event.domid):
+                thread = self._running
+            yield self.instant(thread, f"sends on port {event.a}", {**args, "port": event.a},
+                               "event")  # fmt: skip
+        elif kind is Event.DOMAIN:
+            words = DOMAIN_EVENTS.get(event.a, event.text)
+            yield self.instant(self._events(event), words, {**args, "code": event.b}, "domain")
+        elif kind is Event.NOTE:
+            yield self.instant(self._events(event), self.tape.text(moment), args, "note")
+        elif kind is not Event.PUBLISH:
+            yield self.instant(self._events(event), event.text, args, "other")
+
+    def _events(self, event: TapeEvent) -> Record:
+        return self.thread(event.machine, event.domid, "events", SORT_EVENTS)
+
+    def _request(self, request: StoreRequest, args: Record) -> Record:
+        thread = self.thread(request.machine, request.domid, "store requests", SORT_STORE)
+        name = XS(request.op).name if request.op in list(XS) else f"type {request.op}"
+        path, _, rest = request.payload.partition(b"\0")
+        args = {**args, "path": _printable(path), "value": _printable(rest.rstrip(b"\0"))}
+        if request.tx_id:
+            args["transaction"] = request.tx_id
+        if request.error is not None:
+            args["error"] = request.error
+            name += f" {request.error}"
+        return self.instant(thread, f"{name} {args['path']}".rstrip(), args, "store")
+
+    def _frame(self, frame: TapedFrame, args: Record) -> Record:
+        name = f"bridge {frame.bridge}"
+        thread = self.thread(frame.machine, 0, name, SORT_BRIDGE)
+        way = "from" if frame.is_in else "to"
+        more = {**args, "port": frame.port, "bytes": len(frame.data)}
+        return self.instant(thread, f"{way} {frame.port}", more, "frame")
+
+
+def _printable(data: bytes) -> str:
+    return data.decode("ascii", "backslashreplace").replace("\0", " ")[:VALUE_MAX]
