@@ -108,10 +108,11 @@ def parser() -> Parser:
         metavar="N",
         help="of the control domain, whose netback offers as many queues, up to 8 (1)",
     )
-    from xenpv.cli import capture, html, taps
+    from xenpv.cli import capture, html, taps, tracefile
 
     capture.add_to(run)
     html.add_to(run)
+    tracefile.add_to(run)
     taps.add_to(run)
     _add_others(commands)
     from xenpv.cli import cases, dump, hunt, store, zoo
@@ -140,6 +141,9 @@ def _add_others(commands: Commands) -> None:
         metavar="NAME",
         help="FILE is what a fuzzer left: bytes of an overlay over this target of fuzz_one",
     )
+    from xenpv.cli import tracefile
+
+    tracefile.add_to(replay)
     replay.add_argument("--json", action="store_true", help="print one JSON document instead")
     bench = commands.add_parser("bench", help="measure beside the limits")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
@@ -182,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from xenpv.cli import capture, html, inputs, taps
+    from xenpv.cli import capture, html, inputs, taps, tracefile
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
@@ -192,6 +196,11 @@ def _run(options: argparse.Namespace) -> int:
         inputs.check_save(options.save, sources)
     taps.check(outside, sources)
     capture.check(options.pcap, inputs.interfaces(sources))
+    others = [one.path for one in options.pcap]
+    others += [one for one in (options.html, options.journal) if one is not None]
+    if options.save is not None:
+        others += [inputs.save_path(options.save, source.config) for source in sources]
+    tracefile.check(options.trace, others)
     for source in sources:
         for warning in source.config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -203,6 +212,7 @@ def _run(options: argparse.Namespace) -> int:
         save=options.save,
         dom0_vcpus=options.dom0_vcpus,
         outside=outside,
+        trace=options.trace,
     )
     # So that a disk's scratch area is put back also then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -247,7 +257,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from xenpv.cli import replay
 
-    done = replay.replay(options.file, options.target)
+    done = replay.replay(options.file, options.target, options.trace)
     replay.show(done, json_wanted=options.json)
     sys.stdout.flush()
     return FAILED if done.run.failed else OK

@@ -25,6 +25,7 @@ from xenpv.cli.hostfile import Backing, MemoryFile, Progress, backing
 from xenpv.cli.inputs import Source, save_path
 from xenpv.cli.report import BridgeFound, DiskFound, GuestFound, RunFound, VifFound
 from xenpv.cli.taps import Outside, Service, say
+from xenpv.cli.tracefile import TraceFile
 from xenpv.cli.vif import VifCheck, losses
 from xenpv.errors import Livelock, XenpvError
 from xenpv.guest import Guest
@@ -48,7 +49,8 @@ HOST_MAC: Final = 0x0200_0000_0001
 @attrs.frozen(kw_only=True)
 class Options:
     """`write`: also write to the disks that may be written. `save`: into which file or directory
-    the guests are saved at the end, instead of being shut down. `outside`: what is served."""
+    the guests are saved at the end, instead of being shut down. `outside`: what is served.
+    `trace`: the file of a recording."""
 
     seed: int = 0
     write: bool = True
@@ -57,6 +59,7 @@ class Options:
     save: Path | None = None
     dom0_vcpus: int = 1
     outside: Outside = attrs.field(factory=Outside)
+    trace: Path | None = None
 
 
 class Job:
@@ -76,11 +79,13 @@ class Job:
         self._addresses = 0
         self._disk_check: DiskCheck | None = None
         self._captures = Captures(options.pcap)
-        self.tape = Tape() if options.html is not None else None
+        self._trace = TraceFile(options.trace)
+        looked_at = options.html is not None or options.trace is not None
+        self.tape = Tape() if looked_at else None
         self._service = Service(options.outside, options.seed, say)
 
     def run(self) -> RunFound:
-        """Raises ConfigError, before anything is written, if the capture cannot be."""
+        """Raises ConfigError, before anything is written, if the capture or trace cannot be."""
         begin = time.perf_counter()
         for source in self.sources:
             inside = {} if source.saved is None else source.saved.disks.images
@@ -94,6 +99,7 @@ class Job:
             others = [*inputs, *(option.path for option in self.options.pcap)]
             stack.enter_context(html.opened(self.options.html, others))
             self._captures.open(stack, inputs)
+            self._trace.open(stack, inputs)
             for target, file in self.files.items():
                 self.sha256[target] = file.sha256(self.progress)
             # After the platform is closed, when nothing of it can write any more.
@@ -106,6 +112,8 @@ class Job:
                     tape=self.tape,
                 )
             )
+            # Also of a run that is interrupted.
+            stack.callback(self._write_trace, platform)
             try:
                 self._go(platform)
             except Livelock as error:
@@ -114,6 +122,10 @@ class Job:
         self._check_files()
         self.found.seconds = time.perf_counter() - begin
         return self.found
+
+    def _write_trace(self, platform: Platform) -> None:
+        if self.tape is not None:
+            self._trace.write([self.tape], seed=platform.seed, digest=platform.digest)
 
     def _go(self, platform: Platform) -> None:
         for config in self.configs:

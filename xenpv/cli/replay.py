@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from xenpv.cli.tracefile import TraceFile
 
 if TYPE_CHECKING:
     from xenpv.testing import Run
@@ -39,14 +42,24 @@ class Replayed:
         return self.recorded_steps - len(self.run.taken)
 
 
-def replay(path: Path, target: str = "") -> Replayed:
+def replay(path: Path, target: str = "", trace: Path | None = None) -> Replayed:
     """Read and run a file; with a `target` its bytes are an overlay, as a fuzzer leaves them.
-    ConfigError for one that is none or leads nowhere.
+    ConfigError for one that is none or leads nowhere, or if the `trace` cannot be written.
     """
     from xenpv.testing.replay import load_replay, overlay_of
 
     loaded = overlay_of(path, target) if target else load_replay(path)
-    return Replayed(path, loaded, loaded.run())
+    if trace is None:
+        return Replayed(path, loaded, loaded.run())
+    from xenpv.view.recording import recording
+
+    with ExitStack() as stack:
+        file = TraceFile(trace)
+        file.open(stack, [path])
+        with recording() as tapes:
+            done = Replayed(path, loaded, loaded.run())
+        file.write(tapes, digest=str(done.run.digest))
+    return done
 
 
 def as_text(done: Replayed) -> list[str]:

@@ -49,9 +49,10 @@ class RingTracks:
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
+        self._names = timeline.names
+        self._first = timeline.names.rings  # of this tape, in the file
         self._tracks: dict[int, _Track] = {}
         self._places: dict[tuple[int, int, str], _Track] = {}  # the newest of each
-        self._number = 1  # of the next request
         tape = timeline.tape
         self._publications, self._consumptions = iter(tape.publications), iter(tape.consumptions)
         self._next_publication = next(self._publications, None)
@@ -129,9 +130,9 @@ class RingTracks:
         return {**record, "bp": "e"} if ph == "f" else record
 
     def _async(self, ph: str, track: _Track, flight: Flight, args: Record) -> Record:
-        ring = track.ring
+        lane = f"{self._first + track.ring.number}.{flight.slot}"
         return {"ph": ph, "ts": self._timeline.end, "name": flight.name,
-                "cat": f"in flight {track.label}", "id": f"{ring.number}.{flight.slot}",
+                "cat": f"in flight {track.label}", "id": lane,
                 **self._thread(track, back=False), "args": args}  # fmt: skip
 
     def _end(self, track: _Track, flight: Flight, args: Record) -> Record:
@@ -155,8 +156,8 @@ class RingTracks:
         thread = self._thread(track, back=False)
         more = {**args, **_indices(publication), "ring": track.ring.number}
         yield self._slice(thread, _count(count, "request"), more)
-        found = track.flights.requests(publication, self._number)
-        self._number += count
+        found = track.flights.requests(publication, self._names.flow)
+        self._names.flow += count
         for flight, is_overwritten in found:
             if is_overwritten:
                 track.untaken.pop(flight.index, None)

@@ -29,12 +29,18 @@ DOMAIN_EVENTS: Final = {
     5: "gone",
 }
 DEAD: Final = 3
+DOM0: Final = "Domain-0"  # as xl calls it; here it has no name in the store
 
 
 class Names:
-    """Numbers of processes and threads of a file, given as they are first used."""
+    """Numbers of processes and threads of a file, given as they are first used.
+
+    `flow` is that of the next request, `rings` how many rings the tapes before have.
+    """
 
     def __init__(self) -> None:
+        self.flow = 1
+        self.rings = 0
         self._numbers: dict[tuple[Any, ...], int] = {}
         self.fresh: list[Record] = []  # metadata that is to be written
 
@@ -109,15 +115,16 @@ class Timeline:
                     yield self._request(request, args)
             else:
                 yield from self._event(event, args)
-            yield from self.rings.at(moment, args)
             while frame is not None and frame.moment <= moment:
                 yield self._frame(frame, args)
                 frame = next(frames, None)
+            yield from self.rings.at(moment, args)
             if event.event is Event.DOMAIN and event.a == DEAD:
                 yield from self.rings.close(event.machine, event.domid)
         yield from self._stop()
         self.end += 1
         yield from self.rings.close()
+        self.names.rings += len(tape.rings)
 
     # processes and threads
 
@@ -126,6 +133,7 @@ class Timeline:
         place = self._domains.get((machine, domid))
         name = "" if place is None else self.tape.domains[place].name
         where = f"m{machine} " if self._has_machines else ""
+        name = name or ("" if domid else DOM0)
         label = f"{self.prefix}{where}d{domid} {name}".rstrip()
         order = machine << 16 | domid
         return self.names.process((self.prefix, machine, domid, place), label, order)
@@ -167,11 +175,11 @@ class Timeline:
         elif kind is Event.TIMER:
             yield self.instant(self._task(event), "timer", args, "timer")
         elif kind is Event.SEND:
-            thread = self._events(event)
-            if self._running is not None and self._owner == (event.machine, event.domid):
-                thread = self._running
-            yield self.instant(thread, f"sends on port {event.a}", {**args, "port": event.a},
-                               "event")  # fmt: skip
+            running = self._running
+            if running is None or self._owner != (event.machine, event.domid):
+                running = self._events(event)
+            name = f"sends on port {event.a}"
+            yield self.instant(running, name, {**args, "port": event.a}, "event")
         elif kind is Event.DOMAIN:
             words = DOMAIN_EVENTS.get(event.a, event.text)
             yield self.instant(self._events(event), words, {**args, "code": event.b}, "domain")
