@@ -10,7 +10,7 @@ Methods here are called from outside the loop; they let it run until what they p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -29,7 +29,6 @@ from xenpv.host.imageio import SECTOR
 from xenpv.host.libxl import LIBXL, ToolstackError
 from xenpv.host.monitor import Monitor
 from xenpv.host.network import Bridge, Network
-from xenpv.host.packet import mac_bytes
 from xenpv.host.scripts import Scripts
 from xenpv.host.toolstack import Created, Toolstack
 from xenpv.store.ring import StoreDaemon
@@ -39,6 +38,8 @@ from xenpv.xen.loop import Chooser, Loop
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xenpv.back.blkprofile import Settings
     from xenpv.back.netprofile import Profile
     from xenpv.bus.registry import Registry
@@ -293,7 +294,7 @@ class Platform:
             expected = ", ".join(formats)
             raise LocalProtocolError(f"disk format {disk.format!r}: expected one of {expected}")
         logical, physical = disk.sector_size or 0, disk.physical_sector_size or 0
-        is_file = isinstance(disk.image, str | Path)
+        is_file = isinstance(disk.image, str | PathLike)
         if not is_file and (logical or physical or disk.format != "raw"):
             raise LocalProtocolError("format and sectors of an Image are its own: give a path")
         if logical or physical:
@@ -320,6 +321,7 @@ class Platform:
 
     def vif_spec(self, nic: Vif) -> VifSpec:
         """What the toolstack makes of a Vif; `mac` None: it makes one up."""
+        from xenpv.host.packet import mac_bytes
         from xenpv.host.vifspec import VifSpec, checked_ip, checked_vlan
 
         mac = None if nic.mac is None else mac_bytes(nic.mac)
@@ -379,7 +381,7 @@ class Platform:
         return self.images
 
     def _target(self, image: str | Path | Image, images: ImageProvider) -> str:
-        if isinstance(image, str | Path):
+        if isinstance(image, str | PathLike):
             return str(image)
         return self.register_image(image, images)
 
@@ -463,6 +465,8 @@ class Platform:
 
     @dump_directory.setter
     def dump_directory(self, directory: str | Path | None) -> None:
+        from pathlib import Path
+
         self.toolstack.dumps.directory = None if directory is None else Path(directory)
 
     def guest(self, name_or_domid: str | int) -> Guest:
@@ -490,7 +494,7 @@ class Platform:
         By name one of dom0's; that of a driver domain is `guest.bridge(name)`. `vlan`: of its
         port, as a vif has it; then a bridge may have a host in each.
         """
-        from xenpv.host.packet import ipv4_bytes
+        from xenpv.host.packet import ipv4_bytes, mac_bytes
         from xenpv.host.responder import Responder
         from xenpv.host.vlan import parse_vlans
 

@@ -11,8 +11,9 @@ import pytest
 from tests.xen.conftest import domain as make_domain
 from xenpv.abi._kernel import lib
 from xenpv.errors import GrantError, HypercallError
+from xenpv.xen.createdomain import CreateDomain
 from xenpv.xen.domain import Domain
-from xenpv.xen.domctl import CreateDomain, DomainInfo, DomainState
+from xenpv.xen.domctl import DomainInfo, DomainState
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.hypervisor import Hypervisor
 

@@ -7,17 +7,15 @@ then lets the loop run until what it waits for is there, or virtual time is up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import attrs
 
 from xenpv.errors import XenpvError
 from xenpv.host import device as devices
-from xenpv.host.coredump import CoreDumps
 from xenpv.host.creation import Creation
 from xenpv.host.domid import Chance, Domid, Domids
-from xenpv.host.domsuspend import DomSuspend
 from xenpv.host.hotplug import Hotplug, HotplugScripts
 from xenpv.host.libxl import Created, LibxlCtx, ToolstackError
 from xenpv.host.monitor import Monitors
@@ -29,8 +27,10 @@ from xenpv.xen.loop import NS_PER_S
 from xenpv.xen.upcall import Dispatcher
 
 if TYPE_CHECKING:
+    from xenpv.host.coredump import CoreDumps
     from xenpv.host.diskspec import DiskSpec
     from xenpv.host.domainconfig import DomainConfig
+    from xenpv.host.domsuspend import DomSuspend
     from xenpv.host.vifspec import VifSpec
 
 
@@ -53,7 +53,6 @@ class Toolstack:
         self.ctx = LibxlCtx(control, XsHandle(connection), dispatcher)
         self.creation = Creation(self.ctx)
         self.hotplug = Hotplug(self.ctx, scripts, blkback)
-        self.domsuspend = DomSuspend(self.ctx)
         self.created: dict[int, Created] = {}
         # Machines of one loop often have one seed; their guests shall not have one MAC.
         machine = f" machine {control.machine}" if control.machine else ""
@@ -61,7 +60,18 @@ class Toolstack:
         self.domids = Domids(self.ctx, self.chance)
         self.runtime = Runtime(self.ctx, self.created)
         self.monitors = Monitors(self.ctx)
-        self.dumps = CoreDumps()
+
+    @cached_property
+    def domsuspend(self) -> DomSuspend:
+        from xenpv.host.domsuspend import DomSuspend
+
+        return DomSuspend(self.ctx)
+
+    @cached_property
+    def dumps(self) -> CoreDumps:
+        from xenpv.host.coredump import CoreDumps
+
+        return CoreDumps()
 
     @property
     def xs(self) -> XsHandle:
@@ -182,6 +192,8 @@ class Toolstack:
 
     def utc_suffix(self) -> str:
         """What xl puts behind the name of a domain that it keeps: -YYYYMMDDTHHMMZ."""
+        from datetime import UTC, datetime
+
         clock = self.ctx.control.clock
         seconds = clock.wc_sec + (clock.wc_nsec + self.ctx.loop.now) // NS_PER_S
         return f"{datetime.fromtimestamp(seconds, UTC):-%Y%m%dT%H%MZ}"

@@ -18,7 +18,6 @@ from xenpv.store.expiry import expire
 from xenpv.store.server import Xenstored
 from xenpv.store.wire import HEADER
 from xenpv.xen.domain import Domain
-from xenpv.xen.domctl import GETDOMSTATE
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.gnttab import GNTTAB_RESERVED_XENSTORE
 from xenpv.xen.loop import NS_PER_S, Task, Timer
@@ -363,6 +362,8 @@ class StoreDaemon:
         As xenstored's check_domains: a domain is dead when Xen has it no more, has it dead, or
         has another with its number.
         """
+        from xenpv.xen.domctl import GETDOMSTATE
+
         while True:
             try:
                 found = self.domain.domctl.get_domain_state()

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakValueDictionary
 
 from xenpv.abi._kernel import lib
 from xenpv.errors import StoreError
-from xenpv.store import control, lifecycle, quota, request, transaction, watch
 from xenpv.store import domain as domains_
-from xenpv.store.conflict import ConflictCredit
+from xenpv.store import lifecycle, quota, request, transaction, watch
 from xenpv.store.connection import Connection
-from xenpv.store.control import Administration
 from xenpv.store.domain import Domain, DomainControl, parse_domid
 from xenpv.store.oxwatch import OxWatchIndex
 from xenpv.store.path import HOME, RELEASE_DOMAIN, ROOT
 from xenpv.store.permission import Permissions
 from xenpv.store.profile import C, Isolation, Profile, Throttle
 from xenpv.store.quota import Limits
-from xenpv.store.snapshot import AnyChangeTransaction, MergeTransaction, SnapshotTree
 from xenpv.store.throttle import Credit, WriteCredit
 from xenpv.store.transaction import Transaction
 from xenpv.store.tree import Tree
 from xenpv.store.watch import WatchIndex
 
 if TYPE_CHECKING:
+    from xenpv.store.control import Administration
     from xenpv.store.listing import Listed
     from xenpv.store.outbox import Request
 
@@ -37,8 +35,16 @@ NO_TX: Final = False
 
 
 # type: (handler, is it for the privileged domain alone, does it look at the transaction id)
+def _control(
+    server: Xenstored, connection: Connection, tx: Transaction | None, payload: bytes
+) -> bytes:
+    from xenpv.store.control import control
+
+    return control(server, connection, tx, payload)
+
+
 HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
-    lib.XS_CONTROL: (control.control, PRIVILEGED, True),
+    lib.XS_CONTROL: (_control, PRIVILEGED, True),
     lib.XS_DIRECTORY: (request.directory, False, True),
     lib.XS_READ: (request.read, False, True),
     lib.XS_GET_PERMS: (request.get_perms, False, True),
@@ -62,13 +68,6 @@ HANDLERS: Final[dict[int, tuple[Handler, bool, bool]]] = {
     lib.XS_SET_FEATURE: (domains_.set_feature, PRIVILEGED, True),
     lib.XS_GET_QUOTA: (quota.get_quota, PRIVILEGED, True),
     lib.XS_SET_QUOTA: (quota.set_quota, PRIVILEGED, True),
-}
-
-
-TRANSACTIONS: Final[dict[Isolation, type[Transaction]]] = {
-    Isolation.FIRST_ACCESS: Transaction,
-    Isolation.MERGE: MergeTransaction,
-    Isolation.ANY_CHANGE: AnyChangeTransaction,
 }
 
 
@@ -112,6 +111,15 @@ class TraceSink(Protocol):
     ) -> None: ...
 
 
+def _isolated(isolation: Isolation, watches: WatchIndex) -> tuple[Tree, type[Transaction]]:
+    if isolation is Isolation.FIRST_ACCESS:
+        return Tree(watches), Transaction
+    from xenpv.store.snapshot import AnyChangeTransaction, MergeTransaction, SnapshotTree
+
+    merges = isolation is Isolation.MERGE
+    return SnapshotTree(watches), MergeTransaction if merges else AnyChangeTransaction
+
+
 class Xenstored:
     """The store of one platform: plain data, deterministic, no I/O.
 
@@ -137,14 +145,12 @@ class Xenstored:
         self.event_timeout_s = (
             profile.event_timeout_s if event_timeout_s is None else event_timeout_s
         )
-        self.transaction_type = TRANSACTIONS[profile.isolation]
         self.domains = domains
         self.trace: TraceSink | None = None
         kind = (profile.newest, profile.unknown)
         self.handlers = _known(*kind, numbered=profile.numbered)
         self._open = _open(*kind, numbered=profile.numbered)
         self.limits = Limits.of(profile)
-        self.administration = Administration()
         self.high_water: dict[str, int] = {}  # of domains that are gone
         self.known: dict[int, Domain] = {}
         # Those that permissions or targets name, and nothing else knows of (oxrequest).
@@ -155,13 +161,19 @@ class Xenstored:
         self.request: Request | None = None  # the unprivileged one that is being answered
         self.cause: Connection | None = None  # whose request it is that is being answered
         self.watches = OxWatchIndex() if profile.ox_watches else WatchIndex()
-        plain = profile.isolation is Isolation.FIRST_ACCESS
-        self.tree: Tree = Tree(self.watches) if plain else SnapshotTree(self.watches)
+        self.tree, self.transaction_type = _isolated(profile.isolation, self.watches)
         self.nodes = self.tree.nodes
         self.credit = self._credit(clock)
         self.owner = self.meet(domid, 0)
         self.tree.populate(self.owner, profile)
         lifecycle.introduce_domain(self, domid, 0)
+
+    @cached_property
+    def administration(self) -> Administration:
+        """What CONTROL changes."""
+        from xenpv.store.control import Administration
+
+        return Administration()
 
     def _credit(self, clock: Callable[[], int] | None) -> Credit:
         throttle = self.profile.throttle
@@ -169,6 +181,9 @@ class Xenstored:
             return WriteCredit(clock)
         if throttle is Throttle.NONE:
             return Credit(clock)
+        from xenpv.store.conflict import ConflictCredit
+        from xenpv.store.snapshot import SnapshotTree
+
         assert isinstance(self.tree, SnapshotTree), "the tree that goes with this throttle"
         return ConflictCredit(clock, self.tree)
 

@@ -16,7 +16,7 @@ from xenpv.abi._kernel import ffi, lib
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.arena import PAGE_SIZE
 from xenpv.xen.clock import Clock
-from xenpv.xen.domctl import CDF, CreateDomain, Domctl
+from xenpv.xen.createdomain import CDF, CreateDomain
 from xenpv.xen.evtchn import EventChannels
 from xenpv.xen.gnttab import GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX, GrantTable
 from xenpv.xen.hvm import Hvm
@@ -38,11 +38,12 @@ from xenpv.xen.sched import Sched
 from xenpv.xen.trace import Trace
 from xenpv.xen.vcpu import Upcall, Vcpu
 from xenpv.xen.vcpu_op import VcpuOp
-from xenpv.xen.version import XenVersion, xen_version
 from xenpv.xen.virq import GlobalVirqs
 
 if TYPE_CHECKING:
+    from xenpv.xen.domctl import Domctl
     from xenpv.xen.hypervisor import Hypervisor
+    from xenpv.xen.version import XenVersion
 
 __all__ = [
     "CONSOLE_PFN",
@@ -268,6 +269,8 @@ class Domain(Pages, Life):
     @property
     def domctl(self) -> Domctl:
         """What only a control domain may call; each call is EPERM for every other."""
+        from xenpv.xen.domctl import Domctl
+
         return Domctl(self._hypervisor, self)
 
     @property
@@ -304,6 +307,8 @@ class Domain(Pages, Life):
 
     def xen_version(self, command: int, argument: int | None = None) -> int | bytes:
         """The hypercall; see version.xen_version."""
+        from xenpv.xen.version import xen_version
+
         return xen_version(self, command, argument)
 
     def hvm_param(self, index: int) -> int:

@@ -15,6 +15,7 @@ import attrs
 
 from xenpv.abi.sched import RUNSTATE
 from xenpv.errors import HypercallError
+from xenpv.xen.createdomain import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_INVALID
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 
@@ -26,20 +27,6 @@ PAGE_KIB: Final = 4
 INVALID_MAX_VCPU_ID: Final = 0xFFFFFFFF  # XEN_INVALID_MAX_VCPU_ID
 SHUTDOWN_SHIFT: Final = 16  # XEN_DOMINF_shutdownshift
 SHUTDOWN_NONE: Final = 0xFF  # SHUTDOWN_CODE_INVALID in the flags' eight bits
-
-
-class CDF(IntFlag):
-    """XEN_DOMCTL_CDF_*: flags of createdomain."""
-
-    hvm = 1 << 0
-    hap = 1 << 1
-    s3_integrity = 1 << 2
-    oos_off = 1 << 3
-    xs_domain = 1 << 4
-    iommu = 1 << 5
-    nested_virt = 1 << 6
-    vpmu = 1 << 7
-    trap_unmapped_accesses = 1 << 8
 
 
 class DOMINF(IntFlag):
@@ -71,24 +58,6 @@ class GETDOMSTATE_CAP(IntFlag):  # noqa: N801 - the prefix of Xen's names
     control = 1 << 0
     hardware = 1 << 1
     xenstore = 1 << 2
-
-
-@attrs.frozen(kw_only=True)
-class CreateDomain:
-    """struct xen_domctl_createdomain. A negative number of frames asks for Xen's default.
-
-    `max_grant_version` is grant_opts' mask. `has_32bit_shinfo` is what a guest decides for
-    itself when it sets up its hypercalls; here it is known from the start.
-    """
-
-    max_vcpus: int
-    flags: int = int(CDF.hvm | CDF.hap)
-    max_evtchn_port: int = 1023
-    max_grant_frames: int = -1
-    max_maptrack_frames: int = -1
-    max_grant_version: int = 2
-    handle: bytes = bytes(16)
-    has_32bit_shinfo: bool = False
 
 
 @attrs.frozen(kw_only=True)

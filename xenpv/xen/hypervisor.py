@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EEXIST, EINVAL, ENOMEM
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -13,15 +13,17 @@ from xenpv.errors import HypercallError, LocalProtocolError
 from xenpv.xen import arena as arenas
 from xenpv.xen.clock import TSC_KHZ, Clock
 from xenpv.xen.console import XenConsole
+from xenpv.xen.createdomain import CDF, CreateDomain
 from xenpv.xen.domain import Domain
-from xenpv.xen.domctl import CDF, CreateDomain
 from xenpv.xen.domid import DOMID_ANY, DOMID_FIRST_RESERVED, DOMID_INVALID, DomidAllocator
 from xenpv.xen.evtchn import VIRQ_DOM_EXC
 from xenpv.xen.evtchn_port import Port
 from xenpv.xen.loop import Loop
 from xenpv.xen.trace import Event, of_machine
-from xenpv.xen.version import XEN, XenVersion
 from xenpv.xen.virq import GlobalVirqs
+
+if TYPE_CHECKING:
+    from xenpv.xen.version import XenVersion
 
 PAGES_TO_START: Final = 4  # shared_info, a grant frame, and some to go on with
 FRAMES_DEFAULT: Final = 1 << 22  # 16 GiB, sparse
@@ -47,7 +49,7 @@ class Hypervisor:
         loop: Loop,
         *,
         nr_frames: int = FRAMES_DEFAULT,
-        version: XenVersion = XEN,
+        version: XenVersion | None = None,
         tsc_khz: int = TSC_KHZ,
         first_reserved: int = DOMID_FIRST_RESERVED,
     ) -> None:
@@ -57,7 +59,7 @@ class Hypervisor:
         self.clock = Clock(loop, tsc_khz)
         self.arena = arenas.take(nr_frames)
         self.machine: Any = self.arena.machine
-        self.version = version
+        self._version = version
         self.cpu_vendor = "GenuineIntel"
         self.domains: dict[int, Domain] = {}
         self.global_virqs = GlobalVirqs()
@@ -70,6 +72,14 @@ class Hypervisor:
         self._hook: AccessHook | None = None
         self._hook_handle: Any = None
         self._hook_error: BaseException | None = None
+
+    @property
+    def version(self) -> XenVersion:
+        if self._version is None:
+            from xenpv.xen.version import XEN
+
+            self._version = XEN
+        return self._version
 
     # creation
 

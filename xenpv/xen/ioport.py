@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from xenpv.abi.pci import IdeDrive, PciFunction
 from xenpv.errors import LocalProtocolError
 from xenpv.xen.console import DEBUGCONS_PORT
 
 if TYPE_CHECKING:
+    from xenpv.abi.pci import IdeDrive, PciFunction
     from xenpv.xen.domain import Domain
 
 PORT_MAX: Final = 0xFFFF
