@@ -1,7 +1,9 @@
 # ruff: noqa: INP001 - a script, in no package
-"""A protocol of your own over a ring of io/ring.h: its struct, both ends, and a bug.
+"""A protocol of your own over a ring of io/ring.h: its struct, both ends, cases, and a bug.
 
 python examples/own_protocol.py
+xenpv cases --suite examples/own_protocol.py:BACKEND
+xenpv hunt examples/own_protocol.py:BACKEND examples/own_protocol.py:Sleepy
 
 A guest lends a page with text in it; the backend writes it back in capitals. `Sleepy` is the same
 backend with a mistake, which the kit finds.
@@ -13,7 +15,18 @@ from types import SimpleNamespace
 
 from xenpv.errors import GrantError, PeerProtocolError
 from xenpv.testing import End, Explorer, explore
-from xenpv.testing.ringkit import RingBackend, RingFrontend, RingProtocol, ring_world
+from xenpv.testing.ringkit import (
+    RawRingBack,
+    RawRingFront,
+    RingBackend,
+    RingFrontend,
+    RingProtocol,
+    RingScene,
+    RingSuite,
+    RingWorld,
+    Traffic,
+    ring_world,
+)
 
 ECHO = RingProtocol.from_cdef(
     "vecho",
@@ -73,6 +86,9 @@ class EchoFrontend(RingFrontend):
         self.heard: list[bytes | None] = []
 
     def shout(self, text: bytes) -> None:
+        if not self.can_send:
+            self.heard.append(None)
+            return
         while self.next_id in self.lent:
             self.next_id = (self.next_id + 1) & 0xFFFF
         pfn, gref = self.end.share(text)
@@ -92,6 +108,7 @@ class EchoFrontend(RingFrontend):
         super().disconnect()
         for pfn, gref, _length in self.lent.values():
             self.end.unshare(pfn, gref)
+            self.heard.append(None)
         self.lent = {}
 
 
@@ -102,6 +119,122 @@ class Sleepy(EchoBackend):
         for request in self.ring.take():
             self.answer(self.serve(request))
         self.ring.final_check()
+
+
+# Good work, by which the kit asks either end for some.
+
+
+def a_request(front: RawRingFront, number: int) -> bytes:
+    """A page with a text in it, lent."""
+    pfn = front.guest.page()
+    front.domain.write(pfn, 8, b"text")
+    return ECHO.request(id=number, offset=8, length=4, gref=front.guest.grant(pfn))
+
+
+def is_okay(_front: RawRingFront, number: int, response: SimpleNamespace) -> None:
+    assert (response.id, response.status) == (number, OKAY)
+
+
+def a_call(world: RingWorld, number: int) -> None:
+    world.call("shout", b"call %d" % number)
+
+
+def an_answer(back: RawRingBack, request: SimpleNamespace) -> bytes:
+    text = back.read(request.gref, request.offset, request.length)
+    back.fill(request.gref, text.upper(), request.offset)
+    return ECHO.response(id=request.id, status=OKAY)
+
+
+def all_heard(world: RingWorld, count: int) -> None:
+    assert world.frontend.heard == [b"CALL %d" % number for number in range(count)]
+
+
+TRAFFIC = Traffic(
+    request=a_request, answered=is_okay, start=a_call, respond=an_answer, ended=all_heard
+)
+BACKEND = RingSuite(
+    ECHO, "backend", EchoBackend, prefix="ECHOB-", traffic=TRAFFIC, peer=EchoFrontend
+)
+FRONTEND = RingSuite(
+    ECHO, "frontend", EchoFrontend, prefix="ECHOF-", traffic=TRAFFIC, peer=EchoBackend
+)
+
+
+@BACKEND.case(
+    "ECHOB-101", "a text past its page", source="vecho.h", expected="ERROR, and no byte changes"
+)
+def past_the_page(scene: RingScene) -> None:
+    front = scene.connected()
+    pfn = front.guest.page()
+    front.domain.write(pfn, 0, b"ab" * (PAGE // 2))
+    gref = front.guest.grant(pfn)
+    for offset, length in ((4095, 2), (0, 4097), (0, 0xFFFFFFFF), (0xFFFF, 1)):
+        (answer,) = front.call(ECHO.request(offset=offset, length=length, gref=gref))
+        assert answer.status == ERROR
+    assert front.domain.read(pfn, 0, PAGE) == b"ab" * (PAGE // 2)
+
+
+@BACKEND.case(
+    "ECHOB-102", "a page that is not lent", source="grant_table.h", expected="ERROR of that one"
+)
+def not_lent(scene: RingScene) -> None:
+    front = scene.connected()
+    readonly = front.guest.grant(front.guest.page(), readonly=True)
+    for gref in (0xFFFFFFFF, 4000, readonly):
+        (answer,) = front.call(ECHO.request(length=1, gref=gref))
+        assert answer.status == ERROR
+    scene.serves()
+
+
+@BACKEND.case(
+    "ECHOB-103", "a page has more than its text in it", source="vecho.h",
+    expected="only the text is written",
+)  # fmt: skip
+def only_the_text(scene: RingScene) -> None:
+    front = scene.connected()
+    pfn = front.guest.page()
+    front.domain.write(pfn, 0, b"abcdef")
+    for offset, length in ((2, 2), (0, 0)):
+        front.call(ECHO.request(offset=offset, length=length, gref=front.guest.grant(pfn)))
+    assert front.domain.read(pfn, 0, 6) == b"abCDef"
+
+
+@FRONTEND.case(
+    "ECHOF-101", "a response to nothing", source="vecho.h", expected="the device is broken"
+)
+def a_response_to_nothing(scene: RingScene) -> None:
+    back = scene.connected()
+    back.hold = True
+    scene.starts()
+    scene.run()
+    back.take()
+    back.answer(ECHO.response(id=777))
+    scene.run()
+    assert scene.is_shut()
+
+
+@FRONTEND.case(
+    "ECHOF-102", "the page is lent for its text alone", source="XSA-403",
+    expected="nothing else is in it, and it is taken back",
+)  # fmt: skip
+def lent_for_its_text(scene: RingScene) -> None:
+    back = scene.connected()
+    back.hold = True
+    scene.starts()
+    scene.run()
+    (request,) = back.take()
+    assert back.read(request.gref) == b"call 0".ljust(PAGE, b"\0")
+    back.answer(an_answer(back, request))
+    scene.run()
+    assert scene.world.frontend.lent == {}
+    try:
+        back.read(request.gref)
+    except GrantError:
+        return
+    raise AssertionError("the page can be read when its answer has come")
+
+
+# A scenario of its own: what the kit explores.
 
 
 def shouting(x: Explorer, backend: type[RingBackend] = EchoBackend) -> None:

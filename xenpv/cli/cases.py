@@ -25,6 +25,7 @@ examples:
   xenpv cases GNT-004 EVT-011               these two
   xenpv cases --suite net-backend --driver mine.py:Backend
                                             a driver of your own
+  xenpv cases --suite own.py:BACKEND        the suite of a protocol of your own
   xenpv cases --suite store --socket /run/xenstored/socket
                                             the store cases against any xenstored
 """
@@ -53,7 +54,7 @@ def add_to(commands: Any, seed: Callable[[str], int]) -> None:
         action="append",
         default=[],
         metavar="S",
-        help="the cases of this suite; may be repeated",
+        help="the cases of this suite, or of one of your own: file.py:NAME; may be repeated",
     )
     what = cases.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print ids and titles, play nothing")
@@ -77,7 +78,8 @@ def add_to(commands: Any, seed: Callable[[str], int]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do what was asked; the exit status. ConfigError for an unknown id or suite."""
     if options.explain is not None:
-        _explain(_known([options.explain])[0], json_wanted=options.json)
+        own = [one for name in options.suite if ":" in name for one in _own(name)]
+        _explain(_known([options.explain], own)[0], json_wanted=options.json)
         return 0
     chosen = _chosen(options)
     if options.list:
@@ -93,24 +95,34 @@ def _chosen(options: argparse.Namespace) -> list[Case]:
     """In the order of the suites; the ids that were named, or all of the suites' cases."""
     from xenpv.testing import cases
 
+    own = {name: _own(name) for name in options.suite if ":" in name}
     for name in options.suite:
-        if name not in cases.SUITES:
+        if name not in cases.SUITES and name not in own:
             raise ConfigError(f"no suite is called {name}: expected {', '.join(cases.SUITES)}")
     wanted = options.suite or (["store"] if options.socket is not None else list(cases.SUITES))
     if options.socket is not None and wanted != ["store"]:
         raise ConfigError("--socket is for the suite store alone")
-    named = _known(options.ids)
+    named = _known(options.ids, [case for suite in own.values() for case in suite])
     for one in named:
-        if one.suite not in wanted:
+        if not one.of.is_own and one.suite not in wanted:
             raise ConfigError(f"{one.id} is of the suite {one.suite}, not {', '.join(wanted)}")
-    return named or [one for name in cases.SUITES if name in wanted for one in cases.cases(name)]
+    known = [one for name in cases.SUITES if name in wanted for one in cases.cases(name)]
+    return named or [*known, *(case for suite in own.values() for case in suite)]
 
 
-def _known(ids: Sequence[str]) -> list[Case]:
+def _own(text: str) -> list[Case]:
+    """The cases of a suite that a file has. ConfigError."""
+    from xenpv.testing import named
+
+    return sorted(named.find_suite(text).cases, key=lambda one: one.id)
+
+
+def _known(ids: Sequence[str], own: Sequence[Case] = ()) -> list[Case]:
     from xenpv.testing import cases
 
+    mine = {one.id: one for one in own}
     try:
-        return [cases.case(one.upper()) for one in ids]
+        return [mine.get(one.upper()) or cases.case(one.upper()) for one in ids]
     except LocalProtocolError as error:
         raise ConfigError(str(error)) from error
 
@@ -124,7 +136,11 @@ def _driver(options: argparse.Namespace, chosen: Sequence[Case]) -> Factory | No
         return SocketEnd(options.socket)
     if options.driver is None:
         return None
-    others = [one for one in chosen if one.suite != chosen[0].suite or one.suite not in ENDS]
+    others = [
+        one
+        for one in chosen
+        if one.suite != chosen[0].suite or not (one.of.is_own or one.suite in ENDS)
+    ]
     if others:
         raise ConfigError(
             f"--driver: {others[0].id} is of the suite {others[0].suite}; name one of "
@@ -174,7 +190,7 @@ def _explain(case: Case, *, json_wanted: bool) -> None:
         ("expected", case.expected),
         ("requires", ", ".join(case.requires) or "nothing"),
         ("peer", "breaks the protocol" if case.hostile else "keeps the protocol"),
-        ("play it", f"xenpv cases {case.id}"),
+        ("play it", f"xenpv cases {case.id}{case.of.option}"),
     ]
     print(f"{case.id}  {case.title}")
     for name, text in rows:
@@ -207,4 +223,5 @@ def _show(results: Sequence[CaseResult], *, json_wanted: bool) -> None:
     for one in failed:
         print(f"{one.case.id} {one.case.title} ({one.case.source})", file=sys.stderr)
         print(f"  {one.reason}", file=sys.stderr)
-        print(f"  again: xenpv cases {one.case.id} --seed {one.seed}", file=sys.stderr)
+        own = one.case.of.option
+        print(f"  again: xenpv cases {one.case.id}{own} --seed {one.seed}", file=sys.stderr)

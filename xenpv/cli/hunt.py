@@ -12,20 +12,21 @@ from xenpv.cli.progress import watch
 from xenpv.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
-    from xenpv.testing.hunt import Found
+    from xenpv.testing.hunt import Found, Hunt
 
 DESCRIPTION: Final = """\
 Look for bugs in a driver of your own: put it in the place of xenpv's, play every numbered case of
 its suite and of its side of xenbus, then explore it under an honest peer and under a hostile one
 whose memory changes at any moment. DRIVER is module:Class, file.py:Class or file.c (with
-compiler flags: "file.c -DFLAG"); without one, xenpv's own is looked at. Exit status 1 if something
-is found.
+compiler flags: "file.c -DFLAG"); without one, xenpv's own is looked at. An end of a protocol of
+your own is named by its suite, file.py:NAME. Exit status 1 if something is found.
 """
 EPILOG: Final = """\
 examples:
   xenpv hunt blk-backend my_backend.py:Backend
   xenpv hunt blk-backend my_backend.c
   xenpv hunt net-frontend drivers.net:Frontend --seconds 600 --replays found
+  xenpv hunt own_protocol.py:BACKEND own_protocol.py:Backend
   xenpv hunt blk-backend my_backend.py:Backend --without BLKB-031 --json
 """
 SECONDS: Final = 60.0
@@ -41,7 +42,9 @@ def add_to(commands: Commands) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    hunt.add_argument("suite", choices=SUITES, metavar="END", help=f"one of {', '.join(SUITES)}")
+    hunt.add_argument(
+        "suite", type=_end, metavar="END", help=f"one of {', '.join(SUITES)}, or file.py:NAME"
+    )
     hunt.add_argument(
         "driver", nargs="?", default="", metavar="DRIVER",
         help="module:Class, file.py:Class or file.c",
@@ -61,21 +64,43 @@ def add_to(commands: Commands) -> None:
     )  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> int:
-    """The command; its exit status. ConfigError."""
-    from xenpv.testing import cases, named
-    from xenpv.testing.kit import find_bugs
+def _end(text: str) -> str:
+    """One of SUITES, or the name of a suite of one's own."""
+    if text not in SUITES and ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected one of {', '.join(SUITES)}, or file.py:NAME"
+        )
+    return text
+
+
+def _hunts(options: argparse.Namespace) -> list[Hunt]:
+    """What there is against the end. ConfigError: unknown end, driver or case."""
+    from xenpv.testing import kit, named
+    from xenpv.testing.hunt import CaseHunt
 
     factory = named.find_driver(options.driver) if options.driver else None
-    sides = (options.suite, f"xenbus-{options.suite.partition('-')[2]}")
-    known = [one.id for name in sides for one in cases.cases(name)]
+    if ":" in options.suite:
+        from xenpv.testing.ringkit import hunting
+
+        found = hunting.hunts_of(named.find_suite(options.suite), factory)
+    else:
+        found = kit.hunts_of(options.suite, factory)
+    played = [one for one in found if isinstance(one, CaseHunt)]
+    known = [case.id for one in played for case in one.cases]
     unknown = [one for one in options.without if one not in known]
     if unknown:
         raise ConfigError(f"{options.suite} has no case {unknown[0]}: `xenpv cases --list`")
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; its exit status. ConfigError."""
+    from xenpv.testing.kit import find_in
+
+    hunts = _hunts(options)
     with watch() as progress:
-        findings, examples = find_bugs(
-            options.suite,
-            factory,
+        findings, examples = find_in(
+            hunts,
             seed=options.seed,
             seconds=options.seconds,
             without=options.without,

@@ -83,10 +83,23 @@ def find_bugs(
     case that does not hold, and the first failure of each scenario. `without`: ids of cases.
     ConfigError: greenlet is missing.
     """
+    return find_in(
+        hunts_of(suite, factory), seed=seed, seconds=seconds, without=without, progress=progress
+    )
+
+
+def find_in(
+    of_end: Sequence[Hunt],
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    without: Collection[str] = (),
+    progress: Progress | None = None,
+) -> tuple[list[Found], int]:
+    """`find_bugs` of hunts that are named. ConfigError: greenlet is missing."""
     require()
     started, done = process_time(), 0
     findings: list[Found] = []
-    of_end = hunts_of(suite, factory)
     others = [one for one in of_end if not isinstance(one, CaseHunt)]
     for hunt in [one for one in of_end if isinstance(one, CaseHunt)]:
         for found in hunt.search(seed):

@@ -7,9 +7,12 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import ConfigError, LocalProtocolError
+
+if TYPE_CHECKING:
+    from xenpv.testing.ringkit.suite import RingSuite
 
 
 def name_of(thing: Any, *, must_import: bool = False, what: str = "a scenario") -> str:
@@ -37,10 +40,10 @@ def file_of(thing: Any) -> str:
     """The file that it is in, relative to the working directory where it is below that."""
     code = getattr(thing, "__code__", None)
     if code is not None:
-        return _relative(code.co_filename)
+        return shown(code.co_filename)
     module = sys.modules.get(getattr(thing, "__module__", ""))
     found = getattr(module, "__file__", None)
-    return "" if found is None else _relative(found)
+    return "" if found is None else shown(found)
 
 
 def find(name: str, file: str, *, what: str = "scenario") -> Any:
@@ -80,6 +83,29 @@ def find_driver(text: str) -> Any:
     return find(f"{path.stem}:{name}", str(path), what="driver")
 
 
+def find_suite(text: str, file: str = "") -> RingSuite:
+    """The RingSuite of `module:NAME` or `file.py:NAME`. ConfigError: there is none."""
+    from xenpv.testing.ringkit.suite import RingSuite
+
+    module, _, name = text.rpartition(":")
+    if module.endswith(".py"):
+        if not Path(module).is_file():
+            raise ConfigError("no such file", file=module)
+        path = Path(module).resolve()
+        if str(path.parent) not in sys.path:
+            sys.path.insert(0, str(path.parent))
+        module, file = path.stem, str(path)
+    try:
+        found = getattr(_module(module, file), name, None)
+    except Exception as error:
+        raise ConfigError(
+            f"suite {text!r}: importing it: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, RingSuite):
+        raise ConfigError(f"suite {text!r}: no such RingSuite to import")
+    return found
+
+
 def _module(name: str, file: str) -> ModuleType | None:
     """By its name where that leads to it, else from its file."""
     if name and name != "__main__":
@@ -97,7 +123,8 @@ def _module(name: str, file: str) -> ModuleType | None:
     return module
 
 
-def _relative(path: str) -> str:
+def shown(path: str) -> str:
+    """A path, relative to the working directory where it is below that."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -19,6 +19,7 @@ from typing import Final
 import attrs
 
 from xenpv.errors import LocalProtocolError
+from xenpv.testing.cases.suite import Factory, Suite
 from xenpv.testing.ends.watchdog import Stuck
 from xenpv.testing.hunt import Found, Search, limited
 from xenpv.testing.run import DoesNotReturn
@@ -31,13 +32,16 @@ SIZE_MAX: Final = 400  # bytes of an example that the kit draws
 class Target:
     """An end that overlays are laid over. `run` makes a fresh world, does what the bytes say
     and raises what does not hold; `split` cuts bytes into operations (joined, they are the
-    bytes again); `words` tells each operation.
+    bytes again); `words` tells each operation. Of a protocol of one's own it has the `suite`, and
+    what makes the end under test.
     """
 
     name: str
     run: Callable[[bytes], object]
     split: Callable[[bytes], list[bytes]]
     words: Callable[[bytes], list[str]]
+    suite: Suite | None = None
+    factory: Factory | None = None
 
 
 def targets() -> dict[str, Target]:

@@ -19,13 +19,15 @@ from xenpv.testing.cases.busscene import BusEnd
 from xenpv.testing.hunts import own
 from xenpv.testing.hunts.own import OwnScenario
 from xenpv.testing.recorded import Recorded, checked, document_of
+from xenpv.testing.ringkit.hunting import RingScenario
+from xenpv.testing.ringkit.overlay import target_of
 from xenpv.testing.run import Run, Scenario, located, run_schedule
 from xenpv.testing.schedule import Action, Schedule
 from xenpv.testing.schedule import Step as Taken
 from xenpv.testing.witness import Witness, witness
 
 if TYPE_CHECKING:
-    from xenpv.testing.cases.suite import CaseResult, Factory
+    from xenpv.testing.cases.suite import CaseResult, Factory, Suite
     from xenpv.testing.lifecycle import LifecycleFailed
     from xenpv.testing.overlay import Target
 
@@ -39,7 +41,8 @@ DATA_MAX: Final = 1 << 20  # hex digits of an overlay
 class Replay(Recorded):
     """A scenario under a schedule: `scenario` is "module:function", `file` the one that it is in
     for when that module is not on the path; steps are (decision, action, argument). `end` and
-    `end_file` name in the same way what makes the end under test, for a scenario that is told.
+    `end_file` name in the same way what makes the end under test, for a scenario that is told, and
+    `suite` and `suite_file` the suite of a protocol of one's own.
     """
 
     kind: ClassVar[str] = "schedule"
@@ -50,6 +53,8 @@ class Replay(Recorded):
     schedule: Schedule
     end: str = ""
     end_file: str = ""
+    suite: str = ""
+    suite_file: str = ""
 
     @classmethod
     def of(
@@ -58,19 +63,20 @@ class Replay(Recorded):
         """The record of a failed run. LocalProtocolError for a scenario that is no function of
         a module.
         """
-        end = end_file = ""
-        if isinstance(scenario, OwnScenario):
-            if scenario.factory is not None:
-                end = named.name_of(scenario.factory, must_import=True, what="an end")
-                end_file = named.file_of(scenario.factory)
-            told: Any = scenario.scenario
-        else:
-            told = scenario
+        end = end_file = suite = suite_file = ""
+        told: Any = scenario
+        if isinstance(scenario, OwnScenario | RingScenario):
+            end, end_file = _made_by(scenario.factory)
+            told = scenario.scenario
+        if isinstance(scenario, RingScenario):
+            suite, suite_file = _suite(scenario.suite)
         return cls(
             scenario=named.name_of(told, must_import=True),
             file=named.file_of(told),
             end=end,
             end_file=end_file,
+            suite=suite,
+            suite_file=suite_file,
             seed=seed,
             defects=defects,
             schedule=run.taken,
@@ -96,8 +102,7 @@ class Replay(Recorded):
             raise ConfigError("no steps in it", file=file)
         if not isinstance(steps, list) or len(steps) > STEPS_MAX:
             raise ConfigError("steps: expected a list of [decision, action, argument]", file=file)
-        if "end" in document:
-            keys |= checked(document, file, texts=("end", "end_file"))
+        keys |= _of_end(document, file)
         return cls(schedule=Schedule(tuple(_step(one, file) for one in steps)), **keys)
 
     @property
@@ -110,11 +115,10 @@ class Replay(Recorded):
         return self.scenario.rpartition(":")[2]
 
     def body(self) -> dict[str, Any]:
-        end = {"end": self.end, "end_file": self.end_file} if self.end else {}
         return {
             "scenario": self.scenario,
             "file": self.file,
-            **end,
+            **_end_keys(self),
             "seed": self.seed,
             "steps": [[step.at, str(step.action), step.argument] for step in self.schedule.steps],
         }
@@ -122,15 +126,49 @@ class Replay(Recorded):
     def find(self) -> Scenario:
         """The scenario's function. ConfigError if there is none, or it cannot be imported."""
         scenario: Any = named.find(self.scenario, self.file)
+        if self.suite:
+            suite = named.find_suite(self.suite, self.suite_file)
+            return RingScenario(scenario, suite, _factory(self))
         if self.end or scenario in own.NEEDED:
-            factory = named.find(self.end, self.end_file, what="end") if self.end else None
-            return OwnScenario(scenario, factory)
+            return OwnScenario(scenario, _factory(self))
         found: Scenario = scenario
         return found
 
     def perform(self) -> Run:
         scenario = self.find()
         return located(scenario, run_schedule(scenario, self.schedule))
+
+
+def _made_by(factory: Any) -> tuple[str, str]:
+    """What makes the end under test, by name, and the file that it is in; empty for our own."""
+    if factory is None:
+        return "", ""
+    return named.name_of(factory, must_import=True, what="an end"), named.file_of(factory)
+
+
+def _suite(suite: Suite) -> tuple[str, str]:
+    name, file = suite.reference
+    return name, named.shown(file) if file else ""
+
+
+def _of_end(document: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The keys that name an end and a suite, those of them that are there."""
+    pairs = [("end", "end_file"), ("suite", "suite_file")]
+    texts = tuple(key for pair in pairs if pair[0] in document for key in pair)
+    return checked(document, file, texts=texts)
+
+
+def _end_keys(recorded: Replay | OverlayReplay) -> dict[str, str]:
+    end = {"end": recorded.end, "end_file": recorded.end_file} if recorded.end else {}
+    own = {"suite": recorded.suite, "suite_file": recorded.suite_file} if recorded.suite else {}
+    return {**end, **own}
+
+
+def _factory(recorded: Replay | OverlayReplay) -> Any:
+    """What makes the end under test; None: the suite's, or ours. ConfigError."""
+    if not recorded.end:
+        return None
+    return named.find(recorded.end, recorded.end_file, what="end")
 
 
 def _step(one: Any, file: str) -> Taken:
@@ -170,6 +208,8 @@ class CaseReplay(Recorded):
     file: str
     seed: int
     device: str = ""  # vbd or vif, for a case of xenbus against a factory's end
+    suite: str = ""  # of a protocol of one's own, "module:NAME", and the file it is in
+    suite_file: str = ""
 
     @classmethod
     def save_result(cls, result: CaseResult, directory: Path) -> tuple[Path, Run]:
@@ -183,12 +223,15 @@ class CaseReplay(Recorded):
         device = ""
         if isinstance(factory, BusEnd):
             device, factory = factory.kind, factory.factory
-        made_by = "" if factory is None else named.name_of(factory, must_import=True, what="an end")
+        made_by, file = _made_by(factory)
+        suite, suite_file = _suite(case.of)
         recorded = cls(
             case=case.id,
             factory=made_by,
-            file="" if factory is None else named.file_of(factory),
+            file=file,
             device=device,
+            suite=suite,
+            suite_file=suite_file,
             seed=result.seed,
             defects=zoo.active(),
             digest=run.digest,
@@ -199,6 +242,8 @@ class CaseReplay(Recorded):
     @classmethod
     def parse(cls, document: Mapping[str, Any], file: str) -> Self:
         texts = ("case", "factory", "file", *(["device"] if "device" in document else []))
+        if "suite" in document:
+            texts = (*texts, "suite", "suite_file")
         return cls(**checked(document, file, texts=texts, numbers=("seed",)))
 
     @property
@@ -213,12 +258,18 @@ class CaseReplay(Recorded):
     def body(self) -> dict[str, Any]:
         device = {"device": self.device} if self.device else {}
         end = {"factory": self.factory, "file": self.file, **device}
+        if self.suite:
+            end |= {"suite": self.suite, "suite_file": self.suite_file}
         return {"case": self.case, **end, "seed": self.seed}
 
     def perform(self) -> Run:
         from xenpv.testing import cases
 
-        found = cases.all_cases().get(self.case)
+        if self.suite:
+            own = named.find_suite(self.suite, self.suite_file).cases
+            found = next((one for one in own if one.id == self.case), None)
+        else:
+            found = cases.all_cases().get(self.case)
         if found is None:
             raise ConfigError(f"unknown case {self.case!r}")
         factory: Factory | None = None
@@ -233,20 +284,30 @@ class CaseReplay(Recorded):
 
 @attrs.frozen(kw_only=True)
 class OverlayReplay(Recorded):
-    """Bytes, in hex, that an overlay's target fails with."""
+    """Bytes, in hex, that an overlay's target fails with; `suite` and `end` as in a Replay."""
 
     kind: ClassVar[str] = "overlay"
 
     target: str
     data: str
+    end: str = ""
+    end_file: str = ""
+    suite: str = ""
+    suite_file: str = ""
 
     @classmethod
     def save_data(cls, target: Target, data: bytes, directory: Path) -> tuple[Path, Run]:
         """Run failing bytes once more and write them down; the file's path, and what was seen."""
         run = _overlaid(target, data)
+        end, end_file = _made_by(target.factory)
+        suite, suite_file = _suite(target.suite) if target.suite is not None else ("", "")
         recorded = cls(
             target=target.name,
             data=data.hex(),
+            end=end,
+            end_file=end_file,
+            suite=suite,
+            suite_file=suite_file,
             defects=zoo.active(),
             digest=run.digest,
             failure=run.failure_text,
@@ -255,7 +316,7 @@ class OverlayReplay(Recorded):
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], file: str) -> Self:
-        keys = checked(document, file, texts=("target", "data"))
+        keys = checked(document, file, texts=("target", "data")) | _of_end(document, file)
         try:
             bytes.fromhex(keys["data"][:DATA_MAX])
         except ValueError:
@@ -271,12 +332,16 @@ class OverlayReplay(Recorded):
         return self.target
 
     def body(self) -> dict[str, Any]:
-        return {"target": self.target, "data": self.data}
+        return {"target": self.target, "data": self.data, **_end_keys(self)}
 
     def perform(self) -> Run:
         from xenpv.testing import overlay
 
-        target = overlay.targets().get(self.target)
+        target: Target | None
+        if self.suite:
+            target = target_of(named.find_suite(self.suite, self.suite_file), _factory(self))
+        else:
+            target = overlay.targets().get(self.target)
         if target is None:
             raise ConfigError(f"unknown target {self.target!r}")
         return _overlaid(target, bytes.fromhex(self.data[:DATA_MAX]))

@@ -59,6 +59,7 @@ class CaseResult:
     def command(self) -> str:
         """What plays it again."""
         seed = f" --seed {self.seed}" if self.seed else ""
+        seed = f"{self.case.of.option}{seed}"
         if self.factory is None:
             return f"xenpv cases {self.case.id}{seed}"
         made_by = f"{self.factory.__module__}:{getattr(self.factory, '__qualname__', self.factory)}"
@@ -102,7 +103,7 @@ class Case:
     requires: tuple[str, ...]
     hostile: bool
     check: Callable[[Any], object]
-    make: Make
+    of: Suite
 
     def __str__(self) -> str:
         return self.id
@@ -128,7 +129,7 @@ class Case:
         return CaseResult(self, Outcome.FAIL, _reason(error), seed, error, factory)
 
     def _play(self, factory: Factory | None, seed: int) -> CaseResult:
-        scene = self.make(factory, seed)
+        scene = self.of.make(factory, seed)
         try:
             missing = [one for one in self.requires if one not in scene.features]
             if missing:
@@ -163,7 +164,12 @@ Check = TypeVar("Check", bound=Callable[[Any], object])
 
 
 class Suite:
-    """Cases that ask the same end; `make(factory, seed)` is the scene that they are played on."""
+    """Cases that ask the same end; `make(factory, seed)` is the scene that they are played on.
+
+    One that `is_own` is a user's, which a replay file names by its `reference`.
+    """
+
+    is_own = False
 
     def __init__(self, name: str, prefix: str, make: Make) -> None:
         self.name = name
@@ -196,12 +202,22 @@ class Suite:
                     requires=requires,
                     hostile=hostile,
                     check=check,
-                    make=self.make,
+                    of=self,
                 )
             )
             return check
 
         return add
+
+    @property
+    def reference(self) -> tuple[str, str]:
+        """`module:NAME` of a user's suite, and its file. LocalProtocolError: it has no name."""
+        return "", ""
+
+    @property
+    def option(self) -> str:
+        """What the command line is told of it, beside the numbers of its cases."""
+        return ""
 
     def run(
         self,

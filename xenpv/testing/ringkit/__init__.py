@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from xenpv.testing.ringkit.declaration import Declaration
 from xenpv.testing.ringkit.drivers import RingBackend, RingFrontend
+from xenpv.testing.ringkit.hunting import find_bugs, hunts_of
+from xenpv.testing.ringkit.overlay import target_of
 from xenpv.testing.ringkit.protocol import RingProtocol
 from xenpv.testing.ringkit.rawends import RawRingBack, RawRingFront
 from xenpv.testing.ringkit.rings import BackRing, FrontRing
+from xenpv.testing.ringkit.suite import RingScene, RingSuite, Traffic
 from xenpv.testing.ringkit.world import RingWorld, ring_world, user_backend, user_frontend
 
 __all__ = [
@@ -26,8 +29,14 @@ __all__ = [
     "RingBackend",
     "RingFrontend",
     "RingProtocol",
+    "RingScene",
+    "RingSuite",
     "RingWorld",
+    "Traffic",
+    "find_bugs",
+    "hunts_of",
     "ring_world",
+    "target_of",
     "user_backend",
     "user_frontend",
 ]

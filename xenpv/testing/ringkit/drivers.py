@@ -14,6 +14,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar
 
+from xenpv.abi.xenbus import XenbusState
 from xenpv.errors import PeerProtocolError
 from xenpv.testing.ends.handshake import ConnectingBackend, ConnectingFrontend
 from xenpv.testing.ringkit.protocol import KEY_ORDER, PAGES_MAX
@@ -108,6 +109,11 @@ class RingFrontend(ConnectingFrontend):
             self.end.close_port(port)
         for pfn, ref in shared:
             self.end.unshare(pfn, ref)
+
+    @property
+    def can_send(self) -> bool:
+        """Whether both ends are Connected and a slot is free."""
+        return self.end.state is XenbusState.CONNECTED and bool(self.port) and self.ring.free > 0
 
     def send(self, request: bytes) -> None:
         """Publish one, and tell the backend if it asks. LocalProtocolError: no slot is free."""

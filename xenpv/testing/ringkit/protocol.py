@@ -158,6 +158,13 @@ class RingProtocol:
         """The fields of a response as plain values."""
         return self.declaration.read(self._response, raw)
 
+    def field(self, raw: bytes | memoryview, name: str, *, response: bool = False) -> int:
+        """One scalar of a request, or of a response, unsigned: `id`, `seg[2].gref`. KeyError."""
+        struct = self.kind.response if response else self.kind.request
+        places = {one: (at, at + size) for one, at, size in dict(self.kind.structs)[struct]}
+        first, end = places[name]
+        return int.from_bytes(raw[first:end], "little")
+
     # ends
 
     def front_ring(self, end: End, pfns: Sequence[int]) -> FrontRing:

@@ -14,7 +14,7 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.bus.ring import FrontRing
-from xenpv.errors import PeerProtocolError
+from xenpv.errors import GrantError, PeerProtocolError
 from xenpv.testing.raw_back import BLK_ANSWERS, RawBack
 from xenpv.testing.raw_front import RawFront, RawGuest
 from xenpv.testing.ringkit.protocol import KEY_ORDER, PAGES_MAX
@@ -161,14 +161,15 @@ class RawRingBack(RawBack):
         super().event()
         if not self.hold and self.connected and self.respond is not None:
             try:
-                requests = self.take()
-            except PeerProtocolError as error:
+                self._serve(self.respond)
+            except (PeerProtocolError, GrantError) as error:  # the frontend is gone, or wrong
                 self.device.fatal(str(error))
-                return
-            for request in requests:
-                answer = self.respond(request)
-                if answer is not None:
-                    self.answer(answer)
+
+    def _serve(self, respond: Callable[[SimpleNamespace], bytes | None]) -> None:
+        for request in self.take():
+            answer = respond(request)
+            if answer is not None:
+                self.answer(answer)
 
     def answer(self, *responses: bytes) -> None:
         """Publish packed responses; an event if the frontend asks."""

@@ -28,13 +28,14 @@ from xenpv.testing.ends.port import EndPort
 from xenpv.testing.ends.watchdog import SECONDS
 from xenpv.testing.raw_back import RawBack
 from xenpv.testing.raw_front import BACKEND_DOMID, RawFront, RawGuest
-from xenpv.testing.raw_world import GRANT_FRAMES, GUEST_PAGES, SLACK_PAGES, Directory
+from xenpv.testing.raw_world import GRANT_FRAMES, SLACK_PAGES, Directory
 from xenpv.testing.world import World
 from xenpv.xen.domain import Domain
 from xenpv.xen.loop import Chooser
 from xenpv.xen.upcall import Dispatcher
 
 DEVID: Final = 0
+GUEST_PAGES: Final = 2048  # a page for each slot of a ring, and more; untouched ones cost nothing
 INITIALISING: Final = str(int(State.INITIALISING))
 
 EndFactory = Callable[[End], Any]
