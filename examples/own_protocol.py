@@ -140,6 +140,8 @@ def a_call(world: RingWorld, number: int) -> None:
 
 
 def an_answer(back: RawRingBack, request: SimpleNamespace) -> bytes:
+    if request.offset + request.length > PAGE:
+        return ECHO.response(id=request.id, status=ERROR)
     text = back.read(request.gref, request.offset, request.length)
     back.fill(request.gref, text.upper(), request.offset)
     return ECHO.response(id=request.id, status=OKAY)

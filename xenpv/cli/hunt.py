@@ -68,7 +68,7 @@ def _end(text: str) -> str:
     """One of SUITES, or the name of a suite of one's own."""
     if text not in SUITES and ":" not in text:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected one of {', '.join(SUITES)}, or file.py:NAME"
+            f"invalid choice: {text!r} (choose from {', '.join(SUITES)}, or file.py:NAME)"
         )
     return text
 

@@ -46,7 +46,7 @@ def test_a_raw_backend_stands_under_the_frontend():
 
 
 def test_the_example_holds_whatever_the_schedule():
-    explore(own.shouting, examples=150).check()
+    explore(own.shouting, examples=60).check()
 
 
 def test_a_missing_final_check_is_a_lost_wake_up():

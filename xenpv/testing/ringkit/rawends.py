@@ -14,7 +14,8 @@ from xenpv.abi.xenbus import XenbusState
 from xenpv.back.ring import BackRing
 from xenpv.back.xenbus import Device
 from xenpv.bus.ring import FrontRing
-from xenpv.errors import GrantError, PeerProtocolError
+from xenpv.errors import PeerProtocolError
+from xenpv.testing.ends.guard import UNFIT
 from xenpv.testing.raw_back import BLK_ANSWERS, RawBack
 from xenpv.testing.raw_front import RawFront, RawGuest
 from xenpv.testing.ringkit.protocol import KEY_ORDER, PAGES_MAX
@@ -162,7 +163,7 @@ class RawRingBack(RawBack):
         if not self.hold and self.connected and self.respond is not None:
             try:
                 self._serve(self.respond)
-            except (PeerProtocolError, GrantError) as error:  # the frontend is gone, or wrong
+            except UNFIT as error:  # the frontend is gone, or wrong
                 self.device.fatal(str(error))
 
     def _serve(self, respond: Callable[[SimpleNamespace], bytes | None]) -> None:
