@@ -6,6 +6,7 @@ every pytest run of an environment that xenpv is installed in.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import weakref
 from collections import deque
@@ -119,10 +120,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 64:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or len(text) > 20 or int(text) >= 1 << 64:
+        wrong = f"a seed is a number from 0 to 2^64 - 1, not {text!r}"
+        raise argparse.ArgumentTypeError(wrong)
+    return int(text)
 
 
 @pytest.fixture(scope="session")
@@ -220,6 +221,15 @@ def _artefacts(config: pytest.Config) -> Path | None:
     return None if given is None else Path(given)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    directory = _artefacts(config)
+    if directory is not None and directory.exists() and not directory.is_dir():
+        raise pytest.UsageError(
+            f"--xenpv-artefacts {directory}: exists and is no directory: expected where files "
+            "of failures go"
+        )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     _made.clear()
@@ -245,15 +255,23 @@ def pytest_runtest_makereport(
     report = yield
     if not report.failed:
         return report
+    try:
+        report.sections += _sections(item)
+    except OSError as error:
+        wrong = f"artefacts cannot be written: {error.filename}: {error.strerror}"
+        report.sections.append(("xenpv", f"{wrong}\nagain: {_command(item)}"))
+    return report
+
+
+def _sections(item: pytest.Item) -> Iterator[tuple[str, str]]:
     # Nobody explored anything as long as this module is not there.
     reports = sys.modules.get("xenpv.testing.reports")
     if reports is not None:
         directory = _artefacts(item.config) or item.config.rootpath / ARTEFACTS
         for failure in reports.failures():
-            report.sections.append(("xenpv exploration", "\n".join(failure.section(directory))))
+            yield "xenpv exploration", "\n".join(failure.section(directory))
     if _made:
-        report.sections.append(("xenpv", "\n".join(_what_happened(item))))
-    return report
+        yield "xenpv", "\n".join(_what_happened(item))
 
 
 def _what_happened(item: pytest.Item) -> Iterator[str]:

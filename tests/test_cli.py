@@ -137,7 +137,7 @@ def test_a_bad_configuration_is_one_line_and_nothing_is_written(here, capsys, te
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "xenpv: the following arguments are required: COMMAND; see xenpv --help"),
+        ([], "xenpv: expected a command: run, "),
         (["run"], "xenpv run: the following arguments are required: CONFIG; see xenpv run --help"),
         (["walk"], "xenpv: argument COMMAND: invalid choice: 'walk'"),
         (["run", "good.cfg", "--seed", "x"], "xenpv run: argument --seed: a seed is a number from"),

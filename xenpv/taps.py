@@ -60,6 +60,14 @@ class Attachment(Protocol):
         """Let go of the platform's end."""
 
 
+class Looker(Protocol):
+    """Who wants to see the platform at rest: a descriptor that becomes readable."""
+
+    def fileno(self) -> int: ...
+    def serve(self) -> None:
+        """Answer whoever waits, at once."""
+
+
 class BridgeTap:
     """A TAP as a port of a bridge."""
 
@@ -198,10 +206,18 @@ class Pump:
 
     `clock` counts nanoseconds. Virtual time goes on from where it is, as fast as the host's; when
     the host falls behind, it is let jump. One that asks for the end from a signal calls `stop`.
+    `lookers` are woken by their descriptors, and change nothing.
     """
 
-    def __init__(self, taps: Taps, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        taps: Taps,
+        clock: Callable[[], int] = time.monotonic_ns,
+        *,
+        lookers: Sequence[Looker] = (),
+    ) -> None:
         self.taps = taps
+        self.lookers = lookers
         self.stopped = False
         self._clock = clock
         self._nudge_in, self._nudge = os.pipe()
@@ -221,6 +237,8 @@ class Pump:
         with select.epoll() as poll:
             waiting = _Waiting(poll, self.taps)
             poll.register(self._nudge_in, select.EPOLLIN)
+            for looker in self.lookers:
+                poll.register(looker, select.EPOLLIN)
             while not self.stopped and (end is None or loop.now < end):
                 waiting.update()
                 until = loop.now + NAP_NS
@@ -229,6 +247,8 @@ class Pump:
                         until = min(until, deadline)
                 left_ns = max(0, until - self._clock() - ahead)
                 ready = poll.poll(-(-left_ns // NS_PER_MS) / 1000)
+                for looker in self.lookers:
+                    looker.serve()
                 now = max(loop.now, self._clock() + ahead)
                 self.taps.step(now if end is None else min(now, end))
                 for index, tap in waiting.of(ready):

@@ -77,6 +77,7 @@ def test_the_document_has_the_keys_that_the_docs_have():
 M = 0xFFFF_FFFF
 HEADERS = {
     "fresh": ("blkif", (0, 1, 0, 1), 1, (0, 0, 0), ""),
+    "never a ring": ("blkif", (0, 0, 0, 0), 1, (None, None, 0), ""),
     "all consumed and answered": ("blkif", (7, 8, 7, 8), 1, (0, 0, 0), ""),
     "backend asleep behind two": ("blkif", (9, 8, 7, 8), 1, (2, 0, 2), ""),
     "backend awake": ("blkif", (9, 3, 7, 8), 1, (None, 0, 2), ""),

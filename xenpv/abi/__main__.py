@@ -5,17 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from typing import Final, NoReturn
 
 from xenpv.abi import layout
 
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 128 + signal.SIGINT
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments get one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 0 whatever a reader does with it."""
-    parser = argparse.ArgumentParser(
+    """Print the table; 0 whatever a reader does with it, 2 if it cannot be written."""
+    parser = Parser(
         prog="python -m xenpv.abi",
         description="Sizes, offsets and constants of Xen's public headers, as compiled.",
+        epilog="example: python -m xenpv.abi | grep -A 9 blkif_request:",
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, stable for scripts")
     arguments = parser.parse_args(argv)
@@ -28,9 +42,17 @@ def main(argv: list[str] | None = None) -> int:
         for line in lines:
             print(line)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough; the interpreter must not flush once more.
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        # The interpreter must not flush once more. A reader (`| head`) may have seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 0
+        why = f"what was to be printed cannot be written: {error.strerror}"
+        print(f"{parser.prog}: {why}", file=sys.stderr)
+        return BAD_INPUT
     return 0
 
 

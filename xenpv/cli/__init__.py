@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import xenpv
+from xenpv.cli import interrupt, output
 from xenpv.cli.arguments import Commands
+from xenpv.cli.interrupt import interruptible
 from xenpv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ examples:
   xenpv zoo --jobs 2                        does the kit find the defects that it should?
   xenpv store --socket /tmp/xs              serve xenstored to real clients
   xenpv dump page.bin --as blkif            what is in a ring page that somebody got
+"""
+REPLAY_EXAMPLES: Final = """\
+examples:
+  xenpv replay .xenpv/one.replay            run it again, and tell what happens
+  xenpv replay crash-1 --target blk-backend what a fuzzer left for that target of fuzz_one
+"""
+BENCH_EXAMPLES: Final = """\
+examples:
+  xenpv bench                               everything; it takes some minutes
+  xenpv bench world ring-blk --json         these two, for scripts
 """
 RUN: Final = """\
 Boot the guests of real xl.cfg files with real disk images and exercise every device: read
@@ -130,9 +140,11 @@ def _add_others(commands: Commands) -> None:
     replay = commands.add_parser(
         "replay",
         help="run a recorded failure again",
-        description="Run again what a replay file holds: a scenario under its schedule, a case, "
-        "the bytes of an overlay, or the commands of a life cycle. Exit status 1 if it fails "
+        description="Run again what a replay file holds: a scenario under its schedule, a case,\n"
+        "the bytes of an overlay, or the commands of a life cycle. Exit status 1 if it fails\n"
         "again, 0 if it passes.",
+        epilog=REPLAY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     replay.add_argument("file", type=Path, metavar="FILE", help="a .replay file")
     replay.add_argument(
@@ -145,7 +157,14 @@ def _add_others(commands: Commands) -> None:
 
     tracefile.add_to(replay)
     replay.add_argument("--json", action="store_true", help="print one JSON document instead")
-    bench = commands.add_parser("bench", help="measure beside the limits")
+    bench = commands.add_parser(
+        "bench",
+        help="measure beside the limits",
+        description="Measure, each figure beside a limit or a real program in the same run. Exit\n"
+        "status 1 if a goal is not met.",
+        epilog=BENCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     bench.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     bench.add_argument("--json", action="store_true", help="print one JSON document instead")
 
@@ -164,25 +183,63 @@ def _vcpus(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    options = parser().parse_args(arguments)
-    if options.command == "run" and not options.configs and not options.restore:
-        Parser(prog="xenpv run").error("the following arguments are required: CONFIG")
+    try:
+        with interruptible():
+            return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return interrupt.STATUS
+
+
+def _main(arguments: Sequence[str]) -> int:
     # A guest's name or a path may hold what the terminal's encoding does not.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return COMMANDS[options.command](options)
+        try:
+            options = _parsed(arguments)
+            status = COMMANDS[options.command](options)
+        except SystemExit:  # of the parser, which may have printed
+            output.flush()
+            raise
+        output.flush()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return BAD_INPUT
     except BrokenPipeError:
-        # Whoever read the report has seen enough. Nothing may be flushed into the pipe later.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the report has seen enough.
+        if output.is_broken():
+            output.drop()
         return FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except OSError as error:
+        why = output.is_broken()
+        if why:
+            output.drop()
+            _say(f"xenpv: what was to be printed cannot be written: {why}")
+        else:
+            where = "xenpv" if error.filename is None else str(error.filename)
+            _say(f"{where}: {error.strerror or error}")
+        return BAD_INPUT
+    return status
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; `help` and `help COMMAND` are `--help` of either."""
+    top = parser()
+    words = list(arguments)
+    if not words:
+        top.error(f"expected a command: {', '.join(COMMANDS)}, or help")
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
+    options = top.parse_args(words)
+    if options.command == "run" and not options.configs and not options.restore:
+        Parser(prog="xenpv run").error("the following arguments are required: CONFIG")
+    return options
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -190,6 +247,8 @@ def _run(options: argparse.Namespace) -> int:
     from xenpv.cli.job import Job, Options
     from xenpv.cli.progress import watch
 
+    paths = [*options.configs, *options.restore]
+    output.check_no_pipe(*paths, *([] if options.replay is None else [options.replay]))
     outside = taps.outside(options)
     sources = inputs.load(options.configs, options.restore)
     if options.save is not None:
@@ -214,27 +273,19 @@ def _run(options: argparse.Namespace) -> int:
         outside=outside,
         trace=options.trace,
     )
-    # So that a disk's scratch area is put back also then.
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with watch() as progress:
             job = Job(sources, wanted, progress)
             found = job.run()
-    except ConfigError:
+    except (ConfigError, OSError):
         raise
     except Exception as error:
         error.add_note(f"This is a bug in xenpv; --seed {wanted.seed} repeats it.")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     _print(found, as_json=options.json)
     if options.html is not None and job.tape is not None:
         html.write(options.html, job.tape, found, options)
     return OK if found.ok else FAILED
-
-
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _print(found: RunFound, *, as_json: bool) -> None:
@@ -243,9 +294,8 @@ def _print(found: RunFound, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.as_json(found), indent=1))
     else:
-        encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+        encoding = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")
         print(*report.as_text(found, unicode=encoding == "utf8"), sep="\n")
-    sys.stdout.flush()
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -257,9 +307,9 @@ def _bench(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from xenpv.cli import replay
 
+    output.check_no_pipe(options.file)
     done = replay.replay(options.file, options.target, options.trace)
     replay.show(done, json_wanted=options.json)
-    sys.stdout.flush()
     return FAILED if done.run.failed else OK
 
 

@@ -6,8 +6,9 @@ import argparse
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -63,6 +64,35 @@ def check(options: Sequence[CaptureOption], interfaces: Sequence[tuple[str, int]
             raise ConfigError("two captures would write it", file=path)
 
 
+def _unwritable(path: object, why: str | None) -> ConfigError:
+    return ConfigError(f"cannot write the capture: {why}", file=str(path))
+
+
+class CaptureFile(FileIO):
+    """A capture that the host's disk has no room for is cut: frames go on to cross."""
+
+    failure = ""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.buffer = BufferedWriter(self)
+
+    def write(self, data: Any, /) -> int:
+        """All of it, as far as anybody is told: `close_of` says what happened."""
+        if not self.failure:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error.strerror or str(error)
+        return len(data)
+
+    def close_of(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """At the run's end. ConfigError, unless it ends by something else: it was cut."""
+        self.buffer.close()
+        if self.failure and error is None:
+            raise _unwritable(self.name, self.failure)
+
+
 class Captures:
     """The files of one run, open from `open` until its stack ends."""
 
@@ -77,12 +107,11 @@ class Captures:
             if path.exists() and any(path.samefile(other) for other in inputs):
                 raise ConfigError("the capture would overwrite it", file=str(path))
             try:
-                file = stack.enter_context(path.open("wb"))
+                raw = CaptureFile(path, "wb")
             except OSError as error:
-                raise ConfigError(
-                    f"cannot write the capture: {error.strerror}", file=str(path)
-                ) from None
-            self._writers.append((option, PcapngWriter(file)))
+                raise _unwritable(path, error.strerror) from None
+            stack.push(raw.close_of)
+            self._writers.append((option, PcapngWriter(raw.buffer)))
 
     def add_bridge(self, bridge: Bridge) -> None:
         """A bridge that was not there before."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from xenpv.cli import output
 from xenpv.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ played against xenpv's own ends; tests play them against yours (xenpv.testing.ch
 Exit status 1 if one fails, 2 if an id or a suite is unknown.
 """
 WIDTH: Final = 100
+CONNECT_S: Final = 10.0
 ENDS: Final = ("blk-backend", "blk-frontend", "net-backend", "net-frontend")
 
 
@@ -133,6 +136,7 @@ def _driver(options: argparse.Namespace, chosen: Sequence[Case]) -> Factory | No
     from xenpv.testing.cases.storescene import SocketEnd
 
     if options.socket is not None:
+        _check_socket(options.socket)
         return SocketEnd(options.socket)
     if options.driver is None:
         return None
@@ -148,6 +152,21 @@ def _driver(options: argparse.Namespace, chosen: Sequence[Case]) -> Factory | No
         )
     factory: Factory = named.find_driver(options.driver)
     return factory
+
+
+def _check_socket(path: Path) -> None:
+    """Whether somebody listens there. ConfigError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_S)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ConfigError(
+                f"no xenstored answers there: {why}: expected the socket of one, as of "
+                "`xenpv store --socket`",
+                file=str(path),
+            ) from None
 
 
 def _list(chosen: Sequence[Case], *, json_wanted: bool) -> None:
@@ -219,7 +238,7 @@ def _show(results: Sequence[CaseResult], *, json_wanted: bool) -> None:
             print(f"{one.outcome.value}  {one.case.id}  {one.case.title}{reason}")
         skipped = sum(one.outcome == "skip" for one in results)
         print(f"{len(results)} cases: {len(failed)} failed, {skipped} skipped")
-    sys.stdout.flush()
+    output.flush()
     for one in failed:
         print(f"{one.case.id} {one.case.title} ({one.case.source})", file=sys.stderr)
         print(f"  {one.reason}", file=sys.stderr)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from xenpv.cli.arguments import Commands
 
@@ -102,15 +101,18 @@ def run(options: argparse.Namespace) -> int:
         places=tuple(options.pfn),
         most=ROWS_ALL if options.all else ROWS_MAX,
     )
-    found = _found(options.where, wanted)
+    form = "json" if options.json else "text"
     if options.list:
-        _list(found, json_wanted=options.json)
-        return 0
-    if options.json:
-        print(json.dumps([one.as_json() for one in found], indent=1))
-    else:
-        print(found)
-    return 1 if found.wrong else 0
+        form = "list-json" if options.json else "list"
+    if options.where.is_socket():
+        from xenpv.view.dump.socket import ask
+
+        answer = ask(options.where, wanted, form=form)
+        print(answer.text, end="")
+        return int(answer.wrong)
+    found = _found(options.where, wanted)
+    print(found.written(form))
+    return 1 if found.wrong and not options.list else 0
 
 
 def _found(path: Path, wanted: Selection) -> Dumps:
@@ -118,12 +120,3 @@ def _found(path: Path, wanted: Selection) -> Dumps:
 
     source.first_bytes(path)
     return source.raw(path, wanted)
-
-
-def _list(found: Dumps, *, json_wanted: bool) -> None:
-    if json_wanted:
-        rows: list[dict[str, Any]] = [{"kind": one.kind, "name": one.name} for one in found]
-        print(json.dumps(rows, indent=1))
-        return
-    for one in found:
-        print(f"{one.kind:20} {one.name}")

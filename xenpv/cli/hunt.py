@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from xenpv.cli import output
 from xenpv.cli.arguments import Commands, number, seconds
 from xenpv.cli.progress import watch
 from xenpv.errors import ConfigError, LocalProtocolError
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
     from xenpv.testing.kit import find_in
 
     hunts = _hunts(options)
+    output.check_folder(options.replays)
     with watch() as progress:
         findings, examples = find_in(
             hunts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,12 +83,23 @@ def check_save(path: Path, sources: Sequence[Source]) -> None:
         raise ConfigError(wrong, file=str(path))
     elif not path.parent.is_dir():
         raise ConfigError("cannot save there: there is no such directory", file=str(path))
+    _check_place(path)
     inputs = [Path(source.config.positions[""].file) for source in sources if source.saved is None]
     for source in sources:
         inputs += [Path(disk.target) for disk in source.config.disks]
         target = save_path(path, source.config)
+        if target.exists() and not target.is_file():
+            # Its name would be taken by the file, a device's too.
+            raise ConfigError("cannot save there: it exists and is no file", file=str(target))
         if target.exists() and any(one.exists() and target.samefile(one) for one in inputs):
             raise ConfigError("the save file would overwrite it", file=str(target))
+
+
+def _check_place(path: Path) -> None:
+    """Whether a file can be made there, and take its name."""
+    folder = path if path.is_dir() else path.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot save there: {folder} may not be written", file=str(path))
 
 
 def save_path(path: Path, config: DomainConfig) -> Path:

@@ -114,6 +114,7 @@ class Job:
             )
             # Also of a run that is interrupted.
             stack.callback(self._write_trace, platform)
+            self._service.join(platform)
             try:
                 self._go(platform)
             except Livelock as error:

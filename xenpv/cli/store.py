@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from xenpv.cli import output
 from xenpv.cli.arguments import Commands
 from xenpv.errors import ConfigError
 from xenpv.store import storefile
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     server = domains.serve(named(options.profile))
     server.administration.files = LogFiles()
     if options.load is not None:
+        output.check_no_pipe(options.load)
         loaded = storefile.load(server, domains, options.load)
         _say(options, f"{loaded} nodes of {options.load}")
     with closing(Listener(server, options.socket)) as listener:

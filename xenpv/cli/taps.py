@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xenpv.guest import Guest
     from xenpv.host.network import Bridge
     from xenpv.platform import Platform
+    from xenpv.view.dump.socket import DumpSocket
 
 SECONDS_MAX: Final = 10_000_000
 MODES: Final = ", ".join(mode.value for mode in Mode)
@@ -53,12 +55,14 @@ class Outside:
     """What a run has to do with the outside. `seconds` None: until a signal.
 
     `record` is the journal that it writes, `replay` the one that it reads instead of any TAP.
+    `dump` is the socket on which `xenpv dump` is answered.
     """
 
     taps: tuple[TapOption, ...] = ()
     seconds: float | None = None
     record: Path | None = None
     replay: Path | None = None
+    dump: Path | None = None
 
     @property
     def serves(self) -> bool:
@@ -84,6 +88,12 @@ def add_to(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--replay", type=Path, metavar="FILE", help="run again on what a journal recorded"
+    )
+    run.add_argument(
+        "--dump-socket",
+        type=Path,
+        metavar="PATH",
+        help="answer `xenpv dump PATH` while the run goes on",
     )
 
 
@@ -143,7 +153,11 @@ def outside(options: argparse.Namespace) -> Outside:
     if len(taps) > TAPS_MAX:
         raise ConfigError(f"{len(taps)} TAPs, at most {TAPS_MAX} are possible")
     return Outside(
-        taps=taps, seconds=options.seconds, record=options.journal, replay=options.replay
+        taps=taps,
+        seconds=options.seconds,
+        record=options.journal,
+        replay=options.replay,
+        dump=options.dump_socket,
     )
 
 
@@ -197,6 +211,7 @@ class Service:
         self._writer: JournalWriter | None = None
         self._file: RawIOBase | None = None
         self._expected: str | None = None
+        self._dump: DumpSocket | None = None
 
     def open(self, stack: ExitStack, inputs: Sequence[Path]) -> None:
         """Everything that may fail by what the user gave. Raises ConfigError.
@@ -207,6 +222,10 @@ class Service:
         there = record is not None and record.exists()
         if record is not None and there and any(record.samefile(other) for other in inputs):
             raise ConfigError("the journal would overwrite it", file=str(record))
+        if self.outside.dump is not None:
+            from xenpv.view.dump.socket import DumpSocket
+
+            self._dump = stack.enter_context(DumpSocket(self.outside.dump))
         if self.outside.replay is not None:
             self._open_replay(stack, self.outside.replay)
             return
@@ -234,6 +253,11 @@ class Service:
     def bridges(self) -> list[str]:
         """Those with a TAP."""
         return [option.where for option, _ in self._devices if not option.to_guest]
+
+    def join(self, platform: Platform) -> None:
+        """It is there: whoever asks for a dump is answered."""
+        if self._dump is not None:
+            self._dump.join(platform)
 
     def serve(
         self,
@@ -271,7 +295,7 @@ class Service:
         seconds = self.outside.seconds
         how_long = "until a signal" if seconds is None else f"for {seconds:g} s"
         self._say(f"serving {named} {how_long}".replace("  ", " "))
-        pump = Pump(taps)
+        pump = Pump(taps, lookers=[] if self._dump is None else [self._dump])
         with ExitStack() as stack:
             stack.callback(pump.close)
             _on_signals(stack, pump)
@@ -289,17 +313,27 @@ class Service:
 
 
 def _on_signals(stack: ExitStack, pump: Pump) -> None:
-    """The first signal ends the service, the next one the run."""
+    """The first signal ends the service, the next one the run, as it does without a service."""
+    previous: dict[int, Any] = {}
 
-    def note(_number: int, _frame: object) -> None:
-        if pump.stopped:
+    def note(number: int, frame: FrameType | None) -> None:
+        if not pump.stopped:
+            pump.stop()
+        elif callable(previous[number]):
+            previous[number](number, frame)
+        else:
             raise KeyboardInterrupt
-        pump.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            previous = signal.signal(number, note)
-            stack.callback(signal.signal, number, previous)
+            previous[number] = signal.signal(number, note)
+            stack.callback(_put_back, number, note, previous[number])
+
+
+def _put_back(number: int, note: object, previous: Any) -> None:
+    """Unless a second signal came: then all are ignored until everything is cleared up."""
+    if signal.getsignal(number) is note:
+        signal.signal(number, previous)
 
 
 def say(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from xenpv.cli import output
 from xenpv.cli.arguments import Commands, number, seconds
 from xenpv.errors import ConfigError
 
@@ -87,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.off and options.defects:
         raise ConfigError("--off: no defect may be named beside it")
+    if options.replays is not None:
+        output.check_folder(options.replays)
     names = [""] if options.off else options.defects or list(known)
     seconds = options.seconds or (1e6 if options.examples and options.off else SECONDS)
     reports: list[DefectReport] = []
@@ -123,8 +127,22 @@ def _reports(
                 yield hunt(name)
         return
     # An arena does not outlive a fork, so each worker begins by itself.
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
+    context = get_context("spawn")
+    workers = ProcessPoolExecutor(options.jobs, mp_context=context, initializer=_deaf)
+    try:
         yield from workers.map(hunt, names)
+    except BaseException:
+        # A hunt can take a minute, and nobody waits for it any more.
+        for process in list(workers._processes.values()):
+            process.kill()
+        raise
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _deaf() -> None:
+    """Of a worker: a terminal's Ctrl-C is for the process that started it, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

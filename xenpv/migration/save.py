@@ -73,9 +73,11 @@ def _beside(path: Path) -> Iterator[BufferedWriter]:
 
     ToolstackError if there can be none, before anything else happens.
     """
+    # A device or a pipe would be replaced by the file.
+    if path.exists() and not path.is_file():
+        what = "it is a directory" if path.is_dir() else "it exists and is no file"
+        raise ToolstackError(f"cannot save to {path}: {what}")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a directory")
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise ToolstackError(f"cannot save to {path}: {error.strerror}") from None

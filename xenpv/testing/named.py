@@ -56,7 +56,7 @@ def find(name: str, file: str, *, what: str = "scenario") -> Any:
     module_name, _, function = name.partition(":")
     try:
         module = _module(module_name, file)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may end its process, but not ours
         raise ConfigError(
             f"{what} {name!r}: importing it: {type(error).__name__}: {error}"
         ) from error

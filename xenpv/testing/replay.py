@@ -35,6 +35,7 @@ AT_MAX: Final = 1 << 32
 STEPS_MAX: Final = 10_000
 MISSING: Final = object()
 DATA_MAX: Final = 1 << 20  # hex digits of an overlay
+FILE_BYTES_MAX: Final = 16 << 20
 
 
 @attrs.frozen(kw_only=True)
@@ -354,11 +355,12 @@ def overlay_of(path: str | Path, name: str) -> OverlayReplay:
     if name not in HOMES:
         raise ConfigError(f"no target is called {name!r}: expected {', '.join(HOMES)}")
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(DATA_MAX // 2 + 1)
     except OSError as error:
         raise ConfigError(f"cannot read it: {error.strerror}", file=str(path)) from error
     if len(data) > DATA_MAX // 2:
-        raise ConfigError(f"{len(data)} bytes: expected at most {DATA_MAX // 2}", file=str(path))
+        raise ConfigError(f"is too long: expected at most {DATA_MAX // 2} bytes", file=str(path))
     return OverlayReplay(target=name, data=data.hex(), defects=(), digest="", failure="")
 
 
@@ -440,8 +442,13 @@ KINDS: Final[dict[str, type[Recorded]]] = {
 def load_replay(path: str | Path) -> Recorded:
     """Read a replay file of any kind. ConfigError: not there, or not one."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigError(f"not a replay file: {reason}", file=str(path)) from error
+    if len(data) > FILE_BYTES_MAX:
+        wrong = f"it has more than {FILE_BYTES_MAX} bytes"
+        raise ConfigError(f"not a replay file: {wrong}", file=str(path))
     return Replay.loads(text, file=str(path))

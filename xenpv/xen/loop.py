@@ -224,8 +224,22 @@ class Timer:
 class Loop:
     """Run queue and clock of one or more platforms."""
 
-    __slots__ = ("_machines", "_oneshots", "_running", "_sequence", "_stale", "_timers", "chooser",
-                 "enqueue", "ready", "scheduler", "seed", "tasks_made", "trace")  # fmt: skip
+    __slots__ = (
+        "_machines",
+        "_oneshots",
+        "_running",
+        "_sequence",
+        "_stale",
+        "_timers",
+        "between",
+        "chooser",
+        "enqueue",
+        "ready",
+        "scheduler",
+        "seed",
+        "tasks_made",
+        "trace",
+    )  # fmt: skip
 
     def __init__(
         self, *, seed: int = 0, chooser: Chooser | None = None, trace: Trace | None = None
@@ -234,6 +248,8 @@ class Loop:
         self.chooser: Chooser = SeededChooser(seed) if chooser is None else chooser
         self.trace = Trace() if trace is None else trace
         self.scheduler: Scheduler | None = None
+        # Called now and then when no handler runs: of a looker-on, who changes nothing.
+        self.between: Callable[[], object] | None = None
         self.ready: list[Task] = []  # always this list: tasks keep its `append`
         self.enqueue = self.ready.append
         self.tasks_made = 0
@@ -330,6 +346,8 @@ class Loop:
             done += self._stretch(max(1, min(STRETCH, limit - done)))
             if len(words) >= CHUNK_WORDS:
                 self.trace.flush()
+            if self.between is not None:
+                self.between()
             if done >= limit and ready:
                 raise Livelock(
                     f"{done} tasks ran and more are due", seed=self.seed, tail=self.trace.tail()

@@ -6,19 +6,21 @@ hook and the log, and nothing is written: the digest stays what it would have be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from xenpv.abi._kernel import lib
 from xenpv.abi.evtchn import VIRQ
+from xenpv.errors import LocalProtocolError
 from xenpv.view.dump import bytering, grants, ports, ringpage
 from xenpv.view.dump.slots import SLOTS, SlotKind, plain
 from xenpv.view.dump.table import ROWS_MAX, Cell, Dump, Dumps, Table, limited
 from xenpv.view.rings import KnownRing, peek, rings
 from xenpv.xen.domain import PAGE_SIZE, Domain
 from xenpv.xen.evtchn_port import Port, PortState
+from xenpv.xen.memory import PFN_END
 
 if TYPE_CHECKING:
     from xenpv.platform import Platform
@@ -137,7 +139,7 @@ def _machine_frame(domain: Domain, gfn: int) -> int:
     """-1: nothing is there."""
     if not domain.translated:
         return gfn
-    return int(lib.p2m_lookup(domain.kernel, gfn, 0)) if gfn < 1 << 28 else -1
+    return int(lib.p2m_lookup(domain.kernel, gfn, 0)) if gfn < PFN_END else -1
 
 
 # event channels
@@ -375,3 +377,18 @@ def _keys(xen: Platform, home: bytes) -> Iterator[tuple[bytes, Node]]:
         if not node.children:
             yield path, node
         paths += [path + b"/" + name for name in reversed(node.children)]
+
+
+def pages(xen: Platform, domid: int, pfns: Sequence[int]) -> bytes:
+    """Pages of a domain one after the other. LocalProtocolError: nothing is there."""
+    domain = xen.hypervisor.domains.get(domid)
+    if domain is None:
+        known = ", ".join(map(str, xen.hypervisor.domains))
+        raise LocalProtocolError(f"there is no domain {domid}: there is {known}")
+    data = []
+    for pfn in pfns:
+        frame = int(lib.p2m_lookup(domain.kernel, pfn, 0)) if 0 <= pfn < PFN_END else -1
+        if frame < 0:
+            raise LocalProtocolError(f"pfn {pfn:#x} of d{domid}: no page is there")
+        data.append(peek(xen.hypervisor, frame, 0, PAGE_SIZE))
+    return b"".join(data)

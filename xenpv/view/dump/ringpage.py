@@ -63,6 +63,11 @@ class Indices:
         return cls(**words, size=size, private=private)
 
     @property
+    def is_fresh(self) -> bool:
+        """Nobody has made a ring of this page: SHARED_RING_INIT sets both events to 1."""
+        return not (self.req_prod or self.req_event or self.rsp_prod or self.rsp_event)
+
+    @property
     def unanswered(self) -> int:
         """Requests without a response, modulo 2^32."""
         return u32(self.req_prod - self.rsp_prod)
@@ -73,7 +78,7 @@ class Indices:
         if self.private.req_cons is not None:
             return u32(self.req_prod - self.private.req_cons)
         left = u32(self.req_prod + 1 - self.req_event)
-        return left if left <= min(self.unanswered, self.size) else None
+        return left if not self.is_fresh and left <= min(self.unanswered, self.size) else None
 
     @property
     def responses(self) -> int | None:
@@ -81,7 +86,11 @@ class Indices:
         if self.private.rsp_cons is not None:
             return u32(self.rsp_prod - self.private.rsp_cons)
         left = u32(self.rsp_prod + 1 - self.rsp_event)
-        return left if left <= self.size - min(self.unanswered, self.size) else None
+        return (
+            left
+            if not self.is_fresh and left <= self.size - min(self.unanswered, self.size)
+            else None
+        )
 
     def wrong(self) -> Iterator[str]:
         """Why these cannot be the indices of a ring."""
@@ -128,6 +137,9 @@ def decode(
             "in_flight": None if wrong else indices.unanswered,
         },
         wrong=wrong,
+        notes=("nobody has initialised this ring: its events would be 1",)
+        if indices.is_fresh
+        else (),
         tables=tables,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ HEX: Final = frozenset(
         "in_cons", "in_prod", "out_cons", "out_prod", "req_id", "tx_id", "word", "flags", "data",
     }
 )  # fmt: skip
+
+
+FORMS: Final = ("text", "json", "list", "list-json")
 
 
 @attrs.frozen
@@ -87,6 +91,16 @@ class Dumps(list[Dump]):
     """Several, in the order in which they were found."""
 
     def __str__(self) -> str:
+        return as_text(self)
+
+    def written(self, form: str) -> str:
+        """As `text` or `json`, or what there is, as `list` or `list-json`."""
+        if form == "json":
+            return json.dumps([one.as_json() for one in self], indent=1)
+        if form == "list-json":
+            return json.dumps([{"kind": one.kind, "name": one.name} for one in self], indent=1)
+        if form == "list":
+            return "\n".join(f"{one.kind:20} {printable(one.name)}" for one in self)
         return as_text(self)
 
     @property
