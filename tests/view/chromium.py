@@ -65,6 +65,7 @@ class Chromium:
         self._number = 0
         self._buffer = bytearray()
         self.events: list[dict[str, Any]] = []
+        self.front = ""
 
     def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """The result of one command; events that come meanwhile go to `events`."""
@@ -129,6 +130,7 @@ class Chromium:
         tab.scheme(scheme)
         tab.call("Page.navigate", url=file.as_uri() + (fragment and f"#{fragment}"))
         self.wait("Page.loadEventFired", session)
+        self.front = ""  # a new tab may have taken the place
         return tab
 
     def close(self) -> None:
@@ -174,13 +176,17 @@ class Tab:
         return result["result"].get("value")
 
     def settle(self) -> None:
-        """Until what was asked for is drawn: two frames."""
+        """Until what was asked for is drawn: two frames, which only the tab in front has."""
+        if self.browser.front != self.session:
+            self.call("Page.bringToFront")
+            self.browser.front = self.session
         self.run(
             "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
         )
 
     def press(self, *keys: str) -> None:
         """Keys one after the other: `ArrowLeft`, `Shift+ArrowLeft`, `a`."""
+        self.settle()
         for name in keys:
             shifted, _, key = name.rpartition("+") if name != "+" else ("", "", "+")
             code, number, text = KEYS.get(key, ("", 0, key))

@@ -18,8 +18,8 @@ from xenpv.view.page.columns import printable, printable_lines, script_json
 ROOM: Final = files("xenpv.view.page")
 # In the order in which they are read: each uses those before it.
 SCRIPTS: Final = (
-    "columns", "words", "tape", "cursor", "list", "lanes", "palette", "timeline", "overview",
-    "events", "rings", "store", "packets", "keys", "main",
+    "columns", "words", "slots", "tape", "cursor", "list", "lanes", "palette", "surface",
+    "timeline", "pointer", "overview", "events", "rings", "store", "packets", "keys", "main",
 )  # fmt: skip
 KINDS: Final = (
     ("DELIVER", "a task runs"),
@@ -41,6 +41,21 @@ SLOTS: Final = (
     ("in flight", "a request that the backend has taken, or may have, without a response"),
     ("answered", "a response that the frontend has not taken"),
     ("done", "a response that the frontend has taken, or may have"),
+)
+GLOSSARY: Final = (
+    ("event", "one step of the run, in the exact order of all; its number is its moment"),
+    ("virtual time", "the model's clock: it stands still while something can happen, then jumps"),
+    ("domain", "a virtual machine; d0 is the control domain, which serves the others' devices"),
+    ("frontend, backend", "the two ends of a device: a guest's driver, and who serves it"),
+    ("ring", "a page of memory that both ends share: requests go one way, responses the other"),
+    ("event channel", "how one domain wakes another; port is the number of its end"),
+    (
+        "store",
+        "xenstore, a tree of small values, by which the two ends of a device find each other",
+    ),
+    ("vbd, vif", "a disk and a network interface; blkif and netif are the layouts of their rings"),
+    ("bridge, port", "a network switch in the control domain, and what is plugged into it"),
+    ("task", "what the loop runs for a domain: an event's handler, a timer, a watch"),
 )
 HELP: Final = (
     (("←", "→"), "one event back, on"),
@@ -92,6 +107,7 @@ def page_of(
         kinds=KINDS,
         slots=SLOTS,
         help=HELP,
+        glossary=GLOSSARY,
     )
 
 

@@ -3,7 +3,7 @@
 /** {id, name, depth, at, kindOf, ring, isTask, children, open}: `at` are moments. */
 function buildLanes(tape) {
   const groups = [...domainLanes(tape)];
-  const rings = tape.rings.map((ring) => ({
+  const rings = tape.ringOrder.map((number) => tape.rings[number]).map((ring) => ({
     id: `ring${ring.number}`,
     name: tape.ringName(ring),
     depth: 1,

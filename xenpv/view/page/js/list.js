@@ -19,30 +19,42 @@ class VirtualList {
     root.append(this.spacer, this.body);
     root.tabIndex = 0;
     root.setAttribute('role', this.options.role);
-    root.addEventListener('scroll', () => this.draw());
+    // Kept here, since to ask the element would lay out the page for each row that changed.
+    this.scroll = root.scrollTop;
+    this.height = root.clientHeight;
+    root.addEventListener('scroll', () => {
+      if (root.scrollTop === this.scroll) return;
+      this.scroll = root.scrollTop;
+      this.draw();
+      if (this.options.scrolled) this.options.scrolled();
+    });
     root.addEventListener('keydown', (event) => this._key(event));
     root.addEventListener('click', (event) => this._click(event));
-    new ResizeObserver(() => this.draw()).observe(root);
+    new ResizeObserver(() => {
+      this.height = root.clientHeight;
+      this.draw();
+    }).observe(root);
   }
 
   setCount(count) {
     this.count = count;
     this.total = Math.min(count * this.options.height, PIXELS_MAX);
     this.spacer.style.height = `${this.total}px`;
+    this.scroll = this.root.scrollTop;
     if (this.active >= count) this.active = count - 1;
     this.root.classList.toggle('empty', count === 0);
   }
 
   get inSight() {
-    return Math.max(1, Math.floor(this.root.clientHeight / this.options.height));
+    return Math.max(1, Math.floor(this.height / this.options.height));
   }
 
   /** The first row in sight. */
   get top() {
     const { height } = this.options;
-    if (this.count * height <= PIXELS_MAX) return Math.floor(this.root.scrollTop / height);
-    const range = this.total - this.root.clientHeight;
-    return Math.floor((this.root.scrollTop / range) * (this.count - this.inSight));
+    if (this.count * height <= PIXELS_MAX) return Math.floor(this.scroll / height);
+    const range = this.total - this.height;
+    return Math.floor((this.scroll / range) * (this.count - this.inSight));
   }
 
   scrollTo(row) {
@@ -51,9 +63,10 @@ class VirtualList {
     if (this.count * height <= PIXELS_MAX) {
       this.root.scrollTop = first * height;
     } else {
-      const range = this.total - this.root.clientHeight;
+      const range = this.total - this.height;
       this.root.scrollTop = Math.ceil((first / (this.count - this.inSight)) * range);
     }
+    this.scroll = this.root.scrollTop;
   }
 
   /** Bring a row into sight: the middle, if it was far away. */
@@ -89,7 +102,7 @@ class VirtualList {
         ...(rowAttributes ? rowAttributes(i) : {}),
       };
       const element = h('div', attributes, ...row(i));
-      element.style.top = `${scaled ? this.root.scrollTop + (i - first) * height : i * height}px`;
+      element.style.top = `${scaled ? this.scroll + (i - first) * height : i * height}px`;
       element.style.height = `${height}px`;
       shown.push(element);
     }

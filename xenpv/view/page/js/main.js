@@ -16,6 +16,7 @@ function main() {
   const search = new Search(tape, cursor);
   const theme = new Theme(() => {
     palette.read();
+    timeline.repaint();
     overview.repaint();
     cursor.redraw();
   });

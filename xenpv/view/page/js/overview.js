@@ -10,15 +10,15 @@ class Overview {
     this.timeline = timeline;
     this.canvas = byId('overview-canvas');
     this.picture = null;
+    this.surface = new Surface(this.canvas, () => this.repaint());
     const look = (event) => {
       if (!event.buttons) return;
       const { span } = timeline.view;
-      const moment = (event.offsetX / this.canvas.clientWidth) * tape.count;
+      const moment = (event.offsetX / this.surface.width) * tape.count;
       timeline.look(moment - span / 2, span);
     };
     this.canvas.addEventListener('pointerdown', look);
     this.canvas.addEventListener('pointermove', look);
-    new ResizeObserver(() => this.show()).observe(this.canvas);
   }
 
   repaint() {
@@ -27,16 +27,14 @@ class Overview {
   }
 
   show() {
-    const { context, width, height } = fit(this.canvas);
+    const { context, width, height } = this.surface;
+    this.surface.clear();
     if (!this.tape.count) return;
-    if (!this.picture || this.picture.width !== this.canvas.width) {
-      this._paint(context, width, height);
-      this.picture = document.createElement('canvas');
-      this.picture.width = this.canvas.width;
-      this.picture.height = this.canvas.height;
-      this.picture.getContext('2d').drawImage(this.canvas, 0, 0);
+    if (this.picture) {
+      this.surface.paste(this.picture);
     } else {
-      context.drawImage(this.picture, 0, 0, width, height);
+      this._paint(context, width, height);
+      this.picture = this.surface.copy();
     }
     const { palette, view } = this.timeline;
     const scale = width / this.tape.count;

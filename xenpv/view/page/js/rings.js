@@ -14,7 +14,8 @@ class RingsPanel {
     this.tape = tape;
     this.cursor = cursor;
     this.palette = palette;
-    this.chosen = 0;
+    this.order = tape.ringOrder; // ring numbers by row of the list
+    this.chosen = this.order[0] || 0;
     this.lastAt = -1;
     this.states = tape.rings.map(() => null);
     this.slot = 0;
@@ -24,10 +25,10 @@ class RingsPanel {
     this.busy.addEventListener('change', () => this.show());
     this.list = new VirtualList(byId('rings'), {
       height: 30,
-      row: (i) => this._ringRow(i),
-      rowClass: (i) => (this._changedNow(i).length ? 'changed' : ''),
-      move: (i) => this._choose(i),
-      choose: (i) => this._choose(i),
+      row: (i) => this._ringRow(this.order[i]),
+      rowClass: (i) => (this._changedNow(this.order[i]).length ? 'changed' : ''),
+      move: (i) => this._choose(this.order[i]),
+      choose: (i) => this._choose(this.order[i]),
     });
     this.list.setCount(tape.rings.length);
     this.table = new VirtualList(byId('slots'), {
@@ -63,8 +64,8 @@ class RingsPanel {
       if (now.length && this.follow.checked) this.chosen = tape.published.ring[now[0]];
       this.states.fill(null);
     }
-    this.list.active = this.chosen;
-    if (cursor.at !== this.lastAt) this.list.reveal(this.chosen);
+    this.list.active = this.order.indexOf(this.chosen);
+    if (cursor.at !== this.lastAt) this.list.reveal(this.list.active);
     this.list.draw();
     this._header();
     const state = this._state(this.chosen);

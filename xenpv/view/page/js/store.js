@@ -5,6 +5,7 @@ class StorePanel {
     this.tape = tape;
     this.cursor = cursor;
     this.applied = 0; // changes that `current` has
+    this.shownApplied = 0;
     this.paths = new Map(); // path: node
     this.order = this._nodes();
     this.closed = new Set();
@@ -89,24 +90,14 @@ class StorePanel {
     this._apply();
     if (this.dirty) this._build();
     this.dirty = false;
-    const now = this._changesNow();
-    if (now.length) {
-      const row = this.rows.indexOf(this.nodeOfChange[now[0]]);
+    if (this.applied !== this.shownApplied && this.applied) {
+      const row = this.rows.indexOf(this.nodeOfChange[this.applied - 1]);
       if (row >= 0) this.tree.reveal(row);
     }
+    this.shownApplied = this.applied;
     this.tree.draw();
     this._last();
-    const at = upperBound(this.listed.length === this.tape.changes.moment.length
-      ? this.tape.changes.moment
-      : this.listed.map((i) => this.tape.changes.moment[i]), this.cursor.at) - 1;
-    this.changes.setActive(at);
-  }
-
-  _changesNow() {
-    const { moment } = this.tape.changes;
-    const found = [];
-    for (let i = lowerBound(moment, this.cursor.at); moment[i] === this.cursor.at; i++) found.push(i);
-    return found;
+    this.changes.setActive(upperBound(this.listedMoments, this.cursor.at) - 1);
   }
 
   /** The rows: nodes that are there, open and let through by the filter. */
@@ -169,13 +160,7 @@ class StorePanel {
     const i = this.applied - 1;
     byId('store-last').textContent = i < 0
       ? 'Nothing has been written yet.'
-      : `Last change, event ${grouped(Math.max(0, changes.moment[i]))}: ${this._changeText(i)}`;
-  }
-
-  _changeText(i) {
-    const { changes } = this.tape;
-    const path = this.tape.string(changes.path[i]);
-    return changes.value[i] ? `${path} = ${this.tape.string(changes.value[i]) || '(empty)'}` : `${path} removed`;
+      : `Last change, event ${grouped(Math.max(0, changes.moment[i]))}: ${this.tape.changeText(i)}`;
   }
 
   _listChanges() {
@@ -185,11 +170,12 @@ class StorePanel {
     this.listed = this.only.checked && node ? all.filter((i) => isBelow(this.nodeOfChange[i])) : all;
     this.changes.setCount(this.listed.length);
     byId('changes-count').textContent = plural(this.listed.length, 'change');
-    this.changes.setActive(upperBound(this.listed.map((i) => this.tape.changes.moment[i]), this.cursor.at) - 1);
+    this.listedMoments = this.listed.map((i) => this.tape.changes.moment[i]);
+    this.changes.setActive(upperBound(this.listedMoments, this.cursor.at) - 1);
   }
 
   _changeRow(i) {
-    const text = this._changeText(i);
+    const text = this.tape.changeText(i);
     return [
       h('span', { class: 'number' }, grouped(Math.max(0, this.tape.changes.moment[i]))),
       h('span', { class: 'text', title: text }, text),

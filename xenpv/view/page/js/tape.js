@@ -46,6 +46,17 @@ class Tape {
     });
   }
 
+  /** Numbers of the rings as one would look for them. */
+  get ringOrder() {
+    const key = ({ machine, domid, device, kind, queue }) => [machine, domid, device, kind, queue];
+    const compare = (a, b) => {
+      const [one, other] = [key(this.rings[a]), key(this.rings[b])];
+      const at = one.findIndex((part, i) => part !== other[i]);
+      return at < 0 ? a - b : one[at] < other[at] ? -1 : 1;
+    };
+    return this.rings.map(({ number }) => number).sort(compare);
+  }
+
   _readPublications(data) {
     const which = column(data.which, Uint32Array);
     const total = which.length;
@@ -243,14 +254,39 @@ class Tape {
   }
 
   publicationText(i) {
-    const { ring, isResponse, first, count } = this.published;
-    const what = isResponse[i] ? 'response' : 'request';
-    if (!count[i]) return `moves ${what} index of ${this.ringName(this.rings[ring[i]])} by more than a ring`;
+    const { ring, count } = this.published;
+    const name = this.ringName(this.rings[ring[i]]);
+    if (!count[i]) return `moves an index of ${name} by more than a ring`;
+    const [many, which] = this._many(i);
+    return `publishes ${many} on ${name} (${which})`;
+  }
+
+  /** The same where the ring is known. */
+  publishedText(i) {
+    return this.published.count[i] ? this._many(i).join(', ') : 'an index jumps';
+  }
+
+  _many(i) {
+    const { isResponse, first, count } = this.published;
     const from = first[i] % U32;
     const last = (first[i] + count[i] - 1) % U32;
     const which = count[i] > 1 ? `indices ${from} to ${last}` : `index ${from}`;
-    const many = `${count[i]} ${what}${count[i] === 1 ? '' : 's'}`;
-    return `publishes ${many} on ${this.ringName(this.rings[ring[i]])} (${which})`;
+    return [plural(count[i], isResponse[i] ? 'response' : 'request'), which];
+  }
+
+  changeText(i) {
+    const { path, value } = this.changes;
+    const name = this.string(path[i]);
+    return value[i] ? `${name} = ${this.string(value[i]) || '(empty)'}` : `${name} removed`;
+  }
+
+  /** The frames of a moment: how many, and the first in words. */
+  frameText(moment) {
+    const { frames } = this;
+    const first = lowerBound(frames.moment, moment);
+    const count = upperBound(frames.moment, moment) - first;
+    const text = this.string(frames.summary[frames.data[first]]);
+    return count > 1 ? `${count} frames: ${text}` : text;
   }
 
   requestText(i) {
@@ -369,36 +405,6 @@ function copySlots({ request, response, requestIndex, responseIndex }) {
     requestIndex: requestIndex.slice(),
     responseIndex: responseIndex.slice(),
   };
-}
-
-/** A little-endian number of a slot: a BigInt where 53 bits may not do. */
-function scalar(bytes, offset, size, signed) {
-  const whole = new Uint8Array(8);
-  whole.set(bytes.subarray(offset, offset + size));
-  const view = new DataView(whole.buffer);
-  if (size === 8) return signed ? view.getBigInt64(0, true) : view.getBigUint64(0, true);
-  const value = view.getUint32(0, true);
-  const bits = 32 - size * 8;
-  return signed ? (value << bits) >> bits : value;
-}
-
-/** READ, csum_blank|more_data, or a number; identifiers are easier to tell apart in hex. */
-function inWords(value, name, enumeration) {
-  if (!enumeration) {
-    return name === 'id' || name.endsWith('.features') ? `0x${value.toString(16)}` : String(value);
-  }
-  const { names, isFlags } = enumeration;
-  if (!isFlags) return names[value] === undefined ? String(value) : names[value];
-  const found = [];
-  let left = value;
-  for (const bit of Object.keys(names)) {
-    if (left & bit) {
-      found.push(names[bit]);
-      left &= ~bit;
-    }
-  }
-  if (left || !found.length) found.push(left ? `0x${left.toString(16)}` : '0');
-  return found.join('|');
 }
 
 /** Python's format fields of xen.trace.EVENTS. */

@@ -6,6 +6,7 @@ const RULER = 54;
 const COLUMN = 2; // pixels of a bar when events are closer than that
 const SAMPLES = 8; // of the events in one column, to find the loudest
 const SPAN_MIN = 8; // events
+const WORDS_FROM = 24; // pixels of an event
 
 class Timeline {
   constructor(tape, cursor, palette) {
@@ -17,8 +18,12 @@ class Timeline {
     this.canvas = byId('timeline-canvas');
     this.view = { from: 0, span: Math.max(SPAN_MIN, tape.count) };
     this.lastAt = -1;
-    // For tests: primitives drawn and array elements looked at by the last draw.
-    this.drawn = 0;
+    this.surface = new Surface(this.canvas, () => this.repaint());
+    this.context = this.surface.context;
+    this.brush = new Brush(this.context);
+    this.picture = null; // all but the cursor, as long as `pictured` is what it shows
+    this.pictured = '';
+    // For tests: array elements looked at by the last draw; brush.drawn are what it drew.
     this.visited = 0;
     this.list = new VirtualList(byId('lanes'), {
       height: LANE,
@@ -29,10 +34,9 @@ class Timeline {
       rowAttributes: (i) => this._laneAttributes(this.shown[i]),
       move: (i) => cursor.choose(this.shown[i]),
       choose: (i, event) => this._chooseLane(i, event),
+      scrolled: () => this.draw(),
     });
-    this.list.root.addEventListener('scroll', () => this.draw());
     this._setRows();
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
     new Pointer(this);
   }
 
@@ -118,41 +122,53 @@ class Timeline {
     this.draw();
   }
 
+  get width() {
+    return this.surface.width;
+  }
+
+  /** The colours or the size are others. */
+  repaint() {
+    this.pictured = '';
+    this.draw();
+  }
+
   draw() {
-    const { context, width, height } = fit(this.canvas);
-    this.width = width;
-    this.drawn = 0;
+    const { surface, view, cursor, list } = this;
+    this.brush.drawn = 0;
     this.visited = 0;
-    this.context = context;
+    surface.clear();
     if (!this.tape.count) return;
+    const lane = cursor.lane ? cursor.lane.id : '';
+    const open = this.lanes.map((one) => (one.open ? '1' : '0')).join('');
+    const now = [view.from, view.span, list.scroll, lane, open].join(' ');
+    if (this.pictured === now) {
+      surface.paste(this.picture);
+    } else {
+      this._drawAll(surface.width, surface.height);
+      this.picture = surface.copy();
+      this.pictured = now;
+    }
+    this._cursor(surface.height);
+    this.brush.flush();
+    this._describe();
+  }
+
+  _drawAll(width, height) {
+    const { context } = this;
     this._idle(width, height);
     this._ruler(width);
-    const { scrollTop } = this.list.root;
     context.save();
     context.beginPath();
     context.rect(0, RULER, width, height - RULER);
     context.clip();
-    const first = Math.floor(scrollTop / LANE);
-    for (let row = first; row < this.shown.length; row++) {
-      const top = RULER + row * LANE - scrollTop;
+    const { scroll } = this.list;
+    for (let row = Math.floor(scroll / LANE); row < this.shown.length; row++) {
+      const top = RULER + row * LANE - scroll;
       if (top >= height) break;
       this._lane(this.shown[row], top, width);
     }
+    this.brush.flush();
     context.restore();
-    this._cursor(height);
-    this._describe();
-  }
-
-  _rect(colour, x, y, width, height) {
-    this.context.fillStyle = colour;
-    this.context.fillRect(x, y, width, height);
-    this.drawn++;
-  }
-
-  _text(text, x, y, colour, width) {
-    this.context.fillStyle = colour;
-    this.context.fillText(text, x, y, width);
-    this.drawn++;
   }
 
   /** Numbers of events, and below them what the virtual clock said. */
@@ -165,14 +181,14 @@ class Timeline {
     let said = -1;
     for (let at = Math.ceil(view.from / step) * step; at < last; at += step) {
       const x = this.x(at, width);
-      this._rect(palette.line, x, 0, 1, RULER - 18);
-      if (width - x < 70) continue;
-      this._text(grouped(at), x + 4, 9, palette.ink);
+      this.brush.rect(palette.line, x, 0, 1, RULER - 18);
+      if (width - x < 100) continue;
+      this.brush.text(grouped(at), x + 4, 9, palette.ink);
       const time = this.tape.timeAt(at);
-      if (time !== said) this._text(seconds(time), x + 4, 25, palette.dim);
+      if (time !== said) this.brush.text(seconds(time), x + 4, 25, palette.dim);
       said = time;
     }
-    this._rect(palette.line, 0, RULER - 1, width, 1);
+    this.brush.rect(palette.line, 0, RULER - 1, width, 1);
   }
 
   /** Where virtual time passed: a band for each column of pixels that has some, the longest
@@ -194,11 +210,12 @@ class Timeline {
       const after = Math.max(next, i + 1);
       const passed = tape.times[after - 1] - tape.times[i - 1];
       const isLong = passed * 50 >= total;
-      this._rect(palette.idle, x, RULER - (isLong ? 18 : 7), COLUMN, isLong ? height : 6);
+      this.brush.rect(palette.idle, x, RULER - (isLong ? 18 : 7), COLUMN, isLong ? height : 6);
       const label = `+${duration(passed)}`;
-      if (isLong && x > free) {
-        this._text(label, x + 5, RULER - 9, palette.ink);
-        free = x + 12 + context.measureText(label).width;
+      const wide = isLong && x > free ? context.measureText(label).width : Infinity;
+      if (x + 8 + wide < width) {
+        this.brush.text(label, x + 5, RULER - 9, palette.ink);
+        free = x + 12 + wide;
       }
       i = after;
     }
@@ -206,8 +223,8 @@ class Timeline {
 
   _lane(lane, top, width) {
     const { palette } = this;
-    this._rect(palette.line, 0, top + LANE - 1, width, 1);
-    if (lane === this.cursor.lane) this._rect(palette.chosen, 0, top, width, LANE - 1);
+    this.brush.rect(palette.line, 0, top + LANE - 1, width, 1);
+    if (lane === this.cursor.lane) this.brush.rect(palette.chosen, 0, top, width, LANE - 1);
     if (!lane.at.length) return;
     if (lane.ring) this._fill(lane, top, width);
     const pixels = width / this.view.span;
@@ -217,7 +234,7 @@ class Timeline {
 
   /** Each event of its own: with room, in words. */
   _single(lane, top, pixels) {
-    const { view, context, palette, tape } = this;
+    const { view, palette, tape } = this;
     const end = view.from + view.span;
     let before = -1;
     for (let i = lowerBound(lane.at, Math.floor(view.from)); i < lane.at.length; i++) {
@@ -230,20 +247,29 @@ class Timeline {
       const until = lane.isTask ? this._runEnd(moment) : moment + 1;
       const wide = Math.max(COLUMN, (until - moment) * pixels - (pixels > 4 ? 1 : 0));
       const colour = palette.kind[lane.fixed || tape.codeAt(moment).kind];
-      if (pixels < 70) {
-        this._rect(colour, x, top + 5, wide, LANE - 10);
+      if (pixels < WORDS_FROM) {
+        this.brush.rect(colour, x, top + 5, wide, LANE - 10);
         continue;
       }
-      this._rect(colour, x, top + 4, 4, LANE - 9);
-      context.save();
-      context.beginPath();
-      context.rect(x, top, wide - 4, LANE);
-      context.clip();
-      context.font = palette.font;
-      context.textBaseline = 'middle';
-      this._text(lane.fixed === 'DELIVER' ? lane.name : tape.eventText(moment), x + 8, top + LANE / 2, palette.ink);
-      context.restore();
+      this.brush.rect(colour, x, top + 4, 4, LANE - 9);
+      // Words have the room up to the lane's next event.
+      let after = i + 1;
+      while (lane.at[after] === moment) after++;
+      const room = (after < lane.at.length ? this.x(lane.at[after]) : this.width) - x - 10;
+      this.brush.words(this._said(lane, moment), x + 8, top, room, LANE, palette.ink);
     }
+  }
+
+  _said(lane, moment) {
+    const { tape } = this;
+    if (lane.isTask) return lane.name;
+    if (lane.fixed === 'FRAME') return tape.frameText(moment);
+    if (lane.fixed === 'CHANGE') return tape.changeText(lowerBound(tape.changes.moment, moment));
+    if (lane.ring) {
+      const found = tape.publicationsAt(moment).filter((one) => tape.published.ring[one] === lane.ring.number);
+      return found.map((one) => tape.publishedText(one)).join('; ');
+    }
+    return tape.eventText(moment);
   }
 
   _runEnd(moment) {
@@ -264,7 +290,7 @@ class Timeline {
       const next = Math.max(i + 1, lowerBound(lane.at, Math.ceil(this.momentAt(x + COLUMN)), i));
       const share = Math.min(1, (next - i) / Math.max(1, perColumn));
       const tall = 5 + Math.round((LANE - 11) * Math.sqrt(share));
-      this._rect(palette.kind[this._loudest(lane, i, next)], x, top + (LANE - tall) / 2, COLUMN, tall);
+      this.brush.rect(palette.kind[this._loudest(lane, i, next)], x, top + (LANE - tall) / 2, COLUMN, tall);
       this.visited++;
       i = next;
       x += COLUMN;
@@ -297,7 +323,7 @@ class Timeline {
       const until = next < lane.at.length ? Math.min(width, this.x(lane.at[next], width)) : this.x(end, width);
       const level = Math.min(1, tape.inFlight(list[next - 1]) / size);
       const tall = Math.ceil(level * (LANE - 2));
-      if (tall) this._rect(palette.slot['in flight'], x, top + LANE - 1 - tall, Math.max(COLUMN, until - x), tall);
+      if (tall) this.brush.rect(palette.slot['in flight'], x, top + LANE - 1 - tall, Math.max(COLUMN, until - x), tall);
       i = next;
     }
   }
@@ -306,7 +332,7 @@ class Timeline {
     const { palette, cursor } = this;
     const x = this.x(cursor.at);
     const wide = Math.max(2, Math.min(this.x(cursor.at + 1) - x, 3));
-    this._rect(palette.accent, x, 0, wide, height);
+    this.brush.rect(palette.accent, x, 0, wide, height);
   }
 
   _describe() {
@@ -325,65 +351,5 @@ function niceStep(least) {
   for (;;) {
     for (const times of [1, 2, 5]) if (step * times >= least) return step * times;
     step *= 10;
-  }
-}
-
-/** Mouse and fingers on the timeline: drag moves, wheel zooms, click chooses. */
-class Pointer {
-  constructor(timeline) {
-    this.timeline = timeline;
-    this.drag = null;
-    const { canvas } = timeline;
-    canvas.addEventListener('wheel', (event) => this._wheel(event), { passive: false });
-    canvas.addEventListener('pointerdown', (event) => this._down(event));
-    canvas.addEventListener('pointermove', (event) => this._move(event));
-    canvas.addEventListener('pointerup', (event) => this._up(event));
-    canvas.addEventListener('pointercancel', () => { this.drag = null; });
-  }
-
-  _wheel(event) {
-    const { timeline } = this;
-    event.preventDefault();
-    const moments = timeline.view.span / timeline.width;
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-      timeline.pan((event.deltaX || event.deltaY) * moments);
-    } else {
-      timeline.zoom(1.002 ** event.deltaY, timeline.momentAt(event.offsetX));
-    }
-  }
-
-  _down(event) {
-    if (event.button !== 0) return;
-    this.drag = { x: event.offsetX, from: this.timeline.view.from, moved: false };
-    this.timeline.canvas.setPointerCapture(event.pointerId);
-  }
-
-  _move(event) {
-    if (!this.drag) return;
-    const by = event.offsetX - this.drag.x;
-    if (Math.abs(by) > 4) this.drag.moved = true;
-    const { view, width } = this.timeline;
-    if (this.drag.moved) this.timeline.look(this.drag.from - (by * view.span) / width, view.span);
-  }
-
-  _up(event) {
-    const { drag, timeline } = this;
-    this.drag = null;
-    if (!drag || drag.moved) return;
-    const row = Math.floor((event.offsetY - RULER + timeline.list.root.scrollTop) / LANE);
-    const lane = event.offsetY >= RULER ? timeline.shown[row] : null;
-    const moment = Math.floor(timeline.momentAt(event.offsetX));
-    if (!lane || !lane.at.length) {
-      timeline.cursor.set(moment);
-      return;
-    }
-    timeline.list.active = row;
-    timeline.cursor.choose(lane);
-    // The lane's event that is nearest, if the click was on one or close by.
-    const at = upperBound(lane.at, moment);
-    const near = [lane.at[at - 1], lane.at[at]]
-      .filter((one) => one !== undefined && Math.abs(timeline.x(one + 0.5) - event.offsetX) < 8 + timeline.width / timeline.view.span)
-      .sort((a, b) => Math.abs(a - moment) - Math.abs(b - moment));
-    timeline.cursor.set(near.length ? near[0] : moment);
   }
 }
