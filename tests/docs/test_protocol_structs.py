@@ -116,8 +116,9 @@ def test_every_text_is_of_something():
     for name in texts.sections()["constant"]:
         assert name in known, name
     for name, fields in texts.sections()["struct"].items():
-        present = {field.name for _, field in structs.every_field(name)}
-        assert set(fields) - {"_"} <= present, name
+        present = [field.name for _, field in structs.every_field(name)]
+        for field in set(fields) - {"_"}:
+            assert any(one == field or one.startswith(f"{field}.") for one in present), (name, field)
 
 
 HEADERS = ("xen.h", "event_channel.h", "grant_table.h", "io/ring.h", "io/blkif.h", "io/console.h", "io/netif.h",
@@ -141,7 +142,7 @@ def test_what_the_pages_say_is_what_xens_headers_say(tmp_path):
             )
             wanted.append(f"{name} {field.name} {field.offset} {field.size}")
     for name in texts.sections()["constant"]:
-        if name not in newer:
+        if name not in newer and not name.endswith("_x86_32"):
             lines.append(f'printf("{name} %lld\\n", (long long)({name}));')
             wanted.append(f"{name} {structs.value_of(name)}")
     source = [f"#include <{one}>" for one in ("stdio.h", "stddef.h", "stdint.h", "string.h")]

@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -142,7 +142,7 @@ def describe(name: str) -> Table:
         narrow = {field.name: field.offset for _, field in every_field(name + SUFFIX_32)}
     rows = []
     for variant, field in every_field(name):
-        meaning = meanings.get(field.name, "padding" if field.is_padding else None)
+        meaning = _meaning(field, meanings)
         if meaning is None:
             raise UnknownError(f"meaning in struct.{name}", field.name, list(meanings))
         kind = f"{field.ctype}[{field.count}]" if field.count > 1 else field.ctype
@@ -152,6 +152,16 @@ def describe(name: str) -> Table:
         ))  # fmt: skip
     columns = ("offset", "32-bit", "size", "type", "field", "where", "meaning")
     return Table(columns, tuple(rows)).without_empty()
+
+
+def _meaning(field: Field, meanings: Mapping[str, str]) -> str | None:
+    """Its own text, else that of a member around it."""
+    name = field.name
+    while name:
+        if name in meanings:
+            return meanings[name]
+        name = name.rpartition(".")[0]
+    return "padding" if field.is_padding else None
 
 
 # constants
