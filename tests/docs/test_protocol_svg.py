@@ -152,7 +152,7 @@ def test_text_on_text_is_refused():
 def test_a_name_wider_than_two_lines_of_its_box_is_refused():
     picture = Picture(200, 40, "box", "")
     with pytest.raises(PictureError, match="wider than its box"):
-        picture.label(Box(0, 0, 40, 30), "something_that_has_no_room")
+        picture.label(Box(0, 0, 20, 30), "something_that_has_no_room")
 
 
 def test_what_is_told_is_escaped():

@@ -12,7 +12,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
-from . import charts, diagrams, rings, slots, states, structs, traces
+from . import chains, charts, diagrams, keys, observed, rings, slots, states, structs, traces, words
 from .structs import SUFFIX_32
 from .svg import Picture, PictureError
 from .table import Table, inline, to_node
@@ -151,6 +151,57 @@ class StateMeanings(Generated):
         yield to_node(states.meanings())
 
 
+class Flags(Generated):
+    """`{flags} NETTXF_`: the bits of a word and what they mean."""
+
+    def make(self, name: str) -> Iterable[nodes.Node]:
+        picture, table = words.flags(name)
+        yield show(picture)
+        yield to_node(table)
+
+
+class Word(Generated):
+    """`{word} event-word`: a picture of its bits."""
+
+    def make(self, name: str) -> Iterable[nodes.Node]:
+        yield show(words.picture(name))
+
+
+class Chain(Generated):
+    """`{chain} tx`: slots of one packet or request, and their answers."""
+
+    def make(self, name: str) -> Iterable[nodes.Node]:
+        yield show(chains.picture(name))
+
+
+class Observed(Generated):
+    """`{observed} rss`: a table of observed.py; `{errors}` and `{opcodes}` likewise."""
+
+    tables = observed.OBSERVED
+
+    def make(self, name: str) -> Iterable[nodes.Node]:
+        yield to_node(observed.table(f"table of {self.name}", self.tables, name))
+
+
+class Errors(Observed):
+    """`{errors} netback-tx`: what is answered to what is wrong."""
+
+    tables = observed.ERRORS
+
+
+class Opcodes(Observed):
+    """`{opcodes} xs_wire`: numbers, names, arguments."""
+
+    tables = observed.OPCODES
+
+
+class Keys(Generated):
+    """`{keys} netback`: keys that one end writes, who reads them; `{keys} home`: a new domain's."""
+
+    def make(self, name: str) -> Iterable[nodes.Node]:
+        yield to_node(keys.home_table() if name == "home" else keys.table(name))
+
+
 class Handshake(Generated):
     """`{handshake} vif windows linux`: charts of real runs: device, frontend, backends."""
 
@@ -171,6 +222,13 @@ DIRECTIVES = {
     "enum": Enum,
     "values": Value,
     "states": States,
+    "flags": Flags,
+    "word": Word,
+    "chain": Chain,
+    "errors": Errors,
+    "opcodes": Opcodes,
+    "observed": Observed,
     "handshake": Handshake,
+    "keys": Keys,
     "xenbus-states": StateMeanings,
 }

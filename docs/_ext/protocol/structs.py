@@ -147,7 +147,7 @@ def describe(name: str) -> Table:
             raise UnknownError(f"meaning in struct.{name}", field.name, list(meanings))
         kind = f"{field.ctype}[{field.count}]" if field.count > 1 else field.ctype
         rows.append((
-            str(field.offset), str(narrow[field.name]) if narrow else "", str(field.size),
+            str(field.offset), str(narrow.get(field.name, "")), str(field.size),
             f"`{kind}`", f"`{field.name}`", f"`{variant}`" if variant else "", meaning,
         ))  # fmt: skip
     columns = ("offset", "32-bit", "size", "type", "field", "where", "meaning")

@@ -128,17 +128,19 @@ class Picture:
         )
 
     def label(self, box: Box, text: str, *kinds: str) -> None:
-        """Text in the middle of `box`, in two lines where one is too long for it."""
+        """Text in the middle of `box`, in two lines where one is too long for it, or its end."""
         for size in (FONT, FONT_MIN):
             if text_width(text, size) <= box.width - 2:
                 self.text(box.x + box.width / 2, box.y + box.height / 2, text, *kinds, size=size)
                 return
-        first, second = _halves(text)
-        middle = box.y + box.height / 2
-        for line, y in ((first, middle - 7), (second, middle + 7)):
-            if text_width(line, FONT_MIN) > box.width:
-                raise PictureError(f"{self.title}: {line!r} of {text!r} is wider than its box")
-            self.text(box.x + box.width / 2, y, line, *kinds, size=FONT_MIN)
+        lines = _halves(text)
+        if max(text_width(line, FONT_MIN) for line in lines) > box.width:
+            lines = ["…" + text.rpartition("_")[2]]  # its end tells it from its neighbours
+        if max(text_width(line, FONT_MIN) for line in lines) > box.width:
+            raise PictureError(f"{self.title}: {text!r} is wider than its box")
+        y = box.y + box.height / 2 - 7 * (len(lines) - 1)
+        for at, line in enumerate(lines):
+            self.text(box.x + box.width / 2, y + 14 * at, line, *kinds, size=FONT_MIN)
 
     def render(self) -> str:
         """The element; where the page is too narrow for its text to be read, it is scrolled."""
@@ -154,12 +156,12 @@ class Picture:
         )
 
 
-def _halves(text: str) -> tuple[str, str]:
+def _halves(text: str) -> list[str]:
     """At an underscore, dot or blank near its middle, else there."""
     middle = len(text) / 2
     breaks = [at + 1 for at, letter in enumerate(text) if letter in "_. "]
     at = min(breaks, key=lambda one: abs(one - middle), default=round(middle))
-    return text[:at].rstrip(), text[at:]
+    return [text[:at].rstrip(), text[at:]]
 
 
 def _classes(*kinds: str) -> str:

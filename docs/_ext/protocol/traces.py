@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from functools import cache
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from xenpv import Disk, Platform, Vif
 from xenpv.abi.xs import XS
 from xenpv.host.image import MemoryImage
+from xenpv.vbd.parameters import Parameters
 
 from .texts import UnknownError
 
@@ -26,6 +27,7 @@ BACKENDS: Final = {
 }
 # Where the toolstack makes a device's directory, below backend/.
 DIRECTORIES: Final = {"vif": ("vif",), "vbd": ("vbd", "qdisk", "vbd3")}
+SCENES: Final = ("one queue", "two queues", "options")
 WRITES: Final = (XS.WRITE, XS.MKDIR, XS.RM)
 
 
@@ -53,7 +55,7 @@ class Run:
     kind: str
     frontend: str
     backend: str
-    queues: int
+    scene: str
     asked: tuple[Asked, ...]
     connected: bool
 
@@ -120,24 +122,34 @@ def check(kind: str, frontend: str, backend: str) -> None:
             raise UnknownError(what, name, known)
 
 
+def _device(kind: str, scene: str) -> dict[str, Any]:
+    """The device of a run, as Platform.create takes it."""
+    options = scene == "options"
+    if kind == "vif":
+        full = Vif(mtu=9000, rate=(1_000_000, 20_000), vlan="10", ip="192.0.2.7/24")
+        return {"vifs": [full if options else Vif()]}
+    parameters = Parameters(ring_page_order=1, persistent=True) if options else None
+    return {"disks": [Disk(MemoryImage(bytearray(1 << 20)))], "vbd": parameters}
+
+
 @cache
-def run(kind: str, frontend: str, backend: str, queues: int = 1) -> Run:
+def run(kind: str, frontend: str, backend: str, scene: str = "one queue") -> Run:
     """Build it, start it, and say what was asked. UnknownError: no such device, frontend, backend.
 
-    `queues`: vcpus of the guest and of dom0; what comes of them is the drivers' business.
+    `scene`: one of SCENES; "two queues" has two vcpus in both domains, "options" all that a
+    configuration may say of a device, and rings of two pages.
     """
     check(kind, frontend, backend)
     listener = _Listener(kind)
+    vcpus = 2 if scene == "two queues" else 1
     profiles = {"netback" if kind == "vif" else "blkback": backend}
-    with Platform(seed=1, dom0_vcpus=queues, **profiles) as xen:  # type: ignore[arg-type]
+    with Platform(seed=1, dom0_vcpus=vcpus, **profiles) as xen:  # type: ignore[arg-type]
         xen.xenstored.trace = listener
-        image = Disk(MemoryImage(bytearray(1 << 20)))
         guest = xen.create(
-            name="guest", vcpus=queues, personality=frontend,
-            vifs=[Vif()] if kind == "vif" else [], disks=[image] if kind == "vbd" else [],
-        )  # fmt: skip
+            name="guest", vcpus=vcpus, personality=frontend, **_device(kind, scene)
+        )
         guest.start()
         states = [xen.toolstack.xs.read(f"{one.backend_path}/state")
                   for one in guest.created.devices if one.kind == kind]  # fmt: skip
         xen.xenstored.trace = None
-    return Run(kind, frontend, backend, queues, tuple(listener.asked), states == ["4"])
+    return Run(kind, frontend, backend, scene, tuple(listener.asked), states == ["4"])
