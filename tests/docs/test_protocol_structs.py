@@ -118,7 +118,10 @@ def test_every_text_is_of_something():
     for name, fields in texts.sections()["struct"].items():
         present = [field.name for _, field in structs.every_field(name)]
         for field in set(fields) - {"_"}:
-            assert any(one == field or one.startswith(f"{field}.") for one in present), (name, field)
+            assert any(one == field or one.startswith(f"{field}.") for one in present), (
+                name,
+                field,
+            )
 
 
 HEADERS = ("xen.h", "event_channel.h", "grant_table.h", "io/ring.h", "io/blkif.h", "io/console.h", "io/netif.h",

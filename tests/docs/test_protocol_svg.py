@@ -8,34 +8,29 @@ from itertools import combinations
 from xml.etree import ElementTree as ET
 
 import pytest
-from protocol import charts, diagrams, rings, slots, states, structs, traces
+from protocol import chains, charts, diagrams, rings, slots, states, structs, texts, traces, words
 from protocol.svg import FONT_MIN, Box, Picture, PictureError
 
 from xenpv.abi.xenbus import XenbusState
 
 SVG = "{http://www.w3.org/2000/svg}"
 ADVANCE = 0.6  # of a monospaced letter; DejaVu Sans Mono has 0.602
-STRUCTS = (
-    "netif_tx_request",
-    "netif_extra_info",
-    "netif_extra_info_v2026",
-    "blkif_request",
-    "blkif_request_x86_32",
-    "blkif_request_indirect",
-    "grant_entry_v2",
-    "xenstore_domain_interface",
-    "gnttab_copy",
-    "evtchn_status",
-)
 
 
 def _pictures():
-    for name in STRUCTS:
-        for variant in structs.variants(name):
-            yield (
-                f"struct {name} {variant.name}",
-                lambda name=name, variant=variant: slots.draw(name, variant),
-            )
+    for base in texts.sections()["struct"]:
+        for name in (base, base + structs.SUFFIX_32) if structs.has_32(base) else (base,):
+            for variant in structs.variants(name):
+                yield (
+                    f"struct {name} {variant.name}",
+                    lambda name=name, variant=variant: slots.draw(name, variant),
+                )
+    for name in ("tx", "rx", "blk"):
+        yield f"chain {name}", lambda name=name: chains.picture(name)
+    for name in words.PICTURES:
+        yield f"word {name}", lambda name=name: words.picture(name)
+    for name in words.FLAGS:
+        yield f"flags {name}", lambda name=name: words.flags(name)[0]
     for name in rings.RINGS:
         yield f"ring {name}", lambda name=name: rings.draw(name)
     for name, make in states.FRONTENDS.items():

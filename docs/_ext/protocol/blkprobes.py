@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from xenpv.back.blkrules import PROMISES, Refusal
 from xenpv.back.blkprofile import PROFILES as SERVED
+from xenpv.back.blkrules import PROMISES, Refusal
 from xenpv.testing.cases.blkpeer import (
     BARRIER,
     DISCARD,
@@ -18,7 +18,7 @@ from xenpv.testing.cases.blkpeer import (
     WRITE,
     BlkPeer,
 )
-from xenpv.testing.cases.blkscene import SECTORS, BlkBackScene, Blkback
+from xenpv.testing.cases.blkscene import SECTORS, Blkback, BlkBackScene
 
 from .table import Table
 
@@ -29,7 +29,9 @@ BAD_REF: Final = 4000
 Slot = Callable[[BlkPeer], bytes]
 
 
-def _rw(operation: int, sector: int = 0, *bounds: tuple[int, int], count: int | None = None) -> Slot:
+def _rw(
+    operation: int, sector: int = 0, *bounds: tuple[int, int], count: int | None = None
+) -> Slot:
     """With a segment for each pair of first and last sector."""
 
     def slot(peer: BlkPeer) -> bytes:

@@ -10,11 +10,12 @@ from functools import cache
 from typing import Final
 
 import attrs
+
 from xenpv.abi import layout
 from xenpv.abi.netif import NETRXF, NETTXF
 from xenpv.host.network import GSO_TCPV4, Frame
 from xenpv.testing.cases.blkpeer import READ, WHOLE
-from xenpv.testing.cases.blkscene import BlkBackScene, Blkback
+from xenpv.testing.cases.blkscene import Blkback, BlkBackScene
 from xenpv.testing.cases.netframes import PSEUDO, packet
 from xenpv.testing.cases.netscene import FIRST_ID, BackendScene, Netback, rx_id
 from xenpv.testing.cases.netslots import (
@@ -30,7 +31,7 @@ from xenpv.testing.cases.netslots import (
 )
 
 from .netprobes import STATUS
-from .svg import FONT_MIN, Box, Picture
+from .svg import FONT_MIN, Box, Picture, PictureError, text_width
 from .texts import UnknownError
 
 LINE: Final = 15
@@ -78,12 +79,14 @@ def draw(title: str, heads: tuple[str, str], rows: Sequence[Row]) -> Picture:
 def _cell(picture: Picture, box: Box, kind: str, lines: Sequence[str]) -> None:
     picture.box(box, kind if lines else "ghost", radius=3)
     for index, text in enumerate(lines):
+        if text_width(text, FONT_MIN) > box.width - 8:
+            raise PictureError(f"{picture.title}: {text!r} is wider than its box")
         picture.text(
             box.x + 6, box.y + 4 + LINE * (index + 0.5), text, size=FONT_MIN, anchor="start"
         )
 
 
-def _flags(kind: type[NETTXF] | type[NETRXF], value: int) -> list[str]:
+def _flags(kind: type[NETTXF | NETRXF], value: int) -> list[str]:
     return [str(one.name) for one in kind if value & one]
 
 
@@ -125,7 +128,7 @@ def _tx_rows(s: BackendScene) -> list[Row]:
             rows.append(Row(str(at), _extra_lines(slot), after, "extra"))
             continue
         _, offset, flags, rid, size = layout.packer("netif_tx_request").unpack(slot)
-        what = "whole packet" if not at else "own bytes"
+        what = "whole" if not at else "own bytes"
         before = (f"id {rid}, offset {offset}", f"size {size} ({what})", *_flags(NETTXF, flags))
         rows.append(Row(str(at), before, (f"id {number}", f"status {STATUS[status]}")))
     return rows
@@ -176,7 +179,7 @@ def _blk_rows(s: BlkBackScene) -> list[Row]:
         Row("0", ("operation 0 READ", "nr_segments 3", "sector_number 0", "seg[0..2]: 3 grefs,",
                   "sectors 0 to 7 of each"), ("id of slot 0", *names[0].split(", "))),
         Row("1", ("operation 6 INDIRECT", "indirect_op 0 READ", f"nr_segments {count}",
-                  "sector_number 0", "indirect_grefs[0]: a", f"page of {count} × {table} bytes"),
+                  "sector_number 0", "indirect_grefs[0]: a", f"page of {count} x {table} bytes"),
             ("id of slot 1", *names[1].split(", "))),
     ]  # fmt: skip
 

@@ -199,7 +199,7 @@ class Keys(Generated):
     """`{keys} netback`: keys that one end writes, who reads them; `{keys} home`: a new domain's."""
 
     def make(self, name: str) -> Iterable[nodes.Node]:
-        yield to_node(keys.home_table() if name == "home" else keys.table(name))
+        yield to_node(keys.home_table() if name == "home" else keys.compact(keys.table(name)))
 
 
 class Handshake(Generated):

@@ -14,8 +14,8 @@ from xenpv.abi._kernel import lib
 from xenpv.abi.evtchn import EVTCHNOP
 from xenpv.abi.gnttab import GNTST, GNTTABOP
 from xenpv.testing.cases import grantscene as g
-from xenpv.testing.cases.machinescene import EVENT_CHANNEL_OP, NOBODY, MachineScene
 from xenpv.testing.cases.grantscene import GrantScene
+from xenpv.testing.cases.machinescene import EVENT_CHANNEL_OP, NOBODY, MachineScene
 from xenpv.xen.hypercall import EVENT_CHANNEL_OPS, GRANT_TABLE_OPS
 
 from .table import Table
@@ -205,21 +205,24 @@ GRANTS: Final[tuple[tuple[GNTTABOP, str, Grant], ...]] = (
 )  # fmt: skip
 
 
-def grant_text(result: int | str) -> str:
-    return f"GNTST_{GNTST(result).name}" if isinstance(result, int) else result
+def grant_text(op: GNTTABOP, result: int | str) -> str:
+    """A status; 0 or an errno where the struct has none."""
+    if op is GNTTABOP.set_version or isinstance(result, str):
+        return str(result)
+    return f"GNTST_{GNTST(result).name}"
 
 
-def _grant(run: Grant) -> str:
+def _grant(op: GNTTABOP, run: Grant) -> str:
     scene = GrantScene(None, 1)
     try:
-        return grant_text(run(scene))
+        return grant_text(op, run(scene))
     finally:
         scene.close()
 
 
 @cache
 def grants() -> Table:
-    rows = [(f"`GNTTABOP_{op.name}`", text, _grant(run)) for op, text, run in GRANTS]
+    rows = [(f"`GNTTABOP_{op.name}`", text, _grant(op, run)) for op, text, run in GRANTS]
     return Table(("operation", "situation", "result"), tuple(rows))
 
 

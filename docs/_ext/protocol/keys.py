@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 import attrs
+
 from xenpv import Platform
 from xenpv.abi.xs import XS
 
@@ -82,7 +83,7 @@ def _when(one: Asked, states: Mapping[str, str]) -> str:
     """What the writer had in its own `state` then."""
     if one.who == "toolstack":
         return "creation" if one.tx else "hotplug script"
-    return f"at its {states[one.who] or '1'}"
+    return f"state {states[one.who] or 1}"
 
 
 # What the tables are: whose directory, and whose keys in it.
@@ -94,6 +95,18 @@ TABLES: Final[Mapping[str, tuple[str, str, str]]] = {
     "blkback": ("vbd", "backend", "backend"),
     "blkfront": ("vbd", "frontend", "frontend"),
 }
+
+
+def compact(found: Table) -> Table:
+    """The same in fewer columns, for a page: type, meaning and absence in one."""
+    at = found.columns.index("type")
+    assert found.columns[at:] == ("type", "meaning", "if absent")
+    rows = []
+    for row in found.rows:
+        kind, meaning, absent = row[at:]
+        told = f"{kind}: {meaning}" if kind else meaning
+        rows.append((*row[:at], f"{told}. Absent: {absent}." if absent else f"{told}."))
+    return Table((*found.columns[:at], "type and meaning"), tuple(rows))
 
 
 def columns_of(kind: str, writer: str) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ def table(name: str) -> Table:
             unwritten = not key.values and where == writer
             if told or unwritten:
                 rows.append(_row(kind, where, key, writers, end))
-    columns = ("key", "in", *writers, "written", "read by", "type", "if absent", "meaning")
+    columns = ("key", "in", *writers, "written", "read by", "type", "meaning", "if absent")
     return Table(columns, tuple(rows)).without_empty()
 
 
@@ -132,7 +145,7 @@ def _row(kind: str, where: str, key: Key, writers: tuple[str, ...], end: str) ->
     whens = ", ".join(dict.fromkeys(when for one in writers for when in key.whens.get(one, {})))
     return (
         f"`{key.name}`", where if end == "both" else "", *values, whens, readers,
-        said.get("type", ""), said.get("absent", ""), said["meaning"],
+        said.get("type", ""), said["meaning"], said.get("absent", ""),
     )  # fmt: skip
 
 

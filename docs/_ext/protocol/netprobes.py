@@ -136,7 +136,7 @@ def told(answers: Sequence[tuple[int, int]], frames: int, broken: str) -> str:
         return "no answer"
     names = [STATUS[status] for _, status in answers]
     runs = [(name, len(list(found))) for name, found in groupby(names)]
-    alike = [f"{count} × {name}" if count > 1 else name for name, count in runs]
+    alike = [f"{count} x {name}" if count > 1 else name for name, count in runs]
     passed = {0: "", 1: "; passes"}.get(frames, f"; {frames} frames pass")
     return ", ".join(alike) + passed
 

@@ -33,7 +33,14 @@ def units() -> Table:
          unit(logical=one.segment), rest(one))
         for one in UNITS.values()
     ]  # fmt: skip
-    columns = ("name", "who", "`sectors`", "sector_number, nr_sectors", "first_sect, last_sect", "and")
+    columns = (
+        "name",
+        "who",
+        "`sectors`",
+        "sector_number, nr_sectors",
+        "first_sect, last_sect",
+        "and",
+    )
     return Table(tuple(one.replace("`", "") for one in columns), tuple(rows))
 
 

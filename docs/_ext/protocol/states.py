@@ -158,14 +158,10 @@ def _net_move(profile: netprofile.Profile, own: State, seen: State) -> Move:
     if seen is State.RECONFIGURING and profile.headroom:
         return Move((State.RECONFIGURED,), "reads `xdp-headroom`")
     path = profile.walk.get((own, seen), ())
-    end = ""
-    if seen is State.UNKNOWN:
-        end = GONE
-    elif seen is State.CLOSED:
-        end = f"{GONE} if offline"
-        if profile.deletes and own is State.CONNECTED:
-            end = "removes its directory if online, else unregistered"
-    return Move(path, end)
+    goes = {State.UNKNOWN: GONE, State.CLOSED: f"{GONE} if offline"}.get(seen, "")
+    if profile.deletes and own is State.CONNECTED and path[-1:] == (State.CLOSED,):
+        goes = "removes its directory if online" + (f", else {GONE}" if goes else "")
+    return Move(path, goes)
 
 
 # What a step comes to in the store. CONNECT: once there is an image.
@@ -186,6 +182,8 @@ def _blk_move(profile: blkprofile.Profile, own: State, seen: State) -> Move | No
         return None
     if step is blkprofile.Step.CLOSED and seen is State.CLOSED and profile.retires:
         return Move((State.CLOSED,), f"{GONE} if offline")
+    if step is blkprofile.Step.GONE and own is State.CLOSING:
+        return Move((State.CLOSED,), GONE)  # the toolstack waits for it
     return BLK_PATHS[step]
 
 

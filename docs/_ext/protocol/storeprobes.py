@@ -10,7 +10,7 @@ from functools import cache
 from typing import Final
 
 from xenpv.abi.xs import XS
-from xenpv.store.profile import C, OX, Profile
+from xenpv.store.profile import OX, C, Profile
 from xenpv.store.quota import NAMES, Limits
 from xenpv.store.server import HANDLERS
 from xenpv.testing.cases.storeclient import Client
@@ -52,6 +52,17 @@ def _with_private(op: XS, payload: str) -> Run:
     return run
 
 
+def _give_away(s: StoreScene) -> str:
+    guest = s.guest()
+    guest.write("mine", "x")
+    return guest.ask(XS.SET_PERMS, "mine\0n0\0")
+
+
+def _watch_twice(s: StoreScene) -> str:
+    s.main.ask(XS.WATCH, s.at("a") + "\0token\0")
+    return s.main.ask(XS.WATCH, s.at("a") + "\0token\0")
+
+
 # op, situation, request
 ERRORS: Final[tuple[tuple[XS, str, Run], ...]] = (
     (XS.READ, "a node that is not there", _main(XS.READ, "R/none\0")),
@@ -75,8 +86,8 @@ ERRORS: Final[tuple[tuple[XS, str, Run], ...]] = (
     (XS.SET_PERMS, "a letter that is none",
      lambda s: s.main.write(s.at("a"), "x") and s.main.ask(XS.SET_PERMS, s.at("a") + "\0x0\0")),
     (XS.SET_PERMS, "by a guest, to give its node away",
-     lambda s: _give_away(s)),
-    (XS.WATCH, "the same path and token twice", lambda s: _watch_twice(s)),
+     _give_away),
+    (XS.WATCH, "the same path and token twice", _watch_twice),
     (XS.WATCH, "by a guest, one string", _guest(XS.WATCH, "a\0")),
     (XS.UNWATCH, "what is not watched", _main(XS.UNWATCH, "R/a\0token\0")),
     (XS.TRANSACTION_START, "inside a transaction",
@@ -94,17 +105,6 @@ ERRORS: Final[tuple[tuple[XS, str, Run], ...]] = (
      lambda s: s.main.ask(XS.DIRECTORY_PART, f"{s.root}\0999\0").partition("\0")[2] or "no names"),
     (XS.CONTROL, "by a guest", _guest(XS.CONTROL, "help\0")),
 )  # fmt: skip
-
-
-def _give_away(s: StoreScene) -> str:
-    guest = s.guest()
-    guest.write("mine", "x")
-    return guest.ask(XS.SET_PERMS, "mine\0n0\0")
-
-
-def _watch_twice(s: StoreScene) -> str:
-    s.main.ask(XS.WATCH, s.at("a") + "\0token\0")
-    return s.main.ask(XS.WATCH, s.at("a") + "\0token\0")
 
 
 @cache
@@ -137,7 +137,9 @@ def ops() -> Table:
 # transactions: what one does, what another does meanwhile
 
 
-def _commit(inside: Callable[[Client, str, int], object], outside: Callable[[Client, str], object]) -> Run:
+def _commit(
+    inside: Callable[[Client, str, int], object], outside: Callable[[Client, str], object]
+) -> Run:
     """a and d/y are there; `inside` a transaction, then `outside` of it, then its end."""
 
     def run(s: StoreScene) -> str:
@@ -280,11 +282,11 @@ def permissions() -> Table:
 
 
 def quotas() -> Table:
-    """By name on the wire; the first number that is refused."""
+    """By name on the wire; the first number that is refused. `soft-memory` refuses nothing."""
     limits = {profile.name: Limits.of(profile) for profile in PROFILES}
     rows = [
         (f"`{name.decode()}`",
          *(str(getattr(limits[profile.name], attribute) or "no limit") for profile in PROFILES))
-        for name, attribute in NAMES.items()
+        for name, attribute in NAMES.items() if attribute != "soft_memory"
     ]  # fmt: skip
     return Table(("quota", *(f"first refused by {one.name}" for one in PROFILES)), tuple(rows))

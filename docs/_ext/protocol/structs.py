@@ -141,16 +141,16 @@ def describe(name: str) -> Table:
     if has_32(name):
         narrow = {field.name: field.offset for _, field in every_field(name + SUFFIX_32)}
     rows = []
-    for variant, field in every_field(name):
+    for _variant, field in every_field(name):
         meaning = _meaning(field, meanings)
         if meaning is None:
             raise UnknownError(f"meaning in struct.{name}", field.name, list(meanings))
         kind = f"{field.ctype}[{field.count}]" if field.count > 1 else field.ctype
         rows.append((
             str(field.offset), str(narrow.get(field.name, "")), str(field.size),
-            f"`{kind}`", f"`{field.name}`", f"`{variant}`" if variant else "", meaning,
+            f"`{kind}`", f"`{field.name}`", meaning,
         ))  # fmt: skip
-    columns = ("offset", "32-bit", "size", "type", "field", "where", "meaning")
+    columns = ("offset", "32-bit", "size", "type", "field", "meaning")
     return Table(columns, tuple(rows)).without_empty()
 
 

@@ -145,9 +145,7 @@ def run(kind: str, frontend: str, backend: str, scene: str = "one queue") -> Run
     profiles = {"netback" if kind == "vif" else "blkback": backend}
     with Platform(seed=1, dom0_vcpus=vcpus, **profiles) as xen:  # type: ignore[arg-type]
         xen.xenstored.trace = listener
-        guest = xen.create(
-            name="guest", vcpus=vcpus, personality=frontend, **_device(kind, scene)
-        )
+        guest = xen.create(name="guest", vcpus=vcpus, personality=frontend, **_device(kind, scene))
         guest.start()
         states = [xen.toolstack.xs.read(f"{one.backend_path}/state")
                   for one in guest.created.devices if one.kind == kind]  # fmt: skip

@@ -39,7 +39,7 @@ FLAGS: Final = {
 
 
 def flags(prefix: str) -> tuple[Picture, Table]:
-    """A picture with the number of each flag's bit, and the flags. UnknownError: no such word."""
+    """A picture with the mask of each flag below its bit, and their table. UnknownError: none."""
     if prefix not in FLAGS:
         raise UnknownError("flags", prefix, FLAGS)
     width, others = FLAGS[prefix]
@@ -47,7 +47,7 @@ def flags(prefix: str) -> tuple[Picture, Table]:
     known = {value.bit_length() - 1: name for name, value in found}
     assert all(value & (value - 1) == 0 for _, value in found), found
     top = max(known)
-    parts = [Bits(bit, bit, str(bit)) for bit in sorted(known, reverse=True)]
+    parts = [Bits(bit, bit, f"{1 << bit:#x}") for bit in sorted(known, reverse=True)]
     holes = [Bits(width - 1, top + 1)] if top < width - 1 else []
     parts = [*holes, *_with_holes(parts)]
     rows = describe_constants(found, sections()["constant"]).rows
