@@ -10,11 +10,14 @@ docs/howto/own-protocol.md goes through it; examples/own_protocol.py is a whole 
 
 from __future__ import annotations
 
+from xenpv.testing.ringkit.bytedrivers import ByteBackend, ByteFrontend
+from xenpv.testing.ringkit.bytering import ByteBack, ByteFront, ByteRingProtocol, check_byte_ring
 from xenpv.testing.ringkit.declaration import Declaration
 from xenpv.testing.ringkit.drivers import RingBackend, RingFrontend
 from xenpv.testing.ringkit.hunting import find_bugs, hunts_of
 from xenpv.testing.ringkit.overlay import target_of
 from xenpv.testing.ringkit.protocol import RingProtocol
+from xenpv.testing.ringkit.rawbytes import RawByteBack, RawByteFront
 from xenpv.testing.ringkit.rawends import RawRingBack, RawRingFront
 from xenpv.testing.ringkit.rings import BackRing, FrontRing
 from xenpv.testing.ringkit.suite import RingScene, RingSuite, Traffic
@@ -22,8 +25,15 @@ from xenpv.testing.ringkit.world import RingWorld, ring_world, user_backend, use
 
 __all__ = [
     "BackRing",
+    "ByteBack",
+    "ByteBackend",
+    "ByteFront",
+    "ByteFrontend",
+    "ByteRingProtocol",
     "Declaration",
     "FrontRing",
+    "RawByteBack",
+    "RawByteFront",
     "RawRingBack",
     "RawRingFront",
     "RingBackend",
@@ -33,6 +43,7 @@ __all__ = [
     "RingSuite",
     "RingWorld",
     "Traffic",
+    "check_byte_ring",
     "find_bugs",
     "hunts_of",
     "ring_world",
