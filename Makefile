@@ -43,7 +43,8 @@ types: $(STAMP)-dev
 	$(BIN)/mypy
 
 docs: $(STAMP)-dev
-	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs || \
+	    { rm -rf build/doctrees; exit 1; }  # a page that was read is not warned of again
 	@echo build/docs/index.html
 
 # The types of the C modules, after a change of what they declare.

@@ -30,10 +30,12 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist", "attrs_inline"]
 highlight_language = "text"  # of a fence without a name
 
+suppress_warnings = ["ref.python"]  # a type that two modules have: either page says it
 nitpicky = True
 # Types in signatures that are another library's, or have no page: a link is missing, no fact.
 nitpick_ignore_regex = [(r"py:.*", r".*")]
 
+toc_object_entries = False  # each page carries all entries: twice the time to build
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
