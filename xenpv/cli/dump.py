@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xenpv.cli.arguments import Commands
+from xenpv.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
     from xenpv.view.dump.source import Place, Selection
@@ -118,5 +119,7 @@ def run(options: argparse.Namespace) -> int:
 def _found(path: Path, wanted: Selection) -> Dumps:
     from xenpv.view.dump import source
 
-    source.first_bytes(path)
-    return source.raw(path, wanted)
+    try:
+        return source.dumps(path, wanted)
+    except LocalProtocolError as error:
+        raise ConfigError(str(error), file=str(path)) from None

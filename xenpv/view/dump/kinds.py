@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -120,6 +120,22 @@ def _plausible(data: bytes, slots: SlotKind) -> int:
     fresh = not (indices.req_prod or indices.rsp_prod)
     if fresh or any(indices.wrong()) or any(data[FIRST_SLOT - 48 : FIRST_SLOT]):
         return 0
+    entry = slots.entry_size
+    for at in range(indices.unanswered):
+        place = FIRST_SLOT + (indices.rsp_prod + at) % size * entry
+        if not _LIKELY.get(slots.name, bool)(data[place : place + entry]):
+            return 0
     found = ringpage.decode(data, slots, "", most=size)
     rows = [row for table in found.tables for row in table.rows]
-    return 0 if any(row[-1] for row in rows) else len(rows)
+    if any(row[-1] for row in rows):
+        return 0
+    # Of an idle ring the last response is left, which says little.
+    place = FIRST_SLOT + (indices.rsp_prod - 1) % size * entry
+    return len(rows) or int(not slots.response(data[place : place + entry]).wrong)
+
+
+# What a header does not forbid, and no driver writes.
+_LIKELY: Final[Mapping[str, Callable[[bytes], bool]]] = {
+    "netif_tx": lambda raw: raw[6] < 16 and not raw[7] and any(raw[10:12]),  # flags, size
+    "netif_rx": lambda raw: not any(raw[2:4]) and raw[1] == 0,  # pad, id
+}

@@ -19,6 +19,8 @@ from xenpv.view.dump.table import ROWS_MAX, Dump, Dumps
 
 RAW_BYTES_MAX: Final = max(one.pages for one in KINDS.values()) * 4096
 HEAD: Final = 64
+CORE: Final = b"\x7fELF"
+SAVED: Final = b"Saved domain in xenpv format"
 
 
 @attrs.frozen(kw_only=True)
@@ -101,3 +103,19 @@ def raw(path: Path, wanted: Selection) -> Dumps:
     if wrong:
         raise ConfigError(wrong, file=str(path))
     return Dumps([dump_page(data, wanted.kind, path.name, most=wanted.most)])
+
+
+def dumps(path: Path, wanted: Selection) -> Dumps:
+    """What a file has of what is wanted. ConfigError, LocalProtocolError."""
+    head = first_bytes(path)
+    if wanted.kind and not wanted.places:
+        return raw(path, wanted)  # whatever it looks like
+    if head.startswith(CORE):
+        from xenpv.view.dump import core
+
+        return core.dumps(path, wanted)
+    if head.startswith(SAVED):
+        from xenpv.view.dump import saved
+
+        return saved.dumps(path, wanted)
+    return raw(path, wanted)
