@@ -68,9 +68,9 @@ def test_a_run_and_its_trace(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "d0 Domain-0",
         "d1 web",
         "bridge outer",
-        "device/vbd/51712 queue 0 blkif",
-        "device/vif/0 queue 0 netif_tx",
-        "d1 device/vif/0 queue 0 netif_rx",
+        "blkif vbd/51712 q0",
+        "netif_tx vif/0 q0",
+        "d1 netif_rx vif/0 q0",
     ):
         assert name in names
 

@@ -17,8 +17,8 @@ KEYS: dict[str, tuple[set[str], set[str]]] = {
     "X": ({"ts", "dur", "name", "cat", "pid", "tid", "args"}, set()),
     "i": ({"ts", "name", "cat", "pid", "tid", "args", "s"}, set()),
     "C": ({"ts", "name", "pid", "args"}, set()),
-    "b": ({"ts", "name", "cat", "id", "pid", "tid", "args"}, set()),
-    "e": ({"ts", "name", "cat", "id", "pid", "tid", "args"}, set()),
+    "b": ({"ts", "name", "cat", "id2", "pid", "tid", "args"}, set()),
+    "e": ({"ts", "name", "cat", "id2", "pid", "tid", "args"}, set()),
     "s": ({"ts", "name", "cat", "id", "pid", "tid"}, set()),
     "t": ({"ts", "name", "cat", "id", "pid", "tid"}, set()),
     "f": ({"ts", "name", "cat", "id", "pid", "tid", "bp"}, set()),
@@ -110,15 +110,18 @@ def check_stacks(records: list[Record]) -> None:
 
 
 def check_asyncs(records: list[Record]) -> None:
-    """One b and one e in turn for each category and id."""
-    open_: dict[tuple[str, str], Record] = {}
+    """One b and one e in turn for each process, category and id."""
+    open_: dict[tuple[int, str, str], Record] = {}
     for record in records:
+        if record["ph"] not in ("b", "e"):
+            continue
+        assert set(record["id2"]) == {"local"}
+        key = record["pid"], record["cat"], record["id2"]["local"]
         if record["ph"] == "b":
-            key = record["cat"], record["id"]
             assert key not in open_, record
             open_[key] = record
-        elif record["ph"] == "e":
-            began = open_.pop((record["cat"], record["id"]))
+        else:
+            began = open_.pop(key)
             assert [began[key] for key in ("name", "pid", "tid")] == [
                 record[key] for key in ("name", "pid", "tid")
             ]

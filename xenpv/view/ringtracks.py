@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from xenpv.view.flights import Flight, Flights
 from xenpv.view.rings import KINDS, UNKNOWN
 from xenpv.view.tape import Publication, TapedRing
+from xenpv.view.words import counted
 
 if TYPE_CHECKING:
-    from xenpv.view.timeline import Timeline
+    from xenpv.view.timeline import Group, Timeline
 
 Record = dict[str, Any]
 
 SLICE_US: Final = 0.4
 TAKES: Final = 0.5
-SORT_RING: Final = 100
 U32: Final = 0xFFFF_FFFF
 
 
@@ -33,10 +33,10 @@ class _Track:
 
     @property
     def label(self) -> str:
+        """`netif_tx vif/0 q0`: short, for the margin of a timeline."""
         ring = self.ring
-        if not ring.device:
-            return f"ring at pfn {ring.pfn:#x} {ring.kind}"
-        return f"{ring.device} queue {ring.queue} {ring.kind}"
+        device = ring.device.removeprefix("device/") or f"at pfn {ring.pfn:#x}"
+        return f"{ring.kind} {device} q{ring.queue}"
 
     def untaken_responses(self) -> int:
         """0 where the frontend has no handle to tell."""
@@ -47,8 +47,9 @@ class _Track:
 class RingTracks:
     """The rings of a timeline. Their records lie in the microsecond of an event."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, group: Group) -> None:
         self._timeline = timeline
+        self._group = group
         self._names = timeline.names
         self._first = timeline.names.rings  # of this tape, in the file
         self._tracks: dict[int, _Track] = {}
@@ -113,11 +114,10 @@ class RingTracks:
 
     def _thread(self, track: _Track, *, back: bool) -> Record:
         ring = track.ring
-        order = SORT_RING + ring.number
         if back and ring.back_domid >= 0:
             name = f"d{ring.domid} {track.label}"
-            return self._timeline.thread(ring.machine, ring.back_domid, name, order)
-        return self._timeline.thread(ring.machine, ring.domid, track.label, order)
+            return self._timeline.thread(ring.machine, ring.back_domid, name, self._group)
+        return self._timeline.thread(ring.machine, ring.domid, track.label, self._group)
 
     def _slice(self, thread: Record, name: str, args: Record, at: float = 0) -> Record:
         ts = self._timeline.end + at
@@ -132,7 +132,7 @@ class RingTracks:
     def _async(self, ph: str, track: _Track, flight: Flight, args: Record) -> Record:
         lane = f"{self._first + track.ring.number}.{flight.slot}"
         return {"ph": ph, "ts": self._timeline.end, "name": flight.name,
-                "cat": f"in flight {track.label}", "id": lane,
+                "cat": f"in flight {track.label}", "id2": {"local": lane},
                 **self._thread(track, back=False), "args": args}  # fmt: skip
 
     def _end(self, track: _Track, flight: Flight, args: Record) -> Record:
@@ -155,7 +155,7 @@ class RingTracks:
         count = len(publication.slots)
         thread = self._thread(track, back=False)
         more = {**args, **_indices(publication), "ring": track.ring.number}
-        yield self._slice(thread, _count(count, "request"), more)
+        yield self._slice(thread, counted(count, "request"), more)
         found = track.flights.requests(publication, self._names.flow)
         self._names.flow += count
         for flight, is_overwritten in found:
@@ -171,7 +171,7 @@ class RingTracks:
     def _responses(self, track: _Track, publication: Publication, args: Record) -> Iterator[Record]:
         thread = self._thread(track, back=True)
         more = {**args, **_indices(publication), "ring": track.ring.number}
-        yield self._slice(thread, _count(len(publication.slots), "response"), more)
+        yield self._slice(thread, counted(len(publication.slots), "response"), more)
         track.rsp_prod = publication.rsp_prod
         for flight, response in track.flights.responses(publication):
             if flight is not None:
@@ -191,7 +191,7 @@ class RingTracks:
         if taken:
             thread = self._thread(track, back=True)
             more = {**args, "req_cons": cons[0]}
-            yield self._slice(thread, f"takes {_count(len(taken), 'request')}", more, TAKES)
+            yield self._slice(thread, f"takes {counted(len(taken), 'request')}", more, TAKES)
             for flight in taken:
                 flight.taken = True
                 del track.untaken[flight.index]
@@ -200,11 +200,7 @@ class RingTracks:
             thread = self._thread(track, back=False)
             count = cons[1] - max(0, before[1]) & U32
             more = {**args, "rsp_cons": cons[1]}
-            yield self._slice(thread, f"takes {_count(count, 'response')}", more, TAKES)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+            yield self._slice(thread, f"takes {counted(count, 'response')}", more, TAKES)
 
 
 def _indices(publication: Publication) -> Record:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import Any, Final
 
 from xenpv.abi.xs import XS
 from xenpv.view.ringtracks import RingTracks
-from xenpv.view.tape import StoreRequest, Tape, TapedFrame, TapeEvent
+from xenpv.view.tape import StoreRequest, Tape, TapeEvent
+from xenpv.view.words import counted
 from xenpv.xen.trace import Event
 
 Record = dict[str, Any]
@@ -18,9 +20,6 @@ ENDS: Final = 0.95  # of a task's slice, in its last event
 
 VALUE_MAX: Final = 200  # characters of a store value in an argument
 
-# Order of a process' threads.
-SORT_EVENTS, SORT_STORE, SORT_BRIDGE, SORT_RING, SORT_TASK = 0, 1, 2, 100, 10_000
-
 DOMAIN_EVENTS: Final = {
     1: "created",
     2: "shut down",
@@ -29,7 +28,25 @@ DOMAIN_EVENTS: Final = {
     5: "gone",
 }
 DEAD: Final = 3
+# What the loop records before a task runs.
+PICKS: Final = (Event.DELIVER, Event.TIMER, Event.DRAW)
 DOM0: Final = "Domain-0"  # as xl calls it; here it has no name in the store
+
+
+class Group(enum.IntEnum):
+    """What a thread of a process is for: the first tid of those, less PROCESS times the pid.
+
+    Perfetto shows threads by tid, chrome://tracing by `thread_sort_index`: so the two agree.
+    """
+
+    EVENTS = 0
+    STORE = 1
+    BRIDGE = 2
+    RING = 100
+    TASK = 10_000
+
+
+PROCESS: Final = 100_000
 
 
 class Names:
@@ -41,22 +58,26 @@ class Names:
     def __init__(self) -> None:
         self.flow = 1
         self.rings = 0
-        self._numbers: dict[tuple[Any, ...], int] = {}
+        self._pids: dict[tuple[Any, ...], int] = {}
+        self._tids: dict[tuple[int, Group, str | int], int] = {}
+        self._used: dict[tuple[int, Group], int] = {}
         self.fresh: list[Record] = []  # metadata that is to be written
 
     def process(self, key: tuple[Any, ...], name: str, order: int) -> int:
         """The pid of that process."""
-        pid = self._numbers.get(key)
+        pid = self._pids.get(key)
         if pid is None:
-            pid = self._numbers[key] = len(self._numbers) + 1
+            pid = self._pids[key] = len(self._pids) + 1
             self._describe("process", {"pid": pid}, name, order)
         return pid
 
-    def thread(self, pid: int, key: tuple[Any, ...], name: str, order: int) -> Record:
-        """`pid` and `tid` of that thread; numbers of threads differ from those of processes."""
-        tid = self._numbers.get((pid, *key))
+    def thread(self, pid: int, group: Group, key: str | int, name: str) -> Record:
+        """`pid` and `tid` of that thread; `key` is its own among those of its group."""
+        tid = self._tids.get((pid, group, key))
         if tid is None:
-            tid = self._numbers[pid, *key] = len(self._numbers) + 1
+            order = group + self._used.get((pid, group), 0)
+            self._used[pid, group] = order - group + 1
+            tid = self._tids[pid, group, key] = pid * PROCESS + order
             self._describe("thread", {"pid": pid, "tid": tid}, name, order)
         return {"pid": pid, "tid": tid}
 
@@ -79,9 +100,11 @@ class Timeline:
         self._domains: dict[tuple[int, int], int] = {}  # places in Tape.domains
         self._running: Record | None = None  # the thread of the task that runs
         self._owner = (0, 0)  # machine and domid of that task
+        self._now = 0
         self._choice = ""
+        self._frame = 0  # the next of Tape.frames
         self._has_machines = any(domain.machine for domain in tape.domains)
-        self.rings = RingTracks(self)
+        self.rings = RingTracks(self, Group.RING)
 
     def records(self) -> Iterator[Record]:
         """All of them; each `ts` is that of the one before, or later."""
@@ -96,16 +119,18 @@ class Timeline:
 
     def _records(self) -> Iterator[Record]:
         tape = self.tape
-        requests, frames = iter(tape.requests), iter(tape.frames)
-        request, frame = next(requests, None), next(frames, None)
+        requests = iter(tape.requests)
+        request = next(requests, None)
         born = 0
         for moment, event in enumerate(tape.events):
             while born < len(tape.domains) and tape.domains[born].first <= moment:
                 domain = tape.domains[born]
                 self._domains[domain.machine, domain.domid] = born
                 born += 1
-            if event.event in (Event.DELIVER, Event.TIMER, Event.DRAW):
+            # No time passes in a task.
+            if event.event in PICKS or event.time_ns != self._now:
                 yield from self._stop()
+            self._now = event.time_ns
             self.end = max(self.end + 1, self.start + event.time_ns // 1000)
             args = {"moment": moment, "time_ns": event.time_ns}
             if event.event is Event.STORE:
@@ -115,9 +140,7 @@ class Timeline:
                     yield self._request(request, args)
             else:
                 yield from self._event(event, args)
-            while frame is not None and frame.moment <= moment:
-                yield self._frame(frame, args)
-                frame = next(frames, None)
+            yield from self._frames(moment, args)
             yield from self.rings.at(moment, args)
             if event.event is Event.DOMAIN and event.a == DEAD:
                 yield from self.rings.close(event.machine, event.domid)
@@ -125,6 +148,20 @@ class Timeline:
         self.end += 1
         yield from self.rings.close()
         self.names.rings += len(tape.rings)
+
+    def _frames(self, moment: int, args: Record) -> Iterator[Record]:
+        """What crossed bridges at a moment, by port and direction."""
+        frames = self.tape.frames
+        crossed: dict[tuple[int, str, str], list[int]] = {}
+        while self._frame < len(frames) and frames[self._frame].moment <= moment:
+            frame = frames[self._frame]
+            way = f"{'from' if frame.is_in else 'to'} {frame.port}"
+            crossed.setdefault((frame.machine, frame.bridge, way), []).append(len(frame.data))
+            self._frame += 1
+        for (machine, bridge, way), sizes in crossed.items():
+            thread = self.thread(machine, 0, f"bridge {bridge}", Group.BRIDGE)
+            name = f"{counted(len(sizes), 'frame')} {way}"
+            yield self.instant(thread, name, {**args, "bytes": sum(sizes)}, "frame")
 
     # processes and threads
 
@@ -138,15 +175,15 @@ class Timeline:
         order = machine << 16 | domid
         return self.names.process((self.prefix, machine, domid, place), label, order)
 
-    def thread(self, machine: int, domid: int, name: str, order: int) -> Record:
+    def thread(self, machine: int, domid: int, name: str, group: Group) -> Record:
         """A thread of a domain by its name."""
-        return self.names.thread(self.process(machine, domid), (name,), name, order)
+        return self.names.thread(self.process(machine, domid), group, name, name)
 
     def _task(self, event: TapeEvent) -> Record:
         task = self.tape.tasks.get((event.machine, event.a))
         name = (task.name if task is not None else "") or f"task {event.a}"
         pid = self.process(event.machine, event.domid)
-        return self.names.thread(pid, ("task", event.a), name, SORT_TASK + event.a)
+        return self.names.thread(pid, Group.TASK, event.a, name)
 
     # records
 
@@ -189,10 +226,10 @@ class Timeline:
             yield self.instant(self._events(event), event.text, args, "other")
 
     def _events(self, event: TapeEvent) -> Record:
-        return self.thread(event.machine, event.domid, "events", SORT_EVENTS)
+        return self.thread(event.machine, event.domid, "events", Group.EVENTS)
 
     def _request(self, request: StoreRequest, args: Record) -> Record:
-        thread = self.thread(request.machine, request.domid, "store requests", SORT_STORE)
+        thread = self.thread(request.machine, request.domid, "store requests", Group.STORE)
         name = XS(request.op).name if request.op in list(XS) else f"type {request.op}"
         path, _, rest = request.payload.partition(b"\0")
         args = {**args, "path": _printable(path), "value": _printable(rest.rstrip(b"\0"))}
@@ -202,13 +239,6 @@ class Timeline:
             args["error"] = request.error
             name += f" {request.error}"
         return self.instant(thread, f"{name} {args['path']}".rstrip(), args, "store")
-
-    def _frame(self, frame: TapedFrame, args: Record) -> Record:
-        name = f"bridge {frame.bridge}"
-        thread = self.thread(frame.machine, 0, name, SORT_BRIDGE)
-        way = "from" if frame.is_in else "to"
-        more = {**args, "port": frame.port, "bytes": len(frame.data)}
-        return self.instant(thread, f"{way} {frame.port}", more, "frame")
 
 
 def _printable(data: bytes) -> str:

@@ -30,6 +30,11 @@ def values(struct: str, data: bytes) -> dict[str, int]:
     }
 
 
+def counted(count: int, what: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def signed(value: int, bits: int = 16) -> int:
     """A field that the header declares as signed."""
     half = 1 << bits - 1
