@@ -209,6 +209,8 @@ class Platform:
         """Destroy every domain and release files and memory. Nothing works after it."""
         if self.hypervisor.closed:
             return
+        if self.loop.trace.recorder is not None:
+            self.loop.trace.recorder.closes(self)
         for guest in self.guests:
             guest.end_driver_domain()
         self.backends.close()

@@ -176,3 +176,40 @@ def test_a_replay_is_not_overwritten_by_its_trace(
     assert status == 2
     assert err.count("\n") == 1
     assert Path("a.replay").read_text() == "{}"
+
+
+def test_what_the_guide_reads_in_the_trace_of_a_lost_wake_up(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/howto/read-a-trace.md: three questions, and what the trace answers."""
+    example = Path(__file__).parents[2] / "examples" / "find_lost_wakeup.py"
+    command = [sys.executable, str(example)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (recorded,) = Path("found").glob("*.replay")
+    assert run(capsys, "replay", str(recorded), "--trace", "wait.json")[0] == 1
+    records = trace("wait.json")["traceEvents"]
+    tids = {r["args"]["name"]: r["tid"] for r in records if r.get("name") == "thread_name"}
+    front, back = (tids[name] for name in ("netif_tx vif/0 q0", "d1 netif_tx vif/0 q0"))
+    waiting = [r for r in records if r["ph"] == "e" and "unanswered" in r["args"]]
+    assert sum(r["name"] == "netif_tx_request" for r in waiting) == 2
+    counters = [r["args"] for r in records if r["ph"] == "C" and r["name"] == "netif_tx vif/0 q0"]
+    assert counters[-1]["requests not taken"] == 2
+    published = [r for r in records if r["ph"] == "X" and r["tid"] == front]
+    last = [r for r in published if r["name"] == "2 requests"][-1]
+    assert (last["args"]["req_event"], last["args"]["req_prod"]) == (1, 6)
+    sent = [r for r in records if r.get("cat") == "event" and r["ts"] > last["ts"]]
+    assert [r["pid"] for r in sent if r["pid"] == last["pid"]] == []
+    taken = [r["name"] for r in records if r["ph"] == "X" and r["tid"] == back]
+    assert taken == ["takes 4 requests", *["1 response"] * 4]
+
+
+def test_a_tape_ends_before_its_platform_is_torn_down(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = {"xenpv-replay": 1, "kind": "case", "case": "BLKB-001", "factory": "", "file": ""}
+    body |= {"seed": 4, "defects": [], "digest": "", "failure": ""}
+    Path("case.replay").write_text(json.dumps(body))
+    assert run(capsys, "replay", "case.replay", "--trace", "t.json")[0] == 0
+    names = [record.get("name") for record in trace()["traceEvents"]]
+    assert "created" in names
+    assert "gone" not in names

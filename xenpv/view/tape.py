@@ -260,12 +260,15 @@ class Tape:
     """What happened on one loop. Give it to Platform(tape=); it belongs to that loop alone.
 
     At most `limit` events are kept, and what else happened until then; `lost` counts the events
-    after them. `notes` are the words of NOTE events, by moment; `tasks` are by machine and number.
+    after them. It ends where the last platform of the loop begins to close.
+
+    `notes` are the words of NOTE events, by moment; `tasks` are by machine and number.
     """
 
     def __init__(self, *, limit: int = EVENTS_MAX) -> None:
         self.limit = limit
         self.lost = 0
+        self.ended = False
         self.trace = TapedTrace(self)
         self.events: list[TapeEvent] = []
         self.notes: dict[int, str] = {}
@@ -336,7 +339,7 @@ class Tape:
     @property
     def full(self) -> bool:
         """Nothing more is kept."""
-        return self.lost > 0
+        return self.ended or self.lost > 0
 
     def attach(self, platform: Platform) -> None:
         """A platform was made on the loop."""
@@ -346,6 +349,15 @@ class Tape:
         self._machines[number] = TapedMachine(self, platform)
         self._unclaimed = len(self.changes)
 
+    def closes(self, platform: Platform) -> None:
+        """A platform of the loop is about to close."""
+        number = platform.hypervisor.number
+        machine = self._machines[number]
+        if machine is not None:
+            machine.settle()
+            self._machines[number] = None
+        self.ended = not any(self._machines)
+
     def bridges(self, platform: Platform, guest: str, network: Network) -> None:
         """A driver domain has bridges of its own."""
         machine = self._machines[platform.hypervisor.number]
@@ -354,6 +366,8 @@ class Tape:
 
     def hear(self, word: int) -> None:
         """A record of the trace."""
+        if self.ended:
+            return
         if len(self.events) >= self.limit:
             self.lost += 1
             return
