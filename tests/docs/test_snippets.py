@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,7 +72,14 @@ def python(fence: Fence, directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }
     if any(test.name not in called for test in tests):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path.name]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout
         return
     monkeypatch.syspath_prepend(str(ROOT))

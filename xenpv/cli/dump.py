@@ -48,7 +48,7 @@ def add_to(commands: Commands) -> None:
     dump.add_argument(
         "--as", type=_kind, dest="kind", metavar="KIND",
         help="what raw pages, or those of --pfn, are: blkif, netif_tx, xenstore, grant_v1, "
-        "shared_info and others, which a wrong one lists",
+        "shared_info and others, which a wrong one lists; or file.py:NAME of a RingProtocol",
     )  # fmt: skip
     dump.add_argument("--list", action="store_true", help="print what there is, decode nothing")
     dump.add_argument(
@@ -67,6 +67,13 @@ def add_to(commands: Commands) -> None:
 def _kind(text: str) -> str:
     from xenpv.view.dump.kinds import KINDS
 
+    if ":" in text:
+        from xenpv.testing.named import find_protocol
+
+        try:
+            return find_protocol(text).name
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
     if text not in KINDS:
         raise argparse.ArgumentTypeError(f"no kind {text!r}: expected one of {', '.join(KINDS)}")
     return text

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xenpv.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
+    from xenpv.testing.ringkit.protocol import RingProtocol
     from xenpv.testing.ringkit.suite import RingSuite
 
 
@@ -87,6 +88,23 @@ def find_suite(text: str, file: str = "") -> RingSuite:
     """The RingSuite of `module:NAME` or `file.py:NAME`. ConfigError: there is none."""
     from xenpv.testing.ringkit.suite import RingSuite
 
+    found = _variable(text, file, "suite")
+    if not isinstance(found, RingSuite):
+        raise ConfigError(f"suite {text!r}: no such RingSuite to import")
+    return found
+
+
+def find_protocol(text: str) -> RingProtocol:
+    """The RingProtocol of `module:NAME` or `file.py:NAME`. ConfigError: there is none."""
+    from xenpv.testing.ringkit.protocol import RingProtocol
+
+    found = _variable(text, "", "protocol")
+    if not isinstance(found, RingProtocol):
+        raise ConfigError(f"protocol {text!r}: no such RingProtocol to import")
+    return found
+
+
+def _variable(text: str, file: str, what: str) -> Any:
     module, _, name = text.rpartition(":")
     if module.endswith(".py"):
         if not Path(module).is_file():
@@ -96,14 +114,11 @@ def find_suite(text: str, file: str = "") -> RingSuite:
             sys.path.insert(0, str(path.parent))
         module, file = path.stem, str(path)
     try:
-        found = getattr(_module(module, file), name, None)
+        return getattr(_module(module, file), name, None)
     except Exception as error:
         raise ConfigError(
-            f"suite {text!r}: importing it: {type(error).__name__}: {error}"
+            f"{what} {text!r}: importing it: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(found, RingSuite):
-        raise ConfigError(f"suite {text!r}: no such RingSuite to import")
-    return found
 
 
 def _module(name: str, file: str) -> ModuleType | None:

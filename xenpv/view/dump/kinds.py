@@ -9,8 +9,9 @@ from typing import Final, Protocol
 import attrs
 
 from xenpv.errors import LocalProtocolError
+from xenpv.view import rings
 from xenpv.view.dump import bytering, grants, ports, ringpage
-from xenpv.view.dump.slots import SLOTS, SlotKind
+from xenpv.view.dump.slots import SLOTS, SlotKind, plain
 from xenpv.view.dump.table import ROWS_MAX, Dump
 from xenpv.view.rings import FIRST_SLOT
 
@@ -88,12 +89,22 @@ KINDS: Final[Mapping[str, Kind]] = {
 }  # fmt: skip
 
 
+def known(name: str) -> Kind | None:
+    """A kind by its name: one of KINDS, or a ring of a protocol that somebody declared."""
+    found = KINDS.get(name)
+    declared = rings.KINDS.get(name)
+    if found is not None or declared is None:
+        return found
+    slots = SlotKind(name, declared.entry_size, plain(declared.request), plain(declared.response))
+    return Kind(name, f"ring of {declared.device}", _ring(slots), RING_PAGES_MAX, is_ring=True)
+
+
 def dump_page(data: bytes, kind: str, name: str = "page", *, most: int = ROWS_MAX) -> Dump:
     """Pages as somebody got them: whole ones of 4096 bytes, of a kind of KINDS.
 
     LocalProtocolError: no such kind, or so many bytes cannot be one. The contents may be any.
     """
-    found = KINDS.get(kind)
+    found = known(kind)
     if found is None:
         raise LocalProtocolError(f"no pages are called {kind!r}: expected {', '.join(KINDS)}")
     wrong = found.check(len(data))

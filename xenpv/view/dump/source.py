@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from xenpv.errors import ConfigError, LocalProtocolError
-from xenpv.view.dump.kinds import KINDS, dump_page, guess
+from xenpv.view.dump.kinds import KINDS, dump_page, guess, known
 from xenpv.view.dump.table import ROWS_MAX, Dump, Dumps
 
 RAW_BYTES_MAX: Final = max(one.pages for one in KINDS.values()) * 4096
@@ -99,7 +99,9 @@ def raw(path: Path, wanted: Selection) -> Dumps:
         text = "expected --as KIND, since these bytes are raw pages"
         looks = f"; they look like {like}" if like else ""
         raise ConfigError(f"{text}{looks}; kinds are {', '.join(KINDS)}", file=str(path))
-    wrong = KINDS[wanted.kind].check(len(data))
+    kind = known(wanted.kind)
+    assert kind is not None, "the command line knows it"
+    wrong = kind.check(len(data))
     if wrong:
         raise ConfigError(wrong, file=str(path))
     return Dumps([dump_page(data, wanted.kind, path.name, most=wanted.most)])
