@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from tests.view.worlds import work
@@ -32,6 +33,7 @@ HOSTILE = (
 )
 
 
+@cache
 def platform_tape() -> Tape:
     """Two guests with disks and interfaces at work, then gone; about 2,000 events."""
     tape = Tape()
@@ -97,9 +99,10 @@ def hostile() -> Tape:
     return tape
 
 
-def large(count: int, *, seed: int = 1) -> Tape:
+@cache
+def large(count: int) -> Tape:
     """`count` events of a plausible mix: 8 domains, 16 rings, a store that changes, frames."""
-    chance = random.Random(seed)
+    chance = random.Random(1)
     tape = Tape()
     for domid in range(8):
         tape.domains.append(TapedDomain(0, domid, f"guest{domid}", 0, None))

@@ -297,14 +297,14 @@ def test_a_page_is_the_same_for_the_same_tape_in_any_process(tmp_path: Path) -> 
         "import sys; from tests.view.recordings import platform_tape; from xenpv.view import page;"
         "page.write(platform_tape(), sys.argv[1])"
     )
-    for seed in ("1", "2"):
-        subprocess.run(
-            [sys.executable, "-c", script, tmp_path / seed], check=True, cwd=ROOT,
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-        )  # fmt: skip
-    first, second = ((tmp_path / seed).read_bytes() for seed in ("1", "2"))
-    assert first == second
-    assert len(first) > 100_000
+    subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "other.html"], check=True, cwd=ROOT,
+        env={"PYTHONHASHSEED": "1", "PATH": ""},
+    )  # fmt: skip
+    page.write(platform_tape(), tmp_path / "mine.html")
+    mine = (tmp_path / "mine.html").read_bytes()
+    assert (tmp_path / "other.html").read_bytes() == mine
+    assert len(mine) > 100_000
 
 
 def test_a_page_loads_nothing_and_says_so_in_its_policy() -> None:

@@ -36,7 +36,7 @@ class Timeline {
       choose: (i, event) => this._chooseLane(i, event),
       scrolled: () => this.draw(),
     });
-    this._setRows();
+    this.refresh();
     new Pointer(this);
   }
 
@@ -66,14 +66,14 @@ class Timeline {
     const isMark = event.target.closest && event.target.closest('.mark');
     if (lane.children && (isKey || isMark || !lane.at.length)) {
       lane.open = !lane.open;
-      this.shown = openLanes(this.lanes);
-      this._setRows();
+      this.refresh();
     }
     this.cursor.choose(lane.at.length ? lane : null);
   }
 
-  /** As tall as its rows need, within limits; the rest scrolls. */
-  _setRows() {
+  /** Some lane was opened or closed. As tall as its rows need, within limits; the rest scrolls. */
+  refresh() {
+    this.shown = openLanes(this.lanes);
     const rows = Math.max(6, Math.min(20, this.shown.length));
     byId('lanes').parentElement.style.height = `${RULER + rows * LANE + 4}px`;
     this.list.setCount(this.shown.length);
