@@ -114,12 +114,15 @@ def test_a_run_without_a_page_needs_no_jinja2(here, capsys, monkeypatch):
         ("disk.img", "disk.img: the page would overwrite it"),
         ("link.img", "link.img: the page would overwrite it"),
         ("./all.pcapng", "all.pcapng: the page would overwrite it"),
+        ("a.trace", "a.trace: the trace and another output would write it"),
+        ("a.save", "a.save: the page would overwrite it"),
     ],
 )  # fmt: skip
 def test_a_page_that_cannot_be_written_stops_the_run_before_it_begins(here, capsys, path, said):
     before = {name: Path(name).read_bytes() for name in ("good.cfg", "disk.img")}
     Path("link.img").symlink_to("disk.img")
-    status, out, err = outcome(capsys, "run", "good.cfg", "--pcap", "all.pcapng", "--html", path)
+    others = ["--pcap", "all.pcapng", "--trace", "a.trace", "--save", "a.save"]
+    status, out, err = outcome(capsys, "run", "good.cfg", *others, "--html", path)
     assert (status, out, err) == (2, "", f"{said}\n")
     assert {name: Path(name).read_bytes() for name in before} == before
     assert not Path("all.pcapng").exists()

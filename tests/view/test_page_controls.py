@@ -204,6 +204,8 @@ def tiny() -> Tape:
         published(2, 0, tx, tx, ring=1),
         # Its index jumped by more than a ring: memory holds what it held.
         published(5, 100, ring=1, req_prod=100),
+        # A whole ring before its consumer: no honest end does that.
+        published(7, 4, request, req_prod=5, req_cons=0, rsp_cons=0),
     ]  # fmt: skip
     tape.frames = [TapedFrame(3, 0, "xenbr0", "vif1.0", is_in=True, data=bytes(range(60)))]
     tape.changes = [StoreChange(4, "/a/b", b"", ("n0", "r1")), StoreChange(6, "/a/b", None)]
@@ -227,6 +229,16 @@ def text(tab: Tab, selector: str) -> str:
 def choose(tab: Tab, moment: int) -> None:
     tab.run(f"xenpv.cursor.set({moment}); xenpv.cursor.flush()")
     tab.settle()
+
+
+def test_slots_are_the_tapes_whatever_was_published(small: Tab) -> None:
+    tape = tiny()
+    script = "(m => xenpv.tape.rings.map(({number, size}) => { const s = xenpv.tape.ringAt(number, m); return [...Array(size).keys()].map(i => s ? xenpv.tape.slotState(number, s, i) : 'empty'); }))"
+    for moment in range(len(tape.events)):
+        expected = [
+            [slot.state.value for slot in tape.slots_at(number, moment)] for number in (0, 1)
+        ]
+        assert small.run(f"{script}({moment})") == expected, moment
 
 
 def test_a_request_is_shown_in_full(small: Tab) -> None:

@@ -96,8 +96,9 @@ class Job:
             inputs = [file.path for file in self.files.values() if not isinstance(file, MemoryFile)]
             inputs += [Path(config.positions[""].file) for config in self.configs]
             self._service.open(stack, inputs)
-            others = [*inputs, *(option.path for option in self.options.pcap)]
-            stack.enter_context(html.opened(self.options.html, others))
+            others = [option.path for option in self.options.pcap]
+            others += [] if self.options.save is None else [self.options.save]
+            stack.enter_context(html.opened(self.options.html, [*inputs, *others]))
             self._captures.open(stack, inputs)
             self._trace.open(stack, inputs)
             for target, file in self.files.items():
