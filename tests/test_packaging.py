@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import xenpv
+from xenpv import errors
 from xenpv.host import xlkeys
 
 ROOT = Path(__file__).parent.parent
@@ -77,8 +78,56 @@ def imported_by(statement):
     return set(done.stdout.split())
 
 
-def test_importing_xenpv_imports_nothing_heavy():
-    assert imported_by("import xenpv") & HEAVY == set()
+def test_importing_xenpv_imports_the_errors_alone():
+    new = imported_by("import xenpv") - imported_by("import __future__, typing, errno")
+    assert new == {"xenpv", "xenpv.errors"}
+
+
+def test_what_makes_a_platform_imports_nothing_heavy():
+    assert imported_by("from xenpv import Platform") & HEAVY == set()
+    everything = imported_by("from xenpv import *")
+    assert everything & HEAVY == set()
+    assert {"xenpv.platform", "xenpv.host.image", "attr", "_cffi_backend"} <= everything
+
+
+@pytest.mark.soak
+def test_any_module_can_be_imported_first():
+    modules = [
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        for path in files()
+        if path.parts[0] == "xenpv" and path.suffix == ".py"
+        and path.name not in {"__main__.py", "build.py"}
+    ]  # fmt: skip
+    # What is no part of xenpv is imported once, and each module in a child of its own.
+    script = """
+import attrs, _cffi_backend, hypothesis, lark, pytest
+import os, sys
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            __import__(name)
+        except BaseException as error:
+            print(f"{name}: {error!r}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    command = [sys.executable, "-c", script, *modules]
+    environment = os.environ | {"HYPOTHESIS_NO_PLUGINS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert len(modules) > 500
+    assert done.stdout == ""
+
+
+def test_public_names_are_found_where_they_are_defined():
+    for name in xenpv.__all__:
+        assert getattr(xenpv, name).__name__ == name
+        assert name in dir(xenpv)
+    assert set(xenpv.__all__) == {*xenpv._HOME, *(
+        name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, Exception)
+    )}  # fmt: skip
 
 
 def test_the_version_is_the_projects():

@@ -1,8 +1,11 @@
-"""A Xen platform that you import: hypervisor, xenstore, Windows PV drivers, backends, toolstack."""
+"""A Xen platform that you import: hypervisor, xenstore, Windows PV drivers, backends, toolstack.
+
+Names are looked up when they are first used: `import xenpv` imports the errors alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.errors import (
     ConfigError,
@@ -14,14 +17,28 @@ from xenpv.errors import (
     StoreError,
     XenpvError,
 )
-from xenpv.guest import Guest
-from xenpv.host.image import MemoryImage, RawImage
-from xenpv.host.libxl import ToolstackError
-from xenpv.host.network import Bridge, Frame
-from xenpv.platform import Disk, Platform, Vif
 
 if TYPE_CHECKING:
+    from xenpv.guest import Guest
+    from xenpv.host.image import MemoryImage, RawImage
+    from xenpv.host.libxl import ToolstackError
+    from xenpv.host.network import Bridge, Frame
+    from xenpv.platform import Disk, Platform, Vif
+
     __version__: str
+
+# name: the module that has it, below this one
+_HOME: Final = {
+    "Bridge": "host.network",
+    "Disk": "platform",
+    "Frame": "host.network",
+    "Guest": "guest",
+    "MemoryImage": "host.image",
+    "Platform": "platform",
+    "RawImage": "host.image",
+    "ToolstackError": "host.libxl",
+    "Vif": "platform",
+}
 
 __all__ = [
     "Bridge",
@@ -44,10 +61,25 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
-    """`__version__` is that of the installed distribution, looked up when asked for."""
-    if name != "__version__":
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    home = _HOME.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    """Of the installed distribution."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -270,7 +270,7 @@ BENCHES: Final[dict[str, Bench]] = {
     "lifecycle:destroy-10": _linear(lifecycle.destroy, "destroyed", few=True),
     "import": Bench(
         world.import_xenpv, "ms", None, 60.0,
-        "import xenpv in a fresh interpreter",
+        "from xenpv import Platform in a fresh interpreter",
         repetitions=7,
     ),
 }  # fmt: skip
