@@ -92,6 +92,8 @@ def test_another_output_is_told_with_the_line_of_the_page(reader) -> None:
         (("in 17 examples",), "in no examples\n", False),
         (("in 17 bytes",), "in 3 bytes\n", False),
         (("a.c",), "abc\n", False),
+        (("read ..., written",), "read 5 MiB (fast), written\n", True),
+        (("read ..., written",), "read 5 MiB\nfast, written\n", False),
     ],
 )
 def test_what_fits_an_output(output, appeared, fits) -> None:
@@ -108,7 +110,13 @@ def test_the_shell_keeps_what_was_set_and_how_a_command_ended(reader) -> None:
 
 def test_a_block_without_a_word_of_what_to_do_is_refused(reader) -> None:
     with pytest.raises(follow.Differs, match="does not say what to do"):
-        follow.follow("Look:\n\n```python\nx = 1\n```\n", reader, installs=True)
+        follow.follow("Look:\n\n```yaml\nx: 1\n```\n", reader, installs=True)
+
+
+def test_a_block_of_python_that_fails_is_told(reader) -> None:
+    follow.follow("```python\nassert True\n```\n", reader, installs=True)
+    with pytest.raises(follow.Differs, match=r"line 2: a block fails\n(.*\n)*AssertionError"):
+        follow.follow("```python\nassert False\n```\n", reader, installs=True)
 
 
 def test_a_method_is_replaced_where_it_was(reader) -> None:

@@ -4,10 +4,12 @@
     python docs/tutorial/follow.py --wheels dist    as a reader would, in an empty environment
     python docs/tutorial/follow.py --here           with this Python's xenpv, nothing is installed
 
-Three things are read from the page: "Save this as `NAME`:" or "In `NAME`, `METHOD` becomes:"
-before a block of Python, and blocks of a console, whose commands stand behind "$ ". A line "..."
-of an output stands for any lines, and a count of examples for any count. Exit status 1, with the
-line of the page, if something else appears.
+These are read from the page: "Save this as `NAME`:" or "In `NAME`, `METHOD` becomes:" before a
+block, blocks of a console, whose commands stand behind "$ ", and other blocks of Python, which
+run by themselves. A block of text is for the eyes. A line "..." of an output stands for any
+lines, "..." in a line for any words, and a count of examples for any count. What pip says of this
+machine's indexes is nobody's business. Exit status 1, with the line of the page, if something
+else appears.
 """
 
 from __future__ import annotations
@@ -18,21 +20,24 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 PAGE: Final = Path(__file__).with_name("ring-bug.md")
 FENCE: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SAVE: Final = re.compile(r"Save this as\s+`([\w.]+)`:\s*\Z")
+SAVE: Final = re.compile(r"[Ss]ave\s+(?:this|it)\s+as\s+`([\w./]+)`[^`]*:\s*\Z")
 CHANGE: Final = re.compile(r"In\s+`([\w.]+)`,\s+`(\w+)`\s+becomes:\s*\Z")
-COUNT: Final = re.compile(r"\b\d+ examples$")
+COUNT: Final = re.compile(r"\b\d+\\ examples$")  # of an escaped line
 INSTALLS: Final = ("python3 -m venv", ". ring/bin/activate", "pip install")
+NOTICES: Final = ("WARNING: ", "[notice]")
 SECONDS_MAX: Final = 600.0
 
 
@@ -82,12 +87,13 @@ def commands(block: Block) -> list[Command]:
 
 def pattern(output: Sequence[str]) -> re.Pattern[str]:
     """What matches an output as the page has it."""
-    parts = [
-        r"(?:.*\n)*?" if line == "..." else COUNT.sub("@", re.escape(line)).replace(
-            "@", r"\d+ examples"
-        ) + r"\n"
-        for line in (COUNT.sub("@", one) for one in output)
-    ]  # fmt: skip
+    parts = []
+    for line in output:
+        if line == "...":
+            parts.append(r"(?:.*\n)*?")
+            continue
+        words = re.escape(line).replace(r"\.\.\.", ".*")
+        parts.append(COUNT.sub(lambda _: r"\d+\ examples", words) + r"\n")
     return re.compile("".join(parts))
 
 
@@ -104,17 +110,22 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def close(self) -> None:
-        self._shell.communicate("exit 0\n", timeout=60)
+        """The shell ends, and all that it started."""
+        with self._shell as shell, suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGTERM)
+            os.killpg(shell.pid, signal.SIGKILL)
 
     def types(self, command: str) -> str:
         """Type one command; what appears."""
         shell, mark = self._shell, "--- it is done ---"
         assert shell.stdin is not None
         assert shell.stdout is not None
-        shell.stdin.write(f"{command} </dev/null\n_status=$?; echo '{mark}'; (exit $_status)\n")
+        typed = f"{{ {command}\n}} </dev/null"
+        shell.stdin.write(f"{typed}\n_status=$?; echo '{mark}'; (exit $_status)\n")
         shell.stdin.flush()
         lines: list[str] = []
         for line in shell.stdout:
@@ -124,7 +135,9 @@ class Reader:
         raise Differs(f"the shell ended in {command!r}")
 
     def saves(self, name: str, text: str) -> None:
-        (self.directory / name).write_text(text, encoding="utf-8")
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
     def changes(self, name: str, method: str, text: str) -> None:
         """Put `text` in the place of a method."""
@@ -144,6 +157,9 @@ class Reader:
 
 def compare(command: Command, appeared: str) -> None:
     """Differs if that is not what the page says."""
+    if command.text.startswith("pip install"):
+        lines = appeared.splitlines(keepends=True)
+        appeared = "".join(one for one in lines if one.strip() and not one.startswith(NOTICES))
     if pattern(command.output).fullmatch(appeared):
         return
     wanted = [f"{line}\n" for line in command.output]
@@ -173,7 +189,12 @@ def follow(page: str, reader: Reader, *, installs: bool) -> dict[str, float]:
                 began = time.monotonic()
                 compare(command, reader.types(command.text))
                 seconds[f"line {command.line}: {command.text}"] = time.monotonic() - began
-        else:
+        elif block.language == "python":
+            reader.saves("snippet.py", block.text)
+            told = reader.types("python snippet.py")
+            if reader.types("echo $?; rm snippet.py") != "0\n":
+                raise Differs(f"line {block.line}: a block fails\n{told}")
+        elif block.language != "text":
             raise Differs(f"line {block.line}: the page does not say what to do with it")
     return seconds
 

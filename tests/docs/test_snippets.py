@@ -40,6 +40,11 @@ ELSEWHERE = {
     ("docs/reference/store.md", "$ xenpv store --socket xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/reference/store.md", "$ export XENSTORED_PATH=xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/tutorial/ring-bug.md", ""): "tests/test_tutorial.py::test_all_appears_as_the_page_says",
+    ("docs/howto/store-socket.md", ""): "tests/test_front_howtos.py::test_all_appears_as_the_page_says",
+    ("docs/howto/github-actions.md", ""): "tests/package/test_workflows.py::test_the_steps_of_a_workflow_run",
+    ("docs/howto/fuzz-overnight.md", ""): "tests/package/test_workflows.py::test_a_night_is_as_the_page_says",
+    ("docs/howto/scapy.md", ""): "tests/test_front_howtos.py::test_all_appears_as_the_page_says",
+    ("docs/howto/disk-image.md", ""): "tests/test_front_howtos.py::test_all_appears_as_the_page_says",
 }  # fmt: skip
 # Directives that show code which nobody here would run.
 REFUSED = {"code-block", "code", "sourcecode", "parsed-literal", "code-cell"}

@@ -38,7 +38,11 @@ def is_source(text: str) -> bool:
 
 
 def file_of(thing: Any) -> str:
-    """The file that it is in, relative to the working directory where it is below that."""
+    """The file that it is in, relative to the working directory where it is below that. Empty for
+    what is xenpv's own: where that is installed is nobody's business but this machine's.
+    """
+    if getattr(thing, "__module__", "").startswith("xenpv."):
+        return ""
     code = getattr(thing, "__code__", None)
     if code is not None:
         return shown(code.co_filename)
