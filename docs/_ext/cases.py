@@ -6,7 +6,7 @@ import re
 import sys
 from itertools import groupby
 
-from markdown import code, plain, table
+from markdown import plain, table
 
 from xenpv.testing.cases import SUITES, Case, all_cases
 from xenpv.testing.cases import cases as of
@@ -55,22 +55,3 @@ def of_suite(name: str) -> str:
                 f":peer: {'breaks the protocol' if case.hostile else 'keeps the protocol'}\n",
             ]
     return "\n".join(out)
-
-
-def advisories() -> str:
-    """A table of every XSA that a case names, and those cases."""
-    found: dict[int, list[Case]] = {}
-    for case in all_cases().values():
-        for number in sorted(
-            {int(one) for one in re.findall(r"XSA-(\d+)", case.source + case.expected)}
-        ):
-            found.setdefault(number, []).append(case)
-    rows = [
-        [
-            plain(f"XSA-{number}"),
-            ", ".join(dict.fromkeys(code(one.suite) for one in asked)),
-            "; ".join(f"{link(one)} {plain(one.title)}" for one in asked),
-        ]
-        for number, asked in sorted(found.items())
-    ]
-    return table(["advisory", "suites", "cases"], rows)

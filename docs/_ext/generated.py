@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import advisories
 import cases
 import cli
 import profiles
@@ -20,7 +21,7 @@ PLACE = re.compile(r"^<!-- from the code: ([\w-]+)(?: (.*?))? -->$", re.MULTILIN
 WRITERS: dict[str, Callable[..., str]] = {
     "suites": cases.suites,
     "cases": cases.of_suite,
-    "advisories": cases.advisories,
+    "advisories": advisories.about,
     "zoo": zoo.of_room,
     "commands": cli.commands,
     "commands-in-full": cli.in_full,

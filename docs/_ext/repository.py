@@ -23,17 +23,12 @@ PAGES = {
 
 
 def lead_to_the_page(app: Sphinx, document: nodes.document) -> None:
-    """Replace downloads of what has a page by links to it."""
-    env = app.env
-    for node in list(document.findall(addnodes.download_reference)):
-        _, path = env.relfn2path(node["reftarget"], env.docname)
-        page = PAGES.get(Path(path).name) if Path(path).parent == ROOT else None
-        if page is not None:
-            link = addnodes.pending_xref(
-                "", *node.children, refdomain="doc", reftype="myst", reftarget=page,
-                reftargetid=None, refdoc=env.docname, refexplicit=True,
-            )  # fmt: skip
-            node.replace_self(link)
+    """Let links to what has a page at another place lead there."""
+    for node in document.findall(addnodes.pending_xref):
+        if node.get("refdomain") == "doc":
+            path = Path(app.srcdir, node["reftarget"] + ".md").resolve()
+            if path.parent == ROOT and path.name in PAGES:
+                node["reftarget"] = PAGES[path.name]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -105,3 +105,15 @@ def test_plain_text_shows_the_same_as_markdown(plain: str) -> None:
 
     shown = MarkdownIt("commonmark").render(ext("markdown").plain(plain)).replace("\\|", "|")
     assert html.unescape(re.sub(r"<[^>]+>", "", shown)).strip() == plain
+
+
+def test_every_advisory_of_a_case_is_told_of_once_with_its_cases(built: Path) -> None:
+    advisories = ext("advisories")
+    told = [number for group in advisories.TOLD.values() for number in group]
+    assert sorted(told) == sorted(advisories.named())
+    page = (built / "explanation/threat-model.html").read_text()
+    source = page[page.index('id="against-backends"') :]
+    for number, named in advisories.named().items():
+        row = next(row for row in source.split("<tr ") if f">XSA-{number}</a>" in row)
+        for case in named:
+            assert f"#{case.id.lower()}" in row, (number, case.id)
