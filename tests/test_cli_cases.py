@@ -85,7 +85,7 @@ def test_bad_input_is_one_line_and_exit_status_2(capsys, arguments, said) -> Non
     assert err.count("\n") == 1
 
 
-def test_a_socket_that_nobody_serves_fails_each_case(capsys, tmp_path) -> None:
-    status, out, _ = outcome(capsys, "STORE-001", "--socket", str(tmp_path / "none"))
-    assert status == 1
-    assert "fail  STORE-001" in out
+def test_a_socket_that_nobody_serves_is_bad_input(capsys, tmp_path) -> None:
+    status, out, err = outcome(capsys, "STORE-001", "--socket", str(tmp_path / "none"))
+    assert (status, out) == (2, "")
+    assert "none: no xenstored answers there: No such file or directory" in err

@@ -196,32 +196,33 @@ def _main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    try:
+    with output.watched() as out:
         try:
-            options = _parsed(arguments)
-            status = COMMANDS[options.command](options)
-        except SystemExit:  # of the parser, which may have printed
-            output.flush()
-            raise
-        output.flush()
-    except ConfigError as error:
-        _say(str(error))
-        return BAD_INPUT
-    except BrokenPipeError:
-        # Whoever read the report has seen enough.
-        if output.is_broken():
-            output.drop()
-        return FAILED
-    except OSError as error:
-        why = output.is_broken()
-        if why:
-            output.drop()
-            _say(f"xenpv: what was to be printed cannot be written: {why}")
-        else:
-            where = "xenpv" if error.filename is None else str(error.filename)
-            _say(f"{where}: {error.strerror or error}")
-        return BAD_INPUT
-    return status
+            try:
+                return _command(arguments)
+            finally:  # also of the parser, which may have printed, and then exits
+                output.flush()
+        except ConfigError as error:
+            _say(str(error))
+            return BAD_INPUT
+        except (OSError, SystemExit) as error:
+            failure = None if out is None else out.failure
+            if out is None or failure is None:
+                if isinstance(error, SystemExit):
+                    raise
+                where = "xenpv" if error.filename is None else str(error.filename)
+                _say(f"{where}: {error.strerror or error}")
+                return BAD_INPUT
+            out.drop()
+            if isinstance(failure, BrokenPipeError):
+                return FAILED  # whoever read the report has seen enough
+            _say(f"xenpv: what was to be printed cannot be written: {failure.strerror}")
+            return BAD_INPUT
+
+
+def _command(arguments: Sequence[str]) -> int:
+    options = _parsed(arguments)
+    return COMMANDS[options.command](options)
 
 
 def _say(line: str) -> None:

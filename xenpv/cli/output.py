@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from xenpv.errors import ConfigError
 
@@ -16,20 +19,50 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def is_broken() -> str:
-    """Why stdout takes nothing more, or nothing."""
+class Watched:
+    """A stdout that remembers why it took nothing more: printing is often not looked at."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.failure: OSError | None = None
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def drop(self) -> None:
+        """Nothing may be flushed into it at the interpreter's end."""
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
+
+
+@contextmanager
+def watched() -> Iterator[Watched | None]:
+    """sys.stdout is one of these meanwhile; None: there is no stdout."""
+    before = sys.stdout
+    if before is None:
+        yield None
+        return
+    out = Watched(before)
+    sys.stdout = cast("TextIO", out)
     try:
-        flush()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-def drop() -> None:
-    """Nothing may be flushed into a stdout that takes nothing, at the interpreter's end."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
+        yield out
+    finally:
+        sys.stdout = before
 
 
 def check_folder(path: Path) -> None:

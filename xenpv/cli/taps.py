@@ -294,11 +294,11 @@ class Service:
         named = " ".join(f"{one.where}={one.end.name}" for one in taps.attached)
         seconds = self.outside.seconds
         how_long = "until a signal" if seconds is None else f"for {seconds:g} s"
-        self._say(f"serving {named} {how_long}".replace("  ", " "))
         pump = Pump(taps, lookers=[] if self._dump is None else [self._dump])
         with ExitStack() as stack:
             stack.callback(pump.close)
             _on_signals(stack, pump)
+            self._say(f"serving {named} {how_long}".replace("  ", " "))
             pump.serve(seconds)
 
     def conclude(self, digest: str) -> list[str]:

@@ -128,9 +128,11 @@ def _reports(
         return
     # An arena does not outlive a fork, so each worker begins by itself.
     context = get_context("spawn")
-    workers = ProcessPoolExecutor(options.jobs, mp_context=context, initializer=_deaf)
+    workers = ProcessPoolExecutor(options.jobs, mp_context=context)
     try:
-        yield from workers.map(hunt, names)
+        with _deaf():
+            reports = workers.map(hunt, names)
+        yield from reports
     except BaseException:
         # A hunt can take a minute, and nobody waits for it any more.
         for process in list(workers._processes.values()):
@@ -140,9 +142,14 @@ def _reports(
         workers.shutdown(cancel_futures=True)
 
 
-def _deaf() -> None:
-    """Of a worker: a terminal's Ctrl-C is for the process that started it, which ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here does not hear a terminal's Ctrl-C: whoever started it ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -222,14 +222,14 @@ def _wanted(request: bytes) -> tuple[Selection, str]:
     if not isinstance(asked, dict):
         raise LocalProtocolError("expected an object")
     form, kind, names, places = (asked.get(one) for one in ("form", "kind", "names", "places"))
-    if form not in FORMS or (kind and kind not in KINDS):
+    if form not in FORMS or not isinstance(kind, str) or kind not in ("", *KINDS):
         raise LocalProtocolError("expected a form, and a kind that is known")
     if not isinstance(names, list) or len(names) > NAMES_MAX or not _are(str, names):
         raise LocalProtocolError(f"expected at most {NAMES_MAX} names")
     if not isinstance(places, list) or len(places) > NAMES_MAX:
         raise LocalProtocolError(f"expected at most {NAMES_MAX} places")
     wanted = Selection(
-        kind=kind or "",
+        kind=kind,
         names=tuple(names),
         places=tuple(_place(one) for one in places),
         most=ROWS_ALL if asked.get("all") is True else ROWS_MAX,
