@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,27 @@ def test_a_suite_without_traffic_has_the_cases_that_need_none():
     assert [one.id for one in suite.cases][:2] == ["Y-901", "Y-910"]
     suite.check()
     assert not RingSuite(own.ECHO, "backend", own.EchoBackend, prefix="Z-", generic=False).cases
+
+
+SCRIPT = """
+from examples import own_protocol as own
+from xenpv.testing import explore
+from xenpv.testing.ringkit import hunts_of
+result = explore(own.asleep, examples=40)
+print(result.run.digest, result.steps)
+overlay = [one for one in hunts_of(own.BACKEND) if one.name.startswith("overlay")][0]
+print([one for one, _ in zip(overlay.search(3), range(5))])
+print([one.run(seed=4).outcome.value for one in own.BACKEND.cases])
+"""
+
+
+def test_runs_are_the_same_in_every_process():
+    told = []
+    for hashseed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": hashseed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True
+        )
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert "preempt d0 vecho1.0 port" in told[0]

@@ -104,7 +104,10 @@ class PluggedFrontend:
         self._watch = self.machine.store.watch(f"{self.device.peer_path}/state", self._changed)
 
     def _changed(self, _path: str) -> None:
-        state = state_of(self.machine.store.get(f"{self.device.peer_path}/state"))
+        try:
+            state = state_of(self.machine.store.get(f"{self.device.peer_path}/state"))
+        except StoreError:  # its directory is gone, and a guest is not told what is above that
+            state = State.UNKNOWN
         if self.driver is not None:
             self._method(self.driver, "backend_changed", state)
 

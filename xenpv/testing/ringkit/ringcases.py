@@ -154,8 +154,10 @@ def _port_key(text: str | None) -> Play:
 
 def port_goes(scene: RingScene) -> None:
     front = scene.connected()
-    front.hang_up()
+    front.sring.write_slot(0, bytes(front.sring.entry_size))
     front.sring.req_prod = 1
+    front.notify()
+    front.hang_up()
     scene.run()
 
 
