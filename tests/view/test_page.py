@@ -354,7 +354,9 @@ def test_hostile_names_make_no_elements() -> None:
             "name"
         ] = text
         found["failures"] = guest["failures"] = guest["devices"][1]["failures"] = [text]
-        shown = Markup(page.html(hostile(), found, title=text, repeat=text))
+        whole = page.html(hostile(), found, title=text, repeat=text)
+        assert not [char for char in whole if not char.isprintable() and char not in "\n\t"]
+        shown = Markup(whole)
         tags = [tag for tag, _ in shown.tags]
         assert tags.count("script") == 2
         assert "img" not in tags

@@ -340,3 +340,36 @@ def test_words_are_drawn_where_there_is_room(small: Tab) -> None:
     assert "2 requests, indices 0 to 1" in said
     assert "/a/b = (empty)" in said
     assert "ethertype 0x0c0d, 46 bytes" in said
+
+
+IN_SIGHT = """
+(name => {
+  const box = document.getElementById(name).getBoundingClientRect();
+  const row = document.querySelector(`#${name} .active`);
+  if (!row) return null;
+  const place = row.getBoundingClientRect();
+  return [Number(row.dataset.row), place.top >= box.top && place.bottom <= box.bottom + 1];
+})"""
+
+
+@pytest.mark.parametrize("moment", [30, 31, 1500, 1499, 3000, 600])
+def test_lists_go_to_the_chosen_moment(tab: Tab, moment: int) -> None:
+    tape = platform_tape()
+    tab.run(f"xenpv.cursor.set({moment})")
+    tab.settle()
+    assert tab.run(f"{IN_SIGHT}('events')") == [moment, True]
+    for name, dated in (("changes", tape.changes), ("packets", tape.frames)):
+        before = sum(one.moment <= moment for one in dated)
+        assert tab.run(f"{IN_SIGHT}('{name}')") == ([before - 1, True] if before else None)
+
+
+def test_the_tree_goes_to_the_last_change(tab: Tab) -> None:
+    tape = platform_tape()
+    for change in (tape.changes[-40], tape.changes[10]):
+        tab.run(f"xenpv.cursor.set({change.moment})")
+        tab.settle()
+        last = [one for one in tape.changes if one.moment <= change.moment][-1]
+        if last.value is not None:
+            assert last.path in tab.run(
+                "[...document.querySelectorAll('#store .row.changed')].map(e => e.title)"
+            )

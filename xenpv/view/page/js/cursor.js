@@ -7,6 +7,7 @@ class Cursor {
     this.lane = null;
     this.panels = [];
     this.waiting = false;
+    this.isAll = false;
   }
 
   /** Panels have show(), which draws what the cursor says. */
@@ -42,14 +43,17 @@ class Cursor {
     this.redraw();
   }
 
-  redraw() {
+  /** At the next frame: all panels, or those alone that show which part of the run is in sight. */
+  redraw(isAll = true) {
+    this.isAll = this.isAll || isAll;
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => this.flush());
+    requestAnimationFrame(() => this.flush(this.isAll));
   }
 
-  flush() {
+  flush(isAll = true) {
     this.waiting = false;
-    for (const panel of this.panels) panel.show();
+    this.isAll = false;
+    for (const panel of this.panels) if (isAll || panel.isView) panel.show();
   }
 }

@@ -10,6 +10,7 @@ class Overview {
     this.timeline = timeline;
     this.canvas = byId('overview-canvas');
     this.picture = null;
+    this.isView = true;
     this.surface = new Surface(this.canvas, () => this.repaint());
     const look = (event) => {
       if (!event.buttons) return;

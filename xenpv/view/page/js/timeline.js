@@ -18,6 +18,7 @@ class Timeline {
     this.canvas = byId('timeline-canvas');
     this.view = { from: 0, span: Math.max(SPAN_MIN, tape.count) };
     this.lastAt = -1;
+    this.isView = true;
     this.surface = new Surface(this.canvas, () => this.repaint());
     this.context = this.surface.context;
     this.brush = new Brush(this.context);
@@ -104,7 +105,7 @@ class Timeline {
   look(from, span) {
     const most = Math.max(0, this.tape.count - span);
     this.view = { from: Math.max(0, Math.min(most, from)), span };
-    this.cursor.redraw();
+    this.cursor.redraw(false);
   }
 
   whole() {
