@@ -131,6 +131,7 @@ class Chromium:
         tab.call("Page.navigate", url=file.as_uri() + (fragment and f"#{fragment}"))
         self.wait("Page.loadEventFired", session)
         self.front = ""  # a new tab may have taken the place
+        tab.settle()
         return tab
 
     def close(self) -> None:

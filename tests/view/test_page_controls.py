@@ -10,6 +10,7 @@ import pytest
 from tests.view.chromium import Chromium, Tab
 from tests.view.recordings import event, platform_tape, published, ring
 from xenpv.view import page
+from xenpv.view.page import document
 from xenpv.view.tape import StoreChange, Tape, TapedFrame
 from xenpv.xen.trace import Event
 
@@ -207,7 +208,10 @@ def tiny() -> Tape:
         # A whole ring before its consumer: no honest end does that.
         published(7, 4, request, req_prod=5, req_cons=0, rsp_cons=0),
     ]  # fmt: skip
-    tape.frames = [TapedFrame(3, 0, "xenbr0", "vif1.0", is_in=True, data=bytes(range(60)))]
+    frames = ((3, bytes(range(60))), (7, b"\xaa" * 200), (7, b"\xbb" * 60))
+    tape.frames = [
+        TapedFrame(moment, 0, "xenbr0", "vif1.0", is_in=True, data=data) for moment, data in frames
+    ]
     tape.changes = [StoreChange(4, "/a/b", b"", ("n0", "r1")), StoreChange(6, "/a/b", None)]
     return tape
 
@@ -215,7 +219,9 @@ def tiny() -> Tape:
 @pytest.fixture(scope="module")
 def small(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     file: Path = tmp_path_factory.mktemp("tiny") / "run.html"
-    page.write(tiny(), file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "FRAMES_WHOLE_BYTES", 100)
+        page.write(tiny(), file)
     tab = chromium.open(file)
     yield tab
     assert tab.complaints() == []
@@ -373,3 +379,17 @@ def test_the_tree_goes_to_the_last_change(tab: Tab) -> None:
             assert last.path in tab.run(
                 "[...document.querySelectorAll('#store .row.changed')].map(e => e.title)"
             )
+
+
+def test_of_a_long_frame_the_head_is_shown_and_said(small: Tab) -> None:
+    choose(small, 7)
+    shown = text(small, "#packet-detail")
+    assert "60 bytes without FCS" in shown
+    assert " bb bb bb" in shown
+    assert "aa" not in shown
+    small.run("document.querySelector('#packets').focus()")
+    small.press("ArrowUp")
+    shown = text(small, "#packet-detail")
+    assert "200 bytes without FCS; the first 96 are shown, --pcap keeps all" in shown
+    assert shown.count("aa aa aa aa aa aa aa aa") == 96 // 8
+    assert "bb" not in shown
