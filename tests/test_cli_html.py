@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xenpv import cli
+from xenpv.cli import html
 from xenpv.errors import XenpvError
 
 CONFIG = """\
@@ -84,6 +85,19 @@ def test_the_page_says_how_to_repeat_its_run(here, capsys, arguments, repeated):
 def test_a_run_for_some_time_cannot_be_repeated_without_its_journal(here, capsys):
     assert outcome(capsys, "run", "good.cfg", "--for", "0.01", "--html", "run.html")[0] == 0
     assert "with --journal it is" in Path("run.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "repeated"),
+    [
+        (["--tap", "xenbr0=tap0", "--journal", "a.journal"], "xenpv run good.cfg --replay a.journal"),
+        (["--replay", "a.journal", "--no-write"], "xenpv run good.cfg --replay a.journal --no-write"),
+        (["--guest-tap", "good.0=tap0"], ""),
+        (["--restore", "a.save"], "xenpv run good.cfg --restore a.save --seed 3"),
+    ],
+)  # fmt: skip
+def test_what_came_from_outside_is_repeated_from_its_journal(arguments, repeated):
+    assert html.repeat(cli.parser().parse_args(["run", "good.cfg", *arguments]), 3) == repeated
 
 
 def test_without_jinja2_one_line_says_what_to_install(here, capsys, monkeypatch):

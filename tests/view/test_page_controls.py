@@ -207,6 +207,7 @@ def tiny() -> Tape:
         published(5, 100, ring=1, req_prod=100),
         # A whole ring before its consumer: no honest end does that.
         published(7, 4, request, req_prod=5, req_cons=0, rsp_cons=0),
+        published(8, 2, request, req_prod=3, req_cons=0, rsp_cons=0),  # and none goes back
     ]  # fmt: skip
     frames = ((3, bytes(range(60))), (7, b"\xaa" * 200), (7, b"\xbb" * 60))
     tape.frames = [
@@ -367,6 +368,13 @@ def test_lists_go_to_the_chosen_moment(tab: Tab, moment: int) -> None:
     for name, dated in (("changes", tape.changes), ("packets", tape.frames)):
         before = sum(one.moment <= moment for one in dated)
         assert tab.run(f"{IN_SIGHT}('{name}')") == ([before - 1, True] if before else None)
+
+
+@pytest.mark.parametrize("key", ["ArrowLeft", "ArrowRight"])
+def test_a_list_scrolls_with_each_step(tab: Tab, key: str) -> None:
+    for _ in range(tab.run("xenpv.events.list.inSight") + 2):
+        tab.press(key)
+        assert tab.run(f"{IN_SIGHT}('events')") == [at(tab), True]
 
 
 def test_the_tree_goes_to_the_last_change(tab: Tab) -> None:
