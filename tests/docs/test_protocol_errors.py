@@ -206,6 +206,14 @@ def test_hypercalls_answer_as_xen_does(name, prefix, text):
     assert found == _literal(text)
 
 
+def test_error_numbers_are_xens():
+    table = observed.table("table", observed.OBSERVED, "errnos")
+    assert {row[0].strip("`"): int(row[1]) for row in table.rows} == {
+        "XEN_EPERM": 1, "XEN_ENOENT": 2, "XEN_ESRCH": 3, "XEN_EBUSY": 16, "XEN_EEXIST": 17, "XEN_EINVAL": 22,
+        "XEN_ENOSYS": 38, "XEN_EOPNOTSUPP": 95,
+    }  # fmt: skip
+
+
 # xenstored of Xen's tree in C, oxenstored; reply or name of the error
 STORE = """
 READ                a node that is not there                       ENOENT            ENOENT

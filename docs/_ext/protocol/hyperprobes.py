@@ -13,6 +13,7 @@ from typing import Final
 from xenpv.abi._kernel import lib
 from xenpv.abi.evtchn import EVTCHNOP
 from xenpv.abi.gnttab import GNTST, GNTTABOP
+from xenpv.abi.xen_errno import XEN_ERRNO
 from xenpv.testing.cases import grantscene as g
 from xenpv.testing.cases.grantscene import GrantScene
 from xenpv.testing.cases.machinescene import EVENT_CHANNEL_OP, NOBODY, MachineScene
@@ -226,11 +227,21 @@ def grants() -> Table:
     return Table(("operation", "situation", "result"), tuple(rows))
 
 
+def errnos() -> Table:
+    """Names and numbers of the errors that the tables here have."""
+    seen = {row[2] for table in (events(), grants()) for row in table.rows}
+    rows = [
+        (f"`XEN_{one.name}`", str(int(one)))
+        for one in sorted(XEN_ERRNO) if one.name in seen
+    ]  # fmt: skip
+    return Table(("error", "number"), tuple(rows))
+
+
 def grant_ops() -> Table:
     """As `event_ops`."""
     rows = [
         (str(int(op)), f"`GNTTABOP_{op.name}`", f"`{GRANT_TABLE_OPS[op]}`" if op in GRANT_TABLE_OPS
-         else "not here")
+         else "not modelled")
         for op in sorted(GNTTABOP)
     ]  # fmt: skip
     return Table(("number", "operation", "argument"), tuple(rows))

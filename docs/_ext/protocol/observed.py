@@ -68,6 +68,7 @@ OBSERVED: Final[Tables] = {
     "xs-permissions": storeprobes.permissions,
     "xs-quotas": storeprobes.quotas,
     "rss": hashing.table,
+    "errnos": hyperprobes.errnos,
 }
 
 

@@ -18,7 +18,7 @@ from .table import Table
 from .texts import UnknownError, fields
 
 SUFFIX_32: Final = "_x86_32"
-PADDING: Final = ("pad", "pad0", "_pad", "__pad", "_rsvd", "__spacer", "pvt_pad")
+PADDING: Final = ("pad", "pad0", "pad1", "_pad", "__pad", "_rsvd", "__spacer", "pvt_pad")
 
 
 @attrs.frozen

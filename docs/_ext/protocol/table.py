@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 from docutils import nodes
+
+WIDE: Final = 5  # columns; more are not squeezed into a narrow page, but scrolled
 
 
 @attrs.frozen
@@ -54,7 +57,8 @@ def to_node(table: Table) -> nodes.Node:
         body += _row(row)
     group += head
     group += body
-    whole = nodes.table(classes=["protocol"])
+    wide = ["wide"] if len(table.columns) > WIDE else []
+    whole = nodes.table(classes=["protocol", *wide])
     whole += group
     return whole
 
