@@ -97,6 +97,8 @@ READ_BY = {
     ("netback", "feature-gso-tcpv6"): "XenVif, netfront",
     ("netback", "feature-ctrl-ring"): "XenVif, netfront",
     ("netback", "feature-rx-flip"): "",
+    ("netback", "feature-no-csum-offload"): "XenVif, netfront",
+    ("blkfront", "ejected"): "XenVbd, blkfront",
     ("netback", "feature-xdp-headroom"): "netfront",
     ("netfront", "request-rx-copy"): "linux, qemu",
     ("netfront", "feature-gso-tcpv4"): "linux, mirage",

@@ -205,3 +205,30 @@ def test_a_page_has_its_pictures_inside_it_and_its_style(tmp_path):
     assert "protocol.css" in page
     assert "<script" not in page.split("<body")[1].split("<svg")[1].split("</svg>")[0]
     assert "reference of the page, granted to the backend" in page
+
+
+def test_options_choose_what_is_drawn_and_listed(tmp_path):
+    said, page = _build(
+        tmp_path,
+        "```{struct} netif_extra_info\n:only: u.gso u.hash\n```\n\n```{struct} grant_entry_header\n:bare:\n```\n\n"
+        "```{enum} XENSTORE_\n:without: XENSTORE_SERVER XENSTORE_ERROR\n```",
+    )
+    assert said == ""
+    assert page.count("<svg ") == 2
+    assert "with u.gso" in page
+    assert "with u.mcast" not in page
+    assert "XENSTORE_RING_SIZE" in page
+    assert "XENSTORE_ERROR_COMM" not in page
+
+
+def test_what_is_told_twice_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.toml").write_text("[constant]\nX = 'one'\n")
+    (tmp_path / "b.toml").write_text("[constant]\nX = 'two'\n")
+    monkeypatch.setattr(texts, "HERE", tmp_path)
+    texts.sections.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"b\.toml: constant\.X is told twice"):
+            texts.sections()
+    finally:
+        monkeypatch.undo()
+        texts.sections.cache_clear()
