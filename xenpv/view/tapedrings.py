@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xenpv.view.tape import Tape
     from xenpv.xen.domain import Domain
 
+DOM0: Final = 0
 FRONT: Final = 0
 BACK: Final = 1
 PRODUCERS: Final = (REQ_PROD, RSP_PROD)
@@ -136,7 +137,8 @@ class TapedRings:
 
     def look(self, domid: int) -> None:
         """The domain sent an event: it may have published what no record tells of."""
-        self._at(domid)
+        for one in (domid, DOM0):  # where a caller of the library may have attached one
+            self._at(one)
         for live in list(self._quiet):
             if not live.alive:
                 del self._quiet[live]
@@ -146,7 +148,7 @@ class TapedRings:
                 self._poll(live, FRONT if is_front else BACK)
 
     def found(self, domid: int) -> None:
-        """A task of the domain is about to run: which handles does it have?"""
+        """Something of the domain ran: which handles does it have now?"""
         self._at(domid)
 
     def sample(self, moment: int) -> None:

@@ -35,6 +35,7 @@ class TapedMachine:
         self.platform = platform
         self.number = platform.hypervisor.number
         self.rings = TapedRings(tape, platform)
+        self._ran = 0  # whose task was the last to run
         self._domains: dict[int, int] = {}  # places in Tape.domains of those that live
         self._perms: dict[int, tuple[Permissions, tuple[str, ...]]] = {}
         for domid in platform.hypervisor.domains:
@@ -49,11 +50,13 @@ class TapedMachine:
         if kind is Event.PUBLISH:
             self.rings.published(event.domid, event.a, event.b)
         elif kind is Event.SEND:
+            self.rings.found(self._ran)  # the task that runs may have attached a ring
             self.rings.look(event.domid)
         elif kind in (Event.DELIVER, Event.TIMER):
             if (self.number, event.a) not in self.tape.tasks:
                 self._name(event.domid, event.a)
-            self.rings.found(event.domid)
+            self.rings.found(self._ran)
+            self._ran = event.domid
         elif kind is Event.DOMAIN:
             if event.a == CREATED:
                 self._appears(event.domid, self.tape.moment)
