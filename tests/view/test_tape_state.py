@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenpv import Disk, MemoryImage, Platform, Vif
+from xenpv.abi.xs import XS
 from xenpv.back.ring import BackRing
 from xenpv.testing.raw_world import world_raw
 from xenpv.view import words
@@ -343,3 +344,84 @@ def test_a_request_in_a_slot_that_is_in_flight_overwrites_it() -> None:
     assert flights.overwritten == 1
     late = bytes([1, 0, 0, 0]).ljust(12, b"\0")
     assert [one for one, _ in flights.responses(published(1, True, 0, late))] == [None]
+
+
+# what the worlds of test_tape.py do not do
+
+
+def test_publications_over_the_end_of_a_ring_and_of_its_indices() -> None:
+    with recording() as tapes, world_raw(seed=2) as world:
+        sring = world.vbd.sring
+        size = sring.size
+        for count in (size - 5, 9):  # the second crosses the end
+            packed = b"".join(bytes([9, count, at]).ljust(112, b"\0") for at in range(count))
+            sring.push(packed, count)
+            world.vbd.notify()
+            world.platform.run()
+            sring.take()
+        tape = tapes[0]
+        first, second = [
+            one for one in tape.publications if not one.is_response and len(one.slots[0]) == 112
+        ]
+        assert [slot[1:3] for slot in second.slots] == [bytes([9, at]) for at in range(9)]
+        assert (first.first, second.first) == (0, size - 5)
+        sring.ring.seek(U32 - 2)
+        sring.push(b"".join(bytes([at]).ljust(112, b"\0") for at in range(6)), 6)
+        last = tape.publications[-1]
+        assert (last.first, [slot[0] for slot in last.slots]) == (U32 - 2, [0, 1, 2, 3, 4, 5])
+        slots = tape.slots_at(last.ring, tape.moment)
+        assert [slots[at].index for at in (size - 1, 0, 1, 2)] == [U32, 0, 1, 2]
+
+
+def test_rings_of_several_queues_have_their_numbers() -> None:
+    tape = Tape()
+    with Platform(seed=4, dom0_vcpus=3, tape=tape) as xen:
+        guest = xen.create(name="web", vcpus=3, vifs=[Vif()], personality="linux").start()
+        for number in range(40):
+            head = b"\xff" * 6 + guest.nets[0].mac + b"\x08\x00\x45"
+            guest.nets[0].send(head + bytes([number]) * 60)
+        xen.run()
+    rx = [ring.queue for ring in tape.rings if ring.kind == "netif_rx"]
+    assert sorted(rx) == [0, 1, 2]
+    assert {ring.device for ring in tape.rings} == {"device/vif/0"}
+
+
+def test_a_page_that_gets_another_backend_is_another_ring() -> None:
+    with recording() as tapes, world_raw(seed=2) as world:
+        guest, dom0 = world.guest, world.platform.dom0
+        pfn, at = guest.page(), dom0.holes.alloc()
+        dom0.gnttab.map(guest.domid, guest.grant(pfn), at)
+        for count in (1, 2):
+            back = BackRing(dom0, (at,), req_size=112, rsp_size=16, kind="blkif")
+            guest.domain.store32(pfn, REQ_PROD, count)
+            world.vbd.notify()
+            del back
+        rings = [one for one in tapes[0].rings if one.kind == "blkif"]
+        assert len(rings) == 2
+
+
+def test_permissions_are_changes_and_deaths_are_nobodys_request() -> None:
+    tape = Tape()
+    with Platform(seed=1, tape=tape) as xen:
+        xs = xen.toolstack.xs
+        xs.write("/a", "1")
+        xs.connection.call(XS.SET_PERMS, b"/a\0n0\0r5\0")
+        guest = xen.create(name="web", disks=[Disk(MemoryImage(bytearray(65536)))]).start()
+        domid = guest.domid
+        before = len(tape.changes)
+        xen.hypervisor.destroy_domain(guest.created.domain)
+        xen.run()
+        xs.write("/b", "2")
+    last = [change for change in tape.changes if change.path == "/a"][-1]
+    assert (last.value, last.perms) == (b"1", ("n0", "r5"))
+    assert tape.events[last.moment].a == XS.SET_PERMS
+    gone = [
+        change
+        for change in tape.changes[before:]
+        if change.value is None and change.path.startswith(f"/local/domain/{domid}/")
+    ]
+    assert gone
+    assert all(tape.events[change.moment].event is not Event.STORE for change in gone)
+    assert tape.domains[1].last is not None
+    assert tape.events[tape.domains[1].last].event is Event.DOMAIN
+    assert tape.domains[0].last is None
