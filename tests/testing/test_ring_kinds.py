@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from examples.own_blk_backend import Backend
+from examples.own_net_frontend import Frontend
 from xenpv.bus.ring import FrontRing
 from xenpv.errors import LocalProtocolError
-from xenpv.testing import rings_of, world_raw
+from xenpv.testing import rings_of, user_blk_backend, user_net_frontend, world_raw
 from xenpv.view.rings import KINDS, UNKNOWN, RingKind, declare, fields, kind_of
 
 OWN = RingKind(
@@ -84,3 +86,10 @@ def test_a_name_means_one_layout():
 )
 def test_an_end_of_a_device_has_the_rings_of_its_class(device, sizes, kind):
     assert kind_of(device, *sizes) == kind
+
+
+def test_a_users_end_names_its_rings_by_its_device():
+    with user_blk_backend(Backend) as world:
+        assert world.driver.ring.kind == "blkif"
+    with user_net_frontend(Frontend) as world:
+        assert (world.driver.tx.kind, world.driver.rx.kind) == ("netif_tx", "netif_rx")

@@ -157,6 +157,18 @@ def test_an_end_goes_by_its_own_copy_of_its_own_index():
         assert back.incoming.read() == b"cdefghi"
 
 
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_in_is_the_first_half_of_the_pages_and_out_the_second(order):
+    """9pfs.pandoc, "Ring Setup"."""
+    size = 2048 << order
+    with pair(order, 0, NINEPFS) as (front, back):
+        memory, data = front.outgoing.memory, front.outgoing.data
+        back.outgoing.write(b"i" * size)
+        front.outgoing.write(b"o" * size)
+        whole = b"".join(memory.read(pfn, 0, 4096) for pfn in data)
+        assert whole == b"i" * size + b"o" * size
+
+
 def test_what_is_left_at_rest_is_told():
     with pair(1, 0, PVCALLS_DATA) as (front, back):
         back.outgoing.write(b"hello")

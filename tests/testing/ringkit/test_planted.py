@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples import own_protocol as own
-from tests.testing.ringkit import planted
+from tests.testing.ringkit import careless, planted
 from xenpv.testing.hunt import CaseHunt, Found
 from xenpv.testing.ringkit import RingSuite, hunts_of
 
@@ -20,12 +20,15 @@ PLANTED = [
     (planted.Trusting, "case:ECHOB-101", "is none of this end's"),
     (planted.Trusting, "overlay:vecho-backend", "is none of this end's"),
     (planted.Leaky, "case:ECHOB-905", "vecho_response[1] shows 0x7f at byte 4, 8 bytes beside"),
+    (planted.Leaky, "case:ECHOB-903", "8 bytes beside its fields"),
     (planted.Leaky, "scenario:backend_requests", "8 bytes beside its fields"),
     (planted.Keeps, "case:ECHOB-101", "is closed, and left:"),
+    (planted.Keeps, "overlay:vecho-backend", "is closed, and left:"),
     (planted.Silent, "scenario:backend_requests", "0 answers to 4 requests"),
     (planted.Twice, "scenario:backend_requests", "which is not in flight"),
     (planted.Raises, "case:ECHOB-102", "GrantError: GNTST_bad_gntref"),
     (planted.Raises, "case:ECHOB-910", "GrantError"),
+    (careless.Asserts, "scenario:backend_attacked", "in write_back: AssertionError"),
     (planted.Once, "case:ECHOB-946", "a good request has 0 answers"),
     (planted.WholePage, "case:ECHOB-103", "AssertionError"),
     (planted.Index, "scenario:frontend_attacked", "in answered: "),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from xenpv.errors import LocalProtocolError
-from xenpv.testing.cases.suite import Case, Factory, Suite
+from xenpv.testing.cases.suite import Case, Check, Factory, Suite
 from xenpv.testing.checkers import CheckFailed, check_all
 from xenpv.testing.named import shown
 from xenpv.testing.ringkit.world import EndFactory, RingWorld, ring_world
@@ -54,7 +54,10 @@ class Traffic:
 
 
 class RingScene:
-    """The end under test in a world, and the raw one in the case's hands."""
+    """The end under test in a world, and the raw one in the case's hands.
+
+    `honest`: the case's peer keeps the protocol, and so every law is asked of both ends.
+    """
 
     def __init__(self, suite: RingSuite, factory: Factory | None, seed: int) -> None:
         self.suite = suite
@@ -62,6 +65,7 @@ class RingScene:
         self._factory = suite.end if factory is None else factory
         self._seed = seed
         self._sent = 0
+        self.honest = False
         self._world: RingWorld | None = None
 
     @property
@@ -143,8 +147,8 @@ class RingScene:
         """
         world = self.world
         world.run()
-        hostile = world.domain.domid if self.suite.side == "backend" else 0
-        check_all(world.platform, hostile=[hostile])
+        peer = world.domain.domid if self.suite.side == "backend" else 0
+        check_all(world.platform, hostile=[] if self.honest else [peer])
         world.finish()
 
     def close(self) -> None:
@@ -187,6 +191,36 @@ class RingSuite(Suite):
 
     def __repr__(self) -> str:
         return f"<RingSuite {self.name}, {len(self.cases)} cases>"
+
+    def case(
+        self,
+        number: str,
+        title: str,
+        *,
+        source: str,
+        expected: str,
+        requires: tuple[str, ...] = (),
+        hostile: bool = True,
+    ) -> Callable[[Check], Check]:
+        """Decorates the function that plays case `number`, which takes a RingScene."""
+        add = super().case(
+            number,
+            title,
+            source=source,
+            expected=expected,
+            requires=requires,
+            hostile=hostile,
+        )
+
+        def added(check: Check) -> Check:
+            def play(scene: RingScene) -> None:
+                scene.honest = not hostile
+                check(scene)
+
+            add(play)
+            return check
+
+        return added
 
     def world(self, factory: Factory | None = None, *, seed: int = 0) -> RingWorld:
         """The end under test opposite a raw one, not connected."""
