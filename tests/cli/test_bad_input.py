@@ -113,6 +113,15 @@ ROWS = {
     "run: replay binary": ("run good.cfg --replay binary", "binary: it is no journal of this version"),
     "run: replay pipe": ("run good.cfg --replay fifo", IS_PIPE),
     "run: replay beside a seed": ("run good.cfg --replay x --seed 1", "--replay has all from its journal"),
+    "run: dump socket at a file": ("run good.cfg --dump-socket empty", "empty: exists and is no socket"),
+    "run: dump socket below no folder": ("run good.cfg --dump-socket no/x", f"no/x: the dump socket cannot be made: {NO_FILE}"),
+    "run: trace to a folder": ("run good.cfg --trace folder", "folder: cannot write the trace: Is a directory"),
+    "run: trace below a file": ("run good.cfg --trace empty/x", f"empty/x: cannot write the trace: {NO_DIR}"),
+    "run: trace over its image": ("run good.cfg --trace disk.img", "disk.img: the trace would overwrite it"),
+    "run: trace and page": ("run good.cfg --trace x --html x", "x: the trace and another output would write it"),
+    "run: page to a folder": ("run good.cfg --html folder", "folder: cannot write the page: Is a directory"),
+    "run: page below a file": ("run good.cfg --html empty/x", f"empty/x: cannot write the page: {NO_DIR}"),
+    "run: page over its image": ("run good.cfg --html disk.img", "disk.img: the page would overwrite it"),
     # cases
     "cases: option": ("cases --nope", "xenpv: unrecognized arguments: --nope"),
     "cases: id": ("cases NOPE-1", "no case is called 'NOPE-1': `xenpv cases --list`"),
@@ -167,6 +176,7 @@ ROWS = {
     "replay: huge": ("replay huge", "huge: not a replay file: it has more than "),
     "replay: deep": ("replay deep", "deep: not a replay file: "),
     "replay: pipe": ("replay fifo", IS_PIPE),
+    "replay: trace over its file": ("replay binary --trace binary", "binary: "),
     "replay: target": ("replay binary --target no", "no target is called 'no': expected blk-backend, "),
     # store
     "store: nothing": ("store", "xenpv store: the following arguments are required: --socket"),
