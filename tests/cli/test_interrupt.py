@@ -183,8 +183,17 @@ def test_workers_of_the_zoo_end_with_it(here):
         start_new_session=True,
     )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    # The tracker of multiprocessing, and one worker for the one hunt that there is.
-    until(process, lambda: len(children.read_text().split()) >= 2, "its workers")
+
+    def workers():
+        """Processes of multiprocessing that run their own program by now."""
+        listed = [Path("/proc", child) for child in children.read_text().split()]
+        return [one for one in listed if b"spawn_main" in (one / "cmdline").read_bytes()]
+
+    until(process, workers, "its worker")
+    (worker,) = workers()
+    status = (worker / "status").read_text().splitlines()
+    (blocked,) = [int(line.split()[1], 16) for line in status if line.startswith("SigBlk")]
+    assert blocked >> (signal.SIGINT - 1) & 1, "it would tell the terminal its traceback"
     os.killpg(process.pid, signal.SIGINT)
     status, _, err = ended(process)
     assert (status, err) == (130, "interrupted\n")

@@ -91,6 +91,9 @@ HEADERS = {
     "netif_tx, full": ("netif_tx", (256, 1, 0, 1), 1, (256, 0, 256), ""),
     "netif_rx, posted": ("netif_rx", (255, 1, 0, 1), 1, (255, 0, 255), ""),
     "ctrl, one": ("xen_netif_ctrl", (1, 1, 0, 1), 1, (1, 0, 1), ""),
+    "netif_rx, full": ("netif_rx", (256, 1, 0, 1), 1, (256, 0, 256), ""),
+    "netif_rx, one too many": ("netif_rx", (257, 258, 0, 1), 1, (0, 0, None), "req_prod is 257 ahead of rsp_prod: more than the ring's 256"),
+    "ctrl, one too many": ("xen_netif_ctrl", (129, 130, 0, 1), 1, (0, 0, None), "req_prod is 129 ahead of rsp_prod: more than the ring's 128"),
     "responses ahead": ("blkif", (4, 5, 5, 6), 1, (None, 0, None), "rsp_prod is 1 ahead of req_prod"),
     "responses ahead at the wrap": ("blkif", (M, 0, 2, 3), 1, (None, 0, None), "rsp_prod is 3 ahead of req_prod"),
     "one too many": ("blkif", (33, 34, 0, 1), 1, (0, 0, None), "req_prod is 33 ahead of rsp_prod: more than the ring's 32"),
@@ -145,6 +148,24 @@ def test_requests_that_cannot_be(kind, slot, wrong):
     (table,) = dump_page(page((1, 1, 0, 1), more=((64, slot),)), kind).tables
     (row,) = table.as_json()["rows"]
     assert row["wrong"].startswith(wrong) and bool(row["wrong"]) == bool(wrong)
+
+
+def test_a_discard_has_sectors_and_no_segments():
+    slot = struct.pack("<BBHxxxxQQQ", 5, 1, 0, 1, 0, 99)
+    (row,) = dump_page(page((1, 1, 0, 1), more=((64, slot),)), "blkif").tables[0].as_json()["rows"]
+    assert (row["operation"], row["segments"]) == ("DISCARD", "99 sectors secure")
+
+
+def test_an_indirect_request_names_its_pages_and_not_what_is_behind_them():
+    # io/blkif.h: operation, indirect_op, nr_segments, id at 8, sector at 16, handle at 24, grefs at 28
+    slot = struct.pack("<BBHxxxxQQHxxII", 6, 1, 600, 5, 1000, 51712, 41, 42) + bytes((9,) * 8)
+    (row,) = dump_page(page((1, 1, 0, 1), more=((64, slot),)), "blkif").tables[0].as_json()["rows"]
+    assert (row["operation"], row["nr_segments"], row["segments"]) == (
+        "INDIRECT WRITE",
+        600,
+        "in 41 42",
+    )
+    assert (row["id"], row["sector_number"], row["handle"]) == (5, 1000, 51712)
 
 
 RESPONSES = {

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from xenpv.cli import output
 from xenpv.cli.arguments import Commands, number, seconds
+from xenpv.cli.interrupt import SIGNALS
 from xenpv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,8 +145,10 @@ def _reports(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started here does not hear a terminal's Ctrl-C: whoever started it ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """What is started here does not hear a terminal's Ctrl-C: whoever started it ends it, and
+    is itself not interrupted while it does.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
