@@ -268,12 +268,13 @@ def test_a_reader_that_is_gone_is_no_message(tmp_path, monkeypatch, capsys, comm
     assert printed_to(monkeypatch, capsys, closed, *command) == (1, "")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_the_interpreter_is_silent_at_its_end_too(here, unbuffered):
+# What prints little has it in a buffer until the end.
+@pytest.mark.parametrize(("unbuffered", "command"), [("", "--version"), ("1", "--help")])
+def test_the_interpreter_is_silent_at_its_end_too(here, unbuffered, command):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "xenpv", "zoo", "--list"],
+            [sys.executable, "-m", "xenpv", command],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, FULL)
