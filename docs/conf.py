@@ -45,6 +45,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"xenpv {release}"
 html_copy_source = False
 html_show_sphinx = False
