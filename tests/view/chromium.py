@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-extensions", "--disable-default-apps", "--mute-audio", "--hide-scrollbars",
     "--force-color-profile=srgb", "--disable-dev-shm-usage", "--disable-crash-reporter",
-    "--remote-debugging-pipe",
+    "--renderer-process-limit=1", "--remote-debugging-pipe",
 )  # fmt: skip
 ANSWER_SECONDS = 60  # on a machine that is busy with other tests
 
@@ -176,18 +176,21 @@ class Tab:
         assert "exceptionDetails" not in result, f"{script}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
-    def settle(self) -> None:
-        """Until what was asked for is drawn: two frames, which only the tab in front has."""
+    def to_front(self) -> None:
+        """Only the tab in front has frames and takes keys."""
         if self.browser.front != self.session:
             self.call("Page.bringToFront")
             self.browser.front = self.session
-        self.run(
-            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
-        )
+
+    def settle(self, frames: int = 2) -> None:
+        """Until what was asked for is drawn; what that scrolled is drawn a frame later."""
+        self.to_front()
+        for _ in range(frames):
+            self.run("new Promise(done => requestAnimationFrame(() => done()))")
 
     def press(self, *keys: str) -> None:
         """Keys one after the other: `ArrowLeft`, `Shift+ArrowLeft`, `a`."""
-        self.settle()
+        self.to_front()
         for name in keys:
             shifted, _, key = name.rpartition("+") if name != "+" else ("", "", "+")
             code, number, text = KEYS.get(key, ("", 0, key))
@@ -195,7 +198,7 @@ class Tab:
             common = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": held}
             self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
             self.call("Input.dispatchKeyEvent", type="keyUp", **common)
-        self.settle()
+        self.settle(1)
 
     def type(self, text: str) -> None:
         """Text into what has the focus."""

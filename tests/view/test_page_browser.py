@@ -29,7 +29,7 @@ def opened(
 ) -> Iterator[Tab]:
     file = tmp_path_factory.mktemp("page") / "run.html"
     page.write(tape, file)
-    tab = chromium.open(file)
+    tab = chromium.open(file, width=1010, height=620)
     yield tab
     assert tab.complaints() == []
     tab.close()
@@ -102,8 +102,8 @@ def test_store_tree_is_what_the_tape_has(tab: Tab, tape: Tape) -> None:
     script = """
       xenpv.store.rows.filter(node => xenpv.store._has(node))
         .map(node => [node.path, xenpv.store.value(node)])"""
-    for moment in [*moments(tape), *reversed(moments(tape))]:
-        go(tab, moment)
+    for moment in [*moments(tape), *moments(tape)[-3::-3]]:
+        tab.run(f"xenpv.cursor.set({moment}); xenpv.cursor.flush()")
         expected = {
             printable(path): printable(node.value) for path, node in tape.store_at(moment).items()
         }

@@ -94,15 +94,18 @@ def show_much(tab: Tab) -> None:
     tab.settle()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast_in_both_schemes(opened: Any, file: Path, scheme: str) -> None:
-    tab = opened(file, scheme=scheme)
+def test_text_has_contrast_in_both_schemes(opened: Any, file: Path) -> None:
+    tab = opened(file)
     show_much(tab)
     tab.run("document.querySelector('#help').show()")
-    found = tab.run(CONTRASTS)
-    assert len(found) > 300
-    assert [(text, ratio) for text, ratio in found if ratio < CONTRAST_MIN] == []
-    assert {name: ratio for name, ratio in tab.run(CANVAS).items() if ratio < CONTRAST_MIN} == {}
+    for scheme in ("light", "dark"):
+        tab.scheme(scheme)
+        tab.settle()
+        found = tab.run(CONTRASTS)
+        assert len(found) > 300
+        assert [(scheme, text, ratio) for text, ratio in found if ratio < CONTRAST_MIN] == []
+        low = {name: ratio for name, ratio in tab.run(CANVAS).items() if ratio < CONTRAST_MIN}
+        assert low == {}, scheme
 
 
 def test_the_page_takes_the_readers_scheme_and_a_button_the_other(opened: Any, file: Path) -> None:
@@ -134,18 +137,21 @@ def test_both_sets_of_dark_colours_are_the_same(opened: Any, file: Path) -> None
     assert light.run(variables) == dark.run(variables)
 
 
-@pytest.mark.parametrize("width", [1280, 700, 360])
-def test_nothing_runs_over_the_page(opened: Any, file: Path, width: int) -> None:
-    tab = opened(file, width=width)
+def test_nothing_runs_over_the_page(opened: Any, file: Path) -> None:
+    tab = opened(file)
     show_much(tab)
-    assert tab.run("document.documentElement.scrollWidth") <= width
-    # What is wider than its place has to scroll or be cut with dots, not lie over its neighbours.
-    over = tab.run(
-        "[...document.querySelectorAll('main *, header *')].filter(e => e.getClientRects().length"
-        f" && e.getBoundingClientRect().right > {width} + 1 && !e.closest('.list, .scroll, pre, .detail, .hidden, .said'))"
-        ".map(e => e.tagName + '#' + e.id + '.' + e.className)"
-    )
-    assert over == []
+    for width in (1280, 700, 360):
+        tab.resize(width, 900)
+        tab.settle()
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        # What is wider than its place scrolls or is cut with dots, and does not lie over others.
+        over = tab.run(
+            "[...document.querySelectorAll('main *, header *')].filter(e => e.getClientRects().length"
+            f" && e.getBoundingClientRect().right > {width} + 1"
+            " && !e.closest('.list, .scroll, pre, .detail, .hidden, .said'))"
+            ".map(e => e.tagName + '#' + e.id + '.' + e.className)"
+        )
+        assert over == [], width
 
 
 def test_lists_are_never_without_rows_in_sight(opened: Any, file: Path) -> None:
@@ -277,8 +283,8 @@ WORK = """
   const { timeline, cursor, store } = xenpv, found = [];
   const look = () => { timeline.pictured = ''; cursor.flush(); found.push([timeline.brush.drawn, timeline.visited]); };
   timeline.whole(); look();
-  for (let i = 0; i < 14; i++) { timeline.zoom(0.5); look(); }
-  for (let i = 0; i < 8; i++) { cursor.set(i * 1499); look(); }
+  for (let i = 0; i < 5; i++) { timeline.zoom(0.125); look(); }
+  for (let i = 0; i < 2; i++) { cursor.set(i * 1499); look(); }
   return found;
 })()"""
 
@@ -308,7 +314,7 @@ def test_a_step_draws_the_timeline_from_its_picture(opened: Any, many: dict[int,
 def test_panels_agree_with_a_large_tape_also_backwards(opened: Any, many: dict[int, Path]) -> None:
     tape = large(EVENTS)
     tab = opened(many[EVENTS])
-    for moment in (EVENTS - 1, 17, 60_000, 59_999, 90_001, 3):
+    for moment in (EVENTS - 1, 60_000, 59_999, 3):
         tab.run(f"xenpv.cursor.set({moment}); xenpv.cursor.flush()")
         shown = tab.run(
             "xenpv.store.rows.filter(n => xenpv.store._has(n)).map(n => [n.path, xenpv.store.value(n)])"
@@ -360,7 +366,9 @@ SLOTS = """
   }))"""
 
 
-@pytest.mark.parametrize("world", ["driver_domain", "migration", "raw"])
+@pytest.mark.parametrize(
+    "world", [pytest.param("driver_domain", marks=pytest.mark.soak), "migration", "raw"]
+)
 def test_worlds_of_several_ends_are_shown_as_the_tape_has_them(
     opened: Any, tmp_path: Path, world: str
 ) -> None:
