@@ -207,7 +207,6 @@ def environment(wheels: Path | None) -> dict[str, str]:
     else:
         links = [found.get("PIP_FIND_LINKS", ""), str(wheels.resolve())]
         found["PIP_FIND_LINKS"] = " ".join(one for one in links if one)
-        found["PIP_QUIET"] = "1"  # beside the page's --quiet: nothing of this machine's registries
         here = str(Path(sys.executable).parent)
         found["PATH"] = os.pathsep.join(
             one for one in found["PATH"].split(os.pathsep) if one != here

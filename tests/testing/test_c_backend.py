@@ -51,8 +51,8 @@ def test_a_double_fetch_is_found_with_the_lines_of_both(example: ModuleType) -> 
     checked = line("request->nr_segments > BLKIF_MAX")
     used = line("} else if (!request->nr_segments")
     assert re.search(
-        rf"d0 fetches blkif_request\[0\]\.nr_segments .*: first at {SOURCE}:{checked} in is_valid, "
-        rf"then at {SOURCE}:{used} in serve$",
+        rf"d0 fetches blkif_request\[0\]\.nr_segments .*: first at \S*{SOURCE.name}:{checked} in is_valid, "
+        rf"then at \S*{SOURCE.name}:{used} in serve$",
         str(result.failure),
         re.MULTILINE,
     )
@@ -62,7 +62,7 @@ def test_a_lost_wake_up_is_found_with_the_line_where_the_frontend_ran(example: M
     result = explore(example.lost_wakeup, examples=100)
     assert str(result.failure) == "2 of 4 are answered"
     (step,) = result.steps
-    found = re.search(rf"{SOURCE}:(\d+) in \w+, run d1 blk client$", step)
+    found = re.search(rf"{SOURCE.name}:(\d+) in \w+, run d1 blk client$", step)
     assert found is not None
     # After req_prod was read, before it sleeps: in what it does with the requests.
     assert line("static int move") < int(found[1]) < line("RING_FINAL_CHECK")

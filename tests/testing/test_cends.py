@@ -109,7 +109,7 @@ def test_what_is_left_behind_is_told_with_the_line_that_made_it(
 ) -> None:
     error = play(driver, misdeed)
     assert said in error.what
-    assert f"{SOURCE}:{line_of(misdeed)} in " in str(error)
+    assert f"{SOURCE.name}:{line_of(misdeed)} in " in str(error)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_left_behind_is_told_with_the_line_that_made_it(
 def test_a_process_of_its_own_tells_the_same_and_more(alone: CEnd, misdeed: str, said: str) -> None:
     error = play(alone, misdeed)
     assert said in error.what
-    assert f"{SOURCE}:{line_of(misdeed)} in " in str(error)
+    assert f"{SOURCE.name}:{line_of(misdeed)} in " in str(error)
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["loaded", "process"])

@@ -107,7 +107,9 @@ def live(end: CEnd, found: dict[str, Any]) -> None:
 def test_every_call_answers_as_its_header_says(isolate: bool) -> None:
     end = load_end(SOURCE, cflags=["-Wall", "-Wextra", "-Werror"], isolate=isolate)
     found: dict[str, Any] = {}
-    with pytest.raises(UserEndError, match=rf"{SOURCE}:\d+ in connect: event channel port \d+"):
+    with pytest.raises(
+        UserEndError, match=rf"{SOURCE.name}:\d+ in connect: event channel port \d+"
+    ):
         live(end, found)
     assert {name: found.get(name.replace(" ", "-")) for name, _ in SAID} == {
         name: str(value) for name, value in SAID
