@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.view.traceformat import check, check_axis
@@ -193,3 +194,40 @@ def test_tapes_follow_each_other_with_processes_of_their_own() -> None:
 
 def test_a_tape_without_events_is_a_file_without_records() -> None:
     assert parsed([Tape()])["traceEvents"] == []
+
+
+# requests that get no response
+
+
+def unanswered(tape: Tape, *events: tuple[int, Event, int]) -> list[float]:
+    """When the request of a small tape that has no response ends, with more events after it."""
+    del tape.publications[1:]
+    for domid, event, a in events:
+        tape.events.append(TapeEvent(2_500_000, 0, domid, event, a, 0))
+    document = parsed([tape])
+    check(document)
+    ends = [record for record in document["traceEvents"] if record["ph"] == "e"]
+    assert all(record["args"] == {"unanswered": True} for record in ends)
+    return [record["ts"] for record in ends]
+
+
+def test_a_request_without_a_response_ends_with_the_trace() -> None:
+    assert unanswered(small_tape(), (0, Event.SEND, 1)) == [2505]
+
+
+def test_a_request_without_a_response_ends_with_its_domain() -> None:
+    dead = (1, Event.DOMAIN, 3)
+    assert unanswered(small_tape(), dead, (0, Event.SEND, 1), (0, Event.SEND, 1)) == [2504]
+    other = (0, Event.DOMAIN, 3)
+    assert unanswered(small_tape(), other, (0, Event.SEND, 1), (0, Event.SEND, 1)) == [2507]
+
+
+def test_a_request_without_a_response_ends_where_its_ring_is_set_up_anew() -> None:
+    tape = small_tape()
+    tape.rings.append(attrs.evolve(tape.rings[0], number=1, first=5))
+    again = attrs.evolve(tape.publications[0], moment=5, ring=1)
+    tape.publications[1:] = [again]
+    document = parsed([tape])
+    check(document)
+    ends = [record["ts"] for record in document["traceEvents"] if record["ph"] == "e"]
+    assert ends == [2502, 2504]

@@ -51,7 +51,6 @@ class RingTracks:
         self._timeline = timeline
         self._group = group
         self._names = timeline.names
-        self._first = timeline.names.rings  # of this tape, in the file
         self._tracks: dict[int, _Track] = {}
         self._places: dict[tuple[int, int, str], _Track] = {}  # the newest of each
         tape = timeline.tape
@@ -130,7 +129,7 @@ class RingTracks:
         return {**record, "bp": "e"} if ph == "f" else record
 
     def _async(self, ph: str, track: _Track, flight: Flight, args: Record) -> Record:
-        lane = f"{self._first + track.ring.number}.{flight.slot}"
+        lane = f"{track.ring.number}.{flight.slot}"  # one at a time is in a slot
         return {"ph": ph, "ts": self._timeline.end, "name": flight.name,
                 "cat": f"in flight {track.label}", "id2": {"local": lane},
                 **self._thread(track, back=False), "args": args}  # fmt: skip

@@ -52,12 +52,11 @@ PROCESS: Final = 100_000
 class Names:
     """Numbers of processes and threads of a file, given as they are first used.
 
-    `flow` is that of the next request, `rings` how many rings the tapes before have.
+    `flow` is that of the next request.
     """
 
     def __init__(self) -> None:
         self.flow = 1
-        self.rings = 0
         self._pids: dict[tuple[Any, ...], int] = {}
         self._tids: dict[tuple[int, Group, str | int], int] = {}
         self._used: dict[tuple[int, Group], int] = {}
@@ -147,7 +146,6 @@ class Timeline:
         yield from self._stop()
         self.end += 1
         yield from self.rings.close()
-        self.names.rings += len(tape.rings)
 
     def _frames(self, moment: int, args: Record) -> Iterator[Record]:
         """What crossed bridges at a moment, by port and direction."""
