@@ -231,3 +231,19 @@ def test_a_request_without_a_response_ends_where_its_ring_is_set_up_anew() -> No
     check(document)
     ends = [record["ts"] for record in document["traceEvents"] if record["ph"] == "e"]
     assert ends == [2502, 2504]
+
+
+def test_no_time_passes_in_a_task() -> None:
+    """What happens later, with no task let run for it, is the caller's of the library."""
+    tape = Tape()
+    tape.events += [
+        TapeEvent(0, 0, 1, Event.DELIVER, 5, 0),
+        TapeEvent(0, 0, 1, Event.SEND, 3, 0),
+        TapeEvent(9000, 0, 1, Event.SEND, 4, 0),
+    ]
+    records = [record for record in parsed([tape])["traceEvents"] if record["ph"] != "M"]
+    assert [(record["ph"], record["ts"]) for record in records] == [
+        ("B", 0), ("i", 1), ("E", 1.95), ("i", 9)
+    ]  # fmt: skip
+    tids = [record["tid"] for record in records]
+    assert tids[0] == tids[1] != tids[3]
