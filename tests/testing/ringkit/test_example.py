@@ -54,3 +54,32 @@ def test_a_missing_final_check_is_a_lost_wake_up():
     assert "vecho of d1 at pfn 0x100: lost wake-up: d0 sleeps with" in str(result.failure)
     assert len(result.steps) == 1
     assert explore(own.asleep, examples=100).run.digest == result.run.digest
+
+
+class Wide(own.EchoFrontend):
+    """On a ring of four pages."""
+
+    order = 2
+
+
+def test_rings_of_several_pages():
+    with ring_world(own.ECHO, Wide, own.EchoBackend) as world:
+        (ring,) = rings_of(world.platform)
+        assert (len(ring.frames), ring.size) == (4, 512)
+        for at in range(300):
+            world.call("shout", b"%d" % at)
+        world.run()
+        assert world.frontend.heard == [b"%d" % at for at in range(300)]
+    with ring_world(own.ECHO, None, own.EchoBackend, connect=False) as world:
+        world.front.order = 4
+        world.connect()
+        assert world.front.sring.size == 2048
+        assert world.front.call(own.a_request(world.front, 7))[0].id == 7
+    with ring_world(own.ECHO, None, own.EchoBackend, connect=False) as world:
+        world.run()
+        world.front.attach()
+        world.front.announce({"ring-page-order": "5"})
+        world.run()
+        assert "ring-page-order 5: more pages than 16" in world.broken
+    with user_frontend(own.ECHO, Wide) as world:
+        assert len(world.back.sring.pfns) == 4
