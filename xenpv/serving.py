@@ -48,7 +48,7 @@ class Serving:
             )
             recorder = platform.loop.trace.recorder
             if recorder is not None:
-                recorder.bridges(platform, self.created.domid, self._driver_domain.network)
+                recorder.bridges(platform, config.name, self._driver_domain.network)
         return self._driver_domain
 
     def bridge(self, name: str) -> Bridge:

@@ -425,3 +425,26 @@ def test_permissions_are_changes_and_deaths_are_nobodys_request() -> None:
     assert tape.domains[1].last is not None
     assert tape.events[tape.domains[1].last].event is Event.DOMAIN
     assert tape.domains[0].last is None
+
+
+def test_frames_of_all_bridges_with_their_direction() -> None:
+    """Dom0's bridges and a driver domain's, by the port and from which side."""
+    frame = b"\xff" * 6 + bytes.fromhex("00163e000001") + b"\x88\xb5" + bytes(46)
+    tape = Tape()
+    with Platform(seed=6, tape=tape) as xen:
+        xen.create(name="b", personality="linux", driver_domain=True).start()
+        guest = xen.create(
+            name="app", vifs=[Vif(mac="00:16:3e:00:00:01"), Vif("br0", backend="b")]
+        ).start()
+        xen.create(name="other", vifs=[Vif(mac="00:16:3e:00:00:02")]).start()
+        for net in guest.nets:
+            net.send(frame)
+        xen.run()
+        captured = xen.bridge("xenbr0").frames[-1]
+    mine = [(one.bridge, one.port, one.is_in) for one in tape.frames if one.data == frame]
+    assert captured == frame
+    assert sorted(mine) == [
+        ("b:br0", "vif2.1", True),
+        ("xenbr0", "vif2.0", True),
+        ("xenbr0", "vif3.0", False),
+    ]
