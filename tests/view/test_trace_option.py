@@ -75,6 +75,13 @@ def test_a_run_and_its_trace(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert name in names
 
 
+def test_a_page_and_a_trace_of_one_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "run", "web.cfg", "--html", "run.html", "--trace", "t.json")
+    assert (status, err) == (0, "")
+    assert "<html" in Path("run.html").read_text()
+    check(trace())
+
+
 def test_the_same_seed_gives_the_same_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "run", "web.cfg", "--trace", "t.json")
     first = Path("t.json").read_bytes()
@@ -94,6 +101,7 @@ def test_the_same_seed_gives_the_same_file(here: Path, capsys: pytest.CaptureFix
         (["--trace", "link"], "link: the trace would overwrite it"),
         (["--trace", "x", "--pcap", "./x"], "x: the trace and another output would write it"),
         (["--trace", "x", "--save", "x"], "x: the trace and another output would write it"),
+        (["--trace", "x", "--html", "x"], "x: the trace and another output would write it"),
         (["--trace"], "xenpv run: argument --trace: expected one argument; see xenpv run --help"),
     ],
 )
