@@ -178,6 +178,33 @@ def test_the_readmes_python_runs(capsys):
     assert re.fullmatch(r"[0-9a-f]{32}\n", capsys.readouterr().out)
 
 
+def test_what_the_readme_was_checked_against_has_its_tests():
+    """Each row of the table names the tests, which name the program; links lead somewhere."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)[1:]
+    assert len(rows) == 9
+    programs = {
+        "libxen-dev": "libxen-dev", "ring.h": "ring.h", "oxenstored": "oxenstored",
+        "test-xenstore": "test-xenstore", "pyxs": "pyxs", "libxlutil": "libxlutil",
+        "e2fsck": "e2fsck", "fsck.vfat": "fsck.vfat", "mcopy": "mcopy", "qemu-img": "qemu-img",
+        "iperf3": "iperf3", "tshark": "tshark",
+    }  # fmt: skip
+    told = ""
+    for _, against, by in rows:
+        folder = "tests/peers"
+        tests = ""
+        for name in re.findall(r"`([\w./]+\.py)`", by):
+            path = ROOT / (name if "/" in name else f"{folder}/{name}")
+            tests += path.read_text(encoding="utf-8")
+        for word, in_test in programs.items():
+            if word in against and tests:
+                told += word
+                assert in_test in tests, f"{by} says nothing of {in_test}"
+    assert all(word in told for word in programs)
+    for target in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
 def test_the_python_of_the_hypervisor_page_runs_from_its_top_to_its_end():
     names = {}
     for block in blocks("python", "docs/reference/hypervisor.md"):
