@@ -330,33 +330,32 @@ def test_panels_agree_with_a_large_tape_also_backwards(opened: Any, many: dict[i
             assert (states or ["empty"] * 32) == expected
 
 
+ACTS = {
+    "a step": "x.cursor.step(1); x.cursor.flush()",
+    "a jump": "x.cursor.set(i * 7919 % x.tape.count); x.cursor.flush()",
+    "a zoom": "x.timeline.zoom(i % 20 < 10 ? 0.7 : 1.4); x.cursor.flush(false)",
+}
+
+
 @pytest.mark.soak
 def test_frames_are_short_with_many_events(
     opened: Any, many: dict[int, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Time of the processor, without a graphics card: what else the machine does is not in it."""
     tab = opened(many[EVENTS])
-    found = tab.run("""
-      (() => {
-        const x = xenpv, times = {};
-        const measure = (name, act) => {
-          const all = [];
-          for (let i = 0; i < 100; i++) {
-            const start = performance.now(); act(i); x.cursor.flush(); all.push(performance.now() - start);
-          }
-          all.sort((a, b) => a - b); times[name] = [all[50], all[95]];
-        };
-        measure('step', () => x.cursor.step(1));
-        measure('jump', i => x.cursor.set(i * 7919 % x.tape.count));
-        measure('zoom', i => x.timeline.zoom(i % 20 < 10 ? 0.7 : 1.4));
-        return times;
-      })()""")
-    with capsys.disabled():
-        for name, (median, most) in found.items():
-            print(
-                f"\n{EVENTS} events, {name}: median {median:.1f} ms, 95 % under {most:.1f} ms",
-                end="",
-            )
-    assert all(median < 100 for median, _ in found.values())
+    tab.call("Performance.enable", timeDomain="threadTicks")
+
+    def busy() -> float:
+        metrics = tab.call("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
+    for name, act in ACTS.items():
+        before = busy()
+        tab.run(f"(() => {{ const x = xenpv; for (let i = 0; i < 100; i++) {{ {act}; }} }})()")
+        milliseconds = (busy() - before) * 1000 / 100
+        with capsys.disabled():
+            print(f"\n{EVENTS} events, {name}: {milliseconds:.1f} ms", end="")
+        assert milliseconds < 50
 
 
 SLOTS = """
