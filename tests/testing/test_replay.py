@@ -257,3 +257,11 @@ def test_a_fuzzers_file_is_told_operation_by_operation(tmp_path, capsys) -> None
     ):
         assert cli.main(["replay", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_file_does_not_say_where_xenpv_is_installed() -> None:
+    """Else its name, which is a sum over it, would be another on each machine."""
+    from xenpv.testing import named, scenarios
+
+    assert named.file_of(scenarios.blk_requests) == ""
+    assert named.file_of(test_a_file_does_not_say_where_xenpv_is_installed) != ""
