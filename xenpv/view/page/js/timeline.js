@@ -75,7 +75,7 @@ class Timeline {
   /** Some lane was opened or closed. As tall as its rows need, within limits; the rest scrolls. */
   refresh() {
     this.shown = openLanes(this.lanes);
-    const rows = Math.max(6, Math.min(20, this.shown.length));
+    const rows = Math.max(6, Math.min(26, this.shown.length));
     byId('lanes').parentElement.style.height = `${RULER + rows * LANE + 4}px`;
     this.list.setCount(this.shown.length);
   }
