@@ -298,7 +298,7 @@ def test_work_of_a_view_is_bounded_by_the_screen(opened: Any, many: dict[int, Pa
         most[count] = [max(column) for column in zip(*work, strict=True)]
         assert tab.run("document.querySelectorAll('.row').length") < 200
     (drawn, visited), (drawn_more, visited_more) = most[EVENTS // 10], most[EVENTS]
-    columns, lanes = 1000 // 2, 20
+    columns, lanes = 1000 // 2, 26
     assert 100 < drawn_more <= columns * lanes
     assert visited_more <= 8 * columns * lanes
     assert drawn_more < 2 * drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from struct import pack, unpack
+from typing import Any
 
 import attrs
 import pytest
@@ -264,8 +265,8 @@ class Scene:
 def rings_at(start: int) -> Iterator[None]:
     """Every ring that a guest's interface makes begins at index `start`."""
 
-    def ring(domain: Domain, pfns: Sequence[int], *, req_size: int, rsp_size: int) -> FrontRing:
-        made = FrontRing(domain, pfns, req_size=req_size, rsp_size=rsp_size)
+    def ring(domain: Domain, pfns: Sequence[int], **sizes: Any) -> FrontRing:
+        made = FrontRing(domain, pfns, **sizes)
         made.seek(start)
         for at, value in ((0, 0), (4, 1), (8, 0), (12, 1)):
             domain.store32(pfns[0], at, (start + value) & 0xFFFFFFFF)
