@@ -226,9 +226,13 @@ class Tab:
     def box(self, selector: str) -> dict[str, float]:
         """Where an element is in the viewport, scrolled there: x, y, width, height."""
         quoted = json.dumps(selector)
+        self.run(
+            f"document.querySelector({quoted}).scrollIntoView"
+            "({block: 'center', behavior: 'instant'})"
+        )
+        self.settle()  # the page may scroll on, by what changed above
         found = self.run(
             f"(() => {{ const e = document.querySelector({quoted});"
-            " e.scrollIntoView({block: 'center', behavior: 'instant'});"
             " const {x, y, width, height} = e.getBoundingClientRect(); return {x, y, width, height}; })()"
         )
         return dict(found)

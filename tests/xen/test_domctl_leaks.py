@@ -26,7 +26,8 @@ def live_objects() -> Counter[str]:
 
 
 def _ours(kind: type) -> bool:
-    return kind.__module__.startswith("xenpv") or kind.__module__ == "_cffi_backend"
+    module = kind.__module__  # a descriptor in classes of other packages that hide it
+    return isinstance(module, str) and (module.startswith("xenpv") or module == "_cffi_backend")
 
 
 class Life:
