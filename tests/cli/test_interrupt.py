@@ -339,3 +339,20 @@ def test_options_of_the_plugin(pytester, option, line):
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert [one for one in done.errlines if line in one]
     assert not [one for one in done.errlines if "Traceback" in one or "INTERNALERROR" in one]
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(monkeypatch, capsys):
+    class Interrupts:
+        """Somebody's Ctrl-C, at the first import of the command's own."""
+
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "xenpv.cli":
+                raise KeyboardInterrupt
+
+    from xenpv.__main__ import main
+
+    monkeypatch.delitem(sys.modules, "xenpv.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupts, *sys.meta_path])
+    assert main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
