@@ -59,7 +59,7 @@ stubs: $(STAMP)-dev
 sanitize: $(STAMP)-dev
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
-	cp -R pyproject.toml setup.py README.md LICENSE _xenpv_*.py xenpv tests $(SANITIZED)
+	cp -R pyproject.toml setup.py Makefile README.md LICENSE _xenpv_*.py xenpv tests $(SANITIZED)
 	find $(SANITIZED)/xenpv \( -name '*.so' -o -name '*.o' \) -delete
 	cd $(SANITIZED) && XENPV_SANITIZE=address,undefined \
 	    $(CURDIR)/$(BIN)/python -m pip install -q --no-deps --target built .

@@ -35,6 +35,7 @@ KEYS = {  # key: (code, Windows key code, text)
     "Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""),
     " ": ("Space", 32, " "),
 }  # fmt: skip
+SETTLES_MAX = 20
 SHIFT = 8
 
 
@@ -224,18 +225,20 @@ class Tab:
         self.settle()
 
     def box(self, selector: str) -> dict[str, float]:
-        """Where an element is in the viewport, scrolled there: x, y, width, height."""
-        quoted = json.dumps(selector)
-        self.run(
-            f"document.querySelector({quoted}).scrollIntoView"
-            "({block: 'center', behavior: 'instant'})"
+        """Where an element is in the viewport, scrolled there and come to rest: x, y, width, height."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        measure = (
+            f"(() => {{ const {{x, y, width, height}} = {element}.getBoundingClientRect();"
+            " return {x, y, width, height}; })()"
         )
-        self.settle()  # the page may scroll on, by what changed above
-        found = self.run(
-            f"(() => {{ const e = document.querySelector({quoted});"
-            " const {x, y, width, height} = e.getBoundingClientRect(); return {x, y, width, height}; })()"
-        )
-        return dict(found)
+        found = None
+        for _ in range(SETTLES_MAX):  # what changes above it moves it, frames later
+            before, found = found, self.run(measure)
+            if found == before:
+                return dict(found)
+            self.settle(4)
+        raise AssertionError(f"{selector} does not come to rest: {found}")
 
     def screenshot(self, file: Path, *, whole: bool = False) -> None:
         self.settle()

@@ -61,7 +61,7 @@ FOREIGN: Final[dict[CodeType, Callable[[FrameType], Callable[[], Place]]]] = {}
 @lru_cache(maxsize=1024)
 def is_users(file: str) -> bool:
     """Whether a file is neither of xenpv nor of Python."""
-    if file.startswith((PACKAGE, "<frozen ")) or any(part in file for part in LIBRARIES):
+    if file.startswith((PACKAGE, "<frozen ", "<attrs ")) or any(part in file for part in LIBRARIES):
         return False
     return not file.startswith(STDLIB) or any(part in file for part in INSTALLED)
 
