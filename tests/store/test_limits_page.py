@@ -10,7 +10,7 @@ import pytest
 
 from tests.store.client import Store, answer, end, start
 from xenpv.abi.xs import XS
-from xenpv.store import listener, storefile
+from xenpv.store import listener, storefile, unixsocket
 from xenpv.store.profile import OX, PROFILES
 from xenpv.store.quota import NAMES, Limits
 from xenpv.store.wire import PAYLOAD_MAX
@@ -98,6 +98,6 @@ def test_the_limits_for_everybody() -> None:
         "clients of a socket": listener.CLIENTS_MAX,
         "messages that a client of the socket has not read": listener.UNREAD_MESSAGES_PAUSE,
         "the same, with events that others cause": listener.UNREAD_MESSAGES_MAX,
-        "bytes of a socket's path": listener.PATH_BYTES_MAX,
+        "bytes of a socket's path": unixsocket.PATH_BYTES_MAX,
         "bytes of a store file": storefile.FILE_BYTES_MAX,
     }

@@ -18,6 +18,7 @@ from tests.store.client import Message, message, split
 from xenpv.abi.xs import XS
 from xenpv.errors import ConfigError, LocalProtocolError
 from xenpv.store import listener as listeners
+from xenpv.store import unixsocket
 from xenpv.store.listener import Listener
 from xenpv.store.server import Xenstored
 
@@ -330,7 +331,7 @@ def test_a_server_that_is_about_to_listen_is_left_alone(
             assert how == fcntl.LOCK_EX
             starting.listen(1)
 
-        monkeypatch.setattr(listeners.fcntl, "flock", wait)
+        monkeypatch.setattr(unixsocket.fcntl, "flock", wait)
         with pytest.raises(ConfigError, match="served there already"):
             Listener(Xenstored(), path)
     assert path.is_socket()

@@ -139,6 +139,16 @@ def test_a_client_that_says_nothing_is_not_waited_for_long(served, monkeypatch):
         assert asked(served, Selection(), "list")[0] == "ok"
 
 
+def test_a_client_that_sends_in_pieces_is_waited_for_once(served, monkeypatch):
+    """However long it could go on byte by byte."""
+    monkeypatch.setattr(dumping, "CLIENT_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as drips:
+        drips.connect("s")
+        drips.sendall(dumping.MAGIC[:1].encode())
+        served.serve()
+        assert drips.recv(4096).startswith(f"{dumping.MAGIC} error".encode())
+
+
 def test_a_client_that_is_gone_disturbs_nobody(served):
     for _ in range(5):
         with socket.socket(socket.AF_UNIX) as gone:

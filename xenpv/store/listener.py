@@ -7,16 +7,16 @@ A wake-up costs one recv and, with replies, one send: xenstored itself needs sev
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
 from pathlib import Path
 from typing import Final
 
-from xenpv.errors import ConfigError, LocalProtocolError
+from xenpv.errors import LocalProtocolError
 from xenpv.store.connection import Connection
 from xenpv.store.server import Xenstored
+from xenpv.store.unixsocket import listening
 
 READ_BYTES: Final = 4_128  # one request of any size
 SEND_BYTES: Final = 65_536
@@ -26,9 +26,7 @@ UNREAD_MESSAGES_PAUSE: Final = 64
 # Events of others still reach it: at 4,112 bytes each this is 16 MiB, and then it has to go.
 UNREAD_MESSAGES_MAX: Final = 4_096
 BACKLOG: Final = 128
-SOCKET_MODE: Final = 0o600
 EVENTS_MAX: Final = 64  # of one wake-up, and requests of a client that has it for itself
-PATH_BYTES_MAX: Final = 107  # sun_path, less its NUL
 
 _EPOLLIN: Final = select.EPOLLIN
 _EPOLLOUT: Final = select.EPOLLOUT
@@ -86,7 +84,7 @@ class Listener:
         self._patience = 0
         self._closing = False
         self._accepting = False
-        self._socket = _listen(path)
+        self._socket = listening(path, backlog=BACKLOG, taken="a store is served there already")
         self._inode = path.lstat().st_ino
         self._epoll = select.epoll()
         self._nudge_reader, self._nudge_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -295,54 +293,3 @@ class Listener:
         self.server.disconnect(client.conn)
         if not self._closing:
             self._accept_more()
-
-
-def _listen(path: Path) -> socket.socket:
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise ConfigError(f"a socket's path has at most {PATH_BYTES_MAX} bytes", file=str(path))
-    try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"cannot be made: {error.strerror}", file=str(path)) from error
-    try:
-        # A socket that is bound and does not listen yet looks stale: one server at a time.
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        _clear(path)
-        return _bind(path)
-    finally:
-        os.close(folder)
-
-
-def _bind(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.setblocking(False)
-    before = os.umask(0o777 & ~SOCKET_MODE)
-    try:
-        sock.bind(os.fspath(path))
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot be made: {error.strerror}", file=str(path)) from error
-    finally:
-        os.umask(before)
-    sock.listen(BACKLOG)
-    return sock
-
-
-def _clear(path: Path) -> None:
-    """Make room: remove a socket that no process listens on. ConfigError if there is another."""
-    if not os.path.lexists(path):
-        return
-    if not path.is_socket():
-        raise ConfigError("exists and is no socket", file=str(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:  # as many as may wait for its server do
-            pass
-        except OSError as error:
-            raise ConfigError(f"cannot be used: {error.strerror}", file=str(path)) from error
-    raise ConfigError("a store is served there already", file=str(path))

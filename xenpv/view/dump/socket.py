@@ -11,7 +11,6 @@ for it, and no journal has it. One that is slow is waited for at most CLIENT_S, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import attrs
 
 from xenpv.errors import ConfigError, LocalProtocolError
+from xenpv.store.unixsocket import listening
 from xenpv.view.dump.kinds import KINDS, dump_page
 from xenpv.view.dump.source import Place, Selection, chosen
 from xenpv.view.dump.table import FORMS, ROWS_ALL, ROWS_MAX, Dumps
@@ -35,8 +35,6 @@ REQUEST_BYTES_MAX: Final = 4096
 ANSWER_BYTES_MAX: Final = 64 << 20
 CLIENT_S: Final = 1.0  # the host's: what a run waits for a client
 WAIT_S: Final = 60.0  # what a client waits for a run that is in the middle of a task
-PATH_BYTES_MAX: Final = 107  # sun_path, less its NUL
-MODE: Final = 0o600
 BACKLOG: Final = 8
 NAMES_MAX: Final = 64
 
@@ -118,7 +116,9 @@ class DumpSocket:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._platform: Platform | None = None
-        self._socket = _listen(self.path)
+        self._socket = listening(
+            self.path, backlog=BACKLOG, taken="another run answers there", what="the dump socket "
+        )
         self._inode = self.path.lstat().st_ino
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -153,7 +153,8 @@ class DumpSocket:
             with client:
                 client.settimeout(CLIENT_S)
                 try:
-                    client.sendall(self._answer(_line(client)))
+                    # A request is sent at once; who sends it in pieces is not waited for again.
+                    client.sendall(self._answer(client.recv(2 * REQUEST_BYTES_MAX)))
                 except OSError:
                     continue  # it is slow, or gone
 
@@ -200,19 +201,11 @@ class DumpSocket:
             return
 
 
-def _line(client: socket.socket) -> bytes:
-    data = b""
-    while b"\n" not in data and len(data) <= REQUEST_BYTES_MAX:
-        more = client.recv(REQUEST_BYTES_MAX)
-        if not more:
-            break
-        data += more
-    return data
-
-
 def _wanted(request: bytes) -> tuple[Selection, str]:
     """What a client asks for, checked: it may be any program. LocalProtocolError."""
     magic, _, text = request.partition(b" ")
+    if len(request) > REQUEST_BYTES_MAX:
+        raise LocalProtocolError(f"expected at most {REQUEST_BYTES_MAX} bytes")
     if magic != MAGIC.encode() or not text.endswith(b"\n"):
         raise LocalProtocolError(f"expected one line of {MAGIC} and an object")
     try:
@@ -247,49 +240,3 @@ def _place(asked: object) -> Place:
 
 def _are(kind: type, values: list[Any]) -> bool:
     return all(type(one) is kind for one in values)
-
-
-def _listen(path: Path) -> socket.socket:
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise ConfigError(f"a socket's path has at most {PATH_BYTES_MAX} bytes", file=str(path))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Between bind and listen it looks like one that nobody answers on.
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            _make_room(path)
-            before = os.umask(0o777 & ~MODE)
-            try:
-                sock.bind(os.fspath(path))
-            finally:
-                os.umask(before)
-            sock.listen(BACKLOG)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        sock.close()
-        text = f"the dump socket cannot be made: {error.strerror or error}"
-        raise ConfigError(text, file=str(path)) from None
-    except ConfigError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
-
-
-def _make_room(path: Path) -> None:
-    if not os.path.lexists(path):
-        return
-    if not path.is_socket():
-        raise ConfigError("exists and is no socket", file=str(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass
-    raise ConfigError("another run answers there", file=str(path))
